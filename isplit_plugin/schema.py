@@ -1,0 +1,369 @@
+"""Frozen value types that every room shares. No I/O, no engine: numpy and the standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ArtifactError, UnknownSplitPointError
+
+INPUT: Final = "input"
+"""The choice that sends the image: everything runs on the server."""
+OUTPUT: Final = "output"
+"""The choice that sends nothing to be computed: everything runs on the device."""
+MANIFEST_FORMAT: Final = 1
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulate operations for one item, before (head) and after (tail) a split point."""
+
+    head: int
+    tail: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPoint:
+    """A place in a network where one tensor that depends on the input is live.
+
+    ``shape`` is without batch; ``channel_axis`` and ``stride_order`` count axes *with* batch (a convolution's channel
+    axis is 1). ``stride_order`` lists the axes from the outermost to the innermost in memory: the tail restores it,
+    because the wire carries row-major data only. ``is_block``: the output of a direct child, or of an element of a
+    sequence of blocks; the two rules of CUI run over these by default.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    macs: Macs
+    channel_axis: int
+    stride_order: tuple[int, ...]
+    is_block: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and all aliases."""
+        return (self.name, *self.aliases)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> SplitPoint:
+        return cls(
+            name=str(raw["name"]),
+            aliases=tuple(str(a) for a in raw["aliases"]),
+            shape=tuple(int(d) for d in raw["shape"]),
+            dtype=str(raw["dtype"]),
+            nbytes=int(raw["nbytes"]),
+            macs=Macs(*(int(m) for m in raw["macs"])),
+            channel_axis=int(raw["channel_axis"]),
+            stride_order=tuple(int(d) for d in raw["stride_order"]),
+            is_block=bool(raw["is_block"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From a photo to the network's input, the same on device, server and in the profile.
+
+    Shorter side to ``resize`` pixels (``None``: as it is), centre crop to ``crop`` (height, width), scale to [0, 1],
+    subtract ``mean``, divide by ``std``. ``mode`` is Pillow's: "RGB" or "L". ``interpolation``: "bilinear", "bicubic"
+    or "nearest".
+    """
+
+    crop: tuple[int, int]
+    resize: int | None = None
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    mode: str = "RGB"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one preprocessed image."""
+        return (1 if self.mode == "L" else 3, *self.crop)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Preprocessing:
+        height, width = raw["crop"]
+        return cls(
+            crop=(int(height), int(width)),
+            resize=None if raw["resize"] is None else int(raw["resize"]),
+            mean=tuple(float(v) for v in raw["mean"]),
+            std=tuple(float(v) for v in raw["std"]),
+            interpolation=str(raw["interpolation"]),
+            mode=str(raw["mode"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a packaged model is: the one description that archive, head bundle, store and endpoint agree on.
+
+    ``split_points`` is the whole curve in execution order; ``deployed`` names those that are served (``input`` and
+    ``output`` are always served besides). ``files`` maps a path inside the bundle or archive to its SHA-256.
+    ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a client starts with.
+    """
+
+    model: str
+    version: str
+    network_hash: str
+    input_shape: tuple[int, ...]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    split_points: tuple[SplitPoint, ...]
+    deployed: tuple[str, ...]
+    codecs: tuple[str, ...]
+    default: tuple[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    created_with: Mapping[str, str] = field(default_factory=dict)
+
+    def split_point(self, name: str) -> SplitPoint:
+        """Look a split point up by any of its names. Raises UnknownSplitPointError."""
+        for point in self.split_points:
+            if name in point.names:
+                return point
+        raise UnknownSplitPointError.of(name, (INPUT, *(p.name for p in self.split_points), OUTPUT))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types; :meth:`from_json` is its inverse."""
+        raw = asdict(self)
+        raw["format"] = MANIFEST_FORMAT
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], *, where: str = "manifest") -> Manifest:
+        """Read a manifest strictly. Raises ArtifactError naming ``where`` and what is wrong."""
+        try:
+            if int(raw["format"]) > MANIFEST_FORMAT:
+                raise ArtifactError(
+                    f"{where}: format {raw['format']} is newer than {MANIFEST_FORMAT}, the newest this version reads"
+                )
+            split_point, codec = raw["default"]
+            return cls(
+                model=str(raw["model"]),
+                version=str(raw["version"]),
+                network_hash=str(raw["network_hash"]),
+                input_shape=tuple(int(d) for d in raw["input_shape"]),
+                preprocessing=Preprocessing.from_json(raw["preprocessing"]),
+                classes=tuple(str(c) for c in raw["classes"]),
+                split_points=tuple(SplitPoint.from_json(p) for p in raw["split_points"]),
+                deployed=tuple(str(d) for d in raw["deployed"]),
+                codecs=tuple(str(c) for c in raw["codecs"]),
+                default=(str(split_point), str(codec)),
+                files={str(k): str(v) for k, v in raw["files"].items()},
+                created_with={str(k): str(v) for k, v in raw["created_with"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"{where}: not a manifest ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own."""
+
+    head_ms: float = 0.0
+    encode_ms: float = 0.0
+    round_trip_ms: float = 0.0
+    decode_ms: float = 0.0
+    tail_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """Head, encoding and round trip; the server's times lie within the round trip."""
+        return self.head_ms + self.encode_ms + self.round_trip_ms
+
+
+class TopClass(NamedTuple):
+    """One of the k best classes: its id, its label, its raw score (logit) and its softmax probability."""
+
+    class_id: int
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The answer for one image.
+
+    ``scores``: the network's raw class scores, shape (classes,), float32; ``None`` when the caller asked for top-k
+    alone. ``bytes_sent`` and ``bytes_received`` count this image's share of the HTTP bodies.
+    """
+
+    top: tuple[TopClass, ...]
+    scores: FloatArray | None
+    split_point: str
+    codec: str
+    bytes_sent: int
+    bytes_received: int
+    timings: Timings
+    request_id: str
+
+    @property
+    def label(self) -> str:
+        return self.top[0].label
+
+    @property
+    def class_id(self) -> int:
+        return self.top[0].class_id
+
+    @property
+    def probability(self) -> float:
+        return self.top[0].probability
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one served request leaves behind. Nothing in it could rebuild an input.
+
+    ``source_ms`` values come from the device and are bounded before they get here; NaN = not reported.
+    ``at``: seconds since the epoch. ``class_id`` is the predicted class; ``None`` where the request failed.
+    """
+
+    request_id: str
+    split_point: str
+    variant: str
+    class_id: int | None
+    confidence: float
+    bytes_received: int
+    decode_ms: float
+    tail_ms: float
+    at: float
+    head_ms: float = math.nan
+    encode_ms: float = math.nan
+    uplink_ms: float = math.nan
+    group: str = "all"
+    error: str | None = None
+
+
+class CurvePoint(NamedTuple):
+    """One point of a CUI curve: the mean, its standard error, where it comes from ("live", "profile", "mixed"), and
+    the counts behind it. ``nbytes``: the raw activation of one item."""
+
+    split_point: str
+    cui: float
+    standard_error: float
+    source: str
+    live_count: float
+    profile_count: float
+    nbytes: int
+
+
+class ClassShare(NamedTuple):
+    """A class in the asked mix and its weight (weights sum to 1)."""
+
+    class_id: int
+    label: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One deployed (split point, variant) pair as an answer to "what should this device use now".
+
+    ``agreement``: share of images whose top-1 equals the full network's, for the asked classes (``None``: never
+    measured), with its Wilson interval. ``latency_ms`` at the asked bandwidth and round-trip time. ``verdict``:
+    "picked", or why not ("inaccurate", "unmeasured", "violates", "slower", "larger"). ``reason`` in words.
+    """
+
+    split_point: str
+    variant: str
+    agreement: float | None
+    agreement_low: float | None
+    agreement_high: float | None
+    agreement_count: float
+    agreement_source: str
+    nbytes: float
+    latency_ms: float
+    latency_source: str
+    head_macs: int
+    verdict: str
+    reason: str
+    violations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One place for a bottleneck, ranked by the predictor. ``is_candidate``: the rule selects it."""
+
+    split_point: str
+    predictor_value: float
+    standard_error: float
+    source: str
+    live_count: float
+    profile_count: float
+    nbytes: int
+    is_candidate: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The endpoint's answer: ``use`` (what to use now) and ``candidates`` (where a bottleneck is worth placing).
+
+    ``confidence`` in [0, 1]: the lower end of the 95 % Wilson interval of the picked choice's agreement, 0 when it was
+    never measured. ``source``: "profile" with no traffic, "live" or "mixed". ``as_of``: epoch seconds of the newest
+    observation, ``None`` with no traffic. Same store contents and same question give the same ``revision``.
+    """
+
+    model: str
+    version: str
+    network_hash: str
+    revision: str
+    as_of: float | None
+    source: str
+    mix: str
+    group: str
+    classes: tuple[ClassShare, ...]
+    use: Choice
+    choices: tuple[Choice, ...]
+    rule: str
+    candidate_set: str
+    predictor: str
+    pick: str | None
+    candidates: tuple[Candidate, ...]
+    curve: tuple[CurvePoint, ...]
+    confidence: float
+    observations: int
+    reason: str
+
+    @property
+    def split_point(self) -> str:
+        return self.use.split_point
+
+    @property
+    def codec(self) -> str:
+        return self.use.variant
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types; every row is an object with names, so that curl users can read it."""
+        raw = asdict(self)
+        raw["classes"] = [c._asdict() for c in self.classes]
+        raw["curve"] = [p._asdict() for p in self.curve]
+        raw["split_point"], raw["codec"] = self.split_point, self.codec
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recommendation:
+        """Read an answer. Raises ArtifactError where a field is missing or of the wrong type."""
+        try:
+            fields = {k: raw[k] for k in cls.__slots__}
+            fields["classes"] = tuple(ClassShare(**c) for c in raw["classes"])
+            fields["curve"] = tuple(CurvePoint(**p) for p in raw["curve"])
+            fields["candidates"] = tuple(Candidate(**c) for c in raw["candidates"])
+            fields["choices"] = tuple(_choice(c) for c in raw["choices"])
+            fields["use"] = _choice(raw["use"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"not a recommendation ({type(error).__name__}: {error})") from error
+
+
+def _choice(raw: Mapping[str, Any]) -> Choice:
+    return Choice(**{**raw, "violations": tuple(raw["violations"])})
