@@ -1,0 +1,58 @@
+# Everything runs from .venv; nothing here needs root. Two commands matter: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test test-fast lint format bench clean distclean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found; name another one: make PYTHON=python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "isplit-plugin needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of extras, so that the demo does not wait for the test tools.
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing (about 5.5 GB, a minute or two on a fast line): torch brings its CUDA libraries along"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.dev  ## make .venv with everything
+
+demo: $(VENV)/.demo  ## the whole path on a real network in a real TorchServe, about 4 minutes
+	$(BIN)/isplit demo $(ARGS)
+
+test: $(VENV)/.dev  ## all tests, real servers included
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.dev  ## without servers and slow tests
+	$(BIN)/python -m pytest -m 'not server and not slow' $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## speed and memory, JSON and a table
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove build products and caches
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
+	find model_store -mindepth 1 -not -name README.md -delete
+
+distclean: clean  ## also remove .venv
+	rm -rf $(VENV)
