@@ -1,0 +1,44 @@
+"""Options that name a network, its weights, its preprocessing and its classes: shared by profile and package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..network import CapturedNetwork, LoadedNetwork
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add ``--network``, ``--weights`` and the overrides of preprocessing and classes."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--network",
+        required=True,
+        metavar="SPEC",
+        help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file that you trust (it is code)",
+    )
+    group.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors, or a state dict (.pt, .pth)")
+    group.add_argument("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
+    group.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, where the network's own is not wanted")
+    group.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side before the crop")
+    group.add_argument("--mean", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
+    group.add_argument("--std", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(word) for word in text.split(","))
+
+
+def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
+    """Load and capture the network that the options name."""
+    from ..network import capture, load_network
+
+    overrides: dict[str, Any] = {
+        name: value
+        for name in ("classes", "input_size", "resize", "mean", "std")
+        if (value := getattr(options, name)) is not None
+    }
+    loaded = load_network(options.network, options.weights, **overrides)
+    return loaded, capture(loaded.model, loaded.example_input)

@@ -1,0 +1,78 @@
+"""``isplit package``: the archive for TorchServe and the bundle for the device."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from . import common
+from .network_options import add_network, load
+
+HELP: Final = "build the .mar for TorchServe and the head bundle for the device"
+DESCRIPTION: Final = """\
+Write two files that belong together (one network hash):
+  NAME.mar        for TorchServe: the weights once, the profile, a handler that serves every deployed split point
+  NAME.head.zip   for the device: a head for each deployed split point, as ONNX
+and isplit.mar, the recommendation endpoint, which is the same for all models.
+"""
+EPILOG: Final = """\
+examples:
+  isplit package --network torchvision:resnet50 --weights resnet50.safetensors \\
+      --profile resnet50.profile.safetensors --split-points layer2,layer3,layer4 --name resnet50
+Without --split-points, those measured points are deployed whose smallest faithful codec is smaller than the JPEG; where
+none is, the three smallest.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    parser.add_argument("--profile", required=True, type=Path, metavar="FILE", help="written by isplit profile")
+    parser.add_argument("--name", help="the model's name (default: the profile's)")
+    parser.add_argument("--version", default="1.0", dest="model_version", metavar="V", help="%(default)s")
+    parser.add_argument("--split-points", metavar="A,B", help="the split points to deploy")
+    parser.add_argument("--default", metavar="POINT:CODEC", help="what a client starts with")
+    parser.add_argument("--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)")
+    parser.add_argument("--no-output-head", action="store_true", help="leave out the whole network for the device")
+    parser.add_argument("-o", "--output", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s")
+    parser.add_argument("--json", action="store_true", help="what was written, as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..profile import Profile
+    from ..serving import package
+
+    profile = Profile.load(options.profile)
+    loaded, net = load(options)
+    deployed = [w.strip() for w in options.split_points.split(",")] if options.split_points else None
+    built = package(
+        net,
+        profile=profile,
+        preprocessing=loaded.preprocessing,
+        classes=loaded.classes,
+        model=options.name or profile.model,
+        version=options.model_version,
+        deployed=deployed,
+        default=tuple(options.default.split(":", 1)) if options.default else None,
+        pt2=options.pt2_heads,
+        include_output=not options.no_output_head,
+        out_dir=options.output,
+    )
+    files = {"archive": built.archive, "head_bundle": built.bundle, "endpoint": built.endpoint}
+    if options.json:
+        common.emit_json(
+            {
+                **{name: str(path) for name, path in files.items()},
+                "network_hash": built.manifest.network_hash,
+                "deployed": built.manifest.deployed,
+                "default": built.manifest.default,
+                "warnings": built.warnings,
+            }
+        )
+        return 0
+    for warning in built.warnings:
+        print(f"warning: {warning}")
+    print(f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}")
+    print(common.table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values())))
+    print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
+    return 0

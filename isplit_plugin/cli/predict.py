@@ -1,0 +1,107 @@
+"""``isplit predict``: the head here, the tail on the server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import IsplitError
+from . import common
+
+if TYPE_CHECKING:
+    from ..schema import Prediction
+
+HELP: Final = "classify photos: head here, tail on the server"
+DESCRIPTION: Final = """\
+Run the head of a split model on this machine, send the activation, print what the tail answers.
+Needs the light client only: pip install 'isplit-plugin[onnx]'.
+"""
+EPILOG: Final = """\
+examples:
+  isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file logs/key_file.json
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --split-point input     # send JPEGs instead
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto                  # cut where the server advises
+A photo that cannot be read is reported and the others go on; the exit code is then 3.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    parser.add_argument("--model", required=True, help="the name it was registered by")
+    parser.add_argument("--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip")
+    parser.add_argument("--split-point", help="where to cut: a deployed split point, input or output")
+    parser.add_argument("--codec", help="fp32, fp16 or uint8, each also with +zstd; jpeg or file at input")
+    parser.add_argument("--auto", action="store_true", help="ask the recommendation endpoint first and obey it")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON document for programs")
+    common.add_connection(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..client import SplitClient
+
+    rows, failed = [], 0
+    with SplitClient(
+        options.url,
+        model=options.model,
+        head=options.head,
+        token=common.token_of(options),
+        split_point=options.split_point,
+        codec=options.codec,
+        top_k=options.top_k,
+        raw_scores=False,
+    ) as client:
+        if options.auto:
+            client.use(client.recommendation())
+        for photo in options.photos:
+            try:
+                prediction = client.predict(photo)
+            except IsplitError as error:
+                # One photo's fault must not hide the others' answers; a server's fault ends the run.
+                if error.status >= 500 or error.status == 401:
+                    raise
+                failed += 1
+                rows.append({"photo": str(photo), **error.to_json()})
+                if not options.json:
+                    print(f"{photo}: {error.message}")
+            else:
+                rows.append(describe(photo, prediction))
+                if not options.json:
+                    print(sentence(photo, prediction))
+    if options.json:
+        common.emit_json(rows)
+    return 3 if failed else 0
+
+
+def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
+    """One prediction as JSON types."""
+    times = prediction.timings
+    return {
+        "photo": str(photo),
+        "label": prediction.label,
+        "top": [entry._asdict() for entry in prediction.top],
+        "split_point": prediction.split_point,
+        "codec": prediction.codec,
+        "bytes_sent": prediction.bytes_sent,
+        "timings_ms": {
+            "head": times.head_ms,
+            "encode": times.encode_ms,
+            "round_trip": times.round_trip_ms,
+            "decode": times.decode_ms,
+            "tail": times.tail_ms,
+            "total": times.total_ms,
+        },
+        "request_id": prediction.request_id,
+    }
+
+
+def sentence(photo: Path, prediction: Prediction) -> str:
+    """One prediction for people."""
+    top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
+    times = prediction.timings
+    return (
+        f"{photo}: {top}\n"
+        f"    cut at {prediction.split_point} as {prediction.codec}: sent {common.kilobytes(prediction.bytes_sent)}, "
+        f"head {times.head_ms:.1f} ms, round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
+    )

@@ -1,0 +1,141 @@
+"""``isplit profile``: measure a network on calibration photos."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from . import common
+from .network_options import add_network, load
+
+if TYPE_CHECKING:
+    from ..profile import Profile
+
+HELP: Final = "measure a network on calibration photos"
+DESCRIPTION: Final = """\
+Run a network over calibration photos and write down what later decisions need: the class-conditional importance of
+every split point (CUI, I-SPLIT), sizes, multiply-accumulates, head and tail times, and for each codec the measured
+bytes and the share of photos on which the cut network still agrees with the whole one.
+"""
+EPILOG: Final = """\
+The calibration folder holds one subfolder per class, named by label or class id; or photos without subfolders
+(then nothing is known of the true classes); or pass a CSV file with lines `file,label`.
+A hundred photos of the classes you expect are enough to start; live traffic refines them.
+
+examples:
+  isplit profile --network torchvision:resnet50 --weights resnet50.safetensors --data photos/ -o resnet50
+  isplit profile --network mypackage.nets:build --classes labels.txt --data photos.csv --split-points layer2,layer3
+writes resnet50.profile.safetensors and resnet50.html (curves, sizes, codecs: open it in a browser)
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="calibration folder or CSV")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending")
+    parser.add_argument("--name", help="the model's name (default: the last part of --output)")
+    parser.add_argument(
+        "--split-points", metavar="A,B", help="where to measure codecs (default: every block output); `all` for all"
+    )
+    parser.add_argument(
+        "--target",
+        choices=("predicted", "true"),
+        default="predicted",
+        help="the class whose score is differentiated (%(default)s; true needs labels)",
+    )
+    parser.add_argument("--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos of each class only")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="%(default)s")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--no-report", action="store_true", help="do not write the HTML page")
+    parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..network import calibration_folder, profile
+
+    loaded, net = load(options)
+    images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
+    points = _points(options.split_points, [point.name for point in net.split_points])
+    result = profile(
+        net,
+        images,
+        preprocessing=loaded.preprocessing,
+        classes=loaded.classes,
+        model=options.name or options.output.name,
+        split_points=points,
+        target=options.target,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        progress=not options.json,
+    )
+    path = options.output.with_name(f"{options.output.name}.profile.safetensors")
+    result.save(path)
+    page = None
+    if not options.no_report:
+        from ..report import write_report
+
+        page = options.output.with_name(f"{options.output.name}.html")
+        shown = common.class_ids(options.show_classes) if options.show_classes else None
+        write_report(page, result, shown_classes=shown)
+    if options.json:
+        common.emit_json(summary(result) | {"profile": str(path), "report": page and str(page)})
+    else:
+        print(render(result))
+        print(f"\nwrote {path}" + (f" and {page}" if page else ""))
+    return 0
+
+
+def _points(text: str | None, known: list[str]) -> list[str] | None:
+    if text is None:
+        return None
+    return known if text == "all" else [word.strip() for word in text.split(",")]
+
+
+def summary(result: Profile) -> dict[str, object]:
+    """What programs want to know of a profile."""
+    mean, _, _ = result.curve()
+    return {
+        "model": result.model,
+        "network_hash": result.network_hash,
+        "images": int(result.count.sum()),
+        "classes_seen": [int(c) for c in result.class_ids],
+        "accuracy": result.accuracy,
+        "curve": {point.name: float(value) for point, value in zip(result.split_points, mean, strict=True)},
+        "measures": [
+            {
+                "split_point": m.split_point,
+                "codec": m.codec,
+                "bytes": m.nbytes,
+                "agreement": float(m.agree.sum() / max(1, m.seen.sum())),
+            }
+            for m in result.measures
+        ],
+    }
+
+
+def render(result: Profile) -> str:
+    """A profile for people: one line for each measured choice, the smallest agreeing ones marked."""
+    images = int(result.count.sum())
+    accuracy = "" if result.accuracy is None else f", {result.accuracy:.1%} right"
+    jpeg = next((m.nbytes for m in result.measures if m.codec == "jpeg"), np.nan)
+    rows = []
+    for measure in sorted(result.measures, key=lambda m: m.nbytes):
+        agreement = measure.agree.sum() / max(1, measure.seen.sum())
+        rows.append(
+            (
+                measure.split_point,
+                measure.codec,
+                round(measure.nbytes),
+                f"{measure.nbytes / jpeg:.2f}",
+                f"{agreement:.1%}",
+                f"{result.head_ms.get(measure.split_point, float('nan')):.1f}",
+                f"{result.tail_ms.get(measure.split_point, float('nan')):.1f}",
+            )
+        )
+    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
+    title = f"{result.model}: {images} photos, {len(result.class_ids)} classes seen{accuracy}"
+    return f"{title}\n{common.table(header, rows[:24])}"

@@ -1,0 +1,118 @@
+"""``isplit recommend``: read the recommendation endpoint."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from ..errors import QueryError
+from . import common
+
+if TYPE_CHECKING:
+    from ..schema import Recommendation
+
+HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
+DESCRIPTION: Final = """\
+Ask the endpoint `isplit` two questions about a model:
+  use         which deployed (split point, codec) a device should use now, from measured agreement with the full
+              network, bytes and predicted latency; sending the JPEG and staying on the device are among the choices
+  candidates  where a trained bottleneck is worth placing, ranked by the class-conditional CUI curve
+"""
+EPILOG: Final = """\
+examples:
+  isplit recommend resnet50 --token-file key_file.json
+  isplit recommend resnet50 --classes 281,282 --bandwidth-mbps 2 --rtt-ms 60 --token-file key_file.json
+  isplit recommend resnet50 --max-bytes 20000 --accuracy-tolerance 0.02 --json
+The same in curl: GET /predictions/isplit/1.0/recommendations/resnet50/classes/281,282
+"""
+
+_CONSTRAINTS: Final = {
+    "bandwidth_mbps": "uplink in megabits a second",
+    "rtt_ms": "round-trip time in milliseconds",
+    "max_latency_ms": "drop choices slower than this",
+    "max_bytes": "drop choices that send more than this for an image",
+    "max_head_macs": "drop choices whose head costs the device more multiply-accumulates than this",
+    "accuracy_tolerance": "share of predictions that may differ from the full network's (0.01)",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="the name it was registered by")
+    parser.add_argument("--classes", metavar="ID[,ID...]", help="for these classes instead of the live mix")
+    parser.add_argument("--group", help="for one device group")
+    for name, text in _CONSTRAINTS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    parser.add_argument("--json", action="store_true", help="the endpoint's answer as it is")
+    common.add_connection(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..client import fetch_recommendation
+
+    constraints = {name: value for name in _CONSTRAINTS if (value := getattr(options, name)) is not None}
+    classes = common.class_ids(options.classes) if options.classes else None
+    if options.group is not None and not options.group:
+        raise QueryError("--group: expected a name, got nothing")
+    answer = fetch_recommendation(
+        options.url,
+        options.model,
+        token=common.token_of(options),
+        classes=classes,
+        group=options.group,
+        **constraints,
+    )
+    if options.json:
+        common.emit_json(answer.to_json())
+    else:
+        print(render(answer))
+    return 0
+
+
+def render(answer: Recommendation, *, limit: int = 12) -> str:
+    """A recommendation for people: the pick, the choices with their reasons, the candidates."""
+    classes = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:6])
+    more = f" and {len(answer.classes) - 6} more" if len(answer.classes) > 6 else ""
+    lines = [
+        f"{answer.model} {answer.version}: use {answer.split_point} as {answer.codec}",
+        f"  {answer.reason}",
+        f"  classes ({answer.mix}): {classes or 'none seen'}{more}",
+        f"  from {answer.observations} live requests and the profile; source {answer.source}, "
+        f"confidence {answer.confidence:.2f}, revision {answer.revision}",
+        "",
+        "What to use now",
+        common.table(
+            ("", "split point", "codec", "bytes", "latency ms", "agreement", "why"),
+            (
+                (
+                    "*" if choice.verdict == "picked" else "",
+                    choice.split_point,
+                    choice.variant,
+                    round(choice.nbytes),
+                    round(choice.latency_ms, 1),
+                    "-" if choice.agreement is None else f"{choice.agreement:.1%}",
+                    choice.reason,
+                )
+                for choice in answer.choices[:limit]
+            ),
+        ),
+        "",
+        f"Where a bottleneck is worth training (rule {answer.rule} over {answer.candidate_set}, predictor "
+        f"{answer.predictor})",
+        common.table(
+            ("", "split point", "CUI", "standard error", "source", "live", "profile", "raw bytes"),
+            (
+                (
+                    "*" if candidate.split_point == answer.pick else "",
+                    candidate.split_point,
+                    f"{candidate.predictor_value:.3e}",
+                    f"{candidate.standard_error:.1e}",
+                    candidate.source,
+                    round(candidate.live_count),
+                    round(candidate.profile_count),
+                    candidate.nbytes,
+                )
+                for candidate in [c for c in answer.candidates if c.is_candidate][:limit]
+            ),
+        ),
+    ]
+    return "\n".join(lines)
