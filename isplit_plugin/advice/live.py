@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -68,12 +68,16 @@ class ImportanceRows:
                 raise StoreError(f"importance rows: expected {name} {shape}, got {np.shape(getattr(self, name))}")
 
 
-class Times(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Times:
     """Mean and median of one kind of time in milliseconds over ``count`` requests; NaN where nobody reported it."""
 
     count: float = 0.0
     mean_ms: float = math.nan
     median_ms: float = math.nan
+
+
+NO_TIMES: Final = Times()
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +95,11 @@ class ServedRow:
     requests: float
     errors: float
     bytes: float
-    head: Times = Times()
-    encode: Times = Times()
-    decode: Times = Times()
-    tail: Times = Times()
-    uplink: Times = Times()
+    head: Times = NO_TIMES
+    encode: Times = NO_TIMES
+    decode: Times = NO_TIMES
+    tail: Times = NO_TIMES
+    uplink: Times = NO_TIMES
 
 
 @dataclass(frozen=True, eq=False)
