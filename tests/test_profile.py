@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isplit_plugin.errors import ProfileError, UnknownClassError, UnknownSplitPointError
+from isplit_plugin.profile import Profile, VariantMeasure, _digest
+from isplit_plugin.schema import Macs, Preprocessing, SplitPoint
+
+VALUES = np.array([[1.0, 10.0, 0.0], [3.0, 30.0, 0.0], [5.0, 20.0, 0.0], [7.0, 60.0, 0.0]])
+ROWS = np.array([0, 0, 1, 1])
+
+
+def point(name: str, *aliases: str) -> SplitPoint:
+    return SplitPoint(name, aliases, (2, 3, 3), "float32", 72, Macs(10, 20), 1, (0, 1, 2, 3), True)
+
+
+def make(**changes: Any) -> Profile:
+    """Four images of classes 2 and 0, three points, values small enough to add up by hand."""
+    mean0 = VALUES.mean(axis=0)
+    shifted = VALUES - mean0
+    sums = [np.stack([part[k == ROWS].sum(axis=0) for k in (0, 1)]) for part in (shifted, shifted**2)]
+    within = np.concatenate([VALUES[k == ROWS] - VALUES[k == ROWS].mean(axis=0) for k in (0, 1)])
+    ints = {"class_ids": [2, 0], "count": [2, 2]}
+    fields: dict[str, Any] = {
+        "model": "toy",
+        "network_hash": "ab" * 32,
+        "classes": ("cat", "dog", "Ünïcode 猫"),
+        "split_points": (point("conv1"), point("layer1", "layer1.2"), point("layer2")),
+        "preprocessing": Preprocessing(crop=(8, 8), resize=9),
+        "target": "predicted",
+        **{k: np.array(v, dtype=np.int64) for k, v in ints.items()},
+        "mean0": mean0,
+        "sum1": sums[0],
+        "sum2": sums[1],
+        "comoment": within.T @ within,
+        "comoment_dof": 2,
+        "head_ms": {"input": 0.0, "conv1": 0.5, "output": 3.0},
+        "tail_ms": {"input": 3.0, "conv1": 2.5, "output": 0.0},
+        "measures": (measure("input", "jpeg", [2, 2], [2, 1]), measure("conv1", "uint8", [2, 2], [2, 2])),
+        "accuracy": 0.75,
+        "provenance": {"torch": "2.15", "images": "4"},
+    }
+    return Profile(**{**fields, **changes})
+
+
+def measure(name: str, codec: str, seen: list[int], agree: list[int], nbytes: float = 7.5) -> VariantMeasure:
+    return VariantMeasure(name, codec, nbytes, 0.1, 0.2, np.array(seen, np.int64), np.array(agree, np.int64))
+
+
+def same(one: Profile, other: Profile) -> None:
+    assert one._head() == other._head()
+    for name, array in one._arrays().items():
+        np.testing.assert_array_equal(array, other._arrays()[name])
+        assert array.dtype == other._arrays()[name].dtype
+
+
+def test_curve_is_mean_and_standard_error() -> None:
+    profile = make()
+    curve = profile.curve()
+    np.testing.assert_allclose(curve.mean, [4.0, 30.0, 0.0], rtol=1e-14)
+    np.testing.assert_allclose(curve.standard_error, VALUES.std(axis=0, ddof=1) / 2, rtol=1e-14, atol=1e-300)
+    assert curve.n == 4
+    one = profile.curve([2])  # class 2 stands in row 0: images 1 and 3
+    np.testing.assert_allclose(one.mean, [2.0, 20.0, 0.0], rtol=1e-14)
+    np.testing.assert_allclose(one.standard_error, [1.0, 10.0, 0.0], rtol=1e-14)
+    assert one.n == 2
+
+
+def test_curve_of_a_set_counts_a_repeated_class_once() -> None:
+    profile = make()
+    np.testing.assert_allclose(profile.curve([0, 2, 0]).mean, profile.curve().mean)
+    assert profile.curve([0, 2, 0]).n == 4
+
+
+def test_curve_without_images_is_nan() -> None:
+    curve = make().curve([1])
+    assert curve.n == 0
+    assert np.isnan(curve.mean).all()
+    assert np.isnan(curve.standard_error).all()
+
+
+def test_curve_of_one_image_has_no_standard_error() -> None:
+    curve = make(count=np.array([1, 3], dtype=np.int64)).curve([2])
+    assert curve.n == 1
+    assert np.isfinite(curve.mean).all()
+    assert np.isnan(curve.standard_error).all()
+
+
+def test_unknown_names_list_the_known() -> None:
+    profile = make()
+    assert profile.point_index("layer1") == profile.point_index("layer1.2") == 1
+    with pytest.raises(UnknownSplitPointError, match="conv1, layer1, layer2"):
+        profile.point_index("layer9")
+    for unknown in (3, -1):
+        with pytest.raises(UnknownClassError, match="cat, dog"):
+            profile.curve([unknown])
+
+
+def test_measure_by_pair() -> None:
+    profile = make()
+    assert profile.measure("conv1", "uint8") is profile.measures[1]
+    assert profile.measure("conv1", "fp32") is None
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "toy.profile.safetensors"
+    sha = make().save(path)
+    same(Profile.load(path), make())
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert sha == make().save(tmp_path / "again")  # equal profiles, equal bytes
+
+
+@pytest.mark.parametrize(
+    "changes", [{"measures": ()}, {"accuracy": None}, {"head_ms": {}, "tail_ms": {}, "provenance": {}}]
+)
+def test_round_trip_of_small_profiles(changes: dict[str, Any]) -> None:
+    same(Profile.from_bytes(make(**changes).to_bytes()), make(**changes))
+
+
+def test_profile_without_images_round_trips() -> None:
+    empty = {
+        "class_ids": np.zeros(0, np.int64), "count": np.zeros(0, np.int64),
+        "sum1": np.zeros((0, 3)), "sum2": np.zeros((0, 3)),
+        "measures": (measure("conv1", "uint8", [], []),),
+    }  # fmt: skip
+    same(Profile.from_bytes(make(**empty).to_bytes()), make(**empty))
+
+
+def test_stays_readable_by_safetensors_alone() -> None:
+    arrays = safetensors.numpy.load(make().to_bytes())
+    np.testing.assert_array_equal(arrays["sum1"], make().sum1)
+
+
+def rewrite(
+    data: bytes, *, head: dict[str, Any] | None = None, arrays: dict[str, Any] | None = None, sign: bool = True
+) -> bytes:
+    """A profile file with parts replaced, signed anew so that only the check under test can object."""
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    parts = {**safetensors.numpy.load(data), **(arrays or {})}
+    parts = {name: array for name, array in parts.items() if array is not None}
+    text = json.dumps({**json.loads(metadata["isplit_profile"]), **(head or {})})
+    sha = _digest(text, parts) if sign else metadata["isplit_sha256"]
+    return safetensors.numpy.save(parts, metadata={"isplit_profile": text, "isplit_sha256": sha})
+
+
+POINTS = json.loads(json.dumps(make()._head()["split_points"]))
+DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "newer": ({"format": 2}, {}, "format 2 is newer than 1"),
+    "infinite format": ({"format": float("inf")}, {}, "OverflowError"),
+    "missing array": ({}, {"sum1": None}, "sum1 are missing"),
+    "wrong shape": ({}, {"sum1": np.zeros((2, 2))}, r"sum1: expected float64 \(2, 3\), found float64 \(2, 2\)"),
+    "wrong dtype": ({}, {"count": np.zeros(2, np.int32)}, "count: expected int64"),
+    "scalar ids": ({}, {"class_ids": np.array(3)}, r"seen: expected shape \(2, 0\)"),
+    "nan": ({}, {"mean0": np.array([0.0, np.nan, 0.0])}, "mean0: expected finite"),
+    "negative count": ({}, {"count": np.array([1, -1])}, "count: expected none below 0"),
+    "negative squares": ({}, {"sum2": np.full((2, 3), -1.0)}, "sum2: expected none below 0"),
+    "negative variance": ({}, {"comoment": -np.eye(3)}, "comoment: expected a diagonal"),
+    "negative freedom": ({"comoment_dof": -1}, {}, "comoment_dof"),
+    "class beyond": ({}, {"class_ids": np.array([0, 3])}, "class_ids: expected 0 to 2, found 0 to 3"),
+    "class twice": ({}, {"class_ids": np.array([1, 1])}, "every class once"),
+    "agree above seen": ({}, {"agree": np.array([[2, 3], [2, 2]])}, "0 <= agree <= seen"),
+    "measures and rows": ({}, {"seen": np.zeros((1, 2), np.int64)}, r"seen: expected shape \(2, 2\)"),
+    "measure of nothing": ({"measures": [["conv9", "uint8", 1, 1, 1]] * 2}, {}, "conv9/uint8: unknown split point"),
+    "negative bytes": ({"measures": [["conv1", "uint8", -1, 1, 1]] * 2}, {}, "expected bytes"),
+    "short measure": ({"measures": [["conv1"]] * 2}, {}, "not a profile"),
+    "target": ({"target": "both"}, {}, "target: expected one of"),
+    "accuracy": ({"accuracy": 1.5}, {}, "accuracy: expected 0 to 1"),
+    "nan accuracy": ({"accuracy": float("nan")}, {}, "accuracy: expected 0 to 1"),
+    "time": ({"head_ms": {"conv1": -1}}, {}, r"head_ms\[conv1\]"),
+    "time of nothing": ({"tail_ms": {"conv9": 1}}, {}, "tail_ms: unknown split points"),
+    "no preprocessing": ({"preprocessing": None}, {}, "not a profile"),
+    "points twice": ({"split_points": [POINTS[0]] * 3}, {}, "names must differ"),
+    "classes": ({"classes": 3}, {}, "not a profile"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named(name: str, tmp_path: Path) -> None:
+    head, arrays, message = DAMAGE[name]
+    path = tmp_path / "toy.profile.safetensors"
+    path.write_bytes(rewrite(make().to_bytes(), head=head, arrays=arrays))
+    with pytest.raises(ProfileError, match=message) as caught:
+        Profile.load(path)
+    assert caught.value.message.startswith(str(path))
+
+
+@pytest.mark.parametrize("changes", [{"head": {"model": "other"}}, {"arrays": {"mean0": np.ones(3)}}])
+def test_edits_break_the_checksum(changes: dict[str, Any]) -> None:
+    with pytest.raises(ProfileError, match="SHA-256"):
+        Profile.from_bytes(rewrite(make().to_bytes(), **changes, sign=False))
+
+
+def test_rewriting_alone_is_accepted() -> None:
+    """The damage tests above fail for their own reason: the same path without damage loads."""
+    same(Profile.from_bytes(rewrite(make().to_bytes())), make())
+
+
+def test_files_that_are_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="No such file"):
+        Profile.load(tmp_path / "absent")
+    with pytest.raises(ProfileError, match="directory"):
+        Profile.load(tmp_path)
+    with pytest.raises(ProfileError, match="isplit_profile"):
+        Profile.from_bytes(safetensors.numpy.save({"a": np.zeros(3)}))
+    with pytest.raises(ProfileError, match="cannot write"):
+        make().save(tmp_path / "absent" / "toy")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_damaged_byte_raises_nothing_but_profile_errors(data: st.DataObject) -> None:
+    raw = bytearray(make().to_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+    raw = raw[: data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw) - 1)))]
+    with contextlib.suppress(ProfileError):
+        same(Profile.from_bytes(bytes(raw)), make())  # only a change that means nothing (JSON white space) may pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=300))
+def test_noise_is_no_profile(raw: bytes) -> None:
+    with pytest.raises(ProfileError):
+        Profile.from_bytes(raw)
+
+
+def test_parts_that_disagree_cannot_be_built() -> None:
+    with pytest.raises(ProfileError, match="mean0: expected float64"):
+        make(mean0=np.zeros(4))
+    with pytest.raises(ProfileError, match="mean0: expected float64"):
+        make(mean0=[0.0, 0.0, 0.0])
+    with pytest.raises(ProfileError, match=r"seen: expected int64 \(2,\)"):
+        make(measures=(measure("conv1", "uint8", [1], [1]),))
+
+
+def test_replace_keeps_the_checks() -> None:
+    with pytest.raises(ProfileError, match="count"):
+        replace(make(), count=np.array([-1, 1], dtype=np.int64))
+
+
+def test_without_safetensors_the_error_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "safetensors").mkdir()
+    (tmp_path / "safetensors" / "__init__.py").write_text("raise ImportError('gone')")
+    code = (
+        "from isplit_plugin.profile import Profile\nfrom isplit_plugin.errors import ProfileError\n"
+        "try: Profile.from_bytes(b'')\nexcept ProfileError as e: assert 'isplit-plugin[torch]' in e.message\n"
+        "else: raise SystemExit(1)"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
