@@ -28,7 +28,6 @@ PROFILE_FORMAT: Final = 1
 TARGETS: Final = ("predicted", "true")
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024
 _KEY: Final = "isplit_profile"
-_SHA: Final = "isplit_sha256"
 
 Int64Array = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -137,8 +136,10 @@ class Profile:
     def to_bytes(self) -> bytes:
         """The profile file's content; equal profiles give equal bytes."""
         arrays = self._arrays()
-        head = _canonical(self._head())
-        return _safetensors().save(arrays, metadata={_KEY: head, _SHA: _digest(head, arrays)})  # type: ignore[no-any-return]
+        head = self._head()
+        # One metadata key: safetensors writes several in random order, and equal profiles give equal bytes.
+        text = _canonical({"profile": head, "sha256": _digest(head, arrays)})
+        return bytes(_safetensors().save(arrays, metadata={_KEY: text}))
 
     def save(self, path: str | Path) -> str:
         """Write the file whole or not at all, and return the SHA-256 of its bytes. Raises ProfileError."""
@@ -178,12 +179,13 @@ class Profile:
         if _KEY not in metadata:
             raise ProfileError(f"{where}: a safetensors file, but no profile: metadata {_KEY!r} is missing")
         try:
-            head = json.loads(metadata[_KEY])
+            signed = json.loads(metadata[_KEY])
+            head, kept = signed["profile"], signed["sha256"]
             if int(head["format"]) > PROFILE_FORMAT:
                 raise ProfileError(
                     f"{where}: format {head['format']} is newer than {PROFILE_FORMAT}, the newest this version reads"
                 )
-            found, kept = _digest(metadata[_KEY], arrays), metadata.get(_SHA)
+            found = _digest(head, arrays)
             if found != kept:
                 raise ProfileError(f"{where}: content has SHA-256 {found}, expected {kept}: damaged or edited")
             return _assemble(cls, head, arrays)
@@ -244,8 +246,8 @@ def _canonical(head: Mapping[str, Any]) -> str:
     return json.dumps(head, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(head: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    sha = hashlib.sha256(head.encode())
+def _digest(head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    sha = hashlib.sha256(_canonical(head).encode())
     for name in sorted(arrays):
         array = arrays[name]
         sha.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
