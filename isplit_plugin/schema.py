@@ -269,7 +269,8 @@ class Choice:
     """One deployed (split point, variant) pair as an answer to "what should this device use now".
 
     ``agreement``: share of images whose top-1 equals the full network's, for the asked classes (``None``: never
-    measured), with its Wilson interval. ``latency_ms`` at the asked bandwidth and round-trip time. ``verdict``:
+    measured), with its Wilson interval. ``latency_ms`` at the asked bandwidth and round-trip time, NaN where no time is
+    known (JSON null, as for every unknown value of a recommendation). ``verdict``:
     "picked", or why not ("inaccurate", "unmeasured", "violates", "slower", "larger"). ``reason`` in words.
     """
 
@@ -343,10 +344,13 @@ class Recommendation:
         return self.use.variant
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of JSON types; every row is an object with names, so that curl users can read it."""
+        """A dict of JSON types; every row is an object with names, so that curl users can read it. NaN becomes null."""
         raw = asdict(self)
         raw["classes"] = [c._asdict() for c in self.classes]
-        raw["curve"] = [p._asdict() for p in self.curve]
+        raw["curve"] = [_nan_to_null(p._asdict()) for p in self.curve]
+        raw["candidates"] = [_nan_to_null(c) for c in raw["candidates"]]
+        raw["choices"] = [_nan_to_null(c) for c in raw["choices"]]
+        raw["use"] = _nan_to_null(raw["use"])
         raw["split_point"], raw["codec"] = self.split_point, self.codec
         return raw
 
@@ -356,8 +360,10 @@ class Recommendation:
         try:
             fields = {k: raw[k] for k in cls.__slots__}
             fields["classes"] = tuple(ClassShare(**c) for c in raw["classes"])
-            fields["curve"] = tuple(CurvePoint(**p) for p in raw["curve"])
-            fields["candidates"] = tuple(Candidate(**c) for c in raw["candidates"])
+            fields["curve"] = tuple(CurvePoint(**_null_to_nan(p, "cui", "standard_error")) for p in raw["curve"])
+            fields["candidates"] = tuple(
+                Candidate(**_null_to_nan(c, "predictor_value", "standard_error")) for c in raw["candidates"]
+            )
             fields["choices"] = tuple(_choice(c) for c in raw["choices"])
             fields["use"] = _choice(raw["use"])
             return cls(**fields)
@@ -366,4 +372,12 @@ class Recommendation:
 
 
 def _choice(raw: Mapping[str, Any]) -> Choice:
-    return Choice(**{**raw, "violations": tuple(raw["violations"])})
+    return Choice(**{**_null_to_nan(raw, "latency_ms"), "violations": tuple(raw["violations"])})
+
+
+def _nan_to_null(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def _null_to_nan(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {k: math.nan if v is None and k in names else v for k, v in row.items()}
