@@ -106,9 +106,10 @@ class Preprocessing:
 class Manifest:
     """What a packaged model is: the one description that archive, head bundle, store and endpoint agree on.
 
-    ``split_points`` is the whole curve in execution order; ``deployed`` names those that are served (``input`` and
-    ``output`` are always served besides). ``files`` maps a path inside the bundle or archive to its SHA-256.
-    ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a client starts with.
+    ``input_shape`` is without batch. ``split_points`` is the whole curve in execution order; ``deployed`` names those
+    that are served (``input`` and ``output`` are always served besides). ``files`` maps a path inside the bundle or
+    archive to its SHA-256. ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a
+    client starts with.
     """
 
     model: str

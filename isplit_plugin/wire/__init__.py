@@ -23,6 +23,8 @@ from .message import (
     header_length,
     http_headers,
 )
+from .request import OUTPUTS, SCORES, TailRequest, decode_request
+from .response import TailResponse, decode_response, label, top_k
 from .tensor import Tensor
 
 __all__ = [
@@ -30,18 +32,26 @@ __all__ = [
     "DEFAULT_MAX_BATCH",
     "HEADER",
     "IMAGE_CODECS",
+    "OUTPUTS",
+    "SCORES",
     "ActivationCodec",
     "InferRequest",
     "InferResponse",
     "RequestedOutput",
+    "TailRequest",
+    "TailResponse",
     "Tensor",
     "activation_layout",
     "codec_names",
     "decode_activation",
+    "decode_request",
+    "decode_response",
     "encode_activation",
     "encode_images",
     "find_header",
     "header_length",
     "http_headers",
+    "label",
     "register",
+    "top_k",
 ]
