@@ -1,6 +1,6 @@
 """Where the tail runs: archives, the handlers' logic, starting TorchServe and registering models with it.
 
-Names are imported when they are first used: the worker of the endpoint loads no torch, the launcher neither torch nor ts.
+Names are imported when they are first used: the endpoint's worker loads no torch, the launcher neither torch nor ts.
 """
 
 from __future__ import annotations
