@@ -3,5 +3,19 @@
 from __future__ import annotations
 
 from .live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
+from .query import MAX_CLASSES, Constraints, Query
+from .recommend import recommend
 
-__all__ = ["ALL_GROUPS", "ClassSeen", "ImportanceRows", "LiveView", "OutcomeRow", "ServedRow", "Times"]
+__all__ = [
+    "ALL_GROUPS",
+    "MAX_CLASSES",
+    "ClassSeen",
+    "Constraints",
+    "ImportanceRows",
+    "LiveView",
+    "OutcomeRow",
+    "Query",
+    "ServedRow",
+    "Times",
+    "recommend",
+]

@@ -1,0 +1,90 @@
+"""The classes of a question and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ..errors import UnknownClassError
+from ..profile import Profile
+from ..schema import ClassShare
+from .live import F64, I64, LiveView
+from .query import Query
+
+MIN_LIVE_MIX: Final = 10
+"""Requests that it takes before a live mix is believed; below it the calibration set's mix stands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """``class_ids`` (M,) and ``weights`` (M,) that sum to 1; ``name``: "live", "profile" or "asked".
+
+    ``note`` says in words where the mix is another one than was asked for.
+    """
+
+    name: str
+    class_ids: I64
+    weights: F64
+    note: str = ""
+
+    def shares(self, labels: Sequence[str]) -> tuple[ClassShare, ...]:
+        """The classes with their labels, heaviest first."""
+        order = np.lexsort((self.class_ids, -self.weights))
+        return tuple(
+            ClassShare(int(self.class_ids[i]), labels[int(self.class_ids[i])], float(self.weights[i])) for i in order
+        )
+
+
+def live_weights(live: LiveView, classes: int) -> tuple[F64, F64]:
+    """Decayed weight and request count of each class, shapes (classes,). Ids that do not exist are left out."""
+    weight, count = np.zeros(classes), np.zeros(classes)
+    seen = live.class_seen
+    good = (seen.class_ids >= 0) & (seen.class_ids < classes)
+    good &= np.isfinite(seen.weight) & np.isfinite(seen.count) & (seen.weight > 0) & (seen.count > 0)
+    np.add.at(weight, seen.class_ids[good], seen.weight[good])
+    np.add.at(count, seen.class_ids[good], seen.count[good])
+    return weight, count
+
+
+def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str]) -> Mix:
+    """The mix that ``query`` asks for. Raises UnknownClassError listing the known ids.
+
+    A live mix of fewer than 10 requests falls back to the calibration set's, and one of that to equal weights.
+    """
+    total = len(labels)
+    if query.classes is None:
+        asked = np.arange(total, dtype=np.int64)
+    else:
+        unknown = [c for c in query.classes if c >= total]
+        if unknown:
+            raise UnknownClassError.of(unknown[0], range(total))
+        asked = np.asarray(query.classes, dtype=np.int64)
+    of = "of the asked classes " if query.classes is not None else ""
+    note = ""
+    wanted = query.wanted_mix
+    if wanted == "live":
+        weight, count = live_weights(live, total)
+        requests = count[asked].sum()
+        if requests >= MIN_LIVE_MIX:
+            return _mix("live", asked, weight[asked])
+        note = f"{requests:.0f} live requests {of}are too few for a live mix (it takes {MIN_LIVE_MIX})"
+        wanted = "profile"
+    if wanted == "profile":
+        weight = np.zeros(total)
+        good = (profile.class_ids >= 0) & (profile.class_ids < total)
+        np.add.at(weight, profile.class_ids[good], profile.count[good].astype(np.float64))
+        if weight[asked].sum() > 0:
+            return _mix("profile", asked, weight[asked], note)
+        note = f"{note}; " if note else ""
+        note += f"the calibration set has no image {of}".rstrip() + ": each class weighs the same"
+    return _mix("asked", asked, np.ones(len(asked)), note)
+
+
+def _mix(name: str, class_ids: I64, weights: F64, note: str = "") -> Mix:
+    # Scaled first: decayed weights may be as large as floats go.
+    weights = weights / weights.max()
+    kept = weights > 0
+    return Mix(name, class_ids[kept], weights[kept] / weights[kept].sum(), note)

@@ -1,0 +1,122 @@
+"""The question: for which classes, which device group, which link, which limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from ..errors import QueryError
+from .live import ALL_GROUPS
+
+RULES: Final = ("local-maxima", "global-maximum")
+CANDIDATE_SETS: Final = ("blocks", "all")
+OBJECTIVES: Final = ("latency", "bytes")
+MIXES: Final = ("live", "profile", "asked")
+MAX_CLASSES: Final = 1000
+MAX_GROUP: Final = 64
+
+
+def _one_of(name: str, value: object, known: Iterable[str]) -> None:
+    if value not in tuple(known):
+        raise QueryError(f"{name}: expected one of {', '.join(known)}, got {str(value)[:100]!r}", field=name)
+
+
+def _number(name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if good and isinstance(value, int | float):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        good = math.isfinite(number) and low <= number <= high and not (open_low and number == low)
+    if not good:
+        wanted = f"a number {'above' if open_low else 'of at least'} {low:g}"
+        wanted += f" and at most {high:g}" if high < math.inf else ""
+        raise QueryError(f"{name}: expected {wanted}, got {str(value)[:100]!r}", field=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """The link, the limits and what to optimise. ``None``: not asked.
+
+    ``bandwidth_mbps``: uplink, megabits a second; ``rtt_ms``: round-trip time. ``max_bytes``: on the wire, one image.
+    ``max_head_macs``: multiply-accumulates that the device may spend on one image. ``accuracy_tolerance``: share of
+    predictions that may differ from the full network's. ``objective``: "latency" or "bytes". ``device_slowdown``: how
+    many times slower the device runs the head than the machine that made the profile; ``None``: read from the head
+    times that devices report, 1 where none did. Raises QueryError naming the field, what was expected and what came.
+    """
+
+    bandwidth_mbps: float | None = None
+    rtt_ms: float | None = None
+    max_latency_ms: float | None = None
+    max_bytes: float | None = None
+    max_head_macs: float | None = None
+    accuracy_tolerance: float = 0.01
+    objective: str = "latency"
+    device_slowdown: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("bandwidth_mbps", "max_latency_ms", "device_slowdown"):
+            if getattr(self, name) is not None:
+                _number(f"constraints.{name}", getattr(self, name), low=0, open_low=True)
+        for name in ("rtt_ms", "max_bytes", "max_head_macs"):
+            if getattr(self, name) is not None:
+                _number(f"constraints.{name}", getattr(self, name), low=0)
+        _number("constraints.accuracy_tolerance", self.accuracy_tolerance, low=0, high=1)
+        _one_of("constraints.objective", self.objective, OBJECTIVES)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question. ``classes``: ids, ``None`` for all; kept sorted and unique, so that order does not matter.
+
+    ``mix``: the weights of the classes. "asked": each asked class the same; "live": as this group sees them;
+    "profile": as in the calibration set. ``None``: "asked" where classes are asked, else "live". ``rule`` and
+    ``candidate_set`` belong to the places for a bottleneck. Raises QueryError.
+    """
+
+    classes: tuple[int, ...] | None = None
+    group: str = ALL_GROUPS
+    rule: str = "local-maxima"
+    candidate_set: str = "blocks"
+    constraints: Constraints = field(default_factory=Constraints)
+    mix: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            self._check_classes(self.classes)
+            object.__setattr__(self, "classes", tuple(sorted({int(c) for c in self.classes})))
+        if not isinstance(self.group, str) or not 0 < len(self.group) <= MAX_GROUP or not self.group.isprintable():
+            raise QueryError(
+                f"group: expected 1 to {MAX_GROUP} printable characters, got {str(self.group)[:100]!r}", field="group"
+            )
+        _one_of("rule", self.rule, RULES)
+        _one_of("candidate_set", self.candidate_set, CANDIDATE_SETS)
+        if self.mix is not None:
+            _one_of("mix", self.mix, MIXES)
+        if self.mix == "asked" and self.classes is None:
+            raise QueryError("mix: expected classes with the mix 'asked', got none", field="mix")
+
+    @staticmethod
+    def _check_classes(classes: tuple[int, ...]) -> None:
+        if not 0 < len(classes) <= MAX_CLASSES:
+            raise QueryError(f"classes: expected 1 to {MAX_CLASSES} class ids, got {len(classes)}", field="classes")
+        for class_id in classes:
+            if not isinstance(class_id, int) or isinstance(class_id, bool) or not 0 <= class_id < 2**31:
+                raise QueryError(f"classes: expected class ids from 0, got {str(class_id)[:100]!r}", field="classes")
+
+    @property
+    def wanted_mix(self) -> str:
+        """The mix with the default filled in."""
+        return self.mix or ("live" if self.classes is None else "asked")
+
+    def to_json(self) -> dict[str, Any]:
+        """The question as JSON types, every default spelled out; 1 and 1.0 are the same number."""
+        raw = asdict(self)
+        raw["mix"] = self.wanted_mix
+        raw["constraints"] = {
+            k: float(v) if isinstance(v, int | float) else v for k, v in raw["constraints"].items() if v is not None
+        }
+        return raw

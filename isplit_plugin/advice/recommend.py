@@ -1,0 +1,136 @@
+"""The recommendation: both questions answered, with everything they rest on.
+
+Pure: the same manifest, profile, view and query give the same answer, to the last byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import ProfileError
+from ..profile import Profile
+from ..schema import Manifest, Recommendation
+from .choices import Verdict, judge, options
+from .curves import mix_curve
+from .latency import LatencyModel
+from .live import LiveView
+from .mix import resolve
+from .query import Query
+from .rules import place
+
+PREDICTOR = "cui"
+
+
+def recommend(manifest: Manifest, profile: Profile, live: LiveView, query: Query | None = None) -> Recommendation:
+    """Answer ``query`` (default: the live mix, no limits) for one model.
+
+    Raises UnknownClassError for a class id that the network does not have, ProfileError where the profile is of
+    another network, StoreError where the view has another number of points than the profile.
+    """
+    query = query or Query()
+    if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(manifest.split_points):
+        raise ProfileError(
+            f"expected a profile of network {manifest.network_hash} with {len(manifest.split_points)} points, "
+            f"got one of {profile.network_hash} with {len(profile.split_points)}"
+        )
+    labels = manifest.classes
+    mix = resolve(query, profile, live, labels)
+    curve = mix_curve(profile, live, mix.class_ids, mix.weights)
+    limits = query.constraints
+    model = LatencyModel.of(profile, live, limits)
+    verdict = judge(options(manifest, live, mix, limits, model), limits)
+    placement = place(
+        profile.split_points,
+        curve,
+        rule=query.rule,
+        candidate_set=query.candidate_set,
+        max_head_macs=limits.max_head_macs,
+    )
+    points = curve.points(profile)
+    as_of = live.as_of if live.as_of is not None and math.isfinite(live.as_of) else None
+    observations = max(0, int(live.observations))
+    sources = {p.source for p in points} | {_plain(verdict.use.latency_source), _plain(verdict.use.agreement_source)}
+    sources.add("live" if mix.name == "live" else "profile")
+    return Recommendation(
+        model=manifest.model,
+        version=manifest.version,
+        network_hash=manifest.network_hash,
+        revision=revision(manifest, profile, live, query),
+        as_of=as_of,
+        source="profile" if sources == {"profile"} else "live" if sources == {"live"} else "mixed",
+        mix=mix.name,
+        group=query.group,
+        classes=mix.shares(labels),
+        use=verdict.use,
+        choices=verdict.choices,
+        rule=query.rule,
+        candidate_set=placement.candidate_set,
+        predictor=PREDICTOR,
+        pick=placement.pick,
+        candidates=placement.candidates,
+        curve=points,
+        confidence=verdict.use.agreement_low or 0.0,
+        observations=observations,
+        reason=_statement(query, observations, mix.note, verdict, model) + f"; {placement.reason}",
+    )
+
+
+def _plain(source: str) -> str:
+    return source if source == "mixed" else "live" if source.startswith("live") else "profile"
+
+
+def _statement(query: Query, observations: int, note: str, verdict: Verdict, model: LatencyModel) -> str:
+    group = "" if query.group == "all" else f" from group {query.group}"
+    first = f"{observations} live requests{group}" if observations else f"profile only: no traffic yet{group}"
+    use = f"use {verdict.use.split_point} as {verdict.use.variant}: {verdict.reason}"
+    speed = {
+        "assumed": "the device is taken to be as fast as the machine that made the profile",
+        "asked": f"the device is taken to be {model.slowdown:.3g} times slower than the machine that made the profile",
+        "live": f"devices report {model.slowdown:.3g} times the head times of the profile",
+    }[model.slowdown_source]
+    return "; ".join(filter(None, (first, note, use, f"link {model.link.words()}", speed)))
+
+
+def revision(manifest: Manifest, profile: Profile, live: LiveView, query: Query) -> str:
+    """16 hexadecimal digits over network, deployment, profile, the view's contents and the question.
+
+    From contents and not from ``live.revision``, so that two stores which hold the same give the same.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    _json(digest, [manifest.network_hash, manifest.model, manifest.version, query.to_json()])
+    _json(digest, [list(manifest.deployed), list(manifest.codecs), list(manifest.classes)])
+    _json(digest, [dict(profile.head_ms), dict(profile.tail_ms), profile.target])
+    for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
+        _array(digest, array)
+    for measure in sorted(profile.measures, key=lambda m: (m.split_point, m.codec)):
+        _json(digest, [measure.split_point, measure.codec, measure.nbytes, measure.encode_ms, measure.decode_ms])
+        _array(digest, measure.seen)
+        _array(digest, measure.agree)
+    _json(digest, [live.as_of, live.observations])
+    for part in sorted(live.importance, key=lambda r: (r.source, r.target)):
+        order = np.argsort(part.class_ids, kind="stable")
+        _json(digest, [part.source, part.target])
+        for array in (part.class_ids, part.count, part.weight, part.weight2, part.sum1, part.sum2):
+            _array(digest, np.asarray(array)[order])
+    for row in sorted(repr(r) for r in live.served) + sorted(repr(r) for r in live.outcomes):
+        _json(digest, row)
+    order = np.argsort(live.class_seen.class_ids, kind="stable")
+    for array in (live.class_seen.class_ids, live.class_seen.weight, live.class_seen.count):
+        _array(digest, np.asarray(array)[order])
+    return digest.hexdigest()
+
+
+def _json(digest: Any, value: Any) -> None:
+    digest.update(json.dumps(value, sort_keys=True).encode())
+    digest.update(b"\0")
+
+
+def _array(digest: Any, array: Any) -> None:
+    array = np.ascontiguousarray(array)
+    _json(digest, [str(array.dtype), list(array.shape)])
+    digest.update(array.tobytes())
