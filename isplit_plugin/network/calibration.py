@@ -90,7 +90,11 @@ def _from_folder(root: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
 def _from_csv(path: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row and row[0].strip()]
+            rows = [
+                [cell.strip() for cell in row]
+                for row in csv.reader(file, skipinitialspace=True)
+                if row and row[0].strip()
+            ]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not a CSV file of file,label ({error})") from error
     if rows and rows[0][0].lower() in ("file", "filename", "path", "image"):

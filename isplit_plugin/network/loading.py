@@ -162,7 +162,7 @@ def _timm(name: str, count: int | None) -> _Found:
     if subset is None:
         return _Found(model, pre)
     info = ImageNetInfo(subset)
-    return _Found(model, pre, tuple(info.index_to_description(i) for i in range(info.num_classes())))
+    return _Found(model, pre, tuple(info.index_to_description(i).split(", ")[0] for i in range(info.num_classes())))
 
 
 def _pt2(path: Path) -> _Found:
