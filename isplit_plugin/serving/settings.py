@@ -35,7 +35,6 @@ class TailSettings:
     sampling: float = 0.05
     cpu_budget: float = 0.01
     threads: int = 1
-    top_k: int = 5
     max_response_size: int = 33_554_432
     max_batch: int = 64
 
@@ -54,7 +53,6 @@ class TailSettings:
             values[key] = _number(section, key, low, high, getattr(cls(""), key))
         for key, least, most in (
             ("threads", 1, 1024),
-            ("top_k", 1, 100),
             ("max_response_size", 65_536, 2**31 - 1),
             ("max_batch", 1, 65_536),
         ):

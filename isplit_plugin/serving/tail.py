@@ -1,0 +1,263 @@
+"""The logic of ``handlers/tail_handler.py``: activations in, class scores out.
+
+Requests of one batch may be cut at different split points, ask for predictions or explanations, and be broken: each is
+decoded on its own, those of one split point run together, and one that fails fails alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ArtifactError, BundleError, WireSizeError
+from ..profile import Profile
+from ..schema import INPUT, FloatArray, Manifest
+from ..wire import TailResponse, find_header
+from . import answers
+from .archive_files import MANIFEST, NETWORK, PROFILE, verify_files
+from .intake import Job, failure, observations, read_job
+from .metrics import TailMetrics
+from .settings import TailSettings
+from .statistics import Statistics
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class TailService:
+    """One worker's share of a split model.
+
+    Parameters: ``context`` of TorchServe at load: model folder, GPU, configuration, metrics. Raises BundleError where
+    a file of the archive is not the one that was packaged, and what loading a network raises.
+    """
+
+    def __init__(self, context: Any) -> None:
+        properties = context.system_properties
+        folder = Path(properties["model_dir"])
+        config = context.model_yaml_config or {}
+        self.settings = TailSettings.from_config(config)
+        self.manifest = _read_manifest(folder)
+        verify_files(folder, self.manifest)
+        torch.set_num_threads(self.settings.threads)
+        self.device = _device(properties.get("gpu_id"))
+
+        from ..network import load as load_network
+
+        self._net = load_network(folder / NETWORK)
+        self._tails = self._cut()
+        profile = Profile.load(folder / PROFILE)
+        if profile.network_hash != self.manifest.network_hash:
+            raise BundleError(f"{PROFILE} belongs to network {profile.network_hash}, not {self.manifest.network_hash}")
+        self._limit = self._measure_limit(config, int(properties.get("batch_size") or 1))
+        self._metrics = TailMetrics(context.metrics, self.manifest.model)
+        self._statistics = Statistics(self.settings, self.manifest, profile, self._net, self.device)
+        self._served: dict[str, int] = defaultdict(int)
+        self._errors: dict[str, int] = defaultdict(int)
+
+    # -- one batch
+
+    def handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
+        """Answer a batch: one body per request, with status and headers set in ``context``. Raises nothing."""
+        out: list[str | bytes] = [""] * len(data)
+        groups: dict[tuple[bool, str], list[Job]] = defaultdict(list)
+        for index, row in enumerate(data):
+            try:
+                headers = answers.request_headers(context, index)
+                if find_header(headers, "describe") == "True":
+                    out[index] = answers.json_answer(context, index, self.describe())
+                    continue
+                job = read_job(index, row, headers, self.manifest, max_batch=self._limit)
+            except Exception as error:
+                out[index] = self._failed(context, index, error)
+                continue
+            try:
+                job.decode(self.manifest)
+            except Exception as error:
+                out[index] = self._failed(context, index, error, job)
+            else:
+                groups[job.explain, job.request.split_point].append(job)
+        for (explain, split_point), jobs in groups.items():
+            if explain:
+                for job in jobs:
+                    self._explain(job, context, out)
+            else:
+                self._predict(split_point, jobs, context, out)
+        self._metrics.dropped(self._statistics.dropped())
+        return out
+
+    def describe(self) -> dict[str, Any]:
+        """A status from memory alone: what is served, and how much was."""
+        return {
+            "model": self.manifest.model,
+            "version": self.manifest.version,
+            "network_hash": self.manifest.network_hash,
+            "split_points": [INPUT, *self.manifest.deployed],
+            "codecs": list(self.manifest.codecs),
+            "default": list(self.manifest.default),
+            "device": str(self.device),
+            "max_batch": self._limit,
+            "served": dict(self._served),
+            "errors": dict(self._errors),
+            "statistics": self._statistics.counters(),
+        }
+
+    def close(self) -> None:
+        """Write out what the statistics still hold."""
+        self._statistics.close()
+
+    # -- predictions
+
+    def _predict(self, split_point: str, jobs: list[Job], context: Any, out: list[str | bytes]) -> None:
+        together = len(jobs) > 1 and sum(len(j.values) for j in jobs) <= self._limit
+        if together:
+            try:
+                scores, tail_ms = self._run(split_point, np.concatenate([j.values for j in jobs]))
+            except Exception as error:
+                # One of them may be at fault: on their own, the others still get their answers.
+                _LOGGER.warning("isplit: a group of %d failed together: %s", len(jobs), answers.one_line(error))
+            else:
+                at = 0
+                for job in jobs:
+                    self._answer(job, scores[at : at + len(job.values)], tail_ms, context, out)
+                    at += len(job.values)
+                return
+        for job in jobs:
+            try:
+                scores, tail_ms = self._run(split_point, job.values)
+            except Exception as error:
+                out[job.index] = self._failed(context, job.index, error, job)
+            else:
+                self._answer(job, scores, tail_ms, context, out)
+
+    def _run(self, split_point: str, values: FloatArray) -> tuple[FloatArray, float]:
+        """Class scores (N, C) of decoded values (N, *shape), and the milliseconds they took."""
+        started = time.perf_counter()
+        # Decoded values may be a read-only or unaligned view of the body, which torch does not take.
+        ready = np.require(values, np.float32, ("C", "A", "W"))
+        with torch.inference_mode():
+            scores = self._tails[split_point](torch.from_numpy(ready).to(self.device))
+            result: FloatArray = scores.to("cpu", torch.float32).numpy()
+        return result, (time.perf_counter() - started) * 1e3
+
+    def _answer(self, job: Job, scores: FloatArray, tail_ms: float, context: Any, out: list[str | bytes]) -> None:
+        request, manifest = job.request, self.manifest
+        try:
+            request_id = context.get_request_id(job.index) or ""
+            response = TailResponse.from_scores(
+                scores,
+                manifest.classes,
+                k=request.top_k,
+                with_scores=request.scores,
+                split_point=request.split_point,
+                network_hash=manifest.network_hash,
+                request_id=request_id,
+                decode_ms=job.decode_ms,
+                tail_ms=tail_ms,
+                model=manifest.model,
+                version=manifest.version,
+                id=request.id,
+            )
+            body, json_length = response.encode(request.binary_outputs)
+            limit = self.settings.max_response_size
+            out[job.index] = answers.tensor_answer(context, job.index, body, json_length, limit=limit)
+        except Exception as error:
+            out[job.index] = self._failed(context, job.index, error, job)
+            return
+        self._served[request.split_point] += 1
+        self._metrics.served(request.split_point, request.codec, job.nbytes, job.decode_ms, tail_ms)
+        self._record(job, response, tail_ms)
+
+    def _record(self, job: Job, response: TailResponse, tail_ms: float) -> None:
+        for item, observation in enumerate(observations(job, response, tail_ms)):
+            self._statistics.observe(observation)
+            if observation.class_id is not None:
+                values = job.values[item : item + 1]
+                self._statistics.offer(observation.request_id, observation.split_point, values, observation.class_id)
+
+    # -- explanations
+
+    def _explain(self, job: Job, context: Any, out: list[str | bytes]) -> None:
+        """The CUI curve of each item for its predicted class, from the cut onwards."""
+        try:
+            limit = max(self._limit // 4, 1)  # a backward pass and all saved activations
+            if len(job.values) > limit:
+                raise WireSizeError(f"explanations of at most {limit} items, got {len(job.values)}", limit=limit)
+            values = torch.from_numpy(np.require(job.values, np.float32, ("C", "A", "W"))).to(self.device)
+            if job.request.split_point == INPUT:
+                found = self._net.importance(values)
+            else:
+                found = self._net.importance_from(job.request.split_point, values)
+            items = []
+            for row, target in zip(np.asarray(found.values), np.asarray(found.target), strict=True):
+                curve = [
+                    {"split_point": name, "cui": float(value)}
+                    for name, value in zip(found.split_points, row, strict=True)
+                    if math.isfinite(value)
+                ]
+                items.append({"class_id": int(target), "label": self._label(int(target)), "curve": curve})
+            body = {
+                "model": self.manifest.model,
+                "version": self.manifest.version,
+                "network_hash": self.manifest.network_hash,
+                "split_point": job.request.split_point,
+                "codec": job.request.codec,
+                "items": items,
+            }
+            out[job.index] = answers.json_answer(context, job.index, body)
+        except Exception as error:
+            out[job.index] = self._failed(context, job.index, error, job)
+
+    # -- helpers
+
+    def _failed(self, context: Any, index: int, error: BaseException, job: Job | None = None) -> str:
+        if job is not None and not job.explain:
+            self._statistics.observe(failure(job.request, error))
+        body, code = answers.error_answer(context, index, error)
+        self._errors[code] += 1
+        self._metrics.failed(code)
+        return body
+
+    def _label(self, class_id: int) -> str:
+        classes = self.manifest.classes
+        return classes[class_id] if class_id < len(classes) else str(class_id)
+
+    def _cut(self) -> dict[str, torch.nn.Module]:
+        tails = {INPUT: self._net.model.to(self.device)}
+        for name in self.manifest.deployed:
+            _, tail = self._net.bisect(name)
+            tails[name] = tail.to(self.device)
+        return tails
+
+    def _measure_limit(self, config: Mapping[str, Any], batch_size: int) -> int:
+        """How many items a request may hold so that a full batch of them ends within half the response timeout:
+        TorchServe ends a worker that exceeds it. Also the warm-up."""
+        example = np.zeros((1, *self.manifest.input_shape), np.float32)
+        self._run(INPUT, example)
+        _, milliseconds = self._run(INPUT, example)
+        timeout = float(config.get("responseTimeout") or 60.0)
+        affordable = int(0.5 * timeout * 1e3 / (milliseconds * max(batch_size, 1)))
+        return max(1, min(self.settings.max_batch, affordable))
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        return Manifest.from_json(json.loads(path.read_text("utf-8")), where=MANIFEST)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{MANIFEST} cannot be read from the archive: {error}", file=MANIFEST) from error
+    except ArtifactError as error:
+        raise BundleError(error.message, file=MANIFEST) from error
+
+
+def _device(gpu_id: object) -> torch.device:
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device(f"cuda:{gpu_id}")
+    return torch.device("cpu")
