@@ -34,6 +34,7 @@ P_SHAPE: Final = "isplit_shape"
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _FLOAT32_TINY: Final = float(np.finfo(np.float32).tiny)
+_UINT8_LIMIT: Final = _FLOAT32_MAX / 256 * 127
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z")
 
 
@@ -86,7 +87,8 @@ class Fp16(ActivationCodec):
 
 class Uint8(ActivationCodec):
     """Affine, per item: ``x = scale * (code - zero_point)``, the range of an item's values, zero included, over 256
-    steps. Zero is exact (a ReLU's zeros stay zeros); any other value is off by at most ``scale / 2``.
+    steps. Zero is exact (a ReLU's zeros stay zeros); any other value is off by at most ``scale / 2``, but for values
+    beyond +-1.68e38, which are clipped: 255 steps must fit into float32.
 
     The parameters of one item are plain scalars ``scale`` and ``zero_point``, as any peer writes them; of several
     items, strings with commas, one entry for each item. A plain scalar with several items belongs to all of them.
@@ -97,8 +99,8 @@ class Uint8(ActivationCodec):
 
     def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
         rows = array.reshape(len(array), -1)
-        low = np.minimum(rows.min(axis=1), 0).astype(np.float64)
-        high = np.maximum(rows.max(axis=1), 0).astype(np.float64)
+        low = rows.min(axis=1).clip(-_UINT8_LIMIT, 0).astype(np.float64)
+        high = rows.max(axis=1).clip(0, _UINT8_LIMIT).astype(np.float64)
         # Never below the smallest normal float32: its reciprocal is finite, and so is every quotient.
         scale = np.maximum((high - low) / 255, _FLOAT32_TINY).astype(np.float32)
         scale[high == low] = 1

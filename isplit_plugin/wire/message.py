@@ -64,7 +64,10 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
     if request.parameters:
         raw["parameters"] = dict(request.parameters)
     if request.outputs:
-        raw["outputs"] = [_named(output.name, output.parameters) for output in request.outputs]
+        raw["outputs"] = [
+            {"name": output.name, **({"parameters": dict(output.parameters)} if output.parameters else {})}
+            for output in request.outputs
+        ]
     return _encode(raw, "inputs", request.inputs, [binary] * len(request.inputs))
 
 
@@ -157,14 +160,14 @@ def _encode(
     chunks: list[Buffer] = []
     raw[key] = entries = []
     for tensor, as_binary in zip(tensors, binary, strict=True):
-        entry = _named(tensor.name, tensor.parameters)
-        entry |= {"datatype": tensor.datatype, "shape": list(tensor.shape)}
+        parameters = dict(tensor.parameters)
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         if as_binary:
-            entry["parameters"] = {**tensor.parameters, "binary_data_size": tensor.nbytes}
+            parameters["binary_data_size"] = tensor.nbytes
             chunks += tensor.chunks()
         else:
             entry["data"] = tensor.json_data()
-        entries.append(entry)
+        entries.append(entry | ({"parameters": parameters} if parameters else {}))
     try:
         head = json.dumps(raw, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, TypeError) as error:
@@ -175,10 +178,6 @@ def _encode(
     if len(head) > MAX_HEADER_BYTES:
         raise WireSizeError(f"the JSON takes {len(head)} bytes, at most {MAX_HEADER_BYTES}")
     return b"".join([head, *chunks]), len(head)
-
-
-def _named(name: str, parameters: Mapping[str, Scalar]) -> dict[str, Any]:
-    return {"name": name, "parameters": dict(parameters)} if parameters else {"name": name}
 
 
 def _open(body: Buffer | Mapping[str, Any], json_length: int | None) -> tuple[Mapping[str, Any], memoryview]:
