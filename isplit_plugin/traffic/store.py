@@ -1,0 +1,291 @@
+"""The store: what was seen, shared by all workers and hosts, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ..advice.live import LiveView
+from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
+from ..profile import Profile
+from ..schema import Manifest
+from . import tables
+from .database import BUSY_TIMEOUT_S, Database, upsert, value_of
+from .delta import Delta
+from .flush import mean0_of, move_shift, touch, write_delta
+from .histogram import unpack
+from .moments import DEFAULT_HALF_LIFE_S, F64, Moments, Products
+from .view import read_pairs, read_view
+
+_TABLES: Final = (tables.network, tables.model, tables.importance, tables.comoment, tables.served, tables.outcome)
+
+
+class StoredNetwork(NamedTuple):
+    """One model and version in the store. ``revision``: of the network's last change; ``as_of``: epoch seconds of its
+    newest observation, ``None`` without traffic."""
+
+    model: str
+    version: str
+    network_hash: str
+    has_profile: bool
+    revision: int
+    as_of: float | None
+
+
+class Store:
+    """Statistics of live traffic, and the manifests and profiles they belong to.
+
+    ``url``: ``sqlite:////absolute/path.db``, a bare path, or ``postgresql+psycopg://user:password@host/name``.
+    ``create``: make the SQLite file where there is none. ``half_life_s``: after how many seconds an observation weighs
+    half; fixed when the store is made, later values are ignored (:attr:`half_life_s` tells the one that holds).
+    ``busy_timeout_s``: how long a call waits for another writer.
+
+    Raises StoreError alone, naming the URL without its password: the store is locked, full, read-only, damaged, of a
+    newer schema, deleted while in use, or unreachable. :meth:`manifest` and :meth:`profile` raise UnknownModelError
+    besides. Safe to use from several threads; a child process needs its own, or :meth:`after_fork`.
+    """
+
+    def __init__(
+        self,
+        url: str | Path,
+        *,
+        create: bool = True,
+        half_life_s: int = DEFAULT_HALF_LIFE_S,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        if half_life_s <= 0:
+            raise StoreError(f"half_life_s: expected seconds above 0, got {half_life_s}")
+        self._db = Database(url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s)
+        self._profiles: dict[str, tuple[int, Profile | None]] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the store is, without password."""
+        return self._db.url
+
+    @property
+    def half_life_s(self) -> int:
+        return self._db.half_life_s
+
+    def put_network(self, manifest: Manifest, profile: Profile | bytes | None) -> None:
+        """Make a served network known: its manifest, and its profile (or the bytes of its file).
+
+        Putting the same again changes nothing. A profile with another shift moves the sums kept so far to it.
+        Raises StoreError where profile and manifest are of different networks.
+        """
+        try:
+            told = Profile.from_bytes(profile) if isinstance(profile, bytes) else profile
+        except ProfileError as error:
+            raise self._db.error(f"expected a profile of {manifest.model}: {error}") from error
+        points = len(manifest.split_points)
+        if told is not None and (told.network_hash, len(told.split_points)) != (manifest.network_hash, points):
+            raise self._db.error(
+                f"expected a profile of network {manifest.network_hash} with {points} points, "
+                f"got one of {told.network_hash} with {len(told.split_points)}"
+            )
+        raw = profile if isinstance(profile, bytes) else (None if told is None else told.to_bytes())
+        with self._db.read() as connection:
+            if _is_put(connection, manifest, raw):
+                return
+        with self._db.write() as (connection, revision):
+            _put(connection, revision, manifest, raw, None if told is None else told.mean0)
+
+    def networks(self) -> tuple[StoredNetwork, ...]:
+        """All models and versions, the last one put first."""
+        with self._db.read() as connection:
+            return _networks(connection)
+
+    def manifest(self, model: str, version: str | None = None) -> Manifest:
+        """The manifest of a model; of the version that was put last where none is asked for.
+
+        Raises UnknownModelError, StoreError.
+        """
+        table = tables.model
+        query = sa.select(table.c.manifest).where(table.c.model == model).order_by(table.c.revision.desc())
+        if version is not None:
+            query = query.where(table.c.version == version)
+        with self._db.read() as connection:
+            found = connection.scalar(query.limit(1))
+            known = () if found else _networks(connection)
+        if found is None:
+            asked = model if version is None else f"{model}/{version}"
+            raise UnknownModelError.of(asked, [f"{n.model}/{n.version}" if version else n.model for n in known])
+        try:
+            return Manifest.from_json(json.loads(found), where=f"manifest of {model}")
+        except (ArtifactError, ValueError) as error:
+            raise self._db.error(f"expected a manifest of {model}, found {error}") from error
+
+    def profile(self, network_hash: str) -> Profile | None:
+        """The profile of a network, ``None`` where it was put without one. Raises UnknownModelError, StoreError."""
+        table = tables.network
+        with self._db.read() as connection:
+            revision = connection.scalar(sa.select(table.c.revision).where(table.c.network == network_hash))
+            if revision is None:
+                raise UnknownModelError.of(network_hash, [n.network_hash for n in _networks(connection)])
+            known = self._profiles.get(network_hash)
+            if known is not None and known[0] == revision:
+                return known[1]
+            raw = connection.scalar(sa.select(table.c.profile).where(table.c.network == network_hash))
+        try:
+            found = None if raw is None else Profile.from_bytes(raw, where=f"profile of {network_hash}")
+        except ProfileError as error:
+            raise self._db.error(f"expected a readable profile, found {error}") from error
+        self._profiles[network_hash] = (revision, found)
+        return found
+
+    def view(self, network_hash: str, group: str | None = None) -> LiveView:
+        """What live traffic told about a network, in one device group or in all (``None`` or "all").
+
+        A network without traffic, or one that nobody put, has an empty view. Raises StoreError.
+        """
+        with self._db.read() as connection:
+            return read_view(connection, network_hash, group, self.half_life_s)
+
+    def pairs(self, network_hash: str, group: str | None = None) -> tuple[F64, F64]:
+        """Pooled within-class sums of products and their degrees of freedom, both (P, P), split traffic included.
+
+        The quotient is a pairwise-complete covariance of the points (see :mod:`.moments`); it need not be positive
+        definite. Raises StoreError, also where nobody put the network.
+        """
+        with self._db.read() as connection:
+            return read_pairs(connection, network_hash, group, self.half_life_s)
+
+    def drops(self, network_hash: str) -> int:
+        """Observations that were lost before they could be counted, over the days that are kept."""
+        table = tables.served
+        query = sa.select(sa.func.sum(table.c.drops)).where(table.c.network == network_hash)
+        with self._db.read() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def revision(self, network_hash: str | None = None) -> int:
+        """A number that rises with every change of the store, or of one network's contents."""
+        query = value_of("revision")
+        if network_hash is not None:
+            table = tables.progress
+            query = sa.select(table.c.revision).where(table.c.network == network_hash)
+        with self._db.read() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def add(self, network_hash: str, delta: Delta) -> dict[str, set[str]]:
+        """Add what a worker aggregated, in one transaction, and return the names known by now, by kind.
+
+        Raises StoreError, and has then added nothing.
+        """
+        with self._db.write() as (connection, revision):
+            return write_delta(connection, revision, network_hash, delta)
+
+    def mean0(self, network_hash: str) -> F64:
+        """The shift (P,) that the network's sums are about. Raises StoreError, also where nobody put the network."""
+        with self._db.read() as connection:
+            return mean0_of(connection, network_hash)
+
+    def kept(self, network_hash: str) -> tuple[Manifest, bytes | None]:
+        """The last manifest of a network and its profile's bytes: what it takes to put it again. Raises StoreError."""
+        table = tables.model
+        query = sa.select(table.c.manifest).where(table.c.network == network_hash).order_by(table.c.revision.desc())
+        kept = sa.select(tables.network.c.profile).where(tables.network.c.network == network_hash)
+        with self._db.read() as connection:
+            raw, profile = connection.scalar(query.limit(1)), connection.scalar(kept)
+        if raw is None:
+            raise self._db.error(f"expected network {network_hash[:80]}, found none: put_network comes first")
+        try:
+            return Manifest.from_json(json.loads(raw)), profile
+        except (ArtifactError, ValueError) as error:
+            raise self._db.error(f"expected a manifest of network {network_hash}, found {error}") from error
+
+    def check(self) -> dict[str, int]:
+        """Read everything there is and return the number of rows by table. Raises StoreError naming what is damaged."""
+        with self._db.read() as connection:
+            if connection.dialect.name == "sqlite":
+                found = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check(3)")]
+                if found != ["ok"]:
+                    raise self._db.error(f"expected a sound file, found: {'; '.join(found)[:300]}")
+            _read_all(connection)
+            count = sa.func.count()
+            return {table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0) for table in _TABLES}
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._db.close()
+
+    def after_fork(self) -> None:
+        """In a child process: forget the parent's connections. SQLite must not carry them across a fork."""
+        self._db.after_fork()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _canonical(manifest: Manifest) -> str:
+    return json.dumps(manifest.to_json(), sort_keys=True)
+
+
+def _is_put(connection: Connection, manifest: Manifest, profile: bytes | None) -> bool:
+    models, networks = tables.model, tables.network
+    key = (models.c.model == manifest.model, models.c.version == manifest.version)
+    if connection.scalar(sa.select(models.c.manifest).where(*key)) != _canonical(manifest):
+        return False
+    query = sa.select(networks.c.profile).where(networks.c.network == manifest.network_hash)
+    row = connection.execute(query).first()
+    return row is not None and (profile is None or row.profile == profile)
+
+
+def _put(connection: Connection, revision: int, manifest: Manifest, profile: bytes | None, mean0: F64 | None) -> None:
+    if _is_put(connection, manifest, profile):  # another worker was first
+        return
+    table, network = tables.network, manifest.network_hash
+    known = connection.execute(sa.select(table).where(table.c.network == network)).first()
+    points = len(manifest.split_points)
+    if known is not None and known.points != points:
+        raise StoreError(f"network {network}: expected {known.points} points as kept so far, got {points}")
+    old = None if known is None else np.frombuffer(known.mean0, "<f8").astype(np.float64)
+    if known is None or (profile is not None and profile != known.profile):
+        new = mean0 if mean0 is not None else np.zeros(points)
+        row = {"network": network, "points": points, "mean0": new.astype("<f8").tobytes(), "profile": profile}
+        upsert(connection, table, [{**row, "revision": revision}])
+        if old is not None and not np.array_equal(old, new):
+            move_shift(connection, network, old, new)
+    row = {"model": manifest.model, "version": manifest.version, "network": network, "revision": revision}
+    upsert(connection, tables.model, [{**row, "manifest": _canonical(manifest)}])
+    touch(connection, network, revision)
+
+
+def _networks(connection: Connection) -> tuple[StoredNetwork, ...]:
+    models, networks, progress = tables.model, tables.network, tables.progress
+    query = (
+        sa.select(
+            models.c.model,
+            models.c.version,
+            models.c.network,
+            networks.c.profile.is_not(None),
+            progress.c.revision,
+            progress.c.as_of,
+        )
+        .join(networks, networks.c.network == models.c.network)
+        .join(progress, progress.c.network == models.c.network)
+        .order_by(models.c.revision.desc())
+    )
+    return tuple(StoredNetwork(*row) for row in connection.execute(query))
+
+
+def _read_all(connection: Connection) -> None:
+    points = dict(connection.execute(sa.select(tables.network.c.network, tables.network.c.points)).tuples().all())
+    for raw in connection.scalars(sa.select(tables.model.c.manifest)):
+        json.loads(raw)
+    for row in connection.execute(sa.select(tables.importance)):
+        Moments.from_bytes(row.moments, row.epoch, points[row.network])
+    for row in connection.execute(sa.select(tables.comoment)):
+        Products.from_bytes(row.products, row.epoch, points[row.network])
+    for raw in connection.scalars(sa.select(tables.served.c.times)):
+        unpack(raw, 5)

@@ -1,0 +1,207 @@
+"""Reading: the rows of one network, added over device groups and starts, as the value that the advice works on."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ..advice.live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
+from . import tables
+from .delta import Population, Served
+from .flush import KEEP_HOURS_S, mean0_of, served_of
+from .histogram import Histogram
+from .moments import F64, Products, landmark, rescale, rescale_rows, within_classes
+
+_HEADER: Final = 3
+WHOLE_CURVES: Final = ("input", "probe")
+
+
+class _Rows:
+    """All classes of one population: ids (K,), vectors (K, 3 + 2 P) relative to one landmark."""
+
+    def __init__(self, ids: list[int], epochs: list[int], raws: list[bytes], points: int, epoch: int) -> None:
+        width = _HEADER + 2 * points
+        if any(len(raw) != 8 * width for raw in raws):
+            raise ValueError(f"importance rows of {points} points have {8 * width} bytes each, some have not")
+        self.ids = np.array(ids, np.int64)
+        vectors = np.frombuffer(b"".join(raws), "<f8").reshape(len(ids), width).astype(np.float64, copy=False)
+        self.vectors = rescale_rows(vectors, np.array(epochs, np.int64), epoch)
+
+
+def read_view(connection: Connection, network: str, group: str | None, half_life_s: float) -> LiveView:
+    """The live view of ``network`` for one device group, or for all (``None`` or "all").
+
+    Weights are told relative to the newest observation, which therefore weighs 1.
+    """
+    shown = group or ALL_GROUPS
+    progress = connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+    if progress is None or progress.as_of is None:
+        return LiveView.empty(shown, 0 if progress is None else progress.revision)
+    epoch, unit = landmark(progress.as_of, half_life_s)
+    points = len(mean0_of(connection, network))
+    populations = _populations(connection, network, shown, points, epoch)
+    comoment, dof = _whole_curves(connection, network, shown, populations, epoch)
+    outcomes, seen = _outcomes(connection, network, shown, epoch, unit)
+    served = _served(connection, network, shown, progress.as_of)
+    return LiveView(
+        importance=_importance(populations, points, unit),
+        served=served,
+        outcomes=outcomes,
+        class_seen=seen,
+        comoment=None if comoment is None else comoment / unit,
+        comoment_dof=dof / unit,
+        revision=progress.revision,
+        as_of=progress.as_of,
+        observations=int(sum(row.requests for row in served)),
+        group=shown,
+    )
+
+
+def read_pairs(connection: Connection, network: str, group: str | None, half_life_s: float) -> tuple[F64, F64]:
+    """The pooled within-class sums of products of all populations, and their degrees of freedom, both (P, P).
+
+    Entry (p, q) rests on every observation that knows both points, split traffic included; the quotient is the pooled
+    within-class covariance of the two. Degrees of freedom are told in observations of the age of the newest one.
+    """
+    shown = group or ALL_GROUPS
+    points = len(mean0_of(connection, network))
+    within, dof = np.zeros((points, points)), np.zeros((points, points))
+    progress = connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+    if progress is None or progress.as_of is None:
+        return within, dof
+    epoch, unit = landmark(progress.as_of, half_life_s)
+    populations = _populations(connection, network, shown, points, epoch)
+    for population, products in _products(connection, network, shown, points):
+        if population in populations:
+            one, freedom = _within(products.at_epoch(epoch), populations[population], points)
+            within += one
+            dof[population.start :, population.start :] += freedom
+    return within / unit, dof / unit
+
+
+def _populations(connection: Connection, network: str, group: str, points: int, epoch: int) -> dict[Population, _Rows]:
+    table = tables.importance
+    columns = (table.c.device_group, table.c.source, table.c.target, table.c.start)
+    query = sa.select(*columns, table.c.class_id, table.c.epoch, table.c.moments)
+    query = query.where(*_mine(table, network, group)).order_by(*columns, table.c.class_id)
+    gathered: dict[tuple[Any, ...], tuple[list[int], list[int], list[bytes]]] = {}
+    for device_group, source, target, start, class_id, row_epoch, raw in connection.execute(query):
+        ids, epochs, raws = gathered.setdefault((device_group, source, target, start), ([], [], []))
+        ids.append(class_id)
+        epochs.append(row_epoch)
+        raws.append(raw)
+    return {Population(*key): _Rows(*parts, points, epoch) for key, parts in gathered.items()}
+
+
+def _importance(populations: dict[Population, _Rows], points: int, unit: float) -> tuple[ImportanceRows, ...]:
+    kinds: dict[tuple[str, str], list[tuple[int, _Rows]]] = {}
+    for population, rows in populations.items():
+        kinds.setdefault((population.source, population.target), []).append((population.start, rows))
+    found = []
+    for (source, target), parts in sorted(kinds.items()):
+        ids: npt.NDArray[np.int64] = np.unique(np.concatenate([rows.ids for _, rows in parts]))
+        count, weight, weight2, sum1, sum2 = (np.zeros((len(ids), points)) for _ in range(5))
+        for start, rows in parts:
+            at = np.searchsorted(ids, rows.ids)  # ids of one part are unique: += adds each once
+            v = rows.vectors
+            count[at, start:] += v[:, 0, None]
+            weight[at, start:] += v[:, 1, None] / unit
+            weight2[at, start:] += v[:, 2, None] / unit**2
+            sum1[at] += v[:, _HEADER : _HEADER + points] / unit
+            sum2[at] += v[:, _HEADER + points :] / unit
+        found.append(ImportanceRows(source, target, ids, count, weight, weight2, sum1, sum2))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def _whole_curves(
+    connection: Connection, network: str, group: str, populations: dict[Population, _Rows], epoch: int
+) -> tuple[F64 | None, float]:
+    whole = {p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES}
+    if not whole:
+        return None, 0.0
+    points = (next(iter(whole.values())).vectors.shape[1] - _HEADER) // 2
+    comoment, dof = np.zeros((points, points)), 0.0
+    for population, products in _products(connection, network, group, points):
+        if population in whole:
+            one, freedom = _within(products.at_epoch(epoch), whole[population], points)
+            comoment, dof = comoment + one, dof + freedom
+    return comoment, dof
+
+
+def _products(connection: Connection, network: str, group: str, points: int) -> list[tuple[Population, Products]]:
+    table = tables.comoment
+    query = sa.select(table).where(*_mine(table, network, group))
+    return [
+        (Population(r.device_group, r.source, r.target, r.start), Products.from_bytes(r.products, r.epoch, points))
+        for r in connection.execute(query)
+    ]
+
+
+def _within(products: Products, rows: _Rows, points: int) -> tuple[F64, float]:
+    v = rows.vectors
+    return within_classes(products, v[:, 1], v[:, 2], v[:, _HEADER : _HEADER + points])
+
+
+def _served(connection: Connection, network: str, group: str, as_of: float) -> tuple[ServedRow, ...]:
+    table = tables.served
+    total: dict[tuple[str, str, str], Served] = {}
+    recent: dict[tuple[str, str, str], Served] = {}
+    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+        key = (row.split_point, row.variant, row.device_group)
+        served = served_of(row)
+        total.setdefault(key, Served()).update(served)
+        if row.bucket >= as_of - KEEP_HOURS_S:
+            recent.setdefault(key, Served()).update(served)
+    found = []
+    for key, served in sorted(total.items()):
+        now = recent.get(key, served)
+        newest = [new if new.counts else ever for new, ever in zip(now.times, served.times, strict=True)]
+        head, encode, uplink, decode, tail = map(_times, newest)
+        found.append(
+            ServedRow(
+                *key,
+                requests=float(served.requests),
+                errors=float(served.errors),
+                bytes=float(served.bytes),
+                head=head,
+                encode=encode,
+                decode=decode,
+                tail=tail,
+                uplink=uplink,
+            )
+        )
+    return tuple(found)
+
+
+def _times(histogram: Histogram) -> Times:
+    if not histogram.counts:
+        return Times()
+    return Times(float(histogram.count), histogram.mean_ms, histogram.quantile(0.5))
+
+
+def _outcomes(
+    connection: Connection, network: str, group: str, epoch: int, unit: float
+) -> tuple[tuple[OutcomeRow, ...], ClassSeen]:
+    table = tables.outcome
+    places: dict[tuple[str, str, int], list[float]] = {}
+    classes: dict[int, list[float]] = {}
+    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+        told = [rescale(x, row.epoch, epoch) / unit for x in (row.seen, row.labelled, row.correct)]
+        sums = places.setdefault((row.split_point, row.variant, row.class_id), [0.0, 0.0, 0.0])
+        sums[:] = [a + b for a, b in zip(sums, told, strict=True)]
+        mix = classes.setdefault(row.class_id, [0.0, 0.0])
+        mix[0] += told[0]
+        mix[1] += row.number
+    outcomes = tuple(OutcomeRow(*key, *sums) for key, sums in sorted(places.items()))
+    ids = sorted(c for c, (weight, count) in classes.items() if count)
+    weight, count = (np.array([classes[c][i] for c in ids], np.float64) for i in (0, 1))
+    return outcomes, ClassSeen(np.array(ids, np.int64), weight, count)
+
+
+def _mine(table: sa.Table, network: str, group: str) -> list[sa.ColumnElement[bool]]:
+    where = [table.c.network == network]
+    return where if group == ALL_GROUPS else [*where, table.c.device_group == group]
