@@ -1,8 +1,10 @@
-"""What was seen: mergeable statistics of live traffic, the recorder that takes them, and the store that keeps them."""
+"""What was seen: mergeable statistics of live traffic, the recorder that takes them, the sampler that computes
+importance in the background, and the store that keeps it all."""
 
 from __future__ import annotations
 
 from .recorder import Recorder
+from .sampler import ImportanceFn, Sampler, is_sampled
 from .store import Store, StoredNetwork
 
-__all__ = ["Recorder", "Store", "StoredNetwork"]
+__all__ = ["ImportanceFn", "Recorder", "Sampler", "Store", "StoredNetwork", "is_sampled"]

@@ -162,11 +162,17 @@ class Recorder:
         """Why the last flush failed; empty after one that did not."""
         return self._last_error
 
+    def start(self) -> None:
+        """Start the background thread now: the network is put into the store before the first request comes, however
+        long that takes to succeed. Never blocks, never raises."""
+        try:
+            self._start()
+        except Exception:
+            self._refuse()
+
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Write everything taken so far now; ``True`` once it is in the store. For tests and for closing down."""
-        if self._closed:
-            return False
-        self._start()
+        self.start()
         with self._condition:
             self._wanted += 1
             mine = self._wanted
