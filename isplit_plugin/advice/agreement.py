@@ -60,11 +60,13 @@ class Share(NamedTuple):
 def stratified(weights: F64, n: F64, hits: F64) -> Share:
     """Post-stratified share for class ``weights`` (M,), from ``hits`` of ``n`` in each; n = 1 / sum(w^2 / n_c)."""
     known = (n > 0) & (weights > 0)
-    covered = float(weights[known].sum())
+    covered = math.fsum(weights[known])
     if not covered > 0:
         return Share(math.nan, 0.0, 0.0)
     w = weights[known] / covered
-    return Share(float((w * hits[known] / n[known]).sum()), float(1 / (w * w / n[known]).sum()), min(1.0, covered))
+    # By misses: where all agree the share is exactly 1.
+    missed = math.fsum(w * (1 - hits[known] / n[known]))
+    return Share(max(0.0, 1 - missed), 1 / math.fsum(w * w / n[known]), 1.0 if covered > 1 - 1e-9 else covered)
 
 
 def prior_strength(n: F64, hits: F64) -> float:

@@ -26,13 +26,41 @@ from .rules import place
 PREDICTOR = "cui"
 
 
-def recommend(manifest: Manifest, profile: Profile, live: LiveView, query: Query | None = None) -> Recommendation:
-    """Answer ``query`` (default: the live mix, no limits) for one model.
+def bare_profile(manifest: Manifest) -> Profile:
+    """What is known of a network that was packaged without a profile: its shape alone. Its shift is zero."""
+    points = len(manifest.split_points)
+    return Profile(
+        model=manifest.model,
+        network_hash=manifest.network_hash,
+        classes=manifest.classes,
+        split_points=manifest.split_points,
+        preprocessing=manifest.preprocessing,
+        target="predicted",
+        class_ids=np.zeros(0, np.int64),
+        count=np.zeros(0, np.int64),
+        mean0=np.zeros(points),
+        sum1=np.zeros((0, points)),
+        sum2=np.zeros((0, points)),
+        comoment=np.zeros((points, points)),
+        comoment_dof=0,
+        head_ms={},
+        tail_ms={},
+        measures=(),
+        accuracy=None,
+        provenance={},
+    )
+
+
+def recommend(
+    manifest: Manifest, profile: Profile | None, live: LiveView, query: Query | None = None
+) -> Recommendation:
+    """Answer ``query`` (default: the live mix, no limits) for one model. ``profile``: ``None`` where it has none.
 
     Raises UnknownClassError for a class id that the network does not have, ProfileError where the profile is of
     another network, StoreError where the view has another number of points than the profile.
     """
     query = query or Query()
+    profile = bare_profile(manifest) if profile is None else profile
     if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(manifest.split_points):
         raise ProfileError(
             f"expected a profile of network {manifest.network_hash} with {len(manifest.split_points)} points, "
