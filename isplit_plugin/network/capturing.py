@@ -1,0 +1,186 @@
+"""Capturing a network: from a trained module to a functional graph with named split points."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+
+from ..errors import CaptureError
+from ..schema import SplitPoint
+from . import blocks, graph, layout, macs, naming
+from .captured import CapturedNetwork
+
+
+def capture(model: nn.Module, example_input: torch.Tensor) -> CapturedNetwork:
+    """Capture a classifier: one input (N, ...) of floating point -> class scores (N, classes).
+
+    The network is put in eval mode meanwhile and set back afterwards. ``example_input`` may hold one item: the batch
+    dimension becomes free. The captured network shares the model's parameters, and its scores equal the model's.
+
+    Raises CaptureError for several inputs or outputs, for control flow that depends on data, and for whatever else
+    torch.export cannot capture, naming the place.
+    """
+    example = _example(model, example_input)
+    with _eval_mode(model):
+        program, calls = _export(model, example)
+        module = graph.build(program)
+        _check_output(module)
+        with torch.no_grad():
+            expected = model(example)
+        seen = _Shapes(module)
+        with torch.no_grad():
+            actual = seen.run(example)
+        _check_equal(expected, actual)
+        paths = blocks.block_paths(model)
+        leaves = {path for path, m in model.named_modules() if next(m.children(), None) is None}
+    points, names = _describe(module, calls, seen, example, (paths, leaves))
+    return CapturedNetwork(program, module, names, points)
+
+
+def _describe(
+    module: GraphModule,
+    module_calls: naming.ModuleCalls,
+    seen: _Shapes,
+    example: torch.Tensor,
+    modules: tuple[set[str], set[str]],
+) -> tuple[dict[str, SplitPoint], dict[str, tuple[str, ...]]]:
+    """Split points and names, by node name. ``modules``: the paths of blocks and of single layers."""
+    analysis = graph.analyse(module.graph)
+    calls = module_calls.resolve(module.graph)
+    names = naming.name_tensors(module.graph, calls, analysis.dependent)
+    axes = layout.channel_axes(module.graph, analysis.dependent, seen.shapes)
+    costs = macs.split(analysis, macs.count(module, example), analysis.cuts)
+    ends = blocks.block_outputs(modules[0], calls, modules[1])
+    points: dict[str, SplitPoint] = {}
+    for node, cost in zip(analysis.cuts, costs, strict=True):
+        value = node.meta["val"]
+        shape = seen.shapes[node][1:]
+        points[node.name] = SplitPoint(
+            name=names[node][0],
+            aliases=names[node][1:],
+            shape=shape,
+            dtype=str(value.dtype).removeprefix("torch."),
+            nbytes=value.dtype.itemsize * int(torch.Size(shape).numel()),
+            macs=cost,
+            channel_axis=axes[node],
+            stride_order=seen.orders[node],
+            is_block=node in ends,
+        )
+    return points, {node.name: all_names for node, all_names in names.items()}
+
+
+class _Shapes(Interpreter):
+    """Runs the graph once and keeps shapes and memory layouts: the real ones, operators do not always promise them."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[Node, tuple[int, ...]] = {}
+        self.orders: dict[Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.shapes[n] = tuple(value.shape)
+            self.orders[n] = layout.stride_order(value)
+        return value
+
+
+def _example(model: object, given: object) -> torch.Tensor:
+    """A batch of two: torch.export takes a batch of one for a constant."""
+    if not isinstance(model, nn.Module):
+        raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(given, tuple | list) and len(given) == 1:
+        given = given[0]
+    if not isinstance(given, torch.Tensor):
+        number = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        raise CaptureError(f"expected one input tensor, got {type(given).__name__}{number}: one input is supported")
+    if not given.is_floating_point():
+        raise CaptureError(f"expected an input of floating point, got {given.dtype}")
+    if given.dim() < 2 or 0 in given.shape:
+        raise CaptureError(f"expected an input (N, ...) with a batch dimension, got shape {tuple(given.shape)}")
+    given = given.detach()
+    # cat keeps channels_last, which repeat does not.
+    return given[:2].clone() if len(given) > 1 else torch.cat([given, given])
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _export(model: nn.Module, example: torch.Tensor) -> tuple[ExportedProgram, naming.ModuleCalls]:
+    paths = tuple(path for path, _ in model.named_modules() if path)
+    try:
+        # Shapes and layout alone matter; an example of zeros keeps the caller's data out of saved files.
+        program = torch.export.export(
+            model,
+            (torch.zeros_like(example),),
+            dynamic_shapes=({0: Dim("batch", min=1)},),
+            strict=False,
+            preserve_module_call_signature=paths,
+        )
+        calls = naming.ModuleCalls(program)
+        return program.run_decompositions({}), calls
+    except CaptureError:
+        raise
+    except Exception as error:  # torch.export raises a dozen kinds, some private
+        raise CaptureError(f"torch.export cannot capture the network: {_explain(error)}") from error
+
+
+def _explain(error: BaseException) -> str:
+    """The kind of the error, its first sentence, and the line of the model that it came from."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    kind = type(error).__name__
+    lowered = f"{kind} {error}".lower()
+    if "datadependent" in lowered or "data-dependent" in lowered:
+        text = f"control flow depends on data; {text}"
+    elif "positional argument" in lowered or "treespec" in lowered:
+        text = f"the network does not take exactly one input; {text}"
+    elif "constraint" in lowered or "specialized" in lowered or "not all values of" in lowered:
+        text = f"the batch dimension is not free; {text}"
+    where = _model_line(error)
+    return f"{kind}: {text[:500]}" + (f" (at {where})" if where else "")
+
+
+def _model_line(error: BaseException) -> str | None:
+    own = Path(__file__).resolve().parent
+    library = Path(torch.__file__).resolve().parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path.suffix == ".py" and library not in path.parents and own not in path.parents:
+            return f"{path.name}:{frame.lineno}: {frame.line}"
+    return None
+
+
+def _check_output(module: GraphModule) -> None:
+    value = graph.result(module.graph).meta.get("val")
+    batch = graph.placeholder(module.graph).meta["val"].shape[0]
+    if not isinstance(value, torch.Tensor) or value.dim() != 2 or not isinstance(value.shape[1], int):
+        shape = tuple(map(str, value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise CaptureError(f"expected class scores (N, classes), the network returns {shape}")
+    if str(value.shape[0]) != str(batch):
+        raise CaptureError(f"expected one row of scores for each input, the network returns {value.shape[0]} rows")
+
+
+def _check_equal(expected: object, actual: torch.Tensor) -> None:
+    if not isinstance(expected, torch.Tensor):
+        raise CaptureError(f"expected one output tensor, the network returns {type(expected).__name__}")
+    if not torch.allclose(expected, actual, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), equal_nan=True):
+        raise CaptureError(
+            "the captured graph does not compute what the network computes: largest difference "
+            f"{float((expected - actual).abs().max()):.3g}. Is it random in eval mode, or does it keep state?"
+        )
