@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .archive_files import ENDPOINT_MODEL, verify_files
     from .deployment import choose_deployed, make_manifest
     from .management import KeyFile, ModelStatus, model_status
-    from .register import curl_commands, register, scale, unregister
+    from .registry import curl_commands, register, scale, unregister
     from .server import TorchServe
     from .settings import default_store_url, store_url
 
@@ -30,10 +30,10 @@ _HOMES = {
     "KeyFile": "management",
     "ModelStatus": "management",
     "model_status": "management",
-    "curl_commands": "register",
-    "register": "register",
-    "scale": "register",
-    "unregister": "register",
+    "curl_commands": "registry",
+    "register": "registry",
+    "scale": "registry",
+    "unregister": "registry",
     "TorchServe": "server",
     "default_store_url": "settings",
     "store_url": "settings",

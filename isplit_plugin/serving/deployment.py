@@ -44,6 +44,8 @@ def make_manifest(
         )
     if not _NAME.match(version):
         raise BundleError(f"version {version[:120]!r}: expected letters, digits, '_', '-', '.', at most 100")
+    if tuple(net.input_shape) != preprocessing.shape:
+        raise BundleError(f"preprocessing makes {preprocessing.shape}, the network takes {tuple(net.input_shape)}")
     network_hash = net.network_hash(preprocessing)
     if profile.network_hash != network_hash:
         raise ProfileError(
@@ -72,7 +74,7 @@ def make_manifest(
         default=_default(net, chosen, accepted, default),
         created_with=_created_with(),
     )
-    return manifest, _warnings(profile, manifest)
+    return manifest, _warnings(net, profile, manifest)
 
 
 def choose_deployed(profile: Profile) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def _default(
     return name, codec
 
 
-def _warnings(profile: Profile, manifest: Manifest) -> tuple[str, ...]:
+def _warnings(net: CapturedNetwork, profile: Profile, manifest: Manifest) -> tuple[str, ...]:
     found = []
     measured = {m.split_point for m in profile.measures}
     unmeasured = [p for p in manifest.deployed if p not in measured]
@@ -120,6 +122,8 @@ def _warnings(profile: Profile, manifest: Manifest) -> tuple[str, ...]:
         found.append(
             f"the profile never measured {', '.join(unmeasured)}: served, but never recommended until it is measured"
         )
+    if net.classes != len(manifest.classes):
+        found.append(f"the network has {net.classes} classes, {len(manifest.classes)} are named")
     if tuple(profile.classes) != manifest.classes:
         found.append("the profile's classes are named differently from the model's")
     return tuple(found)

@@ -14,7 +14,7 @@ from typing import Self
 from ..errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
 from .management import KeyFile, ModelStatus, TokenKind, call, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
-from .register import archive_identity, load_failure, register, unregister
+from .registry import archive_identity, load_failure, register, unregister
 from .resources import config_file
 
 _DEATH = "Backend worker process died"

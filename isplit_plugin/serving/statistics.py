@@ -6,9 +6,8 @@ Nothing in here may fail or delay a prediction: every call swallows errors, logs
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ..errors import IsplitError
 from ..profile import Profile
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
     from ..network import CapturedNetwork
 
 _LOGGER = logging.getLogger(__name__)
-_RETRY_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Statistics:
     """Recorder and sampler of one worker, behind a face that never raises.
 
-    The manifest and the profile are written by a thread that tries again until the store takes them: a store that is
-    down when a worker starts costs neither the start nor, once it is back, the statistics.
+    The recorder's thread opens the store, puts manifest and profile into it, and tries again until that succeeds: a
+    store that is down when a worker starts costs neither the start nor, once it is back, the statistics.
     """
 
     def __init__(
@@ -40,14 +38,12 @@ class Statistics:
         net: CapturedNetwork,
         device: torch.device,
     ) -> None:
-        self._manifest, self._profile, self._settings = manifest, profile, settings
         self._told: set[str] = set()
-        self._stop = threading.Event()
         self._recorder: Any = None
         self._sampler: Any = None
-        self._guard("recorder", self._start, net, device)
-        self._announcer = threading.Thread(target=self._announce, name="isplit-announce", daemon=True)
-        self._announcer.start()
+        self._guard("recorder", self._start, settings, manifest, profile)
+        if self._recorder is not None and settings.sampling > 0:
+            self._guard("sampler", self._start_sampler, settings, net, device)
 
     def observe(self, observation: Observation) -> None:
         """Hand an observation to the recorder."""
@@ -70,30 +66,18 @@ class Statistics:
 
     def close(self) -> None:
         """Write out what is held, and stop the threads."""
-        self._stop.set()
         for name, part in (("sampler", self._sampler), ("recorder", self._recorder)):
             if part is not None:
                 self._guard(name, part.close)
-        self._announcer.join(timeout=5.0)
 
-    def _start(self, net: CapturedNetwork, device: torch.device) -> None:
-        raise NotImplementedError
+    def _start(self, settings: TailSettings, manifest: Manifest, profile: Profile) -> None:
+        from ..traffic import Recorder
 
-    def _announce(self) -> None:
-        from ..traffic import Store
+        self._recorder = Recorder(settings.store, manifest.network_hash, manifest=manifest, profile=profile)
+        self._recorder.flush(timeout_s=0.0)  # starts its thread: the endpoint is to know the model before any traffic
 
-        for attempt in range(1_000_000):
-            try:
-                store = Store(self._settings.store)
-                try:
-                    store.put_network(self._manifest, self._profile)
-                finally:
-                    store.close()
-                return
-            except Exception as error:
-                self._say("store", error)
-            if self._stop.wait(_RETRY_S[min(attempt, len(_RETRY_S) - 1)]):
-                return
+    def _start_sampler(self, settings: TailSettings, net: CapturedNetwork, device: torch.device) -> None:
+        pass
 
     def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:

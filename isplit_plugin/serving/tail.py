@@ -53,6 +53,8 @@ class TailService:
 
         self._net = load_network(folder / NETWORK)
         self._tails = self._cut()
+        self._dtypes = {p.name: getattr(torch, p.dtype.removeprefix("torch.")) for p in self._net.split_points}
+        self._dtypes[INPUT] = self._net.dtype
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != self.manifest.network_hash:
             raise BundleError(f"{PROFILE} belongs to network {profile.network_hash}, not {self.manifest.network_hash}")
@@ -140,12 +142,15 @@ class TailService:
     def _run(self, split_point: str, values: FloatArray) -> tuple[FloatArray, float]:
         """Class scores (N, C) of decoded values (N, *shape), and the milliseconds they took."""
         started = time.perf_counter()
-        # Decoded values may be a read-only or unaligned view of the body, which torch does not take.
-        ready = np.require(values, np.float32, ("C", "A", "W"))
         with torch.inference_mode():
-            scores = self._tails[split_point](torch.from_numpy(ready).to(self.device))
+            scores = self._tails[split_point](self._tensor(split_point, values))
             result: FloatArray = scores.to("cpu", torch.float32).numpy()
         return result, (time.perf_counter() - started) * 1e3
+
+    def _tensor(self, split_point: str, values: FloatArray) -> torch.Tensor:
+        # Decoded values may be a read-only or unaligned view of the body, which torch does not take.
+        ready = torch.from_numpy(np.require(values, np.float32, ("C", "A", "W")))
+        return ready.to(self.device, self._dtypes[split_point])
 
     def _answer(self, job: Job, scores: FloatArray, tail_ms: float, context: Any, out: list[str | bytes]) -> None:
         request, manifest = job.request, self.manifest
@@ -190,7 +195,7 @@ class TailService:
             limit = max(self._limit // 4, 1)  # a backward pass and all saved activations
             if len(job.values) > limit:
                 raise WireSizeError(f"explanations of at most {limit} items, got {len(job.values)}", limit=limit)
-            values = torch.from_numpy(np.require(job.values, np.float32, ("C", "A", "W"))).to(self.device)
+            values = self._tensor(job.request.split_point, job.values)
             if job.request.split_point == INPUT:
                 found = self._net.importance(values)
             else:

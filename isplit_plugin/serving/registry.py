@@ -69,8 +69,8 @@ def register(
     if answer.status_code == 409:
         raise ServingError(f"{name or archive} {version or ''} is already registered: {reason(answer)}")
     # A failed load can leave a dead model behind, which would be picked as default later.
-    if name is not None and version is not None and version not in before:
-        call("DELETE", f"{management_url}/models/{name}/{version}", token=token, timeout=timeout)
+    for dead in sorted(_versions(management_url, name, token) - before) if name else ():
+        call("DELETE", f"{management_url}/models/{name}/{dead}", token=token, timeout=timeout)
     why = load_failure(log_path)
     raise ServingError(
         f"TorchServe did not load {archive}: {why or reason(answer)}",
