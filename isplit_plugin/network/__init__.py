@@ -1,9 +1,21 @@
-"""What is split: capture, split points, head and tail, importance."""
+"""What is split: loading and capture, split points, head and tail, importance, profiling, export."""
 
 from __future__ import annotations
 
+from .calibration import calibration_folder
 from .captured import CapturedNetwork, load
 from .capturing import capture
 from .importance import Importance
+from .loading import LoadedNetwork, load_network
+from .profiling import profile
 
-__all__ = ["CapturedNetwork", "Importance", "capture", "load"]
+__all__ = [
+    "CapturedNetwork",
+    "Importance",
+    "LoadedNetwork",
+    "calibration_folder",
+    "capture",
+    "load",
+    "load_network",
+    "profile",
+]
