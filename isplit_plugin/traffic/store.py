@@ -280,7 +280,8 @@ def _networks(connection: Connection) -> tuple[StoredNetwork, ...]:
 
 
 def _read_all(connection: Connection) -> None:
-    points = dict(connection.execute(sa.select(tables.network.c.network, tables.network.c.points)).tuples().all())
+    query = sa.select(tables.network.c.network, tables.network.c.points)
+    points = {network: number for network, number in connection.execute(query)}  # noqa: C416
     for raw in connection.scalars(sa.select(tables.model.c.manifest)):
         json.loads(raw)
     for row in connection.execute(sa.select(tables.importance)):
