@@ -1,0 +1,293 @@
+"""The demo, step by step: JPEG first, then profile, package, serve, two phases of traffic and what they change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from ... import image
+from ...client import fetch_recommendation
+from ...errors import ServingError
+from ...network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
+from ...profile import Profile
+from ...schema import INPUT, OUTPUT, Recommendation
+from ...serving import Built, TorchServe, package
+from ..common import kilobytes, table
+from ..recommend import render
+from ..serve import curl_hint
+from .photos import Photo, labelled_photos, view
+
+MODEL: Final = "efficientnet_lite0"
+SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
+LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0}
+CALIBRATION_VIEWS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of traffic: what the device answered and what the endpoint said afterwards."""
+
+    name: str
+    rows: tuple[dict[str, Any], ...]
+    advice: Recommendation
+    classes: tuple[int, ...]
+
+
+class Demo:
+    """Everything the demo holds; leaving the context stops the server. ``scratch``: a folder it may fill."""
+
+    def __init__(self, scratch: Path, *, views: int = 14, seed: int = 0) -> None:
+        self.scratch = scratch
+        self.views = views
+        self.seed = seed
+        self._stack = ExitStack()
+        self.server: TorchServe | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def play(self, report: Path) -> Path:
+        """The whole demo. Returns the path of the HTML report."""
+        from .pages import write
+
+        photos = labelled_photos()
+        _step("A network and photos")
+        loaded = load_network(SPEC)
+        net = capture(loaded.model, loaded.example_input)
+        print(f"EfficientNet-Lite0 with its ImageNet weights: {len(net.split_points)} split points, network bit-equal")
+        print(f"{len(photos)} labelled ImageNet photos; other crops and flips of them serve as traffic")
+        jpeg = self.price_of_jpeg(photos, loaded)
+        measured = self.measure(net, loaded, photos)
+        built = self.package(net, loaded, measured)
+        self.serve(built)
+        before = self.ask()
+        _step("The recommendation before any traffic")
+        print(render(before, limit=6))
+        phases = []
+        groups = {"animals": [p for p in photos if p.is_animal], "things": [p for p in photos if not p.is_animal]}
+        for number, (name, chosen) in enumerate(groups.items(), start=1):
+            phases.append(self.phase(number, name, chosen, built))
+        _step("What the traffic changed")
+        print(compare(measured, before, phases))
+        write(report, measured, jpeg=jpeg, before=before, phases=phases, link=LINK)
+        return report
+
+    def price_of_jpeg(self, photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, float]:
+        """Mean bytes of what would be sent without splitting."""
+        _step("What sending the photo costs")
+        crops = [image.crop(photo.path, loaded.preprocessing) for photo in photos]
+        sizes = {"the file as it is": float(np.mean([p.path.stat().st_size for p in photos]))}
+        for quality in (90, 75):
+            name = f"{crops[0].width} x {crops[0].height} crop, JPEG quality {quality}"
+            sizes[name] = float(np.mean([len(image.to_jpeg(crop, quality)) for crop in crops]))
+        print(table(("photo", "mean size"), ((name, kilobytes(size)) for name, size in sizes.items())))
+        return sizes
+
+    def measure(self, net: CapturedNetwork, loaded: LoadedNetwork, photos: Sequence[Photo]) -> Profile:
+        """The profile, from views of the photos that the traffic does not use."""
+        _step("Profile: importance, sizes, times, agreement of codecs")
+        rng = np.random.default_rng([self.seed, 1])
+        images = [(view(photo, rng), photo.class_id) for photo in photos for _ in range(CALIBRATION_VIEWS)]
+        # Points whose plain uint8 activation is far above the JPEG cannot win; they are on the curve all the same.
+        small = [p.name for p in net.split_points if p.is_block and p.nbytes // 4 <= 32_000]
+        result = profile(
+            net,
+            images,
+            preprocessing=loaded.preprocessing,
+            classes=loaded.classes,
+            model=MODEL,
+            split_points=small,
+            progress=sys.stderr.isatty(),
+        )
+        right = "" if result.accuracy is None else f", {result.accuracy:.0%} of them right"
+        print(f"{int(result.count.sum())} views of {len(photos)} photos{right}; {len(result.class_ids)} classes predicted")
+        return result
+
+    def package(self, net: CapturedNetwork, loaded: LoadedNetwork, measured: Profile) -> Built:
+        """Archive and head bundle, cut at the points whose faithful codec undercuts the JPEG."""
+        _step("Package: one archive for TorchServe, one head bundle for the device")
+        built = package(
+            net,
+            profile=measured,
+            preprocessing=loaded.preprocessing,
+            classes=loaded.classes,
+            model=MODEL,
+            deployed=_spread(measured),
+            # So short a traffic is sampled whole; in production 5 % and 1 % of a core are the ceiling.
+            config={"sampling": 1.0, "cpu_budget": 0.5},
+            out_dir=self.scratch / "model_store",
+        )
+        print(f"deployed split points: {', '.join(built.manifest.deployed)} (besides {INPUT} and {OUTPUT})")
+        files = (built.archive, built.bundle, built.endpoint)
+        print(table(("file", "MB"), ((p.name, f"{p.stat().st_size / 1e6:.1f}") for p in files)))
+        return built
+
+    def serve(self, built: Built) -> None:
+        """Start TorchServe with tokens on, and wait until its workers are ready."""
+        _step("TorchServe")
+        started = time.monotonic()
+        self.server = self._stack.enter_context(
+            TorchServe(
+                model_store=self.scratch / "model_store",
+                workdir=self.scratch / "server",
+                store=f"sqlite:///{self.scratch / 'store.db'}",
+            )
+        )
+        print(f"ready after {time.monotonic() - started:.0f} s at {self.server.inference_url}, tokens on")
+
+    def ask(self, classes: Sequence[int] | None = None) -> Recommendation:
+        """The endpoint's answer for the live mix, or for these classes, over a slow uplink."""
+        server = self._server()
+        return fetch_recommendation(server.inference_url, MODEL, token=server.token, classes=classes, **LINK)
+
+    def phase(self, number: int, name: str, photos: Sequence[Photo], built: Built) -> Phase:
+        """Send one phase from a device process, wait until the statistics are in, and ask again."""
+        _step(f"Phase {number}: the device sees {name}")
+        rng = np.random.default_rng([self.seed, 1 + number])
+        choices = [(INPUT, "jpeg"), *((p, "uint8+zstd") for p in built.manifest.deployed), (OUTPUT, "none")]
+        shots = []
+        folder = self.scratch / name
+        folder.mkdir()
+        for index in range(self.views * len(photos)):
+            photo = photos[index % len(photos)]
+            file = folder / f"{index:04}.png"
+            view(photo, rng).save(file, compress_level=1)
+            split_point, codec = choices[index % len(choices)]
+            shots.append(
+                {"file": str(file), "class_id": photo.class_id, "split_point": split_point, "codec": codec}
+            )
+        rows, facts = self._device(shots, built)
+        print(f"{len(rows)} predictions by a device process (torch loaded there: {'yes' if facts['torch_loaded'] else 'no'})")
+        print(served_table(rows))
+        right = sum(r["true_class"] == r["predicted_class"] for r in rows)
+        print(f"right: {right} of {len(rows)} ({right / len(rows):.0%})")
+        classes = tuple(sorted({photo.class_id for photo in photos}))
+        self._settle()
+        advice = self.ask(classes)
+        print(f"\nThe recommendation for the classes of this phase\n{render(advice, limit=6)}")
+        return Phase(name, rows, advice, classes)
+
+    def keep(self) -> None:
+        """Wait for Ctrl-C with the server running."""
+        server = self._server()
+        print(f"\nThe server keeps running. Try:\n{curl_hint(server.inference_url, server.key_path)}")
+        print("(MODEL is efficientnet_lite0.) Ctrl-C stops it.", flush=True)
+        try:
+            while server.pid is not None:
+                server.token()  # renews an old one in the key file
+                time.sleep(5)
+        except KeyboardInterrupt:
+            print("\nstopping ...")
+
+    def _server(self) -> TorchServe:
+        if self.server is None:
+            raise ServingError("the demo's server is not running")
+        return self.server
+
+    def _device(self, shots: Sequence[dict[str, Any]], built: Built) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+        server = self._server()
+        plan = self.scratch / "plan.json"
+        plan.write_text(
+            json.dumps(
+                {
+                    "url": server.inference_url,
+                    "model": MODEL,
+                    "head": str(built.bundle),
+                    "key_file": str(server.key_path),
+                    "shots": shots,
+                }
+            )
+        )
+        command = [sys.executable, "-m", "isplit_plugin.cli.demo.device", str(plan)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        if done.returncode != 0 or not lines or "done" not in lines[-1]:
+            raise ServingError(f"the device process failed:\n{done.stderr[-3000:]}")
+        return tuple(lines[:-1]), lines[-1]
+
+    def _settle(self, patience: float = 30.0) -> None:
+        """Wait until the background importance of the phase has reached the store: its count stops growing."""
+        deadline = time.monotonic() + patience
+        last, since = -1.0, time.monotonic()
+        while time.monotonic() < deadline:
+            count = sum(point.live_count for point in self.ask().curve)
+            if count != last:
+                last, since = count, time.monotonic()
+            elif time.monotonic() - since > 2.5:
+                return
+            time.sleep(0.25)
+
+
+def _spread(measured: Profile, most: int = 3) -> list[str]:
+    """At most ``most`` split points whose uint8+zstd activation undercuts the JPEG: the first, the last, the middle."""
+    jpeg = measured.measure(INPUT, "jpeg")
+    limit = jpeg.nbytes if jpeg else float("inf")
+    below = [m.split_point for m in measured.measures if m.codec == "uint8+zstd" and m.nbytes < limit]
+    below = [p.name for p in measured.split_points if p.name in below]
+    if len(below) <= most:
+        return below or [p.name for p in measured.split_points[-most:]]
+    return [below[round(i * (len(below) - 1) / (most - 1))] for i in range(most)]
+
+
+def served_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Bytes, times and hits by split point."""
+    found = []
+    order = list(dict.fromkeys((r["split_point"], r["codec"]) for r in rows))
+    for split_point, codec in sorted(order, key=lambda pair: order.index(pair)):
+        mine = [r for r in rows if (r["split_point"], r["codec"]) == (split_point, codec)]
+        right = sum(r["true_class"] == r["predicted_class"] for r in mine)
+        medians = [float(np.median([r[k] for r in mine])) for k in ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")]
+        found.append(
+            (
+                split_point,
+                codec,
+                kilobytes(float(np.mean([r["bytes_sent"] for r in mine]))),
+                *(f"{m:.1f}" for m in medians),
+                f"{right}/{len(mine)}",
+            )
+        )
+    header = ("split point", "codec", "sent", "head ms", "encode ms", "round trip ms", "tail ms", "right")
+    return table(header, found)
+
+
+def compare(measured: Profile, before: Recommendation, phases: Sequence[Phase]) -> str:
+    """The curves side by side, and in words whether the recommendation moved."""
+    blocks = [p.name for p in measured.split_points if p.is_block]
+    columns = [("profile", before), *((phase.name, phase.advice) for phase in phases)]
+    rows = []
+    for name in blocks:
+        cells: list[object] = [name]
+        for _, advice in columns:
+            point = next(p for p in advice.curve if p.split_point == name)
+            mark = " *" if name == advice.pick else ""
+            cells.append(f"{point.cui:.2e} ({point.live_count:.0f}){mark}")
+        rows.append(cells)
+    text = "CUI by class mix (live observations in brackets; * the best place for a bottleneck by the rule)\n"
+    text += table(("split point", *(name for name, _ in columns)), rows)
+    for what, attribute in (("cut to use", "split_point"), ("place for a bottleneck", "pick")):
+        values = [getattr(advice, attribute) for _, advice in columns]
+        if len(set(values)) == 1:
+            text += f"\nThe {what} is {values[0]} before and after both phases: these classes do not differ enough."
+        else:
+            pairs = (f"{name}: {value}" for (name, _), value in zip(columns, values, strict=True))
+            text += f"\nThe {what} moved: {', '.join(pairs)}."
+    return text
+
+
+def _step(title: str) -> None:
+    print(f"\n== {title}", flush=True)
