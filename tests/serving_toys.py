@@ -20,6 +20,7 @@ from torch import nn
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import Profile, VariantMeasure
 from isplit_plugin.schema import Preprocessing
+from isplit_plugin.wire import TailRequest, encode_activation
 
 PREPROCESSING = Preprocessing(crop=(16, 16), resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
@@ -66,6 +67,7 @@ def profile_of(
         [centred[found.target == c] - centred[found.target == c].mean(axis=0, keepdims=True) for c in ids]
     )
     names = ["input", *(p.name for p in net.split_points), "output"]
+    all_seen = count.astype(np.int64)
     sizes = {("input", "jpeg"): 900.0, ("output", "none"): 0.0} | dict(nbytes or {})
     return Profile(
         model=model,
@@ -75,7 +77,7 @@ def profile_of(
         preprocessing=preprocessing,
         target="predicted",
         class_ids=ids.astype(np.int64),
-        count=count.astype(np.int64),
+        count=all_seen,
         mean0=mean0,
         sum1=sum1,
         sum2=sum2,
@@ -84,12 +86,32 @@ def profile_of(
         head_ms={n: float(i) for i, n in enumerate(names)},
         tail_ms={n: float(len(names) - 1 - i) for i, n in enumerate(names)},
         measures=tuple(
-            VariantMeasure(point, codec, size, 0.0 if codec == "none" else 0.1, 0.1, count.astype(np.int64), count.astype(np.int64))
+            VariantMeasure(point, codec, size, 0.1 * (codec != "none"), 0.1, all_seen, all_seen)
             for (point, codec), size in sizes.items()
         ),
         accuracy=None,
         provenance={"made": "by a test"},
-    )  # fmt: skip
+    )
+
+
+def tensor_request(
+    values: np.ndarray, split_point: str, codec: str = "fp32", *, network_hash: str | None = None, **fields: Any
+) -> TailRequest:
+    """A request with decoded ``values`` (N, ...); ``fields``: the other fields of a TailRequest."""
+    tensor = encode_activation(values, codec, name="input" if split_point == "input" else "activation")
+    return TailRequest(split_point=split_point, codec=codec, tensor=tensor, network_hash=network_hash, **fields)
+
+
+def head_of(net: CapturedNetwork, point: str, x: torch.Tensor) -> np.ndarray:
+    """The activation (N, ...) that a device sends for inputs ``x``."""
+    with torch.inference_mode():
+        return np.asarray(x if point == "input" else net.bisect(point)[0](x))
+
+
+def whole(net: CapturedNetwork, x: torch.Tensor) -> np.ndarray:
+    """Class scores (N, C) of the whole network."""
+    with torch.inference_mode():
+        return np.asarray(net.model(x))
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -1,17 +1,18 @@
 """What a worker tells the store: its manifest and profile at start, an observation per image, sampled importance.
 
-Nothing in here may fail or delay a prediction: every call swallows errors, logs the first of a kind and goes on.
+Nothing in here may fail or delay a prediction: recorder and sampler never raise and never block, and a tail serves
+without them where they cannot be made.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 from ..errors import IsplitError
 from ..profile import Profile
-from ..schema import FloatArray, Manifest, Observation
+from ..schema import INPUT, FloatArray, Manifest, Observation
 from .answers import one_line
 from .settings import TailSettings
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..network import CapturedNetwork
+    from ..traffic import Recorder, Sampler
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,58 +40,67 @@ class Statistics:
         net: CapturedNetwork,
         device: torch.device,
     ) -> None:
-        self._told: set[str] = set()
-        self._recorder: Any = None
-        self._sampler: Any = None
-        self._guard("recorder", self._start, settings, manifest, profile)
-        if self._recorder is not None and settings.sampling > 0:
-            self._guard("sampler", self._start_sampler, settings, net, device)
+        self._recorder: Recorder | None = None
+        self._sampler: Sampler | None = None
+        try:
+            self._start(settings, manifest, profile, net, device)
+        except Exception as error:  # a setting the store room refuses, a missing library: the tail serves without
+            text = error.message if isinstance(error, IsplitError) else f"{type(error).__name__}: {error}"
+            _LOGGER.error("isplit: no statistics: %s", one_line(text))
 
     def observe(self, observation: Observation) -> None:
         """Hand an observation to the recorder."""
         if self._recorder is not None:
-            self._guard("recorder", self._recorder.observe, observation)
+            self._recorder.observe(observation)
 
-    def offer(self, request_id: str, split_point: str, activation: FloatArray, class_id: int) -> None:
-        """Offer a decoded activation (1, *shape) to the sampler, which takes a share of them."""
+    def offer(self, observation: Observation, activation: FloatArray) -> None:
+        """Offer the decoded activation (1, *shape) of an observation to the sampler, which takes a share of them."""
+        if self._sampler is not None and observation.class_id is not None:
+            self._sampler.offer(
+                observation.request_id,
+                observation.split_point,
+                activation,
+                observation.class_id,
+                group=observation.group,
+                at=observation.at,
+            )
+
+    def busy(self) -> AbstractContextManager[None]:
+        """Around the handling of a batch: the sampler computes only while nothing is handled."""
+        return self._sampler.busy() if self._sampler is not None else nullcontext()
+
+    def counters(self) -> dict[str, float]:
+        """The counters of recorder and sampler, from memory."""
+        found: dict[str, float] = dict(self._recorder.counters()) if self._recorder is not None else {}
         if self._sampler is not None:
-            self._guard("sampler", self._sampler.offer, request_id, split_point, activation, class_id)
-
-    def counters(self) -> dict[str, int]:
-        """The recorder's counters; empty where it does not run."""
-        found = self._guard("recorder", self._recorder.counters) if self._recorder is not None else None
-        return {str(k): int(v) for k, v in dict(found or {}).items()}
+            found |= {f"sampler_{name}": value for name, value in self._sampler.counters().items()}
+        return found
 
     def dropped(self) -> int:
         """Observations dropped so far."""
-        return self.counters().get("dropped", 0)
+        return self._recorder.counters()["dropped"] if self._recorder is not None else 0
 
     def close(self) -> None:
         """Write out what is held, and stop the threads."""
-        for name, part in (("sampler", self._sampler), ("recorder", self._recorder)):
+        for part in (self._sampler, self._recorder):
             if part is not None:
-                self._guard(name, part.close)
+                part.close()
 
-    def _start(self, settings: TailSettings, manifest: Manifest, profile: Profile) -> None:
-        from ..traffic import Recorder
+    def _start(
+        self, settings: TailSettings, manifest: Manifest, profile: Profile, net: CapturedNetwork, device: torch.device
+    ) -> None:
+        import torch
+
+        from ..traffic import Recorder, Sampler
+
+        def importance(split_point: str, activation: FloatArray, class_id: int) -> FloatArray:
+            dtype = net.dtype if split_point == INPUT else getattr(torch, net.split_point(split_point).dtype)
+            values = torch.from_numpy(activation).to(device, dtype)
+            curve: FloatArray = net.importance_from(split_point, values, class_id).values
+            return curve
 
         self._recorder = Recorder(settings.store, manifest.network_hash, manifest=manifest, profile=profile)
         self._recorder.flush(timeout_s=0.0)  # starts its thread: the endpoint is to know the model before any traffic
-
-    def _start_sampler(self, settings: TailSettings, net: CapturedNetwork, device: torch.device) -> None:
-        pass
-
-    def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except Exception as error:
-            self._say(what, error)
-            return None
-
-    def _say(self, what: str, error: Exception) -> None:
-        """Log an error, the first of its kind only: a store that is down would fill the disk otherwise."""
-        text = error.message if isinstance(error, IsplitError) else str(error)
-        kind = f"{what} {type(error).__name__}"
-        if kind not in self._told:
-            self._told.add(kind)
-            _LOGGER.warning("isplit: statistics (%s) fail, predictions go on: %s", kind, one_line(text))
+        if settings.sampling > 0:
+            share, budget, threads = settings.sampling, settings.cpu_budget, settings.threads
+            self._sampler = Sampler(importance, self._recorder, share, budget, threads=threads)

@@ -53,7 +53,7 @@ class TailService:
 
         self._net = load_network(folder / NETWORK)
         self._tails = self._cut()
-        self._dtypes = {p.name: getattr(torch, p.dtype.removeprefix("torch.")) for p in self._net.split_points}
+        self._dtypes = {p.name: getattr(torch, p.dtype) for p in self._net.split_points}
         self._dtypes[INPUT] = self._net.dtype
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != self.manifest.network_hash:
@@ -68,6 +68,10 @@ class TailService:
 
     def handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
         """Answer a batch: one body per request, with status and headers set in ``context``. Raises nothing."""
+        with self._statistics.busy():
+            return self._handle(data, context)
+
+    def _handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
         out: list[str | bytes] = [""] * len(data)
         groups: dict[tuple[bool, str], list[Job]] = defaultdict(list)
         for index, row in enumerate(data):
@@ -183,9 +187,7 @@ class TailService:
     def _record(self, job: Job, response: TailResponse, tail_ms: float) -> None:
         for item, observation in enumerate(observations(job, response, tail_ms)):
             self._statistics.observe(observation)
-            if observation.class_id is not None:
-                values = job.values[item : item + 1]
-                self._statistics.offer(observation.request_id, observation.split_point, values, observation.class_id)
+            self._statistics.offer(observation, job.values[item : item + 1])
 
     # -- explanations
 

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from serving_toys import CLASSES, PREPROCESSING, Ask, Worker, toy_photos
+from serving_toys import CLASSES, PREPROCESSING, Ask, Worker, head_of, tensor_request, toy_photos, whole
 
 from isplit_plugin import image
 from isplit_plugin.network import CapturedNetwork
@@ -22,7 +22,6 @@ from isplit_plugin.wire import (
     TailResponse,
     Tensor,
     decode_response,
-    encode_activation,
     encode_images,
     http_headers,
 )
@@ -37,15 +36,8 @@ def ask(
     explain: bool = False,
     **fields: Any,
 ) -> Ask:
-    name = "input" if split_point == "input" else "activation"
-    request = TailRequest(
-        split_point=split_point,
-        codec=codec,
-        tensor=encode_activation(values, codec, name=name),
-        network_hash=fields.pop("network_hash", manifest.network_hash),
-        **fields,
-    )
-    return _packed(request, explain=explain)
+    more.setdefault("network_hash", manifest.network_hash)
+    return _packed(tensor_request(values, split_point, codec, **more), explain=explain)
 
 
 def _packed(request: TailRequest, *, explain: bool = False) -> Ask:
@@ -61,28 +53,18 @@ def answer(reply: Any) -> TailResponse:
     return decode_response(reply.body, int(length) if length else None)
 
 
-def head_of(net: CapturedNetwork, point: str, x: torch.Tensor) -> np.ndarray:
-    with torch.inference_mode():
-        return net.bisect(point)[0](x).numpy()
-
-
-def whole(net: CapturedNetwork, x: torch.Tensor) -> np.ndarray:
-    with torch.inference_mode():
-        return net.model(x).numpy()
-
-
 @pytest.fixture
 def x() -> torch.Tensor:
     torch.manual_seed(7)
     return torch.randn(3, 3, 16, 16)
 
 
-@pytest.mark.parametrize("point", ["input", "relu1", "relu2"])
-@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("how", [(p, b) for p in ("input", "relu1", "relu2") for b in (True, False)])
 def test_a_split_request_answers_what_the_whole_network_does(
-    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, point: str, binary: bool
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, how: tuple[str, bool]
 ) -> None:
-    values = x.numpy() if point == "input" else head_of(net, point, x)
+    point, binary = how
+    values = head_of(net, point, x)
     outputs = frozenset({"top_class", "top_score", "top_probability", "top_label", "scores"} if binary else ())
     [reply] = worker(ask(manifest, values, point, scores=True, id="mine", binary_outputs=outputs))
     got, expected = answer(reply), whole(net, x)
@@ -181,9 +163,13 @@ def test_requests_that_do_not_fit_this_network(
 
 
 def test_a_group_that_fails_together_is_tried_one_by_one(
-    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch,
+    worker: Worker,
+    manifest: Manifest,
+    net: CapturedNetwork,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
+    x = torch.randn(3, 3, 16, 16)
     real, poisoned = worker.handler._tails["relu2"], head_of(net, "relu2", x[1:2])
 
     def tail(values: torch.Tensor) -> torch.Tensor:
@@ -248,7 +234,7 @@ def test_many_megapixels_in_one_request(worker: Worker, monkeypatch: pytest.Monk
 def test_explanations_are_the_networks_importance(
     worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, point: str
 ) -> None:
-    values = x.numpy() if point == "input" else head_of(net, point, x)
+    values = head_of(net, point, x)
     explained, predicted = worker(ask(manifest, values, point, explain=True), ask(manifest, values, point))
     assert explained.status == 200
     expected = net.importance(x)

@@ -1,0 +1,85 @@
+"""One real TorchServe for all tests of this folder: two models, the recommendation endpoint, and a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from e2e_types import Live, Model
+from serving_toys import CLASSES, PREPROCESSING, profile_of, toy_network
+
+from isplit_plugin.network import capture
+from isplit_plugin.schema import Preprocessing
+from isplit_plugin.serving import TorchServe, package
+
+RESNET_PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.server)
+
+
+CONFIG = {"isplit": {"sampling": 1.0, "cpu_budget": 1.0}}
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("model_store")
+
+
+@pytest.fixture(scope="session")
+def toy(model_store: Path) -> Model:
+    net = toy_network()
+    torch.manual_seed(3)
+    profile = profile_of(net, torch.randn(12, 3, 16, 16), nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0})
+    built = package(
+        net,
+        profile=profile,
+        preprocessing=PREPROCESSING,
+        classes=CLASSES,
+        deployed=["relu1", "relu2"],
+        config=CONFIG,
+        out_dir=model_store,
+    )
+    return Model(net, profile, built)
+
+
+@pytest.fixture(scope="session")
+def resnet(model_store: Path) -> Model:
+    torch.manual_seed(5)
+    net = capture(torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64))
+    classes = [f"class {i}" for i in range(10)]
+    sizes = {("layer2", "uint8+zstd"): 4000.0}
+    profile = profile_of(
+        net,
+        torch.randn(6, 3, 64, 64),
+        model="resnet18",
+        preprocessing=RESNET_PREPROCESSING,
+        classes=classes,
+        nbytes=sizes,
+    )
+    built = package(
+        net,
+        profile=profile,
+        preprocessing=RESNET_PREPROCESSING,
+        classes=classes,
+        deployed=["layer2"],
+        config=CONFIG,
+        include_output=False,
+        out_dir=model_store,
+    )
+    return Model(net, profile, built)
+
+
+@pytest.fixture(scope="session")
+def live(toy: Model, resnet: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    store_url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
+    names = ["toy.mar", "resnet18.mar", "isplit.mar"]
+    with TorchServe(model_store=model_store, models=names, store=store_url, model_api=True) as server:
+        yield Live(server, store_url, toy, resnet)
