@@ -57,6 +57,11 @@ def rescale(weight: float, epoch: int, to_epoch: int) -> float:
     return math.ldexp(weight, max(-_MAX_SHIFT, min(_MAX_SHIFT, epoch - to_epoch)))
 
 
+def shift_of(epochs: npt.ArrayLike, to_epoch: int) -> npt.NDArray[np.int64]:
+    """The powers of two that tell weights relative to landmarks ``epochs`` relative to ``to_epoch``."""
+    return np.clip(np.asarray(epochs, np.int64) - to_epoch, -_MAX_SHIFT, _MAX_SHIFT)
+
+
 def first_known(values: F64) -> int | None:
     """The first known point of one curve (P,): NaN before it, finite from there on. ``None`` where that is not so."""
     known = np.isfinite(values)
@@ -146,7 +151,7 @@ class Moments:
 
 def rescale_rows(vectors: F64, epochs: npt.NDArray[np.int64], to_epoch: int) -> F64:
     """Vectors of :class:`Moments` (K, 3 + 2 P) with landmarks ``epochs`` (K,), told relative to ``to_epoch``."""
-    shift = np.clip(np.asarray(epochs, np.int64) - to_epoch, -_MAX_SHIFT, _MAX_SHIFT)
+    shift = shift_of(epochs, to_epoch)
     if not shift.any():
         return vectors
     out = np.ldexp(vectors, shift[:, None])

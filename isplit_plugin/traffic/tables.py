@@ -74,6 +74,7 @@ importance = Table(
     Column("class_id", Integer, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("moments", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,  # read by ranges of the key
 )
 
 comoment = Table(
@@ -117,4 +118,5 @@ outcome = Table(
     Column("seen", Double, nullable=False),
     Column("labelled", Double, nullable=False),
     Column("correct", Double, nullable=False),
+    sqlite_with_rowid=False,  # read by ranges of the key
 )

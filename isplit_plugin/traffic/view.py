@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +17,7 @@ from . import tables
 from .delta import Population, Served
 from .flush import KEEP_HOURS_S, mean0_of, served_of
 from .histogram import Histogram
-from .moments import F64, Products, landmark, rescale, rescale_rows, within_classes
+from .moments import F64, Products, landmark, rescale_rows, shift_of, within_classes
 
 _HEADER: Final = 3
 WHOLE_CURVES: Final = ("input", "probe")
@@ -23,7 +26,9 @@ WHOLE_CURVES: Final = ("input", "probe")
 class _Rows:
     """All classes of one population: ids (K,), vectors (K, 3 + 2 P) relative to one landmark."""
 
-    def __init__(self, ids: list[int], epochs: list[int], raws: list[bytes], points: int, epoch: int) -> None:
+    def __init__(
+        self, ids: Sequence[int], epochs: Sequence[int], raws: Sequence[bytes], points: int, epoch: int
+    ) -> None:
         width = _HEADER + 2 * points
         if any(len(raw) != 8 * width for raw in raws):
             raise ValueError(f"importance rows of {points} points have {8 * width} bytes each, some have not")
@@ -88,13 +93,11 @@ def _populations(connection: Connection, network: str, group: str, points: int, 
     columns = (table.c.device_group, table.c.source, table.c.target, table.c.start)
     query = sa.select(*columns, table.c.class_id, table.c.epoch, table.c.moments)
     query = query.where(*_mine(table, network, group)).order_by(*columns, table.c.class_id)
-    gathered: dict[tuple[Any, ...], tuple[list[int], list[int], list[bytes]]] = {}
-    for device_group, source, target, start, class_id, row_epoch, raw in connection.execute(query):
-        ids, epochs, raws = gathered.setdefault((device_group, source, target, start), ([], [], []))
-        ids.append(class_id)
-        epochs.append(row_epoch)
-        raws.append(raw)
-    return {Population(*key): _Rows(*parts, points, epoch) for key, parts in gathered.items()}
+    found = {}
+    for key, rows in groupby(connection.execute(query).all(), key=itemgetter(slice(4))):
+        ids, epochs, raws = zip(*(row[4:] for row in rows), strict=True)
+        found[Population(*key)] = _Rows(ids, epochs, raws, points, epoch)
+    return found
 
 
 def _importance(populations: dict[Population, _Rows], points: int, unit: float) -> tuple[ImportanceRows, ...]:
@@ -187,19 +190,22 @@ def _outcomes(
     connection: Connection, network: str, group: str, epoch: int, unit: float
 ) -> tuple[tuple[OutcomeRow, ...], ClassSeen]:
     table = tables.outcome
-    places: dict[tuple[str, str, int], list[float]] = {}
-    classes: dict[int, list[float]] = {}
-    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
-        told = [rescale(x, row.epoch, epoch) / unit for x in (row.seen, row.labelled, row.correct)]
-        sums = places.setdefault((row.split_point, row.variant, row.class_id), [0.0, 0.0, 0.0])
-        sums[:] = [a + b for a, b in zip(sums, told, strict=True)]
-        mix = classes.setdefault(row.class_id, [0.0, 0.0])
-        mix[0] += told[0]
-        mix[1] += row.number
-    outcomes = tuple(OutcomeRow(*key, *sums) for key, sums in sorted(places.items()))
-    ids = sorted(c for c, (weight, count) in classes.items() if count)
-    weight, count = (np.array([classes[c][i] for c in ids], np.float64) for i in (0, 1))
-    return outcomes, ClassSeen(np.array(ids, np.int64), weight, count)
+    columns = (table.c.split_point, table.c.variant, table.c.class_id, table.c.epoch, table.c.number)
+    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(*_mine(table, network, group))
+    rows = connection.execute(query).all()
+    if not rows:
+        return (), ClassSeen()
+    points, variants, classes, epochs, number, *sums = zip(*rows, strict=True)
+    told = np.ldexp(np.array(sums, np.float64), shift_of(epochs, epoch)) / unit
+    places = sorted(set(zip(points, variants, classes, strict=True)))
+    place = {key: i for i, key in enumerate(places)}
+    at = [place[key] for key in zip(points, variants, classes, strict=True)]
+    total = [np.bincount(at, weights=row) for row in told]
+    outcomes = tuple(OutcomeRow(*p, *row) for p, row in zip(places, np.transpose(total).tolist(), strict=True))
+    ids, which = np.unique(np.array(classes, np.int64), return_inverse=True)
+    weight = np.bincount(which, weights=told[0]).astype(np.float64)
+    count = np.bincount(which, weights=np.array(number, np.float64)).astype(np.float64)
+    return outcomes, ClassSeen(ids[count > 0], weight[count > 0], count[count > 0])
 
 
 def _mine(table: sa.Table, network: str, group: str) -> list[sa.ColumnElement[bool]]:
