@@ -5,6 +5,7 @@ from __future__ import annotations
 from .calibration import calibration_folder
 from .captured import CapturedNetwork, load
 from .capturing import capture
+from .export import export_head
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .profiling import profile
@@ -15,6 +16,7 @@ __all__ = [
     "LoadedNetwork",
     "calibration_folder",
     "capture",
+    "export_head",
     "load",
     "load_network",
     "profile",
