@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,22 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ts.protocol import otf_message_handler
-from ts.service import Service
 
 from handlers import recommendation_handler
 from isplit_plugin.errors import QueryError, from_json
-from isplit_plugin.schema import Recommendation
+from isplit_plugin.schema import Observation, Recommendation
 from isplit_plugin.serving import endpoint as endpoint_module
 from isplit_plugin.serving.endpoint import Endpoint
 from isplit_plugin.serving.question import read_question
-from isplit_plugin.traffic import Store
+from isplit_plugin.traffic import Store, tables
+from isplit_plugin.traffic.delta import Delta
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # TorchServe forgets to close its version file
+    from ts.protocol import otf_message_handler
+    from ts.service import Service
+
+    gc.collect()
 
 Ask = Callable[..., list[tuple[int, dict[str, str], Any]]]
 
@@ -238,7 +246,7 @@ def test_store_that_is_away_answers_503_and_works_once_it_is_back(ask: Ask, tmp_
 
 def test_damaged_store_answers_503(ask: Ask, store: Store, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "store.sqlite3") as raw:
-        raw.execute("UPDATE model SET manifest = '{}'")
+        raw.execute(f"UPDATE {tables.model.name} SET manifest = '{{}}'")  # noqa: S608
     raw.close()
     status, body = one(ask, path="recommendations/toy")
     assert (status, body["code"]) == (503, "store_unavailable")
@@ -363,7 +371,56 @@ def test_whatever_comes_is_answered(ask: Ask, store: Store, path: str | None, ro
 
 
 def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
-    from isplit_plugin.traffic.delta import Delta
+    before = one(ask, path="recommendations/toy")[1]
+    mean0 = toys.profile().mean0
+    delta = Delta(mean0, store.half_life_s, 3)
+    for i in range(40):
+        delta.add_observation(seen(i, class_id=2 if i % 4 else 0, head_ms=20.0, tail_ms=4.0))
+    curves = np.tile(3.0 * toys.LEVEL, (30, 1))
+    curves[:, :3] = np.nan  # cut at d
+    assert delta.add_importance([2] * 30, curves, source="tail", target="predicted", group="all", at=AT) == 0
+    store.add(toys.HASH, delta)
 
-    assert np.isfinite(store.half_life_s)
-    assert Delta is not None
+    status, body = one(ask, path="recommendations/toy")
+    after = Recommendation.from_json(body)
+    assert status == 200
+    assert after.revision != before["revision"]
+    assert (after.mix, after.observations, after.as_of) == ("live", 40, AT + 39)
+    assert after.source == "mixed"
+    assert after.reason.startswith("40 live requests; ")
+    assert [(c.label, round(c.weight, 2)) for c in after.classes] == [("owl", 0.75), ("cat", 0.25)]
+    live = {p.split_point: (p.source, p.live_count) for p in after.curve}
+    assert live == {
+        "a": ("profile", 0),
+        "b": ("profile", 0),
+        "c": ("profile", 0),
+        "d": ("mixed", 30),
+        "e": ("mixed", 30),
+    }
+    # Devices are five times as slow as the profile's machine (20 ms for 4), the server is not (4 for 6): stay off them.
+    assert next(c for c in after.choices if c.split_point == "output").latency_ms == pytest.approx(50, rel=0.1)
+    assert after.split_point == "input"
+
+    classes = one(ask, path="classes/toy")[1]["classes"]
+    assert [c["seen"] for c in classes] == [10, 0, 30]
+    by_group = Recommendation.from_json(one(ask, parts={"model": b"toy", "group": b"elsewhere"})[1])
+    assert (by_group.observations, by_group.mix) == (0, "profile")
+    assert "no traffic yet from group elsewhere" in by_group.reason
+
+
+AT = 1_700_000_000.0
+
+
+def seen(i: int, **changes: Any) -> Observation:
+    values: dict[str, Any] = {
+        "request_id": str(i),
+        "split_point": "d",
+        "variant": "uint8",
+        "class_id": 0,
+        "confidence": 0.9,
+        "bytes_received": 100,
+        "decode_ms": 0.25,
+        "tail_ms": 6.0,
+        "at": AT + i,
+    }
+    return Observation(**{**values, **changes})
