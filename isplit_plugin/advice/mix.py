@@ -70,7 +70,8 @@ def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str
         requests = count[asked].sum()
         if requests >= MIN_LIVE_MIX:
             return _mix("live", asked, weight[asked])
-        note = f"{requests:.0f} live requests {of}are too few for a live mix (it takes {MIN_LIVE_MIX})"
+        if requests > 0:
+            note = f"{requests:.0f} live requests {of}are too few for a live mix (it takes {MIN_LIVE_MIX})"
         wanted = "profile"
     if wanted == "profile":
         weight = np.zeros(total)
