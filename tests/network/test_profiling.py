@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch import Tensor, nn
+
+from isplit_plugin import image as im
+from isplit_plugin.errors import DataError, SplitPointError, UnknownCodecError, UnknownSplitPointError
+from isplit_plugin.network import CapturedNetwork, capture, profile, timing
+from isplit_plugin.network.execution import activations, cpu_threads, full_precision, graph_and_nodes, on_device
+from isplit_plugin.profile import Profile
+from isplit_plugin.schema import Preprocessing
+from isplit_plugin.wire import CODECS, decode_activation, encode_activation
+
+PRE = Preprocessing(crop=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+CLASSES = ("a", "b", "c", "d")
+
+
+class Residual(nn.Module):
+    """A block whose inside is no split point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.conv(x))
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3)
+        self.layer1 = nn.Sequential(Residual(), Residual())
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.fc = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.layer1(self.conv1(x))), 1))
+
+
+@pytest.fixture(scope="module")
+def net() -> CapturedNetwork:
+    torch.manual_seed(0)
+    return capture(Toy(), torch.zeros(1, 3, 12, 12))
+
+
+def photos(count: int, seed: int = 0) -> list[PIL.Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [PIL.Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def run(net: CapturedNetwork, images: Any, **options: Any) -> Profile:
+    return profile(net, images, **{"preprocessing": PRE, "classes": CLASSES, "device": "cpu", "threads": 1, **options})
+
+
+def inputs(images: list[PIL.Image.Image]) -> Tensor:
+    return torch.from_numpy(np.stack([im.preprocess(image, PRE) for image in images]))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[PIL.Image.Image]:
+    return photos(13)
+
+
+@pytest.fixture(scope="module")
+def whole(net: CapturedNetwork, images: list[PIL.Image.Image]) -> Profile:
+    """Labels: the first seven images alone, class 1."""
+    pairs = [(image, 1 if i < 7 else None) for i, image in enumerate(images)]
+    return run(net, pairs, model="toy", batch_size=4)
+
+
+def test_moments_are_those_of_the_importance_values(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+) -> None:
+    found = net.importance(inputs(images))
+    values = found.values.astype(np.float64)
+    np.testing.assert_allclose(whole.mean0, values.mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(whole.class_ids, np.unique(found.target))
+    assert len(whole.class_ids) > 1  # else the test would not see a wrong row
+    assert [p.name for p in whole.split_points] == list(found.split_points)
+    residuals = []
+    for row, class_id in enumerate(whole.class_ids):
+        part = values[found.target == class_id]
+        assert whole.count[row] == len(part)
+        scale = np.abs(values).max(axis=0)
+        np.testing.assert_allclose(whole.sum1[row], (part - whole.mean0).sum(axis=0), atol=1e-5 * scale.max())
+        np.testing.assert_allclose(whole.sum2[row], ((part - whole.mean0) ** 2).sum(axis=0), rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(whole.curve([int(class_id)]).mean, part.mean(axis=0), rtol=1e-4)
+        residuals.append(part - part.mean(axis=0))
+    within = np.concatenate(residuals)
+    np.testing.assert_allclose(whole.comoment, within.T @ within, rtol=1e-3, atol=1e-12)
+    assert whole.comoment_dof == len(images) - len(whole.class_ids)
+
+
+def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+) -> None:
+    x = inputs(images)
+    with torch.inference_mode():
+        top = net.model(x).argmax(1)
+    rows = np.searchsorted(whole.class_ids, top.numpy())
+    expected = {("input", "jpeg"), ("output", "none")}
+    expected |= {(p, c) for p in ("input", "conv1", "layer1.0", "layer1", "pool") for c in CODECS}
+    assert expected == {(m.split_point, m.codec) for m in whole.measures}
+    for name, codec in expected - {("input", "jpeg"), ("output", "none")}:
+        measure = whole.measure(name, codec)
+        assert measure is not None
+        head, tail = net.bisect(name)
+        agree, nbytes = [], []
+        with torch.inference_mode():
+            # In the batches of the profile: another batch size may differ in the last bit.
+            for i, activation in enumerate(torch.cat([head(part) for part in x.split(4)]).numpy()):
+                tensor = encode_activation(activation[None], codec)
+                nbytes.append(tensor.nbytes)
+                array = decode_activation(tensor, shape=activation.shape)
+                agree.append(int(tail(torch.from_numpy(array)).argmax()) == int(top[i]))
+        assert measure.nbytes == pytest.approx(np.mean(nbytes))
+        np.testing.assert_array_equal(measure.seen, np.bincount(rows, minlength=len(whole.class_ids)))
+        np.testing.assert_array_equal(measure.agree, np.bincount(rows, agree, minlength=len(whole.class_ids)))
+
+
+def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+    jpeg = whole.measure("input", "jpeg")
+    assert jpeg is not None
+    files = [im.to_jpeg(im.crop(image, PRE)) for image in images]
+    assert jpeg.nbytes == pytest.approx(np.mean([len(f) for f in files]))
+    with torch.inference_mode():
+        again = net.model(torch.from_numpy(np.stack([im.normalize(im.load(f), PRE) for f in files]))).argmax(1)
+        top = net.model(inputs(images)).argmax(1)
+    assert jpeg.agree.sum() == int((again == top).sum())
+    assert jpeg.seen.sum() == len(images)
+    assert whole.measure("input", "file") is None  # Pillow images have no file
+    output = whole.measure("output", "none")
+    assert output is not None
+    assert output.nbytes == 0
+    np.testing.assert_array_equal(output.agree, whole.count)
+
+
+def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
+    """Scores of 1 and 1.001: eight bits cannot tell them apart, and the first wins the tie."""
+
+    class Close(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.flat = nn.Flatten()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.flat(self.pool(x)) * 1.0
+
+    captured = capture(Close(), torch.zeros(1, 3, 2, 2))
+    pre = Preprocessing(crop=(2, 2))
+
+    def flat(*scores: float) -> np.ndarray:
+        return np.ones((3, 2, 2), dtype=np.float32) * np.array(scores, dtype=np.float32)[:, None, None]
+
+    data = [(flat(1, 1.001, 0), None), (flat(0, 1, 1.001), None), (flat(0, 0, 9), None), (flat(5, 0, 0), None)]
+    got = profile(captured, data, preprocessing=pre, classes="abc", split_points=["flat"], device="cpu")
+    np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
+    measure = got.measure("flat", "uint8")
+    assert measure is not None
+    assert measure.seen.tolist() == [1, 1, 2]
+    assert measure.agree.tolist() == [1, 0, 1]
+    exact = got.measure("flat", "fp32+zstd")
+    assert exact is not None
+    assert exact.agree.tolist() == [1, 1, 2]
+
+
+def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) -> None:
+    paths = []
+    for i, image in enumerate(photos(3)):
+        paths.append(tmp_path / f"{i}.png")
+        image.resize((40, 30)).save(paths[-1])
+    got = run(net, [(path, None) for path in paths], split_points=[], codecs=["fp32"])
+    measure = got.measure("input", "file")
+    assert measure is not None
+    assert measure.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
+    assert measure.agree.sum() == measure.seen.sum() == 3
+    jpeg = got.measure("input", "jpeg")
+    assert jpeg is not None
+    assert jpeg.seen.sum() == 3
+
+
+def test_arrays_have_neither_file_nor_jpeg(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+    got = run(net, [(x.numpy(), None) for x in inputs(images)], split_points=[], codecs=["fp16"])
+    assert {(m.split_point, m.codec) for m in got.measures} == {("input", "fp16"), ("output", "none")}
+
+
+def test_a_mixed_set_counts_each_codec_where_it_applies(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+    data = io.BytesIO()
+    images[0].save(data, "PNG")
+    mixed = [(inputs(images)[2].numpy(), None), (images[1], None), (data.getvalue(), None)]
+    got = run(net, mixed, split_points=[], codecs=["fp16"])
+    seen = {m.codec: int(m.seen.sum()) for m in got.measures}
+    assert seen == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
+
+
+def test_target_true_files_images_under_their_label(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+    labels = [i % 3 for i in range(len(images))]
+    got = run(net, list(zip(images, labels, strict=True)), target="true", split_points=[])
+    assert got.target == "true"
+    np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
+    np.testing.assert_array_equal(got.count, np.bincount(labels))
+    values = net.importance(inputs(images), labels).values
+    for class_id in range(3):
+        np.testing.assert_allclose(got.curve([class_id]).mean, values[np.array(labels) == class_id].mean(0), rtol=1e-4)
+
+
+def test_accuracy_is_of_the_labelled(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+    with torch.inference_mode():
+        top = net.model(inputs(images)).argmax(1)[:7]
+    assert whole.accuracy == pytest.approx(float((top == 1).float().mean()))
+    assert whole.provenance["labelled"] == "7"
+    assert run(net, [(images[0], None)], split_points=[]).accuracy is None
+
+
+def test_batch_size_is_no_matter(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+    one = run(net, ((image, None) for image in images), batch_size=1)
+    np.testing.assert_allclose(one.curve().mean, whole.curve().mean, rtol=1e-4)
+    np.testing.assert_array_equal(one.count, whole.count)
+
+
+def test_profile_survives_its_file(whole: Profile, tmp_path: Path) -> None:
+    whole.save(tmp_path / "toy")
+    again = Profile.load(tmp_path / "toy")
+    assert again.to_bytes() == whole.to_bytes()
+    assert (again.model, again.classes, again.preprocessing) == ("toy", CLASSES, PRE)
+
+
+def test_unreadable_images_are_skipped_counted_and_named(
+    net: CapturedNetwork, images: list[PIL.Image.Image], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a photo")
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), PRE.shape)
+    dark = np.float32(3.4e38) * signs  # finite, but not after the first layer
+    done: list[tuple[int, int | None]] = []
+    mixed = [(tmp_path / "broken.jpg", 0), (images[0], 0), (b"", 1), (dark, None), (images[1], None)]
+    got = run(net, mixed, split_points=[], batch_size=2, progress=lambda *at: done.append(at))
+    assert got.provenance["images"] == "2"
+    assert got.provenance["skipped"] == "3"
+    for part in ("broken.jpg", "number 2", "number 3"):
+        assert part in got.provenance["skipped_names"]
+    assert "no bytes" in got.provenance["skipped_why"]
+    assert int(got.count.sum()) == 2
+    assert done[-1] == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "error", "message"),
+    [
+        ([], {}, DataError, "no usable images: none were given"),
+        ([(b"x", None), (b"x", None)], {}, DataError, "no usable images: 2 x image: expected JPEG"),
+        ([(b"x", 4)], {}, DataError, "image number 0: class 4, the network has 0 to 3"),
+        ([], {"target": "both"}, DataError, "'predicted' or 'true'"),
+        ([], {"classes": ("a",)}, DataError, "4 scores, but 1 class names"),
+        ([], {"batch_size": 0}, DataError, "batch size"),
+        ([], {"preprocessing": Preprocessing(crop=(9, 9))}, DataError, r"gives \(3, 9, 9\), the network takes"),
+        ([], {"split_points": ["layer9"]}, UnknownSplitPointError, "layer1"),
+        ([], {"split_points": ["layer1.0.conv"]}, SplitPointError, "live"),
+        ([(photos(1)[0], None)], {"codecs": ["gif"]}, UnknownCodecError, "fp32"),
+        ([(photos(1)[0], None)], {"target": "true"}, DataError, "1 have none"),
+    ],
+)
+def test_refusals(
+    net: CapturedNetwork, data: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(net, data, **options)
+
+
+def test_split_points_go_by_any_name_and_count_once(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+    got = run(net, [(images[0], None)], split_points=["layer1.1", "layer1", "input", "output"], codecs=["fp32"])
+    assert [m.split_point for m in got.measures] == ["input", "input", "layer1", "output"]
+
+
+def test_progress_bar_writes_to_stderr_alone(
+    net: CapturedNetwork, images: list[PIL.Image.Image], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(net, [(images[0], None)], split_points=[], progress=True)
+    assert capfd.readouterr().out == ""
+
+
+def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
+    def state() -> tuple[object, ...]:
+        return torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = state()
+    with contextlib.suppress(DataError), cpu_threads(before[0] + 1), full_precision():  # type: ignore[operator]
+        assert state() == (before[0] + 1, False, False)  # type: ignore[operator]
+        raise DataError("x")
+    assert state() == before
+    run(net, [(photos(1)[0], None)], split_points=[], threads=2)
+    assert state() == before
+
+
+def test_all_activations_of_one_pass(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+    names = [p.name for p in net.split_points]
+    kept, scores = activations(*graph_and_nodes(net, names), inputs(images))
+    with torch.inference_mode():
+        torch.testing.assert_close(scores, net.model(inputs(images)), rtol=0, atol=0)
+        for name in names:
+            torch.testing.assert_close(kept[name], net.bisect(name)[0](inputs(images)), rtol=0, atol=0)
+
+
+def test_a_network_stays_where_it_is(net: CapturedNetwork) -> None:
+    assert on_device(net, "cpu") is net
+
+
+def test_times_are_sums_over_what_head_and_tail_run(net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a clock that ticks at each look, every operator takes one tick, and so does the whole network."""
+    ticks: Iterator[int] = iter(range(10**6))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    names = [p.name for p in net.split_points]
+    module, nodes = graph_and_nodes(net, names)
+    heads, tails = timing.head_and_tail_ms(module, nodes, torch.zeros(1, 3, 12, 12))
+
+    def operators(part: nn.Module) -> int:
+        return sum(node.op == "call_function" for node in part.graph.nodes)  # type: ignore[union-attr,operator]
+
+    for name in names:
+        head, tail = net.bisect(name)
+        assert heads[name] == pytest.approx(1000 * operators(head) / operators(module))
+        assert tails[name] == pytest.approx(1000 * operators(tail) / operators(module))
+    assert (heads["input"], tails["output"]) == (0, 0)
+    assert heads["output"] == tails["input"] == 1000
+
+
+def test_times_cover_every_choice(net: CapturedNetwork, whole: Profile) -> None:
+    names = {"input", "output", *(p.name for p in net.split_points)}
+    assert set(whole.head_ms) == set(whole.tail_ms) == names
+    assert whole.head_ms["output"] == whole.tail_ms["input"] > 0
