@@ -155,13 +155,14 @@ class Delta:
         key = ServedKey(point, variant, group, int(at // HOUR_S) * HOUR_S)
         class_id = None if seen.error is not None or seen.class_id is None else self._class(seen.class_id)
         received = max(0, int(seen.bytes_received))
+        times = [float(getattr(seen, f"{kind}_ms")) for kind in TIMES]
         if self._room(key in self.served):
             row = self.served.setdefault(key, Served())
             row.requests += 1
             row.errors += seen.error is not None
             row.bytes += received
-            for histogram, kind in zip(row.times, TIMES, strict=True):
-                histogram.add(float(getattr(seen, f"{kind}_ms")))
+            for histogram, ms in zip(row.times, times, strict=True):
+                histogram.add(ms)
         if class_id is not None:
             epoch, weight = landmark(at, self.half_life_s)
             self._outcome(OutcomeKey(point, variant, group, class_id), Outcome(epoch, count=1, seen=weight))

@@ -263,7 +263,7 @@ def test_groups_are_capped_across_workers(store: Store) -> None:
     assert store.view(NETWORK, OTHER).observations == 40 - MAX_GROUPS
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", None, 7])
+@pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", None, 7, ["unhashable"]])
 def test_names_that_make_no_sense_are_other(store: Store, name: object) -> None:
     one = delta()
     one.add_observation(observation(0, group=name, split_point=name, variant=name))
@@ -346,7 +346,15 @@ def test_a_delta_is_bounded_by_its_keys() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"at": math.nan}, {"at": -1.0}, {"at": 1e300}, {"class_id": CLASSES}, {"class_id": -1}, {"bytes_received": "x"}],
+    [
+        {"at": math.nan},
+        {"at": -1.0},
+        {"at": 1e300},
+        {"class_id": CLASSES},
+        {"class_id": -1},
+        {"bytes_received": "x"},
+        {"tail_ms": "slow"},
+    ],
 )
 def test_observations_that_make_no_sense_are_refused_whole(changes: dict[str, object]) -> None:
     one = delta()

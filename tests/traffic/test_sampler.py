@@ -1,0 +1,260 @@
+"""Only a share, only while idle, only within the budget, and never a nuisance."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from polling import until
+from toy_traffic import NETWORK, POINTS, manifest, profile
+
+from isplit_plugin.traffic import Recorder, Sampler, Store, is_sampled
+
+ACTIVATION = np.ones((1, 4, 2, 2), np.float32)
+
+
+def curve(split_point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
+    """Known from the split point on: the class's number."""
+    start = {"input": 0}.get(split_point, int(split_point[-1]) if split_point[-1].isdigit() else 0)
+    values = np.full(POINTS, np.nan)
+    values[start:] = class_id
+    return values
+
+
+@pytest.fixture
+def recorder(url: str):
+    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), flush_s=3600) as opened:
+        yield opened
+
+
+def sampler(recorder: Recorder, fn=curve, **changes) -> Sampler:
+    return Sampler(fn, recorder, **({"share": 1.0, "cpu_budget": 1.0, "idle_s": 0.0} | changes))
+
+
+def computed(one: Sampler, number: int) -> None:
+    until(lambda: one.counters()["computed"] >= number)
+
+
+def test_the_hash_of_the_id_decides() -> None:
+    ids = [f"request-{i}" for i in range(20_000)]
+    chosen = {i for i in ids if is_sampled(i, 0.05)}
+    assert 850 < len(chosen) < 1150  # 1000 expected, 4.9 standard deviations
+    assert chosen <= {i for i in ids if is_sampled(i, 0.1)}
+    assert chosen == {i for i in ids if is_sampled(i, 0.05)}
+    # the rule is a promise to offline computations: these must not change
+    assert [is_sampled(i, 0.05) for i in ("request-0", "request-52", "request-83")] == [False, True, True]
+
+
+@given(st.text())
+def test_all_or_nothing_shares(request_id: str) -> None:
+    assert is_sampled(request_id, 1.0)
+    assert not is_sampled(request_id, 0.0)
+
+
+def test_importance_reaches_the_store(recorder: Recorder, store: Store) -> None:
+    with sampler(recorder) as one:
+        assert one.offer("a", "layer2", ACTIVATION, 3, at=1e9)
+        assert one.offer("b", "input", ACTIVATION, 1, group="cam", at=1e9)
+        assert not one.offer("c", "output", ACTIVATION, 1)
+        computed(one, 2)
+    assert recorder.flush()
+    rows = {r.source: r for r in store.view(NETWORK).importance}
+    assert rows["tail"].class_ids.tolist() == [3]
+    assert rows["tail"].count.tolist() == [[0, 0, 1, 1]]
+    assert rows["tail"].sum1[0] == pytest.approx([0, 0, 2.5, 2.5])
+    assert rows["input"].sum1[0] == pytest.approx([0.5] * POINTS)
+    assert [r.source for r in store.view(NETWORK, "cam").importance] == ["input"]
+
+
+def test_the_activation_is_copied_when_taken(recorder: Recorder) -> None:
+    seen, go = [], threading.Event()
+
+    def fn(point, activation, class_id):
+        go.wait(30)
+        seen.append(activation.copy())
+        return curve(point, activation, class_id)
+
+    buffer = np.ones((1, 2), np.float32)
+    with sampler(recorder, fn) as one:
+        one.offer("a", "layer1", buffer, 0)
+        buffer[:] = 7
+        go.set()
+        computed(one, 1)
+    assert seen[0].tolist() == [[1.0, 1.0]]
+
+
+def test_only_a_share_is_taken(recorder: Recorder) -> None:
+    with sampler(recorder, share=0.05, max_queue=1000) as one:
+        taken = [i for i in range(1000) if one.offer(f"r{i}", "layer1", ACTIVATION, 0)]
+        assert taken == [i for i in range(1000) if is_sampled(f"r{i}", 0.05)]
+        computed(one, len(taken))
+        assert one.counters()["sampled"] == len(taken)
+
+
+def test_nothing_runs_while_a_request_is_handled(recorder: Recorder) -> None:
+    ran = threading.Event()
+
+    def fn(point, activation, class_id):
+        ran.set()
+        return curve(point, activation, class_id)
+
+    with sampler(recorder, fn) as one:
+        with one.busy():
+            with one.busy():
+                one.offer("a", "layer1", ACTIVATION, 0)
+            assert not ran.wait(0.2)  # still inside the outer one
+        assert ran.wait(30)
+
+
+def test_nothing_runs_until_the_worker_was_idle_for_a_while(recorder: Recorder) -> None:
+    now = [0.0]
+    with sampler(recorder, idle_s=5.0, clock=lambda: now[0]) as one:
+        with one.busy():
+            one.offer("a", "layer1", ACTIVATION, 0)
+        for now[0] in (1.0, 4.0):
+            assert one._wait_s() == pytest.approx(5.0 - now[0])
+        now[0] = 5.0
+        with one._condition:
+            one._condition.notify_all()
+        computed(one, 1)
+
+
+def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
+    """A pass costs 3 CPU seconds, the budget is 1 %: the minute's 0.6 s allow one pass, the next waits 240 s."""
+    now, cpu = [0.0], [0.0]
+
+    def fn(point, activation, class_id):
+        cpu[0] += 3.0
+        return curve(point, activation, class_id)
+
+    one = sampler(recorder, fn, cpu_budget=0.01, clock=lambda: now[0], cpu_clock=lambda: cpu[0])
+
+    def wait() -> float:
+        with one._condition:
+            return one._wait_s() or 0.0
+
+    for i in range(10):
+        one.offer(f"r{i}", "layer1", ACTIVATION, 0)
+    began = []
+    for number in range(1, 6):
+        computed(one, number)
+        began.append(now[0])
+        until(lambda: wait() > 0)
+        assert one.counters()["computed"] == number
+        with one._condition:
+            now[0] += wait() + 1e-6
+            one._condition.notify_all()
+    one.close()
+    assert began == pytest.approx([0.0, 240.0, 540.0, 840.0, 1140.0], rel=1e-4)
+
+
+def test_threads_multiply_the_cost(recorder: Recorder) -> None:
+    cpu = [0.0]
+
+    def fn(point, activation, class_id):
+        cpu[0] += 1.0
+        return curve(point, activation, class_id)
+
+    with sampler(recorder, fn, threads=4, cpu_clock=lambda: cpu[0]) as one:
+        one.offer("a", "layer1", ACTIVATION, 0)
+        computed(one, 1)
+        assert one.counters()["cpu_s"] == 4.0
+
+
+def test_a_budget_of_nothing_computes_nothing(recorder: Recorder) -> None:
+    with sampler(recorder, cpu_budget=0.0) as one:
+        assert one.offer("a", "layer1", ACTIVATION, 0)
+        assert one._wait_s() is None
+    assert one.counters()["computed"] == 0
+
+
+def test_the_queue_is_bounded_by_count_and_bytes(recorder: Recorder) -> None:
+    by_count, by_bytes = sampler(recorder, max_queue=3), sampler(recorder, max_bytes=2 * ACTIVATION.nbytes)
+    for one, fit in ((by_count, 3), (by_bytes, 2)):
+        with one.busy():
+            taken = [one.offer(f"r{i}", "layer1", ACTIVATION, 0) for i in range(6)]
+            assert taken == [True] * fit + [False] * (6 - fit)
+            counters = one.counters()
+            assert counters["dropped"] == 6 - fit
+            assert counters["queued_bytes"] == fit * ACTIVATION.nbytes
+        computed(one, fit)
+        assert one.counters()["queued_bytes"] == 0
+        one.close()
+
+
+def test_a_failing_function_is_counted_and_the_next_one_runs(recorder: Recorder, store: Store) -> None:
+    def fn(point, activation, class_id):
+        if class_id == 0:
+            raise RuntimeError("no gradient")
+        return curve(point, activation, class_id)
+
+    with sampler(recorder, fn) as one:
+        for i in (0, 1, 0, 2):
+            one.offer(f"r{i}", "layer1", ACTIVATION, i, at=1e9)
+        computed(one, 2)
+        assert one.counters()["failed"] == 2
+    assert recorder.flush()
+    assert store.view(NETWORK).importance[0].class_ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("request_id", "activation", "class_id"),
+    [
+        (None, ACTIVATION, 0),
+        ("a", "text", 0),
+        ("a", [[1], [1, 2]], 0),
+        ("a", ACTIVATION, "cat"),
+        ("a", ACTIVATION, None),
+    ],
+)
+def test_nonsense_never_raises(recorder: Recorder, request_id, activation, class_id) -> None:
+    with sampler(recorder) as one:
+        assert not one.offer(request_id, "layer1", activation, class_id)
+        assert one.counters()["failed"] == 1
+
+
+def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
+    entered, go, ran = threading.Event(), threading.Event(), []
+
+    def fn(point, activation, class_id):
+        ran.append(class_id)
+        entered.set()
+        go.wait(30)
+        return curve(point, activation, class_id)
+
+    one = sampler(recorder, fn)
+    for i in range(3):
+        one.offer(f"r{i}", "layer1", ACTIVATION, i)
+    assert entered.wait(30)
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    until(lambda: one._closed.is_set())
+    assert closing.is_alive()  # the pass under way is waited for
+    go.set()
+    closing.join(30)
+    assert not one._thread.is_alive()
+    assert not one.offer("later", "layer1", ACTIVATION, 0)
+    assert ran == [0]
+    assert recorder.flush()
+    assert store.view(NETWORK).importance == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are a thing of Linux")
+def test_its_thread_alone_has_the_lowest_priority(recorder: Recorder) -> None:
+    found = []
+
+    def fn(point, activation, class_id):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return curve(point, activation, class_id)
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with sampler(recorder, fn) as one:
+        one.offer("a", "layer1", ACTIVATION, 0)
+        computed(one, 1)
+    assert found == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
