@@ -127,8 +127,8 @@ class Frontend:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
                 self._scratch = None
-            self.key_path.unlink(missing_ok=True)
-            if self._lock is not None:
+            if self._lock is not None:  # without it the token file is another server's
+                self.key_path.unlink(missing_ok=True)
                 self._lock.close()
                 self._lock = None
 

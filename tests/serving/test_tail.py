@@ -36,8 +36,8 @@ def ask(
     explain: bool = False,
     **fields: Any,
 ) -> Ask:
-    more.setdefault("network_hash", manifest.network_hash)
-    return _packed(tensor_request(values, split_point, codec, **more), explain=explain)
+    fields.setdefault("network_hash", manifest.network_hash)
+    return _packed(tensor_request(values, split_point, codec, **fields), explain=explain)
 
 
 def _packed(request: TailRequest, *, explain: bool = False) -> Ask:

@@ -1,0 +1,149 @@
+"""What a hostile or careless client sends costs it an error, and nobody else anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+import torch
+from e2e_types import Live
+from serving_toys import head_of, tensor_request, whole
+
+from isplit_plugin.wire import HEADER, http_headers
+
+
+def _works(live: Live) -> None:
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    request = tensor_request(
+        head_of(live.toy.net, "relu2", x), "relu2", network_hash=live.toy.manifest.network_hash, scores=True
+    )
+    np.testing.assert_allclose(live.predict("toy", request).scores, whole(live.toy.net, x), rtol=0, atol=1e-5)
+
+
+def _until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def alive(live: Live):
+    """The worker that answers before a test answers after it."""
+    before = live.worker_pids("toy")
+    yield
+    _works(live)
+    assert live.worker_pids("toy") == before
+
+
+@pytest.mark.usefixtures("alive")
+@pytest.mark.parametrize(
+    ("body", "headers", "code"),
+    [
+        (b"\x00\x01\x02", {}, "malformed_request"),
+        (b"", {}, "malformed_request"),
+        (os.urandom(100_000), {HEADER: "64"}, "malformed_request"),
+        (b"{}", {HEADER: "99999999999999999999"}, "malformed_request"),
+        (b"{" * 50_000, {"Content-Type": "application/json"}, "malformed_request"),
+        (b'{"inputs": NaN}', {"Content-Type": "application/json"}, "malformed_request"),
+        (b"\xff\xd8\xff" + b"\x00" * 5000, {"Content-Type": "image/jpeg"}, "not_an_image"),
+        (b"hello", {"Content-Type": "text/plain"}, "malformed_request"),
+        ("\xff\xfe".encode("latin-1"), {"Content-Type": "text/plain; charset=utf-8"}, "malformed_request"),
+        (b"a=1&b=2", {"Content-Type": "application/x-www-form-urlencoded"}, "malformed_request"),
+    ],
+)
+def test_a_body_that_is_no_request(live: Live, body: bytes, headers: dict[str, str], code: str) -> None:
+    answer = live.post("predictions/toy", body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_truncated_tensor(live: Live) -> None:
+    values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
+    body, length = tensor_request(values, "relu1", network_hash=live.toy.manifest.network_hash).encode()
+    for end in (1, 4, len(body) // 2, len(body) - 1):
+        answer = live.post("predictions/toy", body[:end], headers=http_headers(length))
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_connection_that_ends_within_the_body(live: Live) -> None:
+    parts = urlsplit(live.server.inference_url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as raw:
+        head = f"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.server.token()}\r\n"
+        raw.sendall(head.encode() + b"Content-Length: 5000\r\n\r\n{")
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_head_of_another_network(live: Live) -> None:
+    values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
+    answer = live.send("toy", tensor_request(values, "relu1", network_hash="f" * 64))
+    assert (answer.status_code, answer.json()["code"]) == (409, "network_mismatch")
+    assert answer.json()["details"] == {"head": "f" * 64, "tail": live.toy.manifest.network_hash}
+
+
+@pytest.mark.usefixtures("alive")
+def test_a_body_beyond_the_servers_limit_is_413_without_a_body(live: Live) -> None:
+    answer = live.post("predictions/toy", b"\x00" * (32 * 1024 * 1024 + 1))
+    assert (answer.status_code, answer.content) == (413, b"")
+
+
+@pytest.mark.usefixtures("alive")
+def test_compressed_gigabytes(live: Live) -> None:
+    values = np.zeros((64, 4, 8, 8), np.float32)
+    body, length = tensor_request(values, "relu1", "uint8+zstd", network_hash=live.toy.manifest.network_hash).encode()
+    assert length is not None
+    head = json.loads(body[:length])
+    head["inputs"][0]["parameters"]["isplit_shape"] = "1000000000,4,8,8"
+    raw = json.dumps(head).encode()
+    answer = live.post("predictions/toy", raw + body[length:], headers=http_headers(len(raw)))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.usefixtures("alive")
+def test_header_lines_cannot_be_forged_through_names(live: Live) -> None:
+    forged = "x\r\nSet-Cookie: a=b\n[METRICS]isplit_requests_total.Count:1000|#ModelName:forged"
+    values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
+    for request in (
+        tensor_request(values, "relu1", network_hash=live.toy.manifest.network_hash, id=forged),
+        tensor_request(values, forged, network_hash=live.toy.manifest.network_hash),
+    ):
+        answer = live.send("toy", request)
+        assert "Set-Cookie" not in answer.headers
+    assert 'ModelName="forged"' not in requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
+
+
+@pytest.mark.usefixtures("alive")
+def test_an_expired_token_is_refused_and_a_renewed_one_works(live: Live) -> None:
+    old = live.server.token()
+    new = live.server.renew_token()
+    assert old != new
+    url = f"{live.server.inference_url}/predictions/toy"
+    refused = requests.post(url, b"x", headers={"Authorization": f"Bearer {old}"}, timeout=10)
+    assert refused.status_code == 400
+    assert "InvalidKeyException" in refused.text
+    assert requests.post(url, b"x", timeout=10).status_code == 400
+    known = requests.post(url, b"x", headers={"Authorization": f"Bearer {new}"}, timeout=10)
+    assert known.json()["code"] == "malformed_request"
+    assert live.server.token() == new
+
+
+def test_a_killed_worker_comes_back(live: Live) -> None:
+    (before,) = live.worker_pids("toy")
+    os.kill(before, signal.SIGKILL)
+
+    def back() -> bool:
+        status = live.server.status("toy")
+        return status.ready and before not in status.pids
+
+    _until(back, "the worker did not come back")
+    _works(live)

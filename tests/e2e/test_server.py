@@ -1,0 +1,166 @@
+"""Starting, registering, stopping: cleanly, and with a reason where it does not work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import torch
+from e2e_types import Live, Model
+from serving_toys import head_of, tensor_request, whole
+
+from isplit_plugin.errors import BundleError, ServingError, UnknownModelError
+from isplit_plugin.serving import TorchServe, server
+from isplit_plugin.wire import HEADER, decode_response, http_headers
+
+
+def _group(pgid: int) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.Error):
+            continue
+    return found
+
+
+def _scratch() -> set[str]:
+    import tempfile
+
+    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("isplit-")}
+
+
+def _broken(source: Path, target: Path) -> Path:
+    """The archive with one byte of its weights changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = bytearray(old.read(name))
+            if name == "network.pt2":
+                data[len(data) // 2] ^= 1
+            if name == "MAR-INF/MANIFEST.json":
+                data = bytearray(data.replace(b'"toy"', b'"broken"'))
+            new.writestr(name, data)
+    return target
+
+
+def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path: Path) -> None:
+    store = tmp_path / "model_store"
+    store.mkdir()
+    shutil.copy(toy.built.archive, store)
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    request = tensor_request(head_of(toy.net, "relu1", x), "relu1", network_hash=toy.manifest.network_hash, scores=True)
+    body, length = request.encode()
+    before = _scratch()
+    ports = {"inference_port": 0, "management_port": 0, "metrics_port": 0}
+    for _ in range(2):
+        with TorchServe(
+            model_store=store,
+            workdir=tmp_path / "work",
+            store=f"sqlite:///{tmp_path / 'store.db'}",
+            token_minutes=0.1,  # less than the margin: every token is a renewed one
+            **ports,
+        ) as running:
+            pgid = running.pid
+            assert pgid is not None
+            assert len(_group(pgid)) >= 2  # the frontend and a worker
+            assert oct(running.key_path.stat().st_mode & 0o777) == "0o600"
+            url = f"{running.inference_url}/predictions/toy"
+            for _ in range(2):
+                headers = {**http_headers(length), "Authorization": f"Bearer {running.token()}"}
+                answer = requests.post(url, body, headers=headers, timeout=30)
+                size = answer.headers.get(HEADER)
+                got = decode_response(answer.content, int(size) if size else None)
+                np.testing.assert_allclose(got.scores, whole(toy.net, x), rtol=0, atol=1e-5)
+            refused = requests.post(
+                f"{running.management_url}/models?url=toy.mar",
+                headers={"Authorization": f"Bearer {running.management_token()}"},
+                timeout=10,
+            )
+            assert refused.status_code == 405  # the model API is off by default
+            ports = {name: int(getattr(running, name.replace("port", "url")).rsplit(":", 1)[1]) for name in ports}
+            key_path = running.key_path
+        assert _group(pgid) == []
+        assert not key_path.exists()
+        assert _scratch() == before
+        with pytest.raises(requests.ConnectionError):
+            requests.get(url, timeout=5)
+        with pytest.raises(ServingError, match="not running"):
+            running.token()
+
+
+def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(toy: Model, tmp_path: Path) -> None:
+    _broken(toy.built.archive, tmp_path / "broken.mar")
+    before = _scratch()
+    seen: list[int] = []
+    original = server.Frontend.start
+
+    def start(self: server.Frontend) -> None:
+        original(self)
+        seen.append(self.pid or 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.Frontend, "start", start)
+        with pytest.raises(ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"):
+            TorchServe(model_store=tmp_path, store=f"sqlite:///{tmp_path / 'store.db'}").start()
+    assert seen
+    assert _group(seen[0]) == []
+    assert _scratch() == before
+
+
+def test_interrupted_while_starting_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _scratch()
+    seen: list[int] = []
+
+    def interrupted(self: TorchServe) -> None:
+        assert self.pid
+        seen.append(self.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TorchServe, "_wait_until_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
+    assert _group(seen[0]) == []
+    assert _scratch() == before
+
+
+def test_a_load_that_fails_is_taken_away_and_its_reason_told(live: Live, model_store: Path) -> None:
+    _broken(live.toy.built.archive, model_store / "broken.mar")
+    with pytest.raises(ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"):
+        live.server.register("broken.mar")
+    with pytest.raises(UnknownModelError):
+        live.server.status("broken")
+    assert live.server.status("toy").ready
+
+
+def test_registering_again_and_unregistering(live: Live) -> None:
+    with pytest.raises(ServingError, match="already registered"):
+        live.server.register(live.toy.built.archive)
+    assert live.server.status("toy").ready
+    live.server.unregister("isplit")
+    with pytest.raises(UnknownModelError):
+        live.server.status("isplit")
+    assert live.server.register(live.toy.built.endpoint).ready
+
+
+def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="is not a folder"):
+        TorchServe(model_store=tmp_path / "nowhere")
+    with pytest.raises(ServingError, match=r"not in the model store .*: absent\.mar"):
+        TorchServe(model_store=tmp_path, models=["absent.mar"])
+    (tmp_path / "text.mar").write_text("not a zip")
+    with pytest.raises(BundleError, match=r"text\.mar is not a model archive"):
+        TorchServe(model_store=tmp_path).start()
+
+
+def test_one_workdir_has_one_server(live: Live, model_store: Path) -> None:
+    with pytest.raises(ServingError, match="in use by another server"):
+        TorchServe(model_store=model_store, models=["toy.mar"], workdir=live.server.log_path.parent).start()
+    assert live.server.status("toy").ready
+    assert live.server.key_path.exists()

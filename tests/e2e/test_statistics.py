@@ -1,0 +1,110 @@
+"""What traffic leaves in the store equals what can be computed offline from the same requests."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import requests
+import torch
+from e2e_types import Live
+from serving_toys import head_of, tensor_request
+
+from isplit_plugin.traffic import Store
+from isplit_plugin.wire import TailRequest
+
+
+def _counters(live: Live, model: str) -> dict[str, float]:
+    headers = {"Authorization": f"Bearer {live.server.management_token()}"}
+    url = f"{live.server.management_url}/models/{model}?customized=true"
+    answer = requests.get(url, headers=headers, timeout=30).json()[0]
+    return dict(answer["customizedMetadata"]["statistics"])
+
+
+def _all_computed(live: Live, model: str) -> dict[str, float]:
+    deadline = time.monotonic() + 60
+    while (now := _counters(live, model))["sampler_queued"] or now["queued"] or now["pending"]:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.1)
+    return now
+
+
+def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
+    model, net = live.resnet, live.resnet.net
+    hashed = model.manifest.network_hash
+    _all_computed(live, "resnet18")
+    with Store(live.store_url) as store:
+        before = _means(store, hashed, model.profile.mean0)
+    torch.manual_seed(21)
+    x = torch.randn(12, 3, 64, 64)
+    decoded = []
+    for i in range(12):
+        codec = ("fp32", "uint8+zstd")[i % 2]
+        request = tensor_request(
+            head_of(net, "layer2", x[i : i + 1]), "layer2", codec, network_hash=hashed, head_ms=3.0, group="lab"
+        )
+        live.predict("resnet18", request)
+        shaped = TailRequest(split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8))
+        decoded.append(torch.from_numpy(shaped.activation().copy()))
+    offline = net.importance_from("layer2", torch.cat(decoded))
+    counters = _all_computed(live, "resnet18")
+    assert counters["sampler_failed"] == counters["invalid"] == 0
+    with Store(live.store_url) as store:
+        after = _means(store, hashed, model.profile.mean0)
+        view = store.view(hashed, "lab")
+    first = list(offline.split_points).index("layer2")
+    for class_id in np.unique(offline.target):
+        values = offline.values[offline.target == class_id]
+        count, total = after.get(int(class_id), (0.0, 0.0))
+        count0, total0 = before.get(int(class_id), (0.0, np.zeros(len(offline.split_points))))
+        assert count - count0 == len(values)
+        mean = (total - total0) / len(values)
+        np.testing.assert_allclose(mean[first:], values.mean(axis=0)[first:], rtol=1e-3, atol=1e-7)
+    served = {(r.split_point, r.variant): r for r in view.served}
+    assert served["layer2", "fp32"].requests == served["layer2", "uint8+zstd"].requests == 6
+    assert served["layer2", "fp32"].bytes == 6 * 128 * 8 * 8 * 4
+    assert served["layer2", "fp32"].head.mean_ms == 3.0
+
+
+def _means(store: Store, network_hash: str, mean0: np.ndarray) -> dict[int, tuple[float, np.ndarray]]:
+    """class -> (requests, sum of importance (P,)) of split traffic; decay over seconds is far below the tolerance."""
+    found: dict[int, tuple[float, np.ndarray]] = {}
+    for rows in store.view(network_hash).importance:
+        if rows.source != "tail":
+            continue
+        for row, class_id in enumerate(rows.class_ids):
+            weight = np.maximum(rows.weight[row], 1e-300)
+            mean = np.where(rows.count[row] > 0, mean0 + rows.sum1[row] / weight, 0.0)
+            found[int(class_id)] = (float(rows.count[row].max()), mean * rows.count[row])
+    return found
+
+
+def test_the_endpoint_answers_from_profile_and_traffic(live: Live) -> None:
+    deadline = time.monotonic() + 30
+    while (answer := live.get("predictions/isplit/1.0/recommendations/toy")).status_code != 200:
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.2)
+    advice = answer.json()
+    assert advice["model"] == "toy"
+    assert advice["network_hash"] == live.toy.manifest.network_hash
+    assert {c["split_point"] for c in advice["choices"]} >= {"input", "relu1", "relu2", "output"}
+
+
+def test_metrics_tell_what_was_served(live: Live) -> None:
+    def value() -> float:
+        text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
+        wanted = 'isplit_requests_total{ModelName="toy",SplitPoint="relu2",Codec="uint8",'
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(wanted))
+
+    before = value()
+    values = head_of(live.toy.net, "relu2", torch.zeros(1, 3, 16, 16))
+    live.predict("toy", tensor_request(values, "relu2", "uint8", network_hash=live.toy.manifest.network_hash))
+    live.post("predictions/toy", b"broken")
+    deadline = time.monotonic() + 10
+    while value() != before + 1:  # the frontend reads the worker's output on its own time
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
+    assert 'isplit_errors_total{ModelName="toy",Code="malformed_request",' in text
+    assert "isplit_tail_milliseconds_bucket" in text
+    assert "ts_inference_requests_total" in text
