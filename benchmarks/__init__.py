@@ -1,0 +1,1 @@
+"""Speed and memory, measured: ``python -m benchmarks [NAME ...]``. Ratios against a rival in the same run."""

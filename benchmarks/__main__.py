@@ -1,0 +1,43 @@
+"""Run benchmarks: a table on stdout, JSON with ``--json FILE``. ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+from .harness import table
+
+NAMES = ("importance", "codecs", "serving", "client")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="machine-readable result")
+    options = parser.parse_args()
+    result: dict[str, object] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "quick": options.quick,
+    }
+    for name in options.names or NAMES:
+        started = time.perf_counter()
+        rows = importlib.import_module(f".{name}", __package__).run(quick=options.quick)
+        result[name] = rows
+        print(f"\n== {name} ({time.perf_counter() - started:.0f} s)\n{table(rows)}", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"\nwrote {options.json}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
