@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 from torch.fx import GraphModule, Interpreter, Node
 
+from ..errors import CaptureError
 from . import graph
 from .captured import CapturedNetwork
 
-__all__ = ["activations", "cpu_threads", "full_precision", "graph_and_nodes", "on_device"]
+__all__ = ["activations", "cpu_threads", "full_precision", "graph_and_nodes", "on_best_device", "on_device"]
+
+_TOLERANCE: Final = 1e-2
 
 
 def graph_and_nodes(net: CapturedNetwork, names: Sequence[str]) -> tuple[GraphModule, dict[str, Node]]:
@@ -23,12 +27,35 @@ def graph_and_nodes(net: CapturedNetwork, names: Sequence[str]) -> tuple[GraphMo
 
 
 def on_device(net: CapturedNetwork, device: str | torch.device) -> CapturedNetwork:
-    """The same network with its parameters on another device; itself where it is there already."""
-    device = torch.device(device)
-    if net.device.type == device.type:
+    """The same network with its parameters on another device; itself where it is there already.
+
+    A graph can hold what is true of the device that it was captured on alone (a memory layout that attention has on
+    the CPU), so it is tried there. Raises CaptureError where it does not run, or computes something else.
+    """
+    try:
+        device = torch.device(device)
+        if net.device.type == device.type:
+            return net
+        program = move_to_device_pass(net._program, device)
+        moved = CapturedNetwork(program, graph.build(program), net._names, net._points)
+        x = torch.rand(2, *net.input_shape, generator=torch.Generator().manual_seed(0), dtype=net.dtype)
+        here, there = net.importance(x.to(net.device)).scores, moved.importance(x.to(device)).scores
+    except Exception as error:  # torch raises whatever a device trips over
+        raise CaptureError(f"the network does not run on {device}: {type(error).__name__}: {error}") from error
+    off = float(np.abs(here - there).max() / max(float(np.abs(here).max()), 1e-30))
+    if not off <= _TOLERANCE:
+        raise CaptureError(f"the network computes something else on {device}: relative difference {off:.2g}")
+    return moved
+
+
+def on_best_device(net: CapturedNetwork) -> CapturedNetwork:
+    """The network on a CUDA device where there is one and it runs there, else where it is."""
+    if not torch.cuda.is_available():
         return net
-    program = move_to_device_pass(net._program, device)
-    return CapturedNetwork(program, graph.build(program), net._names, net._points)
+    try:
+        return on_device(net, "cuda")
+    except CaptureError:
+        return net
 
 
 class _Keeper(Interpreter):

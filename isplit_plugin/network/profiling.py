@@ -22,7 +22,7 @@ from ..profile import Profile, VariantMeasure
 from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
 from ..wire import CODECS
 from .captured import CapturedNetwork
-from .execution import activations, cpu_threads, full_precision, graph_and_nodes, on_device
+from .execution import activations, cpu_threads, full_precision, graph_and_nodes, on_best_device, on_device
 from .measuring import CodecMeter, Photo
 from .timing import head_and_tail_ms
 
@@ -55,13 +55,13 @@ def profile(
     measured (default: the block outputs); ``input`` (photo and tensor) and ``output`` are measured besides.
 
     ``target``: "predicted" differentiates the score of the predicted class and files the image under it, "true" that
-    of its label. Importance and agreement run on ``device`` (default: a CUDA device where there is one) with
+    of its label. Importance and agreement run on ``device`` (default: a CUDA device where the network runs on one) with
     ``threads``; times are of one image on one CPU thread in any case. ``progress``: ``True`` for a bar on stderr, or
     a function of (images done, images in all where known).
 
     Images that cannot be read are skipped, counted and named in ``provenance``. Raises DataError where none is left,
     where a class id is beyond ``classes``, and for target "true" where a label is missing; UnknownSplitPointError,
-    UnknownCodecError.
+    UnknownCodecError; CaptureError where the network does not run on the ``device`` asked for.
     """
     if target not in ("predicted", "true"):
         raise DataError(f"target: expected 'predicted' or 'true', got {target!r}")
@@ -71,7 +71,7 @@ def profile(
         raise DataError(f"preprocessing gives {preprocessing.shape}, the network takes {net.input_shape}")
     if batch_size < 1:
         raise DataError(f"batch size: expected at least 1, got {batch_size}")
-    work = _Work(on_device(net, device or ("cuda" if torch.cuda.is_available() else net.device)), split_points, target)
+    work = _Work(on_best_device(net) if device is None else on_device(net, device), split_points, target)
     meter = CodecMeter({name: work.net.bisect(name)[1] for name in (INPUT, *work.measured)}, codecs, preprocessing)
     total = len(images) if isinstance(images, Sized) else None
     gathered = _Gathered()
@@ -219,7 +219,7 @@ def _times(net: CapturedNetwork) -> tuple[dict[str, float], dict[str, float]]:
     on_cpu = on_device(net, "cpu")
     module, nodes = graph_and_nodes(on_cpu, [point.name for point in on_cpu.split_points])
     with cpu_threads(1):
-        return head_and_tail_ms(module, nodes, torch.zeros(1, *net.input_shape, dtype=net.dtype))
+        return head_and_tail_ms(module, nodes, torch.rand(1, *net.input_shape, dtype=net.dtype))
 
 
 def _output_measure(rows: npt.NDArray[np.intp], classes: int) -> VariantMeasure:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isplit_plugin import image as im
-from isplit_plugin.errors import DataError, SplitPointError, UnknownCodecError, UnknownSplitPointError
+from isplit_plugin.errors import CaptureError, DataError, SplitPointError, UnknownCodecError, UnknownSplitPointError
 from isplit_plugin.network import CapturedNetwork, capture, profile, timing
 from isplit_plugin.network.execution import activations, cpu_threads, full_precision, graph_and_nodes, on_device
 from isplit_plugin.profile import Profile
@@ -313,6 +313,22 @@ def test_all_activations_of_one_pass(net: CapturedNetwork, images: list[PIL.Imag
 
 def test_a_network_stays_where_it_is(net: CapturedNetwork) -> None:
     assert on_device(net, "cpu") is net
+
+
+def test_a_network_that_cannot_move_says_so(net: CapturedNetwork) -> None:
+    """The meta device computes no numbers: the trial run there fails."""
+    with pytest.raises(CaptureError, match="does not run on meta"):
+        on_device(net, "meta")
+    with pytest.raises(CaptureError, match="does not run on nonsense"):
+        run(net, [], device="nonsense")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+    got = run(net, [(image, None) for image in images], device=None)
+    assert got.provenance["device"] != "cpu"
+    np.testing.assert_allclose(got.curve().mean, whole.curve().mean, rtol=1e-3)
+    np.testing.assert_array_equal(got.count, whole.count)
 
 
 def test_times_are_sums_over_what_head_and_tail_run(net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
