@@ -16,7 +16,7 @@ import numpy as np
 from ..profile import VariantMeasure
 from .curves import K_MAX, K_MIN
 from .intervals import Z99, newcombe, wilson
-from .live import F64, I64, OutcomeRow
+from .live import F64, I64, OutcomeRow, positions
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
@@ -97,7 +97,8 @@ def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
     if not seen.sum() > 0:
         return Agreement()
     everything = float(agree.sum() / seen.sum())
-    n, hits = _spread(mix, profile_ids, seen), _spread(mix, profile_ids, agree)
+    row = positions(profile_ids, mix.class_ids)
+    n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
     part = stratified(mix.weights, n, hits)
     if not part.weight > 0:
         return Agreement(everything, 0.0, 1.0, 0.0, "profile (other classes)", everything)
@@ -115,11 +116,6 @@ def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
     )
 
 
-def _spread(mix: Mix, ids: I64, values: F64) -> F64:
-    row_of = {int(c): i for i, c in enumerate(ids)}
-    return np.asarray([values[row_of[int(c)]] if int(c) in row_of else 0.0 for c in mix.class_ids], dtype=np.float64)
-
-
 Key = tuple[str, str]
 
 
@@ -127,11 +123,12 @@ def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Key, tuple[F64, F
     """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, variant)."""
     at = {int(c): i for i, c in enumerate(mix.class_ids)}
     found: dict[Key, tuple[F64, F64]] = {}
-    for row in sorted(outcomes, key=lambda r: (r.split_point, r.variant, r.class_id)):
-        good = math.isfinite(row.labelled) and math.isfinite(row.correct) and row.labelled > 0
-        if not good or row.class_id not in at:
-            continue
-        n, hits = found.setdefault((row.split_point, row.variant), (np.zeros(len(at)), np.zeros(len(at))))
+    known = [r for r in outcomes if 0 < r.labelled < math.inf and math.isfinite(r.correct) and r.class_id in at]
+    for row in sorted(known, key=lambda r: (r.split_point, r.variant, r.class_id)):
+        key = (row.split_point, row.variant)
+        if key not in found:
+            found[key] = np.zeros(len(at)), np.zeros(len(at))
+        n, hits = found[key]
         n[at[row.class_id]] += row.labelled
         hits[at[row.class_id]] += min(max(row.correct, 0.0), row.labelled)
     return found

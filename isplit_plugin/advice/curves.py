@@ -24,7 +24,7 @@ import numpy.typing as npt
 from ..errors import StoreError
 from ..profile import Profile
 from ..schema import CurvePoint
-from .live import F64, I64, ImportanceRows, LiveView
+from .live import F64, I64, ImportanceRows, LiveView, positions
 
 K_MIN: Final = 1.0
 K_MAX: Final = 10.0
@@ -136,11 +136,11 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
             )
         if part.target != target or not len(part.class_ids):
             continue
-        row_of = {int(c): i for i, c in enumerate(part.class_ids)}
-        pairs = [(m, row_of[int(c)]) for m, c in enumerate(class_ids) if int(c) in row_of]
-        if not pairs:
+        at = positions(np.asarray(part.class_ids, np.int64), class_ids)
+        to = np.flatnonzero(at >= 0)
+        if not len(to):
             continue
-        to, at = (np.asarray(side) for side in zip(*pairs, strict=True))
+        at = at[to]
         cells = [np.asarray(a, np.float64)[at] for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)]
         good = np.all([np.isfinite(c) for c in cells], axis=0) & (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
         for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
@@ -229,8 +229,7 @@ def _estimate(
 ) -> tuple[F64, F64, F64, F64, LiveMoments, F64]:
     parts = components(profile)
     points = len(profile.split_points)
-    row_of = {int(c): i for i, c in enumerate(profile.class_ids)}
-    rows = np.asarray([row_of.get(int(c), -1) for c in class_ids], dtype=np.int64)
+    rows = positions(profile.class_ids, class_ids)
     n_c = np.zeros((len(class_ids), points))
     mean_c = np.full((len(class_ids), points), np.nan)
     inside = rows >= 0

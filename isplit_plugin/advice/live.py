@@ -22,6 +22,16 @@ from ..errors import StoreError
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+
+def positions(ids: I64, wanted: I64) -> I64:
+    """Where each of ``wanted`` (M,) stands in ``ids`` (K,), which are unique; -1 where it does not."""
+    if not len(ids):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(ids, kind="stable")
+    at = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
+    return np.where(ids[at] == wanted, at, -1)
+
+
 Source = Literal["tail", "input", "probe"]
 """Who computed an importance value: the tail (from its cut on), the server from a whole input, or a device's probe."""
 Target = Literal["predicted", "true"]

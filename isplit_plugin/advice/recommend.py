@@ -145,8 +145,9 @@ def revision(manifest: Manifest, profile: Profile, live: LiveView, query: Query)
         _json(digest, [part.source, part.target])
         for array in (part.class_ids, part.count, part.weight, part.weight2, part.sum1, part.sum2):
             _array(digest, np.asarray(array)[order])
-    for row in sorted(repr(r) for r in live.served) + sorted(repr(r) for r in live.outcomes):
-        _json(digest, row)
+    _json(digest, sorted(repr(r) for r in live.served))
+    outcomes = sorted((r.split_point, r.variant, r.class_id, r.seen, r.labelled, r.correct) for r in live.outcomes)
+    _json(digest, outcomes)
     order = np.argsort(live.class_seen.class_ids, kind="stable")
     for array in (live.class_seen.class_ids, live.class_seen.weight, live.class_seen.count):
         _array(digest, np.asarray(array)[order])
