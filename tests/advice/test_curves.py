@@ -214,3 +214,19 @@ def test_shrinkage_beats_live_alone_and_profile_alone(n_live: int, shift: float)
     )
     assert shrunk < live_alone
     assert shrunk < profile_alone
+
+
+@pytest.mark.parametrize("n_live", [0, 2, 20])
+def test_standard_errors_cover_the_truth(n_live: int) -> None:
+    # 400 Gaussian classes of 4 images each; class means scatter with variance 4, images with 16: k = 4.
+    rng = np.random.default_rng(n_live)
+    classes = 400
+    truth = rng.normal(100, 2, (classes, 5))
+    profile = toys.samples({c: rng.normal(truth[c], 4, (4, 5)) for c in range(classes)})
+    assert np.mean(components(profile).k) == pytest.approx(4.0, rel=0.3)
+    live = {c: rng.normal(truth[c], 4, (n_live, 5)) for c in range(classes)} if n_live else {}
+    view = replace(NONE, importance=(toys.rows(live, profile.mean0),)) if live else NONE
+    found = class_curves(profile, view, np.arange(classes))
+    z = (np.stack([c.value for c in found]) - truth) / np.stack([c.standard_error for c in found])
+    assert 0.93 < np.mean(np.abs(z) < 1.96) < 0.97
+    assert np.std(z) == pytest.approx(1.0, abs=0.06)
