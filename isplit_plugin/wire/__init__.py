@@ -6,13 +6,15 @@ from .codecs import (
     CODECS,
     DEFAULT_MAX_BATCH,
     IMAGE_CODECS,
-    ActivationCodec,
     activation_layout,
+    calibrate,
     codec_names,
     decode_activation,
+    describe,
     encode_activation,
     encode_images,
     register,
+    unknown_codec,
 )
 from .message import (
     HEADER,
@@ -22,8 +24,11 @@ from .message import (
     find_header,
     header_length,
     http_headers,
+    load_json,
 )
-from .request import OUTPUTS, SCORES, TailRequest, decode_request
+from .plain import ActivationCodec
+from .quantize import Ranges
+from .request import MAX_TOP_K, OUTPUTS, SCORES, TailRequest, decode_request
 from .response import TailResponse, decode_response, label, top_k
 from .tensor import Tensor
 
@@ -32,26 +37,32 @@ __all__ = [
     "DEFAULT_MAX_BATCH",
     "HEADER",
     "IMAGE_CODECS",
+    "MAX_TOP_K",
     "OUTPUTS",
     "SCORES",
     "ActivationCodec",
     "InferRequest",
     "InferResponse",
+    "Ranges",
     "RequestedOutput",
     "TailRequest",
     "TailResponse",
     "Tensor",
     "activation_layout",
+    "calibrate",
     "codec_names",
     "decode_activation",
     "decode_request",
     "decode_response",
+    "describe",
     "encode_activation",
     "encode_images",
     "find_header",
     "header_length",
     "http_headers",
     "label",
+    "load_json",
     "register",
     "top_k",
+    "unknown_codec",
 ]

@@ -1,28 +1,32 @@
 """Activation codecs: how an array of float32 becomes a tensor on the wire, and back.
 
-A codec is one class: a name, the datatype that it sends, ``encode`` and ``decode``. ``register`` adds it, and with it
-``<name>+zstd``, the same codes behind a general entropy coder. On the wire a plain code names itself by its datatype
-(any peer can read it); everything else is BYTES of shape [1] with ``isplit_codec``, ``isplit_datatype`` and
-``isplit_shape``, the batch first in the shape.
+Names, and nothing else is one::
+
+    fp32 | fp16 | uint8 | q<2-8>[c][+rle]        each also with +zstd behind it
+
+A codec is one class: a name, the datatype that it sends, ``encode`` and ``decode``; the ``q`` family, whose payload is
+its own (:mod:`.linear`), stands beside them. ``register`` adds a codec, and with it ``<name>+zstd``, the same codes
+behind a general entropy coder. On the wire a plain code names itself by its datatype (any peer can read it);
+everything else is BYTES of shape [1] with ``isplit_codec``, ``isplit_datatype`` and ``isplit_shape``, the batch first
+in the shape.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnknownCodecError, WireError, WireSizeError
 from ..schema import FloatArray
-from . import entropy
+from . import entropy, quantize
+from .linear import FAMILY, LinearCodec
+from .plain import ActivationCodec, Codes, Fp16, Fp32, Uint8
+from .quantize import Ranges
 from .tensor import BYTES, DATATYPES, Buffer, Scalar, Tensor, parse_shape, raw_bytes, text
-
-Codes = npt.NDArray[Any]
 
 IMAGE_CODECS: Final = ("jpeg", "file")
 """At split point `input`: "jpeg", the photo cropped on the device; "file", the photo as it is."""
@@ -32,128 +36,13 @@ P_CODEC: Final = "isplit_codec"
 P_DATATYPE: Final = "isplit_datatype"
 P_SHAPE: Final = "isplit_shape"
 
-_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
-_FLOAT32_TINY: Final = float(np.finfo(np.float32).tiny)
-_UINT8_LIMIT: Final = _FLOAT32_MAX / 256 * 127
-_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?\Z")
 
-
-class ActivationCodec(ABC):
-    """One way to code an activation. The codes have one item per item of the batch, coded on its own: a neighbour in
-    the batch never changes a result."""
-
-    name: ClassVar[str]
-    datatype: ClassVar[str]
-
-    @abstractmethod
-    def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
-        """Codes and tensor parameters of a finite, C-contiguous float32 array (N, ...)."""
-
-    @abstractmethod
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
-        """float32 of ``shape`` (N, ...). The parameters are hostile: raises WireError."""
-
-    def code_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the codes for an activation of ``shape`` (N, ...); other than it where codes are packed."""
-        return shape
-
-
-class Fp32(ActivationCodec):
-    """As it is: bit for bit, the sign of zero and subnormal numbers included."""
-
-    name = "fp32"
-    datatype = "FP32"
-
-    def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
-        return array, {}
-
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
-        return codes
-
-
-class Fp16(ActivationCodec):
-    """IEEE half precision, round to nearest even. Values beyond +-65504 are clipped to it: an activation that large
-    keeps its rank, where an infinity would break the tail."""
-
-    name = "fp16"
-    datatype = "FP16"
-
-    def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
-        return np.clip(array, -65504.0, 65504.0).astype(np.float16), {}
-
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
-        return codes.astype(np.float32)
-
-
-class Uint8(ActivationCodec):
-    """Affine, per item: ``x = scale * (code - zero_point)``, the range of an item's values, zero included, over 256
-    steps. Zero is exact (a ReLU's zeros stay zeros); any other value is off by at most ``scale / 2``, but for values
-    beyond +-1.68e38, which are clipped: 255 steps must fit into float32.
-
-    The parameters of one item are plain scalars ``scale`` and ``zero_point``, as any peer writes them; of several
-    items, strings with commas, one entry for each item. A plain scalar with several items belongs to all of them.
-    """
-
-    name = "uint8"
-    datatype = "UINT8"
-
-    def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
-        rows = array.reshape(len(array), -1)
-        low = rows.min(axis=1).clip(-_UINT8_LIMIT, 0).astype(np.float64)
-        high = rows.max(axis=1).clip(0, _UINT8_LIMIT).astype(np.float64)
-        # Never below the smallest normal float32: its reciprocal is finite, and so is every quotient.
-        scale = np.maximum((high - low) / 255, _FLOAT32_TINY).astype(np.float32)
-        scale[high == low] = 1
-        zero = np.rint(-low / scale).clip(0, 255).astype(np.float32)
-        work = rows / scale[:, None]
-        work += zero[:, None]
-        np.rint(work, out=work)
-        np.clip(work, 0, 255, out=work)
-        codes = work.astype(np.uint8).reshape(array.shape)
-        scales, zeros = [_shortest(v) for v in scale], [int(v) for v in zero]
-        if len(scales) == 1:
-            return codes, {"scale": scales[0], "zero_point": zeros[0]}
-        return codes, {"scale": ",".join(map(repr, scales)), "zero_point": ",".join(map(repr, zeros))}
-
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
-        items = shape[0]
-        scale = per_item(parameters, "scale", items, low=_FLOAT32_TINY, high=_FLOAT32_MAX / 256)
-        zero = per_item(parameters, "zero_point", items, low=0, high=255)
-        if any(z != int(z) for z in zero):
-            raise WireError("zero_point must be an integer from 0 to 255")
-        column = (items,) + (1,) * (len(shape) - 1)
-        array = codes.astype(np.float32)
-        array -= np.array(zero, np.float32).reshape(column)
-        array *= np.array(scale, np.float32).reshape(column)
-        return array
-
-
-def per_item(parameters: Mapping[str, Scalar], key: str, items: int, *, low: float, high: float) -> list[float]:
-    """One number per item of the batch from a parameter, each within [low, high]. Raises WireError."""
-    value = parameters.get(key)
-    if isinstance(value, bool) or value is None:
-        raise WireError(f"parameter {key!r}: expected a number, got {value}")
-    if isinstance(value, str):
-        parts = value.split(",")
-        if len(parts) != items:
-            raise WireError(f"parameter {key!r}: {len(parts)} entries for {items} items")
-        if not all(len(part) <= 40 and _NUMBER.match(part) for part in parts):
-            raise WireError(f"parameter {key!r}: expected numbers with commas, got {value[:60]!a}")
-        numbers = [float(part) for part in parts]
-    else:
-        numbers = [float(value)] * items
-    for number in numbers:
-        if not low <= number <= high:
-            raise WireError(f"parameter {key!r}: {number} is not within [{low:g}, {high:g}]")
-    return numbers
-
-
-_CODECS: Final[dict[str, ActivationCodec]] = {}
+_CODECS: Final[dict[str, ActivationCodec | LinearCodec]] = {}
 _BY_DATATYPE: Final[dict[str, str]] = {}
 _ZSTD: Final = "+zstd"
 
 
-def register(codec: ActivationCodec) -> None:
+def register(codec: ActivationCodec | LinearCodec) -> None:
     """Add a codec. The first of a datatype is the one that a tensor without ``isplit_codec`` means."""
     _CODECS[codec.name] = codec
     _BY_DATATYPE.setdefault(codec.datatype, codec.name)
@@ -164,22 +53,57 @@ def codec_names() -> tuple[str, ...]:
     return tuple(name + suffix for name in _CODECS for suffix in ("", _ZSTD))
 
 
-for _codec in (Fp32(), Fp16(), Uint8()):
+_BUILT_IN: Final[tuple[ActivationCodec | LinearCodec, ...]] = (Fp32(), Fp16(), Uint8(), *FAMILY)
+for _codec in _BUILT_IN:
     register(_codec)
-CODECS: Final = codec_names()
+CODECS: Final = ("fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd")
+"""What a package measures and accepts unless told otherwise: a choice by evidence of :func:`codec_names`."""
 
 
-def _get(name: str) -> tuple[ActivationCodec, bool]:
+def describe(names: Iterable[str]) -> str:
+    """Codec names for people: the members of the ``q`` family that are all there are written as one pattern."""
+    found = list(dict.fromkeys(names))
+    family = {codec.name + suffix for codec in FAMILY for suffix in ("", _ZSTD)}
+    if not family <= set(found):
+        return ", ".join(found) or "none"
+    rest = [name for name in found if name not in family]
+    return ", ".join([*rest, "q<2-8>[c][+rle][+zstd]"])
+
+
+def unknown_codec(name: object, accepted: Iterable[str], known: Iterable[str] | None = None) -> UnknownCodecError:
+    """The error for a codec that one side lacks: it names what the other side accepts and what this side knows."""
+    theirs, ours = list(accepted), list(codec_names() if known is None else known)
+    return UnknownCodecError(
+        f"unknown codec {str(name)[:200]!r}; known: {describe(theirs)} (accepted by the tail); "
+        f"this side codes: {describe(ours)}",
+        known=theirs,
+        here=ours,
+    )
+
+
+def _get(name: str) -> tuple[ActivationCodec | LinearCodec, bool]:
     codec = _CODECS.get(name.removesuffix(_ZSTD))
     if codec is None:
-        raise UnknownCodecError.of(name, (*codec_names(), *IMAGE_CODECS))
+        names = (*codec_names(), *IMAGE_CODECS)
+        raise UnknownCodecError(f"unknown codec {name[:200]!r}; known: {describe(names)}", known=list(names))
     return codec, name.endswith(_ZSTD)
 
 
-def encode_activation(array: npt.NDArray[Any], codec: str, name: str = "activation") -> Tensor:
+def encode_activation(
+    array: npt.NDArray[Any],
+    codec: str,
+    name: str = "activation",
+    *,
+    channel_axis: int = 1,
+    ranges: Ranges | None = None,
+) -> Tensor:
     """Code an activation (N, ...) of floating point numbers.
 
-    Raises UnknownCodecError; WireError for an empty array, and for NaN or infinite values, which no codec carries.
+    ``channel_axis``, for codecs per channel, counts the batch, as :attr:`SplitPoint.channel_axis` does; it travels in
+    the payload. ``ranges``, for the ``q`` family: from :func:`calibrate`, instead of each item's own.
+
+    Raises UnknownCodecError; WireError for an empty array, for NaN or infinite values, which no codec carries, and for
+    ranges or a channel axis that do not fit.
     """
     coder, entropy_coded = _get(codec)
     if array.ndim < 2 or array.size == 0:
@@ -187,13 +111,35 @@ def encode_activation(array: npt.NDArray[Any], codec: str, name: str = "activati
     plain = np.ascontiguousarray(array, np.float32)
     if not _finite(plain):
         raise WireError("the activation holds NaN or infinite values")
-    codes, parameters = coder.encode(plain)
-    if not entropy_coded and _BY_DATATYPE[coder.datatype] == coder.name:
-        return Tensor.of(name, codes, parameters)
+    data: Buffer
+    parameters: dict[str, Scalar] = {}
+    if isinstance(coder, LinearCodec):
+        data = coder.encode(plain, channel_axis=channel_axis, ranges=ranges, entropy_coded=entropy_coded)
+    else:
+        codes, parameters = coder.encode(plain)
+        if not entropy_coded and _BY_DATATYPE[coder.datatype] == coder.name:
+            return Tensor.of(name, codes, parameters)
+        data = raw_bytes(codes)
     shape = ",".join(map(str, plain.shape))
     described = {P_CODEC: codec, P_DATATYPE: coder.datatype, P_SHAPE: shape, **parameters}
-    data = raw_bytes(codes)
     return Tensor.of_bytes(name, [entropy.compress(data) if entropy_coded else data], described)
+
+
+def calibrate(activations: Iterable[npt.NDArray[Any]], codec: str, *, channel_axis: int = 1) -> Ranges:
+    """Ranges for :func:`encode_activation` from activations (N, ...) of a calibration set.
+
+    Raises UnknownCodecError where the codec is none of the ``q`` family, WireError without finite activations.
+    """
+    coder, _ = _get(codec)
+    if not isinstance(coder, LinearCodec):
+        raise UnknownCodecError.of(codec, (c.name for c in FAMILY))
+    rows = []
+    for array in activations:
+        plain = np.ascontiguousarray(array, np.float32)
+        if plain.ndim < 2 or plain.size == 0 or not _finite(plain):
+            raise WireError(f"expected finite activations of shape (N, ...), got {plain.shape}")
+        rows += [coder.rows(item, channel_axis) for item in plain]
+    return quantize.calibrate(rows, coder.bits)
 
 
 def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
@@ -228,8 +174,14 @@ def decode_activation(tensor: Tensor, *, shape: Sequence[int], max_batch: int = 
         raise WireError(error.message) from error
     check_batch(whole, shape, max_batch, tensor.name)
     codec, entropy_coded = _get(name)
-    codes = _unpack(tensor, codec, whole, entropy_coded) if tensor.datatype == BYTES else tensor.array
-    array = codec.decode(codes, tensor.parameters, whole)
+    if isinstance(codec, LinearCodec):
+        payload: Buffer = tensor.items[0]
+        if entropy_coded:
+            payload = entropy.decompress(payload, entropy.content_size(payload, codec.max_size(whole)))
+        array = codec.decode(memoryview(payload), whole, entropy_coded=entropy_coded)
+    else:
+        codes = _unpack(tensor, codec, whole, entropy_coded) if tensor.datatype == BYTES else tensor.array
+        array = codec.decode(codes, tensor.parameters, whole)
     if not _finite(array):
         raise WireError(f"tensor {tensor.name!r}: NaN or infinite values")
     return np.require(array, np.float32, ["C", "A", "W"])
@@ -266,8 +218,3 @@ def _unpack(tensor: Tensor, codec: ActivationCodec, whole: tuple[int, ...], entr
 def _finite(array: FloatArray) -> bool:
     # NaN runs through minimum and maximum: two reductions, no temporary array.
     return math.isfinite(array.min()) and math.isfinite(array.max())
-
-
-def _shortest(value: np.float32) -> float:
-    """The double with the fewest digits that rounds to this float32."""
-    return float(str(value))

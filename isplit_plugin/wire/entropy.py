@@ -22,6 +22,20 @@ def compress(data: Buffer) -> bytes:
     return bytes(zstd.compress(data, LEVEL))
 
 
+def content_size(data: Buffer, limit: int) -> int:
+    """The size that a frame states for its content, at most ``limit``. Raises WireSizeError above it, WireError for a
+    frame that states none."""
+    try:
+        announced = zstd.get_frame_info(data).decompressed_size
+    except (zstd.ZstdError, ValueError, OverflowError) as error:
+        raise WireError(f"not a readable zstd frame ({error})") from error
+    if announced is None:
+        raise WireError("a zstd frame that does not state its size")
+    if announced > limit:
+        raise WireSizeError(f"a zstd frame of {announced} bytes, at most {limit}", limit=limit)
+    return int(announced)
+
+
 def decompress(data: Buffer, expected: int) -> bytes:
     """The content of exactly one frame, exactly ``expected`` bytes of it.
 

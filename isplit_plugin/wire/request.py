@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import NetworkMismatchError, UnknownCodecError, UnknownSplitPointError, WireError, WireSizeError
+from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
 from ..schema import INPUT, FloatArray, Manifest
 from . import message
 from .codecs import (
@@ -27,6 +27,7 @@ from .codecs import (
     check_batch,
     decode_activation,
     encode_images,
+    unknown_codec,
 )
 from .message import InferRequest, RequestedOutput
 from .tensor import BYTES, Buffer, Scalar, Tensor, text
@@ -177,7 +178,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         codec, whole = activation_layout(tensor)
         if codec not in manifest.codecs:
             accepted = (*manifest.codecs, *IMAGE_CODECS) if split_point == INPUT else manifest.codecs
-            raise UnknownCodecError.of(codec, accepted)
+            raise unknown_codec(codec, accepted)
         check_batch(whole, shape, max_batch, tensor.name)
     scores, binary = _outputs(request)
     network = parameters.get(P_NETWORK)

@@ -280,8 +280,9 @@ class Sign(ActivationCodec):
 
 def test_a_new_codec_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codecs, "_CODECS", dict(codecs._CODECS))
+    before = codec_names()
     register(Sign())
-    assert codec_names() == (*CODECS, "sign", "sign+zstd")
+    assert codec_names() == (*before, "sign", "sign+zstd")
     array = np.array([[[1, -2, 3], [4, -5, -6]], [[-1, -1, 1], [1, 1, 1]]], np.float32)
     for codec in ("sign", "sign+zstd"):
         tensor = encode_activation(array, codec)
