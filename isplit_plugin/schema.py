@@ -167,18 +167,23 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own."""
+    """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own.
+
+    ``prepare_ms``: from the photo to the head's input. An image of a batch waits for the whole batch, so it has the
+    batch's times.
+    """
 
     head_ms: float = 0.0
     encode_ms: float = 0.0
     round_trip_ms: float = 0.0
     decode_ms: float = 0.0
     tail_ms: float = 0.0
+    prepare_ms: float = 0.0
 
     @property
     def total_ms(self) -> float:
-        """Head, encoding and round trip; the server's times lie within the round trip."""
-        return self.head_ms + self.encode_ms + self.round_trip_ms
+        """Preparation, head, encoding and round trip; the server's times lie within the round trip."""
+        return self.prepare_ms + self.head_ms + self.encode_ms + self.round_trip_ms
 
 
 class TopClass(NamedTuple):

@@ -1,0 +1,195 @@
+"""Reads a head bundle: ``manifest.json`` and ``heads/<split point>.onnx`` (or ``.pt2``) in one zip file or folder.
+
+A bundle may come over a network. Nothing is unpacked to disk; sizes are bounded before anything is read, and every
+file is compared with the SHA-256 that the manifest gives for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ..errors import ArtifactError, BundleError, WireError
+from ..schema import Manifest
+from ..wire.message import load_json
+
+MANIFEST: Final = "manifest.json"
+MAX_FILES: Final = 1024
+MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+MAX_FILE_BYTES: Final = 2 * 1024**3
+"""Largest head: protobuf, and with it ONNX, ends here."""
+
+_CHUNK: Final = 1024 * 1024
+_PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,127}\.(onnx|pt2)\Z")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+class HeadBundle:
+    """An open bundle. ``manifest``: checked against the files; ``sha256``: of the zip file, or of a folder's manifest
+    (which holds the hashes of all other files).
+
+    Raises BundleError naming the file that is missing, changed, too large or not ours.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._source: _Zip | _Folder = _Folder(self.path) if self.path.is_dir() else _Zip(self.path)
+        except OSError as error:
+            raise BundleError(f"head bundle {self.path}: cannot be read ({error.strerror})") from error
+        try:
+            raw = b"".join(self._chunks(MANIFEST, MAX_MANIFEST_BYTES))
+            self.manifest = self._read_manifest(raw)
+            self.sha256 = self._source.sha256(raw)
+            self._check_names()
+            for name in self.manifest.files:
+                self._verify(name, self._chunks(name, MAX_FILE_BYTES))
+        except BaseException:
+            self.close()
+            raise
+
+    def has(self, split_point: str, suffix: str = "onnx") -> bool:
+        """Whether there is a head of this format for the split point."""
+        return _head_path(split_point, suffix) in self.manifest.files
+
+    def heads(self, suffix: str = "onnx") -> tuple[str, ...]:
+        """Split points with a head of this format."""
+        ends = f".{suffix}"
+        return tuple(n[len("heads/") : -len(ends)] for n in self.manifest.files if n.endswith(ends))
+
+    def read(self, split_point: str, suffix: str = "onnx") -> bytes:
+        """A head's bytes, compared with their hash once more. Raises BundleError where the bundle has none."""
+        name = _head_path(split_point, suffix)
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"head bundle {self.path} has no {name}; .{suffix} heads: {', '.join(self.heads(suffix)) or 'none'}",
+                file=name,
+            )
+        data = b"".join(self._chunks(name, MAX_FILE_BYTES))
+        self._verify(name, iter([data]))
+        return data
+
+    def file_hash(self, split_point: str, suffix: str) -> str:
+        """The SHA-256 that the manifest gives for a head. Raises BundleError where the bundle has none."""
+        try:
+            return self.manifest.files[_head_path(split_point, suffix)]
+        except KeyError:
+            raise BundleError(f"head bundle {self.path} has no {_head_path(split_point, suffix)}") from None
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _read_manifest(self, raw: bytes) -> Manifest:
+        where = f"head bundle {self.path}: {MANIFEST}"
+        try:
+            parsed = load_json(raw, where)
+            if not isinstance(parsed, dict):
+                raise BundleError(f"{where}: expected a JSON object, got {type(parsed).__name__}", file=MANIFEST)
+            return Manifest.from_json(parsed, where=where)
+        except BundleError:
+            raise
+        except (WireError, ArtifactError, OverflowError) as error:
+            raise BundleError(str(error), file=MANIFEST) from error
+
+    def _check_names(self) -> None:
+        for name, digest in self.manifest.files.items():
+            if not _PATH.match(name) or not _SHA256.match(digest):
+                raise BundleError(
+                    f"head bundle {self.path}: {MANIFEST} lists {name[:200]!a} with hash {digest[:80]!a}; expected "
+                    "heads/<split point>.onnx or .pt2 with a SHA-256",
+                    file=name[:200],
+                )
+        for name in self._source.names():
+            if name != MANIFEST and name not in self.manifest.files:
+                raise BundleError(f"head bundle {self.path}: {name[:200]!a} is not in {MANIFEST}", file=name[:200])
+
+    def _chunks(self, name: str, limit: int) -> Iterator[bytes]:
+        """A file in pieces. Raises BundleError where it is missing, damaged or longer than ``limit``."""
+        try:
+            with self._source.open(name) as file:
+                total = 0
+                while chunk := file.read(_CHUNK):
+                    total += len(chunk)
+                    if total > limit:
+                        raise BundleError(f"head bundle {self.path}: {name} has more than {limit} bytes", file=name)
+                    yield chunk
+        except (KeyError, FileNotFoundError):
+            raise BundleError(f"head bundle {self.path}: {name} is missing", file=name) from None
+        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise BundleError(f"head bundle {self.path}: {name} cannot be read ({error})", file=name) from error
+
+    def _verify(self, name: str, chunks: Iterator[bytes]) -> None:
+        digest = hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        if digest.hexdigest() != self.manifest.files[name]:
+            raise BundleError(
+                f"head bundle {self.path}: {name} is not the file that was packaged: its SHA-256 is "
+                f"{digest.hexdigest()}, expected {self.manifest.files[name]}",
+                file=name,
+            )
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+        try:
+            self._zip = zipfile.ZipFile(self._file)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            self._file.close()
+            raise BundleError(f"head bundle {path}: not a zip file ({error})") from error
+        except BaseException:
+            self._file.close()
+            raise
+        names = self._zip.namelist()
+        if len(names) > MAX_FILES or len(set(names)) != len(names):
+            self.close()
+            raise BundleError(f"head bundle {path}: {len(names)} files, at most {MAX_FILES}, each once")
+
+    def names(self) -> list[str]:
+        return [name for name in self._zip.namelist() if not name.endswith("/")]
+
+    def open(self, name: str) -> BinaryIO:
+        file: BinaryIO = self._zip.open(name)  # type: ignore[assignment]  # reads bytes, which is all we do with it
+        return file
+
+    def sha256(self, manifest: bytes) -> str:
+        """Of the whole file, through the handle that everything is read from: a file put in its place cannot pass."""
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()
+
+    def close(self) -> None:
+        self._zip.close()
+        self._file.close()
+
+
+class _Folder:
+    """Only the files that the manifest names are read; others may lie beside them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        return []
+
+    def open(self, name: str) -> BinaryIO:
+        path = self._path / name
+        if not path.resolve().is_relative_to(self._path.resolve()):
+            raise OSError("it lies outside the folder")
+        return path.open("rb")
+
+    def sha256(self, manifest: bytes) -> str:
+        return hashlib.sha256(manifest).hexdigest()
+
+    def close(self) -> None:
+        pass
+
+
+def _head_path(split_point: str, suffix: str) -> str:
+    return f"heads/{split_point}.{suffix}"

@@ -1,0 +1,316 @@
+"""``SplitClient``: the head here, the tail on the server, one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from .. import image as im
+from ..errors import (
+    BundleError,
+    NetworkMismatchError,
+    ProtocolError,
+    ServerBusyError,
+    ServerUnavailableError,
+    WireError,
+    WireSizeError,
+)
+from ..image import Image
+from ..schema import INPUT, OUTPUT, FloatArray, Manifest, Prediction, Recommendation, Timings, TopClass
+from ..wire import (
+    DEFAULT_MAX_BATCH,
+    SCORES,
+    TailRequest,
+    TailResponse,
+    Tensor,
+    decode_response,
+    encode_activation,
+    encode_images,
+    header_length,
+    http_headers,
+)
+from ..wire.request import MAX_TOP_K
+from .bundle import HeadBundle
+from .choices import NONE, Pair, resolve
+from .photos import file_bytes
+from .recommendations import Constraint, ask
+from .runtimes import HeadRuntime, Trust, make_runtime
+from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport
+
+_MS: Final = 1e3
+
+
+class SplitClient:
+    """Classifies photos with a network that is split between this device and a TorchServe.
+
+    Parameters:
+        url: TorchServe's inference address, ``http(s)://host:port``.
+        model: the name that the model is registered by.
+        head: the head bundle (``<model>.head.zip`` or a folder). Without one, only photo files can be sent (`input`).
+        token: the inference token, or a callable that reads it; called again once when the server refuses it.
+        runtime: "onnxruntime", "torch" (with ``trust_pt2``, see :class:`TorchHead`), or a :class:`HeadRuntime`.
+        split_point, codec: what :meth:`predict` uses unless told otherwise; by default the bundle's own.
+        top_k: classes in an answer, 1 to 100. raw_scores: whether answers carry all class scores.
+        group: the device group that the server's statistics count this device in.
+        timeout: seconds to connect, and to wait for an answer. retries: see :mod:`.transport`.
+        max_batch: most images of one request. jpeg_quality: of codec "jpeg". threads: of the head runtime.
+        local_fallback: while the server is unreachable or stays busy, run the whole network here, where the bundle
+            has it; the prediction says ``split_point="output"``, and the time lost is its ``round_trip_ms``.
+
+    A client keeps one connection and loaded heads; it is not for several threads at once. Raises BundleError,
+    TransportError (an address that is none), UnknownSplitPointError, UnknownCodecError.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str,
+        head: str | Path | None = None,
+        token: Token = None,
+        runtime: str | HeadRuntime = "onnxruntime",
+        split_point: str | None = None,
+        codec: str | None = None,
+        top_k: int = 5,
+        raw_scores: bool = True,
+        group: str | None = None,
+        timeout: tuple[float, float] = DEFAULT_TIMEOUT,
+        retries: int = 2,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        jpeg_quality: int = 90,
+        threads: int | None = None,
+        trust_pt2: Trust = None,
+        local_fallback: bool = False,
+    ) -> None:
+        if not 1 <= top_k <= MAX_TOP_K:
+            raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
+        self._model = model
+        self._top_k, self._raw_scores, self._group = top_k, raw_scores, group
+        self._max_batch, self._jpeg_quality, self._fallback = max_batch, jpeg_quality, local_fallback
+        self._transport = Transport(
+            url, token=token, timeout=timeout, retries=retries, max_response_bytes=max_response_bytes
+        )
+        self._bundle = None if head is None else HeadBundle(head)
+        try:
+            self._runtime = (
+                None
+                if self._bundle is None
+                else make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
+            )
+            self._default = resolve(self.manifest, None, split_point, codec)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the head bundle says about the network; ``None`` without a bundle."""
+        return None if self._bundle is None else self._bundle.manifest
+
+    @property
+    def split_point(self) -> str:
+        """Where :meth:`predict` cuts unless told otherwise."""
+        return self._default.split_point
+
+    @property
+    def codec(self) -> str:
+        """How :meth:`predict` sends unless told otherwise."""
+        return self._default.codec
+
+    def predict(self, image: Image, split_point: str | None = None, codec: str | None = None) -> Prediction:
+        """Classify one image: a path, a file's bytes, a Pillow image, uint8 pixels, or a preprocessed float32 array.
+
+        ``split_point``: a deployed one, "input" (all on the server; codec "jpeg", "file" or one for tensors) or
+        "output" (all here, nothing is sent). Raises ImageError, UnknownSplitPointError, UnknownCodecError, BundleError
+        (no such head), NetworkMismatchError (the server has another network), TransportError and its kinds.
+        """
+        return self.predict_batch([image], split_point, codec)[0]
+
+    def predict_batch(
+        self, images: Sequence[Image], split_point: str | None = None, codec: str | None = None
+    ) -> list[Prediction]:
+        """Classify up to ``max_batch`` images in one request; times are those of the request, bytes are shares of it.
+
+        Raises WireSizeError for more images, and what :meth:`predict` raises; one bad image fails the batch.
+        """
+        if len(images) > self._max_batch:
+            raise WireSizeError(f"a batch of {len(images)} images, at most {self._max_batch}", limit=self._max_batch)
+        if not images:
+            return []
+        pair = resolve(self.manifest, self._default, split_point, codec)
+        if pair.split_point == OUTPUT:
+            return self._whole(images, lost_ms=0.0)
+        started = time.perf_counter()
+        try:
+            return self._split(images, pair)
+        except (ServerUnavailableError, ServerBusyError):
+            if not self._fallback or self._runtime is None or not self._runtime.has(OUTPUT):
+                raise
+            return self._whole(images, lost_ms=_since(started))
+
+    def recommendation(
+        self, classes: Iterable[int] | None = None, group: str | None = None, **constraints: Constraint
+    ) -> Recommendation:
+        """Ask the server what to use now; :meth:`use` adopts the answer.
+
+        ``classes``: class ids instead of the live mix. ``group``: by default the client's own, if it has one. For
+        ``constraints`` and errors see :func:`fetch_recommendation`.
+        """
+        return ask(self._transport, self._model, classes, group or self._group, constraints)
+
+    def use(self, recommendation: Recommendation) -> None:
+        """Make the recommended (split point, codec) the default.
+
+        Raises NetworkMismatchError where the recommendation is for another network than the bundle's, BundleError
+        where the bundle lacks the head, UnknownSplitPointError, UnknownCodecError.
+        """
+        manifest = self.manifest
+        if manifest is not None and recommendation.network_hash != manifest.network_hash:
+            raise NetworkMismatchError(
+                f"the head belongs to network {manifest.network_hash}, the recommendation is for "
+                f"{recommendation.network_hash}",
+                head=manifest.network_hash,
+                tail=recommendation.network_hash,
+            )
+        pair = resolve(manifest, None, recommendation.split_point, recommendation.codec)
+        if pair.split_point != INPUT and (self._runtime is None or not self._runtime.has(pair.split_point)):
+            raise BundleError(f"the server recommends {pair.split_point!r}, but there is no head for it here")
+        self._default = pair
+
+    def close(self) -> None:
+        """Close the connection and the bundle."""
+        self._transport.close()
+        if self._bundle is not None:
+            self._bundle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _split(self, images: Sequence[Image], pair: Pair) -> list[Prediction]:
+        """Head here, tail there."""
+        tensor, prepare_ms, head_ms, encode_ms = self._encode(images, pair)
+        manifest = self.manifest
+        request = TailRequest(
+            split_point=pair.split_point,
+            codec=pair.codec,
+            tensor=tensor,
+            network_hash=None if manifest is None else manifest.network_hash,
+            top_k=self._top_k,
+            scores=self._raw_scores,
+            binary_outputs=frozenset({SCORES}) if self._raw_scores else frozenset(),
+            head_ms=head_ms,
+            encode_ms=encode_ms,
+            group=self._group or "all",
+        )
+        body, length = request.encode()
+        started = time.perf_counter()
+        reply = self._transport.post(f"/predictions/{self._model}", body, http_headers(length))
+        round_trip_ms = _since(started)
+        try:
+            answer = decode_response(reply.body, header_length(reply.headers))
+        except WireError as error:
+            raise ProtocolError(f"the tail's answer: {error.message}") from error
+        self._check(answer, request, len(images))
+        timings = Timings(head_ms, encode_ms, round_trip_ms, answer.decode_ms, answer.tail_ms, prepare_ms)
+        return _predictions(answer, pair, timings, len(body), len(reply.body))
+
+    def _encode(self, images: Sequence[Image], pair: Pair) -> tuple[Tensor, float, float, float]:
+        """The tensor to send, and the milliseconds that preprocessing, head and encoding took."""
+        started = time.perf_counter()
+        if pair.codec == "file":
+            tensor = encode_images([file_bytes(image) for image in images], "file")
+            return tensor, 0.0, 0.0, _since(started)
+        if pair.codec == "jpeg":
+            cropped = [im.crop(image, self._needed().preprocessing) for image in images]
+            prepare_ms, started = _since(started), time.perf_counter()
+            tensor = encode_images([im.to_jpeg(photo, self._jpeg_quality) for photo in cropped], "jpeg")
+            return tensor, prepare_ms, 0.0, _since(started)
+        x = self._preprocess(images)
+        prepare_ms, started = _since(started), time.perf_counter()
+        if pair.split_point == INPUT:
+            return encode_activation(x, pair.codec, INPUT), prepare_ms, 0.0, _since(started)
+        activation = self._run(pair.split_point, x)
+        head_ms, started = _since(started), time.perf_counter()
+        axis = self._needed().split_point(pair.split_point).channel_axis
+        return encode_activation(activation, pair.codec, channel_axis=axis), prepare_ms, head_ms, _since(started)
+
+    def _whole(self, images: Sequence[Image], *, lost_ms: float) -> list[Prediction]:
+        """The whole network here. ``lost_ms``: what was spent on a server that did not answer."""
+        manifest = self._needed()
+        started = time.perf_counter()
+        x = self._preprocess(images)
+        prepare_ms, started = _since(started), time.perf_counter()
+        scores = self._run(OUTPUT, x)
+        head_ms = _since(started)
+        answer = TailResponse.from_scores(
+            scores,
+            manifest.classes,
+            k=self._top_k,
+            with_scores=self._raw_scores,
+            split_point=OUTPUT,
+            network_hash=manifest.network_hash,
+        )
+        timings = Timings(head_ms=head_ms, round_trip_ms=lost_ms, prepare_ms=prepare_ms)
+        return _predictions(answer, Pair(OUTPUT, NONE), timings, 0, 0)
+
+    def _preprocess(self, images: Sequence[Image]) -> FloatArray:
+        pre = self._needed().preprocessing
+        return np.stack([im.preprocess(image, pre) for image in images])
+
+    def _run(self, split_point: str, x: FloatArray) -> FloatArray:
+        self._needed()
+        assert self._runtime is not None  # noqa: S101  there is a bundle, so there is a runtime
+        return self._runtime.run(split_point, x)
+
+    def _needed(self) -> Manifest:
+        manifest = self.manifest
+        if manifest is None:
+            raise BundleError("this needs the head bundle: SplitClient(..., head='<model>.head.zip')")
+        return manifest
+
+    def _check(self, answer: TailResponse, request: TailRequest, items: int) -> None:
+        """The answer must be to this request. Raises ProtocolError."""
+        found = (answer.split_point, len(answer.top_class), answer.scores is not None)
+        expected = (request.split_point, items, request.scores)
+        if found != expected:
+            raise ProtocolError(f"the tail answered (split point, items, scores) {found}, expected {expected}")
+        if request.network_hash not in (None, answer.network_hash):
+            raise ProtocolError(f"network {answer.network_hash} answered, {request.network_hash} was asked")
+
+
+def _predictions(answer: TailResponse, pair: Pair, timings: Timings, sent: int, received: int) -> list[Prediction]:
+    items = len(answer.top_class)
+    rows = zip(answer.top_class, answer.top_label, answer.top_score, answer.top_probability, strict=True)
+    return [
+        Prediction(
+            top=tuple(TopClass(int(c), name, float(s), float(p)) for c, name, s, p in zip(*row, strict=True)),
+            scores=None if answer.scores is None else answer.scores[i],
+            split_point=pair.split_point,
+            codec=pair.codec,
+            bytes_sent=_share(sent, items, i),
+            bytes_received=_share(received, items, i),
+            timings=timings,
+            request_id=answer.request_id,
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _share(total: int, items: int, item: int) -> int:
+    """Whole bytes of one item; the shares of all items sum to the total."""
+    return total // items + (item < total % items)
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * _MS
