@@ -94,6 +94,9 @@ class Store:
             if _is_put(connection, manifest, raw):
                 return
         with self._db.write() as (connection, revision):
+            if _is_put(connection, manifest, raw):  # another worker was first
+                connection.rollback()
+                return
             _put(connection, revision, manifest, raw, None if told is None else told.mean0)
 
     def networks(self) -> tuple[StoredNetwork, ...]:
@@ -242,8 +245,6 @@ def _is_put(connection: Connection, manifest: Manifest, profile: bytes | None) -
 
 
 def _put(connection: Connection, revision: int, manifest: Manifest, profile: bytes | None, mean0: F64 | None) -> None:
-    if _is_put(connection, manifest, profile):  # another worker was first
-        return
     table, network = tables.network, manifest.network_hash
     known = connection.execute(sa.select(table).where(table.c.network == network)).first()
     points = len(manifest.split_points)
