@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from .mix import resolve
 from .query import Query
 from .rules import place
 
-PREDICTOR = "cui"
+PREDICTOR: Final = "cui"
+WHOLE_CURVES: Final = ("input", "probe")
+"""Sources whose every observation knows all points of the curve."""
 
 
 def bare_profile(manifest: Manifest) -> Profile:
@@ -69,12 +72,15 @@ def recommend(
     labels = manifest.classes
     mix = resolve(query, profile, live, labels)
     curve = mix_curve(profile, live, mix.class_ids, mix.weights)
+    whole = replace(live, importance=tuple(r for r in live.importance if r.source in WHOLE_CURVES))
+    base = curve if whole.importance == live.importance else mix_curve(profile, whole, mix.class_ids, mix.weights)
     limits = query.constraints
     model = LatencyModel.of(profile, live, limits)
     verdict = judge(options(manifest, live, mix, limits, model), limits)
     placement = place(
         profile.split_points,
         curve,
+        base=base.value,
         rule=query.rule,
         candidate_set=query.candidate_set,
         max_head_macs=limits.max_head_macs,

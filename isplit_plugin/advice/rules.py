@@ -67,20 +67,21 @@ def ranking(values: F64, nbytes: Sequence[int]) -> list[int]:
     return order + [i for i in range(len(values)) if not np.isfinite(values[i])]
 
 
-def one_population(values: F64, prior: F64, live_count: F64) -> F64:
+def one_population(values: F64, base: F64, live_count: F64) -> F64:
     """Make the values of M points comparable where they rest on different requests.
 
     Split traffic has values from its cut on only, so a rise from one point to the next may be nothing but other
     requests. Requests known at a point are known at all later ones: equal counts mean the same requests. Where counts
-    differ, the step between the two neighbours is read from the profile, and everything before is scaled to it.
+    differ, the step between the two neighbours is read from ``base``, a curve of one population (the profile with whole
+    live curves alone), and everything before is scaled to it.
     """
     out = np.array(values, dtype=np.float64)
     scale = 1.0
     for i in range(len(out) - 2, -1, -1):
         j = i + 1
         if live_count[i] != live_count[j]:
-            parts = (values[i], prior[i], prior[j], out[j])
-            step = prior[i] / prior[j] * out[j] / values[i] if all(np.isfinite(p) and p > 0 for p in parts) else scale
+            parts = (values[i], base[i], base[j], out[j])
+            step = base[i] / base[j] * out[j] / values[i] if all(np.isfinite(p) and p > 0 for p in parts) else scale
             scale = step if np.isfinite(step) and step > 0 else scale
         out[i] = values[i] * scale
     return out
@@ -100,17 +101,20 @@ def place(
     split_points: Sequence[SplitPoint],
     curve: Curve,
     *,
+    base: F64 | None = None,
     rule: str,
     candidate_set: str,
     max_head_macs: float | None = None,
 ) -> Placement:
     """Apply a rule. The pick is the highest member that the rule selects and whose head the device can afford.
 
+    ``base``: (P,) see :func:`one_population`; the curve without live traffic where it is not given.
     Bytes and latency limits do not apply: what a bottleneck will send is not known before it is trained.
     """
     index, used_set = candidate_points(split_points, candidate_set)
     members = [split_points[int(i)] for i in index]
-    values = one_population(curve.value[index], curve.prior[index], curve.live_count[index])
+    base = curve.prior if base is None else base
+    values = one_population(curve.value[index], base[index], curve.live_count[index])
     nbytes = [point.nbytes for point in members]
     order = ranking(values, nbytes)
     if rule == "local-maxima":

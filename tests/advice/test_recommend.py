@@ -202,6 +202,23 @@ def test_labels_take_a_choice_out_of_the_race() -> None:
     assert d.reason.startswith("live labels: 0.6 of the full network's accuracy on 2000 requests")
 
 
+def test_steps_at_a_cut_are_read_from_whole_live_curves() -> None:
+    # The profile has b above c. Live inputs of class 1 fall from a to b instead, and requests cut at c, of far higher
+    # importance, must not hide that: with them the order of a, b and c stays that of the whole curves.
+    mean0 = toys.profile().mean0
+    whole = np.tile([9.0, 1.0, 2.0, 6.0, 5.0], (400, 1))
+    cut = np.tile([np.nan, np.nan, 50.0, 150.0, 125.0], (400, 1))
+    rows = (toys.rows({1: whole}, mean0, "input"), toys.rows({1: cut}, mean0, "tail"))
+    query = Query(classes=(1,), constraints=Constraints(**NEAR))
+    with_inputs = recommend(toys.manifest(), toys.profile(), LiveView(importance=rows, observations=800), query)
+    assert [c.split_point for c in with_inputs.candidates if c.is_candidate] == ["d"]
+    values = {c.split_point: c.predictor_value for c in with_inputs.candidates}
+    assert values["b"] / values["c"] == pytest.approx(0.5, rel=0.05)
+    assert values["a"] / values["b"] == pytest.approx(9, rel=0.2)
+    cut_alone = recommend(toys.manifest(), toys.profile(), LiveView(importance=rows[1:], observations=400), query)
+    assert [c.split_point for c in cut_alone.candidates if c.is_candidate] == ["d", "b"]
+
+
 def test_unknown_class_lists_the_known_ids() -> None:
     with pytest.raises(UnknownClassError, match="unknown class '3'; known: 0, 1, 2"):
         ask(classes=(0, 3))
