@@ -84,6 +84,38 @@ def test_a_connection_that_ends_within_the_body(live: Live) -> None:
 
 
 @pytest.mark.usefixtures("alive")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X-Odd: \xff\xfe\x80",
+        b"body: \xc3\x28",
+        b"Content-Type: \xff/\xff",
+        b"content-type: application/json\r\nContent-Type: image/jpeg",
+        b"Inference-Header-Content-Length: \xd9\xa3",
+        b"describe: true\r\nexplain: yes",
+        b"Content-Type: multipart/form-data; boundary=x",
+        b"Content-Encoding: gzip",
+    ],
+)
+def test_odd_headers(live: Live, lines: bytes) -> None:
+    parts = urlsplit(live.server.inference_url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as raw:
+        head = f"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.server.token()}\r\n"
+        raw.sendall(head.encode() + lines + b"\r\nContent-Length: 7\r\nConnection: close\r\n\r\nabcdefg")
+        answer = raw.recv(4096)
+    status = int(answer.split(b" ", 2)[1])
+    assert 400 <= status < 500, answer
+
+
+@pytest.mark.usefixtures("alive")
+def test_no_body_at_all(live: Live) -> None:
+    answer = live.get("predictions/toy")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+    form = live.post("predictions/toy", files={"photo": b"abc"})
+    assert (form.status_code, form.json()["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.usefixtures("alive")
 def test_a_head_of_another_network(live: Live) -> None:
     values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
     answer = live.send("toy", tensor_request(values, "relu1", network_hash="f" * 64))
