@@ -1,0 +1,1 @@
+"""Prediction against measurement: predictors, rank statistics, naive rivals."""
