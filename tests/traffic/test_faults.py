@@ -12,20 +12,13 @@ import numpy as np
 import pytest
 from polling import until
 from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
-from writer import BATCH, work
+from writer import BATCH, work, writer
 
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Store, tables
 from isplit_plugin.traffic.database import Database
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
-
-WRITER = Path(__file__).with_name("writer.py")
-
-
-def writer(url: str, worker: int, rounds: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), url, str(worker), str(rounds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def one_delta(**changes: object) -> Delta:

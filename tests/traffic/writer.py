@@ -5,8 +5,10 @@ Deterministic: worker w observes the same in every run, so that one process can 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from toy_traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
@@ -15,6 +17,12 @@ from isplit_plugin.schema import Observation
 from isplit_plugin.traffic import Recorder
 
 BATCH = 20
+
+
+def writer(url: str, worker: int, rounds: int) -> subprocess.Popen[str]:
+    """Start such a process; each line of its output is the number of observations written by then."""
+    command = [sys.executable, str(Path(__file__)), url, str(worker), str(rounds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def work(worker: int, rounds: int) -> Iterator[tuple[list[Observation], list[int], np.ndarray]]:
