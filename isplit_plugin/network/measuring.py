@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from .. import image as im
 from ..errors import WireError
 from ..profile import VariantMeasure
 from ..schema import INPUT, FloatArray, Preprocessing
-from ..wire import decode_activation, encode_activation
+from ..wire import codec_names, decode_activation, encode_activation, unknown_codec
 
 __all__ = ["JPEG_QUALITY", "CodecMeter", "Photo"]
 
@@ -54,12 +55,23 @@ class _Series:
 class CodecMeter:
     """Measures codecs at split points, batch by batch, each image on its own as a device sends it.
 
-    ``tails``: split point -> network from the activation there to the scores. A codec that gives the activation back
-    bit for bit needs no run of the tail, and codecs that differ in entropy coding alone share one.
+    ``tails``: split point -> network from the activation there to the scores; ``channel_axes``: split point -> channel
+    axis, with batch (default 1). A codec that gives the activation back bit for bit needs no run of the tail, and
+    codecs that give back the same share one. Raises UnknownCodecError.
     """
 
-    def __init__(self, tails: Mapping[str, nn.Module], codecs: Sequence[str], pre: Preprocessing) -> None:
+    def __init__(
+        self,
+        tails: Mapping[str, nn.Module],
+        codecs: Sequence[str],
+        pre: Preprocessing,
+        channel_axes: Mapping[str, int] | None = None,
+    ) -> None:
+        for codec in codecs:
+            if codec not in codec_names():
+                raise unknown_codec(codec, codec_names())
         self._tails = tails
+        self._axes = dict(channel_axes or {})
         self._codecs = tuple(codecs)
         self._pre = pre
         self._series: dict[tuple[str, str], _Series] = {}
@@ -67,16 +79,16 @@ class CodecMeter:
     def add(self, split_point: str, activation: Tensor, top: npt.NDArray[np.int64]) -> None:
         """One batch of activations (N, ...) and the full network's top-1 classes (N,)."""
         exact = np.ascontiguousarray(activation.float().cpu().numpy())
-        agreed: dict[str, list[float]] = {}
+        agreed: dict[bytes, list[float]] = {}
         for codec in self._codecs:
             series = self._series.setdefault((split_point, codec), _Series())
             decoded = np.empty_like(exact)
             for row in range(len(exact)):
-                self._one(exact[row : row + 1], codec, series, decoded[row : row + 1])
-            base = codec.removesuffix("+zstd")
-            if base not in agreed:
-                agreed[base] = self._agreement(split_point, exact, decoded, activation, top)
-            series.agree += agreed[base]
+                self._one(split_point, exact[row : row + 1], codec, series, decoded[row : row + 1])
+            same = hashlib.blake2b(decoded.data).digest()
+            if same not in agreed:
+                agreed[same] = self._agreement(split_point, exact, decoded, activation, top)
+            series.agree += agreed[same]
 
     def add_images(
         self, photos: Sequence[Photo], run: Callable[[FloatArray], Tensor], top: npt.NDArray[np.int64]
@@ -125,10 +137,10 @@ class CodecMeter:
             )
         return tuple(found)
 
-    def _one(self, item: FloatArray, codec: str, series: _Series, decoded: FloatArray) -> None:
+    def _one(self, split_point: str, item: FloatArray, codec: str, series: _Series, decoded: FloatArray) -> None:
         try:
             start = time.perf_counter()
-            tensor = encode_activation(item, codec)
+            tensor = encode_activation(item, codec, channel_axis=self._axes.get(split_point, 1))
             middle = time.perf_counter()
             decoded[...] = decode_activation(tensor, shape=item.shape[1:], max_batch=1)
             series.add(tensor.nbytes, middle - start, time.perf_counter() - middle)

@@ -72,7 +72,8 @@ def profile(
     if batch_size < 1:
         raise DataError(f"batch size: expected at least 1, got {batch_size}")
     work = _Work(on_best_device(net) if device is None else on_device(net, device), split_points, target)
-    meter = CodecMeter({name: work.net.bisect(name)[1] for name in (INPUT, *work.measured)}, codecs, preprocessing)
+    tails = {name: work.net.bisect(name)[1] for name in (INPUT, *work.measured)}
+    meter = CodecMeter(tails, codecs, preprocessing, {point.name: point.channel_axis for point in net.split_points})
     total = len(images) if isinstance(images, Sized) else None
     gathered = _Gathered()
     readable = _readable(images, preprocessing, len(classes), gathered)
@@ -83,7 +84,7 @@ def profile(
         used_threads = torch.get_num_threads()
     if not gathered.values:
         raise DataError(f"no usable images: {gathered.why()}")
-    heads, tails = _times(net)
+    head_ms, tail_ms = _times(net)
     values = np.concatenate(gathered.values)
     owner = np.asarray(gathered.target, dtype=np.int64)
     class_ids, rows = np.unique(owner, return_inverse=True)
@@ -97,8 +98,8 @@ def profile(
         target=target,
         class_ids=class_ids,
         **_moments(values, rows, len(class_ids)),
-        head_ms=heads,
-        tail_ms=tails,
+        head_ms=head_ms,
+        tail_ms=tail_ms,
         measures=(*meter.measures(rows, len(class_ids)), _output_measure(rows, len(class_ids))),
         accuracy=float(np.mean([top == true for top, true in known])) if known else None,
         provenance=_provenance(work.net, gathered, len(known), used_threads),

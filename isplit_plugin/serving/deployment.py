@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT, Manifest, Preprocessing
-from ..wire import CODECS, IMAGE_CODECS
+from ..wire import CODECS, IMAGE_CODECS, codec_names, unknown_codec
 from .archive_files import ENDPOINT_MODEL
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def make_manifest(
     """The manifest of a model, without files, and warnings.
 
     Parameters: ``deployed``, split points by any of their names; ``default``, the (split point, codec) a client starts
-    with, by default the first deployed point with ``uint8+zstd``. Raises ProfileError where the profile belongs to
-    another network, UnknownSplitPointError, UnknownCodecError, BundleError for names TorchServe cannot carry.
+    with, by default the first deployed point with ``uint8+zstd``; ``codecs``, those that the tail accepts, by default
+    the usual ones and those that the profile measured. Raises ProfileError where the profile is another network's,
+    UnknownSplitPointError, UnknownCodecError, BundleError for names TorchServe cannot carry.
     """
     if not _NAME.match(model) or model == ENDPOINT_MODEL:
         raise BundleError(
@@ -57,10 +58,11 @@ def make_manifest(
     chosen = tuple(dict.fromkeys(net.split_point(n).name for n in deployed or choose_deployed(profile)))
     if not chosen:
         raise BundleError("no split point to deploy: name at least one")
-    accepted = tuple(codecs) if codecs is not None else CODECS
+    measured = [m.codec for m in profile.measures if m.codec in codec_names()]
+    accepted = tuple(dict.fromkeys((*CODECS, *measured) if codecs is None else codecs))
     for codec in accepted:
-        if codec not in CODECS:
-            raise UnknownCodecError.of(codec, CODECS)
+        if codec not in codec_names():
+            raise unknown_codec(codec, codec_names())
     manifest = Manifest(
         model=model,
         version=version,
