@@ -245,16 +245,20 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are a thing of Linux")
-def test_its_thread_alone_has_the_lowest_priority(recorder: Recorder) -> None:
+@pytest.mark.parametrize("nice", [0, 5])
+def test_its_thread_alone_is_nice(recorder: Recorder, nice: int) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
     found = []
 
     def fn(point, activation, class_id):
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        found.append(priority())
         return curve(point, activation, class_id)
 
-    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with sampler(recorder, fn) as one:
+    before = priority()
+    with sampler(recorder, fn, nice=nice) as one:
         one.offer("a", "layer1", ACTIVATION, 0)
         computed(one, 1)
-    assert found == [19]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+    assert found == [min(before + nice, 19)]
+    assert priority() == before
