@@ -21,7 +21,7 @@
     ├── DataError                        422 bad_data                a calibration folder without usable images
     ├── StoreError                       503 store_unavailable
     ├── ServingError                     500 serving_failed          TorchServe did not start, register or stop
-    └── TransportError                   502 transport               raised by the client alone
+    └── TransportError                   502 transport               raised by the client; `busy` by tails too
         ├── ServerUnavailableError       503 unavailable             down, restarting, refused, timed out
         ├── ServerBusyError              503 busy                    the queue is full; retryable
         ├── AuthenticationError          401 unauthorized            missing, wrong or expired token
@@ -192,7 +192,7 @@ class ServerUnavailableError(TransportError):
 
 
 class ServerBusyError(TransportError):
-    """The server's queue is full. Trying again later is safe."""
+    """The server's queue is full, or a tail has more work at hand than fits its time limit. Trying again is safe."""
 
     status = 503
     code = "busy"

@@ -16,7 +16,7 @@ from ..schema import FloatArray, Manifest, Observation
 from ..wire import TailRequest, TailResponse, decode_request, find_header, header_length
 from .answers import request_body
 
-MAX_DECODED_BYTES: Final = 256 * 1024 * 1024
+MAX_DECODED_BYTES: Final = 128 * 1024 * 1024
 """Largest decoded activation of one request. Compressed zeros of 1 MB could ask for gigabytes."""
 
 

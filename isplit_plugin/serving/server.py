@@ -18,6 +18,8 @@ from .registry import archive_identity, load_failure, register, unregister
 from .resources import config_file
 
 _DEATH = "Backend worker process died"
+_OURS = {"inference_address", "management_address", "metrics_address", "enable_model_api"}
+_OURS |= {"disable_token_authorization", "token_expiration_min", "model_store"}
 _PORT_TAKEN = ("Address already in use", "java.net.BindException")
 
 
@@ -72,6 +74,8 @@ class TorchServe:
         self._token_minutes = token_minutes
         self._model_api = model_api
         self._settings = dict(settings or {})
+        if taken := sorted(_OURS & self._settings.keys()):
+            raise ServingError(f"settings: {', '.join(taken)} follow from the parameters of TorchServe()")
         self._environment = {**({"ISPLIT_STORE": store} if store else {}), **(environment or {})}
         self._log_config = Path(log_config) if log_config else config_file("log4j2.xml")
         self._timeout = timeout

@@ -13,12 +13,12 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from ..errors import ArtifactError, BundleError, WireSizeError
+from ..errors import ArtifactError, BundleError, ServerBusyError, WireSizeError
 from ..profile import Profile
 from ..schema import INPUT, FloatArray, Manifest
 from ..wire import TailResponse, find_header
@@ -30,6 +30,8 @@ from .settings import TailSettings
 from .statistics import Statistics
 
 _LOGGER = logging.getLogger(__name__)
+_EXPLAIN_COST: Final = 4
+"""Of an explanation against a prediction: a backward pass, and all activations kept for it."""
 
 
 class TailService:
@@ -62,7 +64,7 @@ class TailService:
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != self.manifest.network_hash:
             raise BundleError(f"{PROFILE} belongs to network {profile.network_hash}, not {self.manifest.network_hash}")
-        self._limit = self._measure_limit(config, int(properties.get("batch_size") or 1))
+        self._limit, self._batch_limit = self._measure_limits(config)
         self._metrics = TailMetrics(context.metrics, self.manifest.model)
         self._statistics = Statistics(self.settings, self.manifest, profile, self._net, self.device)
         self._served: dict[str, int] = defaultdict(int)
@@ -78,6 +80,7 @@ class TailService:
     def _handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
         out: list[str | bytes] = [""] * len(data)
         groups: dict[tuple[bool, str], list[Job]] = defaultdict(list)
+        load = 0
         for index, row in enumerate(data):
             try:
                 headers = answers.request_headers(context, index)
@@ -85,6 +88,10 @@ class TailService:
                     out[index] = answers.json_answer(context, index, self.describe())
                     continue
                 job = read_job(index, row, headers, self.manifest, max_batch=self._limit)
+                cost = job.request.batch * (_EXPLAIN_COST if job.explain else 1)
+                if load and load + cost > self._batch_limit:
+                    raise ServerBusyError("the requests of this moment would take too long together; try again")
+                load += cost
             except Exception as error:
                 out[index] = self._failed(context, index, error)
                 continue
@@ -198,7 +205,7 @@ class TailService:
     def _explain(self, job: Job, context: Any, out: list[str | bytes]) -> None:
         """The CUI curve of each item for its predicted class, from the cut onwards."""
         try:
-            limit = max(self._limit // 4, 1)  # a backward pass and all saved activations
+            limit = max(self._limit // _EXPLAIN_COST, 1)
             if len(job.values) > limit:
                 raise WireSizeError(f"explanations of at most {limit} items, got {len(job.values)}", limit=limit)
             values = self._tensor(job.request.split_point, job.values)
@@ -244,15 +251,14 @@ class TailService:
         tails = {name: self._net.bisect(name)[1] for name in self.manifest.deployed}
         return {INPUT: self._net.model, **tails}
 
-    def _measure_limit(self, config: Mapping[str, Any], batch_size: int) -> int:
-        """How many items a request may hold so that a full batch of them ends within half the response timeout:
-        TorchServe ends a worker that exceeds it. Also the warm-up."""
+    def _measure_limits(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """How many items one request may hold, and all requests of a batch together: TorchServe ends a worker that
+        exceeds its response timeout, so one request gets half of it, a batch four fifths. Also the warm-up."""
         example = np.zeros((1, *self.manifest.input_shape), np.float32)
-        self._run(INPUT, example)
-        _, milliseconds = self._run(INPUT, example)
-        timeout = float(config.get("responseTimeout") or 60.0)
-        affordable = int(0.5 * timeout * 1e3 / (milliseconds * max(batch_size, 1)))
-        return max(1, min(self.settings.max_batch, affordable))
+        item_ms = min(self._run(INPUT, example)[1] for _ in range(3))
+        timeout_ms = 1e3 * float(config.get("responseTimeout") or 60.0)
+        batch = max(1, int(0.8 * timeout_ms / item_ms))
+        return max(1, min(self.settings.max_batch, int(0.5 * timeout_ms / item_ms))), batch
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -71,6 +71,7 @@ def resnet(model_store: Path) -> Model:
         classes=classes,
         deployed=["layer2"],
         config=CONFIG,
+        pt2=True,
         include_output=False,
         out_dir=model_store,
     )

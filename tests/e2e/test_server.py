@@ -13,9 +13,10 @@ import pytest
 import requests
 import torch
 from e2e_types import Live, Model
-from serving_toys import head_of, tensor_request, whole
+from serving_toys import head_of, tensor_request, toy_photos, whole
 
-from isplit_plugin.errors import BundleError, ServingError, UnknownModelError
+from isplit_plugin.client import SplitClient
+from isplit_plugin.errors import BundleError, ServerUnavailableError, ServingError, UnknownModelError
 from isplit_plugin.serving import TorchServe, server
 from isplit_plugin.wire import HEADER, decode_response, http_headers
 
@@ -50,6 +51,13 @@ def _broken(source: Path, target: Path) -> Path:
     return target
 
 
+class _Tokens:
+    """A device keeps its last token while the server is away."""
+
+    def token(self) -> str:
+        return "old"
+
+
 def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path: Path) -> None:
     store = tmp_path / "model_store"
     store.mkdir()
@@ -58,6 +66,9 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
     request = tensor_request(head_of(toy.net, "relu1", x), "relu1", network_hash=toy.manifest.network_hash, scores=True)
     body, length = request.encode()
     before = _scratch()
+    [photo] = toy_photos(1)
+    current: list[TorchServe | _Tokens] = []
+    client: SplitClient | None = None
     ports = {"inference_port": 0, "management_port": 0, "metrics_port": 0}
     for _ in range(2):
         with TorchServe(
@@ -78,6 +89,11 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
                 size = answer.headers.get(HEADER)
                 got = decode_response(answer.content, int(size) if size else None)
                 np.testing.assert_allclose(got.scores, whole(toy.net, x), rtol=0, atol=1e-5)
+            current[:] = [running]
+            client = client or SplitClient(
+                running.inference_url, model="toy", head=toy.built.bundle, token=lambda: current[0].token()
+            )
+            assert client.predict(photo, split_point="relu2", codec="fp32").split_point == "relu2"
             refused = requests.post(
                 f"{running.management_url}/models?url=toy.mar",
                 headers={"Authorization": f"Bearer {running.management_token()}"},
@@ -91,8 +107,13 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
         assert _scratch() == before
         with pytest.raises(requests.ConnectionError):
             requests.get(url, timeout=5)
+        current[:] = [_Tokens()]
+        with pytest.raises(ServerUnavailableError):
+            client.predict(photo, split_point="relu2", codec="fp32")
         with pytest.raises(ServingError, match="not running"):
             running.token()
+    assert client is not None
+    client.close()
 
 
 def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(toy: Model, tmp_path: Path) -> None:
@@ -154,9 +175,19 @@ def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> 
         TorchServe(model_store=tmp_path / "nowhere")
     with pytest.raises(ServingError, match=r"not in the model store .*: absent\.mar"):
         TorchServe(model_store=tmp_path, models=["absent.mar"])
+    with pytest.raises(ServingError, match="settings: inference_address follow"):
+        TorchServe(model_store=tmp_path, settings={"inference_address": "http://0.0.0.0:80"})
     (tmp_path / "text.mar").write_text("not a zip")
     with pytest.raises(BundleError, match=r"text\.mar is not a model archive"):
         TorchServe(model_store=tmp_path).start()
+
+
+def test_without_java_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _scratch()
+    monkeypatch.setattr("isplit_plugin.serving.java._candidates", list)
+    with pytest.raises(ServingError, match="needs Java 11 or newer"):
+        TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
+    assert _scratch() == before
 
 
 def test_one_workdir_has_one_server(live: Live, model_store: Path) -> None:

@@ -220,6 +220,33 @@ def test_a_decoded_size_beyond_the_limit_is_refused_before_it_is_allocated(
     assert served.status == 200
 
 
+def test_more_than_the_response_timeout_allows_is_told_to_come_again(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.handler, "_batch_limit", 4)
+    values = head_of(net, "relu1", x)
+    two = ask(manifest, values[:2], "relu1")
+    first, second, explained, third = worker(two, two, ask(manifest, values[:1], "relu1", explain=True), two)
+    assert (first.status, second.status) == (200, 200)
+    for refused in (explained, third):
+        assert (refused.status, refused.json["code"]) == (503, "busy")
+    [alone] = worker(ask(manifest, values, "relu1"))
+    assert alone.status == 200
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [(60, 64), (1e-6, 1)])
+def test_the_size_of_a_request_follows_from_speed_and_timeout(
+    model_dir: Path, store_url: str, timeout: float, expected: int
+) -> None:
+    manifest = json.loads((model_dir / "manifest.json").read_text())
+    del manifest["files"]["model-config.yaml"]
+    (model_dir / "manifest.json").write_text(json.dumps(manifest))
+    (model_dir / "model-config.yaml").write_text(f"responseTimeout: {timeout:f}\nisplit: {{sampling: 0.0}}\n")
+    worker = Worker(model_dir)
+    assert worker.handler.describe()["max_batch"] == expected
+    worker.close()
+
+
 def test_many_megapixels_in_one_request(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image, "MAX_PIXELS", 2 * 16 * 16)
     buffer = io.BytesIO()

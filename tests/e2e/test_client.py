@@ -1,0 +1,127 @@
+"""The device's client against the real server: head here, tail there, the answer of the whole network."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from e2e_types import Live, Model
+from serving_toys import CLASSES, PREPROCESSING, profile_of, toy_network, toy_photos, whole
+
+from isplit_plugin import image
+from isplit_plugin.client import SplitClient
+from isplit_plugin.errors import AuthenticationError, NetworkMismatchError, UnknownModelError
+from isplit_plugin.schema import Prediction
+from isplit_plugin.serving import build_head_bundle, make_manifest
+
+
+def _expected(model: Model, photos: np.ndarray) -> np.ndarray:
+    x = np.stack([image.preprocess(p, model.manifest.preprocessing) for p in photos])
+    return whole(model.net, torch.from_numpy(x))
+
+
+def _same(got: Prediction, expected: np.ndarray, tolerance: float) -> None:
+    assert got.scores is not None
+    np.testing.assert_allclose(got.scores, expected, rtol=0, atol=tolerance)
+    assert [t.class_id for t in got.top] == np.argsort(-expected, kind="stable")[:5].tolist()
+
+
+@pytest.mark.parametrize("point", ["input", "relu1", "relu2", "output"])
+def test_onnx_heads(live: Live, point: str) -> None:
+    photos = toy_photos(3, seed=31)
+    with SplitClient(
+        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token, threads=1
+    ) as client:
+        one = client.predict(photos[0], split_point=point, codec="none" if point == "output" else "fp32")
+        many = client.predict_batch(list(photos), split_point=point, codec="none" if point == "output" else "fp32")
+    expected = _expected(live.toy, photos)
+    _same(one, expected[0], 1e-4)
+    for got, scores in zip(many, expected, strict=True):
+        _same(got, scores, 1e-4)
+        assert got.label == CLASSES[int(scores.argmax())]
+    assert one.split_point == point
+    assert (one.bytes_sent == 0) == (point == "output")
+
+
+def test_torch_heads_are_closer(live: Live) -> None:
+    [photo] = toy_photos(1, seed=32, size=(64, 64))
+    pinned = sha256(live.resnet.built.bundle.read_bytes()).hexdigest()
+    with SplitClient(
+        live.server.inference_url,
+        model="resnet18",
+        head=live.resnet.built.bundle,
+        token=live.server.token,
+        runtime="torch",
+        trust_pt2=pinned,
+    ) as client:
+        got = client.predict(photo, split_point="layer2", codec="fp32")
+    _same(got, _expected(live.resnet, photo[None])[0], 1e-5)
+    assert got.timings.tail_ms > 0
+    assert got.timings.round_trip_ms >= got.timings.tail_ms
+
+
+def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) -> None:
+    import PIL.Image
+
+    path = tmp_path / "photo.png"
+    [photo] = toy_photos(1, seed=33, size=(20, 30))
+    PIL.Image.fromarray(photo).save(path)
+    with SplitClient(
+        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
+    ) as client:
+        _same(client.predict(path, split_point="input", codec="file"), _expected(live.toy, photo[None])[0], 1e-5)
+        cropped = image.to_jpeg(image.crop(path, PREPROCESSING), 90)
+        x = torch.from_numpy(image.normalize(image.load(cropped), PREPROCESSING))[None]
+        _same(client.predict(path, split_point="input", codec="jpeg"), whole(live.toy.net, x)[0], 1e-5)
+    with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
+        _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
+
+
+def test_the_advice_can_be_taken(live: Live) -> None:
+    with SplitClient(
+        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
+    ) as client:
+        client.predict(toy_photos(1)[0])
+        advice = client.recommendation()
+        client.use(advice)
+        got = client.predict(toy_photos(1)[0])
+    assert advice.network_hash == live.toy.manifest.network_hash
+    assert got.split_point == advice.split_point
+
+
+def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> None:
+    other = toy_network(seed=77)
+    manifest, _ = make_manifest(
+        other,
+        model="toy",
+        version="1.0",
+        profile=profile_of(other, torch.randn(6, 3, 16, 16)),
+        preprocessing=PREPROCESSING,
+        classes=CLASSES,
+        deployed=["relu1"],
+    )
+    bundle = build_head_bundle(other, manifest=manifest, include_output=False, out_dir=tmp_path)
+    with (
+        SplitClient(live.server.inference_url, model="toy", head=bundle, token=live.server.token) as client,
+        pytest.raises(NetworkMismatchError) as error,
+    ):
+        client.predict(toy_photos(1)[0])
+    assert error.value.details == {"head": manifest.network_hash, "tail": live.toy.manifest.network_hash}
+
+
+def test_tokens_models_and_their_errors(live: Live) -> None:
+    url, bundle, [photo] = live.server.inference_url, live.toy.built.bundle, toy_photos(1)
+    with SplitClient(url, model="toy", head=bundle, token="wrong") as client, pytest.raises(AuthenticationError):
+        client.predict(photo, split_point="relu1")
+    with (
+        SplitClient(url, model="nobody", head=bundle, token=live.server.token) as client,
+        pytest.raises(UnknownModelError),
+    ):
+        client.predict(photo, split_point="relu1")
+    with SplitClient(url, model="toy", head=bundle, token=live.server.token) as client:
+        client.predict(photo, split_point="relu1")
+        live.server.renew_token()  # the client asks its callable again
+        client.predict(photo, split_point="relu1")
