@@ -15,7 +15,7 @@
     ├── NetworkMismatchError             409 network_mismatch        a head of another network; both hashes
     ├── ImageError                       400 not_an_image
     ├── QueryError                       400 bad_query               a question the endpoint cannot read
-    ├── ArtifactError                    422 bad_artifact            a file that is missing, corrupt or of a newer format
+    ├── ArtifactError                    422 bad_artifact            a file missing, corrupt or of a newer format
     │   ├── BundleError                  422 bad_bundle
     │   └── ProfileError                 422 bad_profile
     ├── DataError                        422 bad_data                a calibration folder without usable images
