@@ -90,9 +90,17 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection; the next request opens a new one."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        if self._session is None:
+            return
+        from requests.adapters import HTTPAdapter
+
+        for adapter in self._session.adapters.values():
+            # urllib3 closes a pool when nothing refers to it: not while an exception with its stack is being kept.
+            pools: Any = adapter.poolmanager.pools if isinstance(adapter, HTTPAdapter) else {}
+            for key in pools.keys():  # noqa: SIM118  its own mapping, which cannot be iterated
+                pools[key].close()
+        self._session.close()
+        self._session = None
 
     def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         left, may_renew, may_die = self._retries, callable(self._token), True
