@@ -169,6 +169,13 @@ def test_an_expired_token_is_refused_and_a_renewed_one_works(live: Live) -> None
     assert live.server.token() == new
 
 
+def test_no_token_is_logged(live: Live) -> None:
+    live.post("predictions/toy", b"broken")
+    log = live.server.log_path.read_text()
+    for kind in ("inference", "management"):
+        assert live.server.token(kind) not in log
+
+
 def test_a_killed_worker_comes_back(live: Live) -> None:
     (before,) = live.worker_pids("toy")
     os.kill(before, signal.SIGKILL)
