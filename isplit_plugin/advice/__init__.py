@@ -5,6 +5,7 @@ from __future__ import annotations
 from .live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
 from .query import MAX_CLASSES, Constraints, Query
 from .recommend import recommend
+from .smallest import Smallest, smallest_codec
 
 __all__ = [
     "ALL_GROUPS",
@@ -16,6 +17,8 @@ __all__ = [
     "OutcomeRow",
     "Query",
     "ServedRow",
+    "Smallest",
     "Times",
     "recommend",
+    "smallest_codec",
 ]

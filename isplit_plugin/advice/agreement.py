@@ -16,7 +16,7 @@ import numpy as np
 from ..profile import VariantMeasure
 from .curves import K_MAX, K_MIN
 from .intervals import Z99, newcombe, wilson
-from .live import F64, I64, OutcomeRow, positions
+from .live import F64, I64, MOST, OutcomeRow, positions
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
@@ -123,7 +123,7 @@ def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Key, tuple[F64, F
     """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, variant)."""
     at = {int(c): i for i, c in enumerate(mix.class_ids)}
     found: dict[Key, tuple[F64, F64]] = {}
-    known = [r for r in outcomes if 0 < r.labelled < math.inf and math.isfinite(r.correct) and r.class_id in at]
+    known = [r for r in outcomes if 0 < r.labelled <= MOST and math.isfinite(r.correct) and r.class_id in at]
     for row in sorted(known, key=lambda r: (r.split_point, r.variant, r.class_id)):
         key = (row.split_point, row.variant)
         if key not in found:

@@ -143,8 +143,9 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
         at = at[to]
         cells = [np.asarray(a, np.float64)[at] for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)]
         good = np.all([np.isfinite(c) for c in cells], axis=0) & (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
-        for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
-            whole[to] += np.where(good, cell, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told apart below
+            for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
+                whole[to] += np.where(good, cell, 0.0)
     with np.errstate(all="ignore"):
         # Cauchy-Schwarz: n <= count. The root first: weights may be as large as floats go.
         n = np.where(weight > 0, np.minimum((weight / np.sqrt(weight2)) ** 2, count), 0.0)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT
-from .live import LiveView, ServedRow, Times
+from .live import MOST, LiveView, ServedRow, Times
 from .query import Constraints
 
 MIN_REPORTS: Final = 10
@@ -26,7 +26,6 @@ DEFAULT_RTT_MS: Final = 20.0
 _SHORTEST_MS: Final = 0.05
 """Profile times below this are no yardstick: they are mostly overhead."""
 _LONGEST_MS: Final = 1e7
-_MOST: Final = 1e15
 _FACTOR: Final = (1e-3, 1e3)
 _BANDWIDTH: Final = (1e-3, 1e5)
 
@@ -59,7 +58,7 @@ class Latency(NamedTuple):
 
 def _reported(times: Iterable[Times]) -> float | None:
     """The count-weighted mean of medians, ``None`` below 10 reports. A time that cannot be is no report."""
-    good = [t for t in times if 0 < t.count <= _MOST and 0 <= t.median_ms <= _LONGEST_MS]
+    good = [t for t in times if 0 < t.count <= MOST and 0 <= t.median_ms <= _LONGEST_MS]
     count = math.fsum(t.count for t in good)
     return math.fsum(t.count / count * t.median_ms for t in good) if count >= MIN_REPORTS else None
 
@@ -78,7 +77,7 @@ def _factor(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 def mean_bytes(row: ServedRow) -> float:
     """Mean body bytes of a served pair, NaN below 10 requests."""
-    good = MIN_REPORTS <= row.requests <= _MOST and 0 <= row.bytes <= _MOST**2
+    good = MIN_REPORTS <= row.requests <= MOST and 0 <= row.bytes <= MOST**2
     return row.bytes / row.requests if good else math.nan
 
 

@@ -39,6 +39,8 @@ Target = Literal["predicted", "true"]
 
 ALL_GROUPS: Final = "all"
 """The name of a view over every device group."""
+MOST: Final = 1e15
+"""A count above this is none."""
 
 
 def _no_ids() -> I64:

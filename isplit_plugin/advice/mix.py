@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UnknownClassError
 from ..profile import Profile
 from ..schema import ClassShare
-from .live import F64, I64, LiveView
+from .live import F64, I64, MOST, LiveView
 from .query import Query
 
 MIN_LIVE_MIX: Final = 10
@@ -39,12 +39,17 @@ class Mix:
 
 
 def live_weights(live: LiveView, classes: int) -> tuple[F64, F64]:
-    """Decayed weight and request count of each class, shapes (classes,). Ids that do not exist are left out."""
+    """Decayed weight (relative to the largest) and request count of each class, shapes (classes,).
+
+    Ids that do not exist are left out.
+    """
     weight, count = np.zeros(classes), np.zeros(classes)
     seen = live.class_seen
     good = (seen.class_ids >= 0) & (seen.class_ids < classes)
-    good &= np.isfinite(seen.weight) & np.isfinite(seen.count) & (seen.weight > 0) & (seen.count > 0)
-    np.add.at(weight, seen.class_ids[good], seen.weight[good])
+    good &= np.isfinite(seen.weight) & (seen.weight > 0) & (seen.count > 0) & (seen.count <= MOST)
+    top = seen.weight[good].max(initial=0.0)
+    # Scaled: decayed weights may be as large as floats go.
+    np.add.at(weight, seen.class_ids[good], seen.weight[good] / top)
     np.add.at(count, seen.class_ids[good], seen.count[good])
     return weight, count
 
@@ -68,7 +73,7 @@ def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str
     if wanted == "live":
         weight, count = live_weights(live, total)
         requests = count[asked].sum()
-        if requests >= MIN_LIVE_MIX:
+        if requests >= MIN_LIVE_MIX and weight[asked].sum() > 0:
             return _mix("live", asked, weight[asked])
         if requests > 0:
             note = f"{requests:.0f} live requests {of}are too few for a live mix (it takes {MIN_LIVE_MIX})"
@@ -85,7 +90,5 @@ def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str
 
 
 def _mix(name: str, class_ids: I64, weights: F64, note: str = "") -> Mix:
-    # Scaled first: decayed weights may be as large as floats go.
-    weights = weights / weights.max()
     kept = weights > 0
     return Mix(name, class_ids[kept], weights[kept] / weights[kept].sum(), note)
