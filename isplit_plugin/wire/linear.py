@@ -69,8 +69,8 @@ class LinearCodec:
             ranges = quantize.ranges_of(rows)
             if not (self.runs or entropy_coded):
                 ranges = quantize.clipped(rows, ranges, self.bits)
-        elif len(ranges.low) != len(rows) or len(ranges.high) != len(rows):
-            raise WireError(f"ranges of {len(ranges.low)} channels, codec {self.name!r} codes {len(rows)} here")
+        elif ranges.low.shape != (len(rows),) or ranges.high.shape != (len(rows),):
+            raise WireError(f"ranges of {ranges.low.size} channels, codec {self.name!r} codes {len(rows)} here")
         grid = quantize.grid_of(ranges, self.bits)
         symbols = grid.quantize(rows)
         zeros = grid.zero_points

@@ -38,10 +38,15 @@ _SAMPLE_CHANNELS: Final = 16384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranges:
-    """Low and high end of every channel, shapes (C,), float64; C = 1: of the whole tensor."""
+    """Low and high end of every channel, shapes (C,), float64; C = 1: of the whole tensor. Zero always belongs to a
+    range. Raises WireError for NaN and infinite ends."""
 
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
+            raise WireError("a range that is not finite")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

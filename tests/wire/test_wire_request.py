@@ -27,6 +27,7 @@ from isplit_plugin.wire import (
     TailRequest,
     TailResponse,
     Tensor,
+    decode_activation,
     decode_request,
     decode_response,
     encode_activation,
@@ -76,7 +77,9 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
     assert (got.head_ms, got.encode_ms, got.group, got.id) == (12.346, 0.25, "north wing", "r1")
     assert got.network_hash == "abc123"
     assert not got.is_image
-    np.testing.assert_allclose(got.activation(), X, atol=0.01)
+    np.testing.assert_array_equal(got.activation(), decode_activation(tensor, shape=X.shape[1:]))
+    step = np.ptp(X) / 2 ** int(codec[1]) if codec.startswith("q") else 0.02
+    np.testing.assert_allclose(got.activation(), X, atol=step)
     with pytest.raises(WireError, match="not image files"):
         got.images()
 
