@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Line", "candidates", "class_figure", "curve_figure", "overview_figure"]
 
 TITLE: Final = "Importance (log10 CUI)"
-DECADES: Final = 9
+DECADES: Final = 7
 """Importance further below the highest is drawn at the floor: exact zeros have no logarithm."""
 _MAX_LABELS: Final = 72
 
@@ -64,7 +64,7 @@ def overview_figure(profile: Profile) -> Figure:
     if len(blocks) < len(points):
         top.plot(_log(curve.mean)[0], color=MUTED, linewidth=0.9, alpha=0.8, label="every split point")
     _draw_line(top, Line("block outputs", curve.mean, curve.standard_error), 0, at=blocks)
-    _stars(top, points, curve.mean)
+    _stars(top, points, curve.mean, SERIES[1], named=True)
     _legend(top)
     middle.set_title("Bytes for one image")
     _draw_bytes(middle, profile)
@@ -92,10 +92,10 @@ def class_figure(profile: Profile, class_ids: Sequence[int]) -> Figure:
 
 @_styled
 def curve_figure(
-    points: Sequence[SplitPoint], lines: Sequence[Line], *, title: str = "Importance (log10 CUI)"
+    points: Sequence[SplitPoint], lines: Sequence[Line], *, ground: Line | None = None, title: str = TITLE
 ) -> Figure:
-    """Up to six curves over ``points``, with their local maxima starred."""
-    return _curves(points, list(lines)[: len(SERIES)], title=title)
+    """Up to six curves over ``points``, local maxima starred; ``ground`` is drawn behind, to compare with."""
+    return _curves(points, list(lines)[: len(SERIES)], ground=ground, title=title)
 
 
 def _curves(
@@ -113,7 +113,7 @@ def _curves(
         axes.plot(logs, color=MUTED, linestyle=(0, (2, 2)), label=ground.label)
     for number, line in enumerate(lines):
         _draw_line(axes, line, number)
-        _stars(axes, points, line.mean, colour=SERIES[number])
+        _stars(axes, points, line.mean, SERIES[number], named=len(lines) == 1)
     _name_points(axes, points)
     _legend(axes)
     return figure
@@ -159,14 +159,14 @@ def _draw_line(axes: Axes, line: Line, number: int, *, at: Sequence[int] | None 
         axes.fill_between(where, band[0][where], band[1][where], color=colour, alpha=0.16, linewidth=0)
 
 
-def _stars(axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str = SERIES[1]) -> None:
+def _stars(axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, *, named: bool) -> None:
     chosen = candidates(points, mean)
     logs, _ = _log(mean)
     axes.plot(
         chosen, logs[chosen], "*", color=colour, markersize=15, markeredgecolor=SURFACE, markeredgewidth=0.8,
         label="_candidates", zorder=5,
     )  # fmt: skip
-    if colour == SERIES[1]:  # one curve alone: there is room for names
+    if named:
         for i in chosen:
             axes.annotate(
                 points[i].name, (i, logs[i]), (0, 10), textcoords="offset points", ha="center", fontsize=8, color=INK
@@ -211,9 +211,16 @@ def _bytes_label(value: float, _: object = None) -> str:
 
 
 def _legend(axes: Axes) -> None:
+    """Above the panel, in as many columns as the labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, borderaxespad=0, handlelength=2)
-    axes.set_title(axes.get_title(loc="left"), pad=8 + 15 * -(-len(labels) // 5))
+    labels = [_short(label, 34) for label in labels]
+    if not labels:
+        return
+    figure = axes.get_figure(root=True)
+    room = (figure.get_figwidth() if figure is not None else 8.0) * 72 - 60
+    columns = min(5, len(labels), max(1, int(room / (5.2 * max(map(len, labels)) + 36))))
+    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0)
+    axes.set_title(axes.get_title(loc="left"), pad=8 + 15 * -(-len(labels) // columns))
 
 
 def _block_indices(points: Sequence[SplitPoint]) -> list[int]:

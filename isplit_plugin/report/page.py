@@ -70,6 +70,9 @@ class Page:
     ) -> Self:
         """A table. Rows whose index is in ``marked`` stand out; ``folded`` is what to click on to see it."""
         body = list(rows)
+        for index, row in enumerate(body):
+            if len(row) != len(header):
+                raise ValueError(f"row {index} has {len(row)} cells, the header {len(header)}")
         # A column is numeric where every cell that is filled is a number, and is set right with its heading.
         numeric = [
             all(isinstance(row[i], int | float) or row[i] is None for row in body) and bool(body)
@@ -92,12 +95,12 @@ class Page:
         """A matplotlib figure as inline SVG. ``alt`` says in words what it shows; figures drawn in the colours of
         :mod:`~isplit_plugin.report.style` follow light and dark."""
         self._figures += 1
-        width = round(figure.get_figwidth() * 96)
+        width = figure.get_figwidth() * 96
         svg = to_svg(figure, prefix=f"f{self._figures}-")
         note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
             f'<figure><div class="scroll"><div role="img" aria-label="{escape(alt)}" '
-            f'style="min-width:{round(0.85 * width)}px">{svg}</div></div>{note}</figure>'
+            f'style="min-width:{0.85 * width:.0f}px;max-width:{1.15 * width:.0f}px">{svg}</div></div>{note}</figure>'
         )
         return self
 

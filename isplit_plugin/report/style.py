@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +92,8 @@ figcaption{font-size:.9rem;padding:.5rem .3rem 0;max-width:50rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;margin:.6rem 0;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:0 0 .4rem}
-th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--grid);vertical-align:top;white-space:nowrap}
+th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--grid);vertical-align:top}
+th,td{white-space:nowrap}
 th{color:var(--muted);font-weight:600}
 th.n,td.n{text-align:right}
 td.w{white-space:normal;min-width:16rem;max-width:34rem}
@@ -110,7 +112,9 @@ def to_svg(figure: Figure, *, prefix: str = "") -> str:
 
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        # The reader's fonts draw the text; matplotlib's own only measure it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -120,7 +124,7 @@ def to_svg(figure: Figure, *, prefix: str = "") -> str:
     # Sizes come from the page; the view box keeps the proportions.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"(font: [^;\"]*?px )[^;\"]*", r"\1var(--font)", svg)
+    svg = re.sub(r"(font: [^;\"]*?px |font-family: )[^;\"]*", r"\1var(--font)", svg)
     if prefix:
         svg = re.sub(r'\bid="', f'id="{prefix}', svg)
         svg = re.sub(r'href="#', f'href="#{prefix}', svg)

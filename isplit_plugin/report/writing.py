@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -47,9 +48,12 @@ def profile_page(
     recommendations: Sequence[Recommendation] | None = None,
     live: LiveView | None = None,
     title: str | None = None,
+    page: Page | None = None,
 ) -> Page:
-    """The same as a :class:`Page`, to add sections to."""
-    page = Page(title or f"{profile.model or 'network'}: where to split", f"network {profile.network_hash[:16]}")
+    """The same as a :class:`Page`, to add sections to; ``page``: one that has some already."""
+    page = page or Page(
+        title or f"{profile.model or 'network'}: where to split", f"network {profile.network_hash[:16]}"
+    )
     _summary(page, profile)
     for recommendation in recommendations or ():
         _recommendation(page, profile, recommendation)
@@ -206,13 +210,15 @@ def _measure_table(
 
 def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> None:
     mix = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:5])
-    page.section(f"Recommended for {answer.mix}" + (f" ({answer.group})" if answer.group != "all" else ""))
+    classes = {"live": "the live mix", "profile": "the mix of the calibration set", "asked": "the asked classes"}
+    group = "" if answer.group == "all" else f", group {answer.group}"
+    page.section(f"Recommended for {classes.get(answer.mix, answer.mix)}{group}")
     page.text(answer.reason)
     page.facts(
         [
             (f"{answer.use.split_point}, {answer.use.variant}", "use now"),
-            (round(answer.use.nbytes), "bytes an image"),
-            (f"{answer.use.latency_ms:.1f} ms", f"expected ({answer.use.latency_source})"),
+            (_whole(answer.use.nbytes), "bytes an image"),
+            (_milliseconds(answer.use.latency_ms), f"expected ({answer.use.latency_source})"),
             (f"{answer.confidence:.1%}", "agreement at least"),
             (answer.pick, "place for a bottleneck"),
             (answer.observations, f"live observations ({answer.source})"),
@@ -226,8 +232,8 @@ def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> Non
             (
                 c.split_point,
                 c.variant,
-                round(c.nbytes),
-                None if c.agreement is None else f"{c.agreement:.1%}",
+                _whole(c.nbytes),
+                _percent(c.agreement),
                 float(c.latency_ms),
                 c.verdict,
                 c.reason,
@@ -246,16 +252,16 @@ def _recommended_curve(page: Page, profile: Profile, answer: Recommendation) -> 
     if len(members) < 2:
         return
     points = [profile.split_points[i] for i in members]
-    prior = profile.curve()
-    lines = [
-        Line(
-            f"asked classes ({answer.source})",
-            np.asarray([found[p.name].cui for p in points], dtype=np.float64),
-            np.asarray([found[p.name].standard_error for p in points], dtype=np.float64),
-        ),
-        Line("profile, all classes", prior.mean[members], prior.standard_error[members]),
-    ]
-    page.figure(curve_figure(points, lines), alt=f"CUI of the asked classes beside the profile's, {answer.reason}")
+    asked = Line(
+        f"asked classes ({answer.source})",
+        np.asarray([found[p.name].cui for p in points], dtype=np.float64),
+        np.asarray([found[p.name].standard_error for p in points], dtype=np.float64),
+    )
+    prior = Line("profile, all classes", profile.curve().mean[members])
+    page.figure(
+        curve_figure(points, [asked], ground=prior),
+        alt="CUI of the asked classes over the block outputs, beside the profile's over all classes",
+    )
 
 
 def _live(page: Page, profile: Profile, live: LiveView) -> None:
@@ -290,6 +296,18 @@ def _live(page: Page, profile: Profile, live: LiveView) -> None:
         ],
         caption="Classes seen most; the share forgets old requests",
     )
+
+
+def _whole(value: float) -> int | None:
+    return round(value) if math.isfinite(value) else None
+
+
+def _milliseconds(value: float) -> str | None:
+    return f"{value:.1f} ms" if math.isfinite(value) else None
+
+
+def _percent(share: float | None) -> str | None:
+    return f"{share:.1%}" if share is not None and math.isfinite(share) else None
 
 
 def _label(profile: Profile, class_id: int) -> str:
