@@ -40,7 +40,16 @@ def run(quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = Path(folder, "bin", "python")
-        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(root / "constraints.txt")]
+        install = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            str(root / "constraints.txt"),
+        ]
         for extras in ("", "[onnx]"):
             subprocess.run([*install, f"{root}{extras}"], check=True, stderr=subprocess.DEVNULL)
             rows.append(row(f"installed size, isplit-plugin{extras}", _size_mb(python), "MB"))
@@ -48,6 +57,13 @@ def run(quick: bool = False) -> list[Row]:
         for module in ("isplit_plugin.client", "isplit_plugin.client, onnxruntime"):
             value = _import_ms(python, module, rounds)
             rows.append(
-                row(f"import {module}", value, "ms", rival="import numpy, requests", rival_value=rival, ratio=value / rival)
+                row(
+                    f"import {module}",
+                    value,
+                    "ms",
+                    rival="import numpy, requests",
+                    rival_value=rival,
+                    ratio=value / rival,
+                )
             )
     return rows

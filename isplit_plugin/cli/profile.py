@@ -46,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="predicted",
         help="the class whose score is differentiated (%(default)s; true needs labels)",
     )
-    parser.add_argument("--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)")
+    parser.add_argument(
+        "--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos of each class only")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="%(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")

@@ -30,7 +30,9 @@ Statistics live in WORKDIR/store.db and survive restarts. A TorchServe of your o
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names in the model store (default: all)")
     parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s")
-    parser.add_argument("--workdir", type=Path, default=Path("isplit-run"), metavar="DIR", help="log, tokens, store (%(default)s)")
+    parser.add_argument(
+        "--workdir", type=Path, default=Path("isplit-run"), metavar="DIR", help="log, tokens, store (%(default)s)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address of the inference port (%(default)s)")
     parser.add_argument("--inference-port", type=int, default=8080, metavar="N", help="0: a free one (%(default)s)")
     parser.add_argument("--management-port", type=int, default=8081, metavar="N", help="%(default)s")

@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("isplit-demo"), metavar="DIR", help="for the report (%(default)s)"
     )
-    parser.add_argument("--views", type=int, default=14, metavar="N", help="shots of each photo in a phase (%(default)s)")
+    parser.add_argument(
+        "--views", type=int, default=14, metavar="N", help="shots of each photo in a phase (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and flips (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the server running until Ctrl-C")
 

@@ -30,7 +30,8 @@ from .photos import Photo, labelled_photos, view
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
 LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0}
-CALIBRATION_VIEWS: Final = 4
+CALIBRATION_VIEWS: Final = 3
+CODECS: Final = ("fp16", "uint8", "uint8+zstd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,10 @@ class Demo:
         for number, (name, chosen) in enumerate(groups.items(), start=1):
             phases.append(self.phase(number, name, chosen, built))
         _step("What the traffic changed")
+        changed = conclusions(before, phases)
         print(compare(measured, before, phases))
-        write(report, measured, jpeg=jpeg, before=before, phases=phases, link=LINK)
+        print("\n".join(changed))
+        write(report, measured, jpeg=jpeg, before=before, phases=phases, link=LINK, changed=changed)
         return report
 
     def price_of_jpeg(self, photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, float]:
@@ -112,10 +115,13 @@ class Demo:
             classes=loaded.classes,
             model=MODEL,
             split_points=small,
+            codecs=CODECS,
             progress=sys.stderr.isatty(),
         )
         right = "" if result.accuracy is None else f", {result.accuracy:.0%} of them right"
-        print(f"{int(result.count.sum())} views of {len(photos)} photos{right}; {len(result.class_ids)} classes predicted")
+        print(
+            f"{int(result.count.sum())} views of {len(photos)} photos{right}; {len(result.class_ids)} classes predicted"
+        )
         return result
 
     def package(self, net: CapturedNetwork, loaded: LoadedNetwork, measured: Profile) -> Built:
@@ -168,11 +174,10 @@ class Demo:
             file = folder / f"{index:04}.png"
             view(photo, rng).save(file, compress_level=1)
             split_point, codec = choices[index % len(choices)]
-            shots.append(
-                {"file": str(file), "class_id": photo.class_id, "split_point": split_point, "codec": codec}
-            )
+            shots.append({"file": str(file), "class_id": photo.class_id, "split_point": split_point, "codec": codec})
         rows, facts = self._device(shots, built)
-        print(f"{len(rows)} predictions by a device process (torch loaded there: {'yes' if facts['torch_loaded'] else 'no'})")
+        torch_there = "yes" if facts["torch_loaded"] else "no"
+        print(f"{len(rows)} predictions by a device process (torch loaded there: {torch_there})")
         print(served_table(rows))
         right = sum(r["true_class"] == r["predicted_class"] for r in rows)
         print(f"right: {right} of {len(rows)} ({right / len(rows):.0%})")
@@ -199,7 +204,9 @@ class Demo:
             raise ServingError("the demo's server is not running")
         return self.server
 
-    def _device(self, shots: Sequence[dict[str, Any]], built: Built) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    def _device(
+        self, shots: Sequence[dict[str, Any]], built: Built
+    ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
         server = self._server()
         plan = self.scratch / "plan.json"
         plan.write_text(
@@ -248,7 +255,7 @@ def served_table(rows: Sequence[dict[str, Any]]) -> str:
     """Bytes, times and hits by split point."""
     found = []
     order = list(dict.fromkeys((r["split_point"], r["codec"]) for r in rows))
-    for split_point, codec in sorted(order, key=lambda pair: order.index(pair)):
+    for split_point, codec in sorted(order, key=order.index):
         mine = [r for r in rows if (r["split_point"], r["codec"]) == (split_point, codec)]
         right = sum(r["true_class"] == r["predicted_class"] for r in mine)
         medians = [float(np.median([r[k] for r in mine])) for k in ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")]
@@ -266,7 +273,7 @@ def served_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def compare(measured: Profile, before: Recommendation, phases: Sequence[Phase]) -> str:
-    """The curves side by side, and in words whether the recommendation moved."""
+    """The curves side by side."""
     blocks = [p.name for p in measured.split_points if p.is_block]
     columns = [("profile", before), *((phase.name, phase.advice) for phase in phases)]
     rows = []
@@ -277,16 +284,22 @@ def compare(measured: Profile, before: Recommendation, phases: Sequence[Phase]) 
             mark = " *" if name == advice.pick else ""
             cells.append(f"{point.cui:.2e} ({point.live_count:.0f}){mark}")
         rows.append(cells)
-    text = "CUI by class mix (live observations in brackets; * the best place for a bottleneck by the rule)\n"
-    text += table(("split point", *(name for name, _ in columns)), rows)
-    for what, attribute in (("cut to use", "split_point"), ("place for a bottleneck", "pick")):
+    note = "CUI by class mix (live observations in brackets; * the rule's best place for a bottleneck)\n"
+    return note + table(("split point", *(name for name, _ in columns)), rows)
+
+
+def conclusions(before: Recommendation, phases: Sequence[Phase]) -> list[str]:
+    """In words, whether the recommendation moved. It says so too where it did not."""
+    columns = [("profile", before), *((phase.name, phase.advice) for phase in phases)]
+    sentences = []
+    for what, attribute in (("cut to use", "split_point"), ("best place for a bottleneck", "pick")):
         values = [getattr(advice, attribute) for _, advice in columns]
         if len(set(values)) == 1:
-            text += f"\nThe {what} is {values[0]} before and after both phases: these classes do not differ enough."
+            sentences.append(f"The {what} is {values[0]}, before the traffic and after both phases.")
         else:
-            pairs = (f"{name}: {value}" for (name, _), value in zip(columns, values, strict=True))
-            text += f"\nThe {what} moved: {', '.join(pairs)}."
-    return text
+            moves = (f"{name}: {value}" for (name, _), value in zip(columns, values, strict=True))
+            sentences.append(f"The {what} moved. {', '.join(moves)}.")
+    return sentences
 
 
 def _step(title: str) -> None:
