@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..errors import IsplitError
 from . import common
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     ) as server:
         announce(server, options)
         try:
-            while not stop.wait(0.5):
+            while not stop.wait(1.0):
+                if not options.no_tokens:
+                    keep_tokens(server)
                 if server.pid is None:
                     print(f"isplit serve: TorchServe ended by itself; see {server.log_path}", file=sys.stderr)
                     return 5
@@ -82,6 +85,15 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             print("\nstopping ...", file=sys.stderr, flush=True)
     return 0
+
+
+def keep_tokens(server: TorchServe) -> None:
+    """Renew tokens that are about to expire, so that the key file always holds valid ones."""
+    try:
+        server.token("inference")
+        server.token("management")
+    except IsplitError as error:  # tried again in a second; the next look at the process says whether it lives
+        print(f"isplit serve: {error.message}", file=sys.stderr)
 
 
 def announce(server: TorchServe, options: argparse.Namespace) -> None:
