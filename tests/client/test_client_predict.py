@@ -29,7 +29,6 @@ from isplit_plugin.errors import (
     WireError,
     WireSizeError,
 )
-from isplit_plugin.wire import CODECS
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)  # doubled and pooled: 0.4, 1.6, 0; scores 0.4, 3.2, 0, -1.5
@@ -37,7 +36,7 @@ GREEN_SCORES = [0.4, 3.2, 0.0, -1.5]
 
 
 @pytest.mark.parametrize("split_point", ["input", "double", "pool"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd"])
 def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
     connect: Connect, split_point: str, codec: str
 ) -> None:
