@@ -51,9 +51,8 @@ def profile_page(
     page: Page | None = None,
 ) -> Page:
     """The same as a :class:`Page`, to add sections to; ``page``: one that has some already."""
-    page = page or Page(
-        title or f"{profile.model or 'network'}: where to split", f"network {profile.network_hash[:16]}"
-    )
+    title = title or f"{profile.model or 'network'}: where to split"
+    page = Page(title, f"network {profile.network_hash[:16]}") if page is None else page.section(title)
     _summary(page, profile)
     for recommendation in recommendations or ():
         _recommendation(page, profile, recommendation)
