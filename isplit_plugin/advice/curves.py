@@ -15,6 +15,7 @@ A curve of several classes is the weighted mean of theirs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,7 @@ LIVE_ENOUGH: Final = 10.0
 LIVE_SHARE: Final = 0.9
 """Weight of the live mean from which a value is called live; K_MAX leaves it at 90 observations."""
 _EFFECT: Final = (0.1, 10.0)
+_LARGEST: Final = 1e100
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ class Curve:
 
 def number(value: float | np.floating[npt.NBitBase]) -> float:
     """A float that is finite, or the one NaN."""
-    return float(value) if np.isfinite(value) else float("nan")
+    return float(value) if np.isfinite(value) else math.nan
 
 
 def components(profile: Profile) -> Components:
@@ -152,7 +154,7 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
         offset = sum1 / weight
         variance = np.where(n > 1, np.maximum(sum2 / weight - offset**2, 0) * n / (n - 1), np.nan)
         mean = mean0 + offset
-    broken = ~np.isfinite(n) | (~np.isfinite(mean) & (n > 0))
+    broken = ~np.isfinite(n) | (~(np.abs(mean) < _LARGEST) & (n > 0))
     n[broken], count[broken] = 0.0, 0.0
     return LiveMoments(count, n, np.where(n > 0, mean, np.nan), np.where(np.isfinite(variance), variance, np.nan))
 

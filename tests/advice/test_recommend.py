@@ -408,6 +408,18 @@ def test_revision_follows_contents_and_question() -> None:
     assert revision(LiveView(revision=5)) == revision()
 
 
+def test_unknown_values_survive_json() -> None:
+    answer = recommend(toys.manifest(), None, NONE)
+    assert math.isnan(answer.curve[0].cui)
+    assert Recommendation.from_json(json.loads(text(answer))) == answer
+
+
+def test_values_that_no_network_has_are_left_out() -> None:
+    one = np.ones((1, 5))
+    broken = ImportanceRows("tail", "predicted", np.zeros(1, np.int64), 46 * one, 7 * one, one, 1e307 * one, 0 * one)
+    assert ask(LiveView(importance=(broken,))).curve == ask().curve
+
+
 def test_thousand_classes_are_answered() -> None:
     rng = np.random.default_rng(0)
     images = {c: toys.LEVEL * rng.gamma(2.0, 0.5, (1, 5)) for c in range(1000)}
