@@ -1,4 +1,5 @@
-"""The command line: ``isplit profile | package | serve | register | predict | recommend | demo``.
+"""The command line: ``isplit profile | package | serve | register | predict | recommend | demo``, and for research
+``isplit bottleneck | evaluate``.
 
 Exit codes: 0 done; 2 wrong usage; 3 bad input (a file, folder, name or question); 4 the server cannot be reached or
 refuses the token; 5 TorchServe did not start, register or stop; 1 anything else; 130 interrupted.
@@ -26,6 +27,8 @@ COMMANDS: Final = {
     "register": "register",
     "predict": "predict",
     "recommend": "recommend",
+    "bottleneck": "bottleneck",
+    "evaluate": "evaluate",
     "demo": "demo",
 }
 
@@ -38,6 +41,8 @@ The usual order:
   isplit serve       model_store/         -> a running TorchServe with the endpoint `isplit` (or: isplit register)
   isplit predict     photos               -> labels, with the head run here and the tail on the server
   isplit recommend   a model's name       -> where to cut now, and where a bottleneck is worth training
+  isplit bottleneck  network + photos     -> a smaller code for what travels, trained
+  isplit evaluate    network + photos     -> which predictor of a split's accuracy to trust
 See everything at work first: isplit demo
 """
 

@@ -1,0 +1,125 @@
+"""An evaluation as tables: Markdown, readable on a terminal too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["classes_table", "points_table", "predictors_table", "render", "rivals_table"]
+
+Result = Mapping[str, Any]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [header, ["-" * w for w in widths], *rows]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(estimate: Mapping[str, float | None], scale: float = 1.0, digits: int = 2) -> str:
+    value, low, high = (None if estimate[k] is None else scale * estimate[k] for k in ("value", "low", "high"))  # type: ignore[operator]
+    if value is None or low is None:
+        return _number(value, digits)
+    return f"{_number(value, digits)} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def points_table(result: Result, predictors: Sequence[str] = ("cui", "kl-pool2", "kl-linear")) -> str:
+    """Accuracy at every candidate split point, mean and range over seeds, beside some predictors."""
+    shown = [p for p in predictors if p in result["points"][0]["predictions"]]
+    rows = [
+        [
+            point["name"],
+            " x ".join(map(str, point["shape"])),
+            " x ".join(map(str, point["code_shape"])),
+            f"{100 * point['accuracy']:.1f}",
+            f"{100 * min(point['accuracy_by_seed']):.1f}-{100 * max(point['accuracy_by_seed']):.1f}",
+            *(f"{point['predictions'][p]:.3g}" for p in shown),
+        ]
+        for point in result["points"]
+    ]
+    return _table(["split point", "activation", "code", "accuracy %", "seeds", *shown], rows)
+
+
+def predictors_table(result: Result) -> str:
+    """Every predictor with its intervals, the best rank correlation first."""
+    rows = [
+        [
+            s["name"],
+            _interval(s["spearman"]),
+            _interval(s["kendall"]),
+            _interval(s["partial"]),
+            _interval(s["versus_depth"]),
+            f"{_interval(s['within'])} ({s['pairs']})",
+            _interval(s["by_class"]),
+            _interval(s["regret"], 100, 1),
+            _interval(s["regret_reach"], 100, 1),
+            f"{1e3 * s['seconds']:.1f}",
+        ]
+        for s in sorted(result["predictors"], key=lambda s: -(s["spearman"]["value"] or -2))
+    ]
+    header = [
+        "predictor",
+        "Spearman",
+        "Kendall",
+        "given depth",
+        "minus depth's",
+        "within stage (pairs)",
+        "per class",
+        "regret, points",
+    ]
+    return _table([*header, "regret in reach", "ms a photo"], rows)
+
+
+def rivals_table(result: Result) -> str:
+    """Bytes and accuracy: the naive rivals, and the best trained code at every size."""
+    rows = [
+        [r["kind"], r["split_point"], r["detail"], f"{r['nbytes']:.0f}", f"{100 * r['accuracy']:.1f}"]
+        for r in result["rivals"]
+        if r["kind"] != "codec"
+    ]
+    codecs = [r for r in result["rivals"] if r["kind"] == "codec"]
+    rows += [_row("codec", r["split_point"], r["detail"], r) for r in _frontier(codecs)]
+    codes = [{"split_point": p["name"], "detail": c["codec"], **c} for p in result["points"] for c in p["codes"]]
+    rows += [_row("bottleneck", r["split_point"], r["detail"], r) for r in _frontier(codes)]
+    return _table(["what", "split point", "how", "bytes", "accuracy %"], rows)
+
+
+def _row(kind: str, point: str, detail: str, row: Mapping[str, Any]) -> list[str]:
+    return [kind, point, detail, f"{row['nbytes']:.0f}", f"{100 * row['accuracy']:.1f}"]
+
+
+def _frontier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that no other row beats in both bytes and accuracy, fewest bytes first."""
+    kept: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda r: (r["nbytes"], -r["accuracy"])):
+        if not kept or row["accuracy"] > kept[-1]["accuracy"]:
+            kept.append(row)
+    return kept
+
+
+def classes_table(result: Result, shown: Sequence[str] = ("cui", "kl-pool2", "kl-linear")) -> str:
+    """What choosing per class gains over one choice for all, in percentage points of accuracy."""
+    rows = []
+    for reach, found in result["class_choice"].items():
+        differ = _interval(found["differ"], 100, 0)
+        rows.append([reach, "accuracies", _interval(found["recall"], 100), _interval(found["youden"], 100), differ])
+        rows += [[reach, name, _interval(found["predictors"][name], 100), "-", "-"] for name in shown]
+    header = ["candidates", "chosen by", "recall gained, points", "Youden's J gained, points", "classes that differ %"]
+    return _table(header, rows)
+
+
+def render(result: Result) -> str:
+    """Everything, for a terminal."""
+    settings = result["settings"]
+    head = (
+        f"{result['name']}: full network {100 * result['full_accuracy']:.1f} % right "
+        f"on {settings['test_photos']} photos; "
+        f"bottlenecks trained on {settings['train_photos']}, {settings['budget']['epochs']} epochs, "
+        f"{len(settings['seeds'])} seeds"
+    )
+    parts = [head, points_table(result), predictors_table(result), rivals_table(result), classes_table(result)]
+    return "\n\n".join(parts)
