@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["classes_table", "points_table", "predictors_table", "render", "rivals_table"]
+__all__ = ["classes_table", "markdown_table", "points_table", "predictors_table", "render", "rivals_table"]
 
 Result = Mapping[str, Any]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns in Markdown."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [header, ["-" * w for w in widths], *rows]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
@@ -41,7 +42,7 @@ def points_table(result: Result, predictors: Sequence[str] = ("cui", "kl-pool2",
         ]
         for point in result["points"]
     ]
-    return _table(["split point", "activation", "code", "accuracy %", "seeds", *shown], rows)
+    return markdown_table(["split point", "activation", "code", "accuracy %", "seeds", *shown], rows)
 
 
 def predictors_table(result: Result) -> str:
@@ -71,7 +72,7 @@ def predictors_table(result: Result) -> str:
         "per class",
         "regret, points",
     ]
-    return _table([*header, "regret in reach", "ms a photo"], rows)
+    return markdown_table([*header, "regret in reach", "ms a photo"], rows)
 
 
 def rivals_table(result: Result) -> str:
@@ -85,7 +86,7 @@ def rivals_table(result: Result) -> str:
     rows += [_row("codec", r["split_point"], r["detail"], r) for r in _frontier(codecs)]
     codes = [{"split_point": p["name"], "detail": c["codec"], **c} for p in result["points"] for c in p["codes"]]
     rows += [_row("bottleneck", r["split_point"], r["detail"], r) for r in _frontier(codes)]
-    return _table(["what", "split point", "how", "bytes", "accuracy %"], rows)
+    return markdown_table(["what", "split point", "how", "bytes", "accuracy %"], rows)
 
 
 def _row(kind: str, point: str, detail: str, row: Mapping[str, Any]) -> list[str]:
@@ -109,7 +110,7 @@ def classes_table(result: Result, shown: Sequence[str] = ("cui", "kl-pool2", "kl
         rows.append([reach, "accuracies", _interval(found["recall"], 100), _interval(found["youden"], 100), differ])
         rows += [[reach, name, _interval(found["predictors"][name], 100), "-", "-"] for name in shown]
     header = ["candidates", "chosen by", "recall gained, points", "Youden's J gained, points", "classes that differ %"]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def render(result: Result) -> str:

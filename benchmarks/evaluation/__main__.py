@@ -1,0 +1,84 @@
+"""The study, one network and data set at a time: ``python -m benchmarks.evaluation run resnet20 notmnist ...``.
+
+``run`` prepares the data, trains the network from scratch where its weights are not there yet, evaluates it with the
+stated budget and writes ``<network>_<data>.json`` below ``--out``. What is expensive stays in ``--work``, so that an
+interrupted run goes on where it stopped. ``report`` turns all results below ``--out`` into tables and figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from isplit_plugin.cli import main as isplit
+
+from .networks import BUILDERS, DATA_SETS
+from .prepare import prepare
+from .report import report
+from .train import EPOCHS, train
+
+BUDGET = {"--epochs": "6", "--images": "2000", "--seeds": "3", "--calibration": "256", "--rival-photos": "500"}
+
+
+def run(network: str, data: str, *, source: Path, work: Path, out: Path, extra: list[str]) -> int:
+    folder = prepare(data, source, work)
+    weights = work / "weights"
+    if not (weights / f"{network}_{data}.json").exists():
+        train(network, data, folder, weights, epochs=EPOCHS[data])
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        "evaluate",
+        f"--network=benchmarks.evaluation.networks:{network}_{data}",
+        f"--weights={weights / f'{network}_{data}.safetensors'}",
+        f"--classes={folder / 'classes.txt'}",
+        f"--train={folder / 'train'}",
+        f"--data={folder / 'val'}",
+        f"--work={work / 'evaluation' / f'{network}_{data}'}",
+        f"--output={out / f'{network}_{data}'}",
+        *(f"{name}={value}" for name, value in BUDGET.items()),
+        "--no-figures",
+        *extra,
+    ]
+    code = isplit(arguments)
+    result = out / f"{network}_{data}.json"
+    if code == 0:
+        found = json.loads(result.read_text())
+        found["base_network"] = json.loads((weights / f"{network}_{data}.json").read_text())
+        result.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="one network on one data set; more options go to `isplit evaluate`")
+    one.add_argument("network", choices=sorted(BUILDERS))
+    one.add_argument("data", choices=sorted(DATA_SETS))
+    one.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the archives")
+    one.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for everything in between")
+    one.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
+    two = commands.add_parser("report", help="tables and figures of all results")
+    two.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
+    options, extra = parser.parse_known_args()
+    if options.command == "report":
+        print(report(options.out))
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return run(
+        options.network,
+        options.data,
+        source=options.source,
+        work=options.work,
+        out=options.out,
+        extra=[*extra, "--threads=1"],
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
