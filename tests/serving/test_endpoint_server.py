@@ -12,6 +12,8 @@ import advice_toys as toys
 import pytest
 import requests
 
+from isplit_plugin.client import fetch_recommendation
+from isplit_plugin.errors import QueryError, UnknownClassError, UnknownModelError
 from isplit_plugin.schema import Recommendation
 from isplit_plugin.serving import TorchServe, build_endpoint_archive
 from isplit_plugin.traffic import Store
@@ -81,6 +83,18 @@ def test_query_string_and_json_body_give_the_same_bytes_as_the_path(server: Serv
     _, by_bytes = server.post("/predictions/isplit", data=json.dumps(asked).encode())
     assert by_query == by_json == by_bytes
     assert by_json["use"]["split_point"] == "d"
+
+
+def test_the_client_reads_the_answers_and_raises_the_errors(server: Server) -> None:
+    answer = fetch_recommendation(server.url, "toy", classes=[2, 0], rtt_ms=5, bandwidth_mbps=8, objective="bytes")
+    assert (answer.split_point, [c.class_id for c in answer.classes]) == ("output", [0, 2])
+    assert fetch_recommendation(server.url, "toy").pick == "d"
+    with pytest.raises(UnknownModelError, match="unknown model 'nobody'; known: toy"):
+        fetch_recommendation(server.url, "nobody")
+    with pytest.raises(UnknownClassError, match="known: 0, 1, 2"):
+        fetch_recommendation(server.url, "toy", classes=[9])
+    with pytest.raises(QueryError, match=r"constraints.rtt_ms"):
+        fetch_recommendation(server.url, "toy", rtt_ms=-1)
 
 
 def test_errors_are_ours(server: Server) -> None:
