@@ -15,6 +15,7 @@ from torch.fx import Node
 from .graph import op_name, source
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 _LINEAR = ("conv", "linear", "addmm", "norm")
 _ACTIVATIONS = {"relu", "relu6", "gelu", "silu", "hardswish", "hardtanh", "clamp", "clamp_min", "sigmoid", "tanh"}
 _ACTIVATIONS |= {"hardsigmoid", "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "prelu", "threshold"}
@@ -33,7 +34,7 @@ def block_paths(model: nn.Module) -> set[str]:
         for name, child in module.named_children():
             inner = f"{path}.{name}" if path else name
             found.add(inner)
-            if isinstance(child, _CONTAINERS) or _holds_blocks(child) or _weight(child) >= 0.9 * total:
+            if type(child) in _CONTAINERS or _is_stage(child) or _weight(child) >= 0.9 * total:
                 look_into(child, inner)
 
     look_into(model, "")
@@ -42,34 +43,51 @@ def block_paths(model: nn.Module) -> set[str]:
 
 def _weight(module: nn.Module) -> int:
     """Parameters of a module that has children; a single heavy layer is no wrapper."""
-    return sum(p.numel() for p in module.parameters()) if next(module.children(), None) is not None else 0
+    return 0 if _is_leaf(module) else sum(p.numel() for p in module.parameters())
 
 
-def _holds_blocks(module: nn.Module) -> bool:
-    """True where a child is a sequence of at least two modules, most of them of one class that has children itself."""
-    for child in module.children():
-        if isinstance(child, _CONTAINERS):
-            kinds = Counter(
-                type(m) for m in child.children() if next(m.children(), None) and not isinstance(m, _CONTAINERS)
-            )
-            like = max(kinds.values(), default=0)
-            if like >= 2 and like > len(list(child.children())) / 2:
-                return True
-    return False
+def is_layer(module: nn.Module) -> bool:
+    """True for a single layer, with or without modules of its own (a convolution with a padding module is one)."""
+    return _is_leaf(module) or isinstance(module, _LAYERS)
 
 
-def block_outputs(paths: Collection[str], calls: Mapping[str, Node], leaves: Collection[str]) -> set[Node]:
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """True for a sequence of like blocks, and for a module that has one as its child."""
+    return any(_is_sequence_of_blocks(m) for m in (module, *module.children()))
+
+
+def _is_sequence_of_blocks(module: nn.Module) -> bool:
+    """True for two modules or more, most of one class that is neither a layer nor a container."""
+    if not isinstance(module, _CONTAINERS):
+        return False
+    parts = list(module.children())
+    kinds = Counter(type(m) for m in parts if not _is_leaf(m) and not isinstance(m, _CONTAINERS))
+    like = max(kinds.values(), default=0)
+    return like >= 2 and like > len(parts) / 2
+
+
+def block_outputs(paths: Collection[str], calls: Mapping[str, Node], layers: Collection[str]) -> set[Node]:
     """The tensors that the modules at ``paths`` return, each followed to where it rests.
 
-    A single layer (one of ``leaves``) that is linear and feeds a normalisation or an activation alone is half of a
+    A single layer (one of ``layers``) that is linear and feeds a normalisation or an activation alone is half of a
     block: the block ends after it.
     """
-    return {_rest(node) if path in leaves else node for path, node in calls.items() if _known(path, paths)}
+    ends = set()
+    for call, node in calls.items():
+        path = call if call in paths else _first_call(call)
+        if path in paths:
+            ends.add(_rest(node) if path in layers else node)
+    return ends
 
 
-def _known(call: str, paths: Collection[str]) -> bool:
+def _first_call(call: str) -> str:
+    """``relu_1``, the second call of ``relu``, -> ``relu``."""
     path, _, number = call.rpartition("_")
-    return call in paths or (number.isdigit() and path in paths)
+    return path if number.isdigit() else call
 
 
 def _rest(node: Node) -> Node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +42,8 @@ def capture(model: nn.Module, example_input: torch.Tensor) -> CapturedNetwork:
             actual = seen.run(example)
         _check_equal(expected, actual)
         paths = blocks.block_paths(model)
-        leaves = {path for path, m in model.named_modules() if next(m.children(), None) is None}
-    points, names = _describe(module, calls, seen, example, (paths, leaves))
+        layers = {path for path, m in model.named_modules() if blocks.is_layer(m)}
+    points, names = _describe(module, calls, seen, example, (paths, layers))
     return CapturedNetwork(program, module, names, points)
 
 
@@ -97,6 +99,9 @@ def _example(model: object, given: object) -> torch.Tensor:
     """A batch of two: torch.export takes a batch of one for a constant."""
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    required = _required_inputs(model)
+    if len(required) > 1:
+        raise CaptureError(f"expected a network of one input, this one needs {len(required)}: {', '.join(required)}")
     if isinstance(given, tuple | list) and len(given) == 1:
         given = given[0]
     if not isinstance(given, torch.Tensor):
@@ -109,6 +114,12 @@ def _example(model: object, given: object) -> torch.Tensor:
     given = given.detach()
     # cat keeps channels_last, which repeat does not.
     return given[:2].clone() if len(given) > 1 else torch.cat([given, given])
+
+
+def _required_inputs(model: nn.Module) -> list[str]:
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind in positional]
 
 
 @contextmanager
@@ -149,7 +160,7 @@ def _explain(error: BaseException) -> str:
     if "datadependent" in lowered or "data-dependent" in lowered:
         text = f"control flow depends on data; {text}"
     elif "positional argument" in lowered or "treespec" in lowered:
-        text = f"the network does not take exactly one input; {text}"
+        text = f"expected a network of one input; {text}"
     elif "constraint" in lowered or "specialized" in lowered or "not all values of" in lowered:
         text = f"the batch dimension is not free; {text}"
     where = _model_line(error)
@@ -157,11 +168,13 @@ def _explain(error: BaseException) -> str:
 
 
 def _model_line(error: BaseException) -> str | None:
-    own = Path(__file__).resolve().parent
-    library = Path(torch.__file__).resolve().parent
+    # Frames of ours, of torch and of the standard library (which may hold site-packages) say nothing about the model.
+    foreign = [Path(__file__).resolve().parent, Path(torch.__file__).resolve().parent]
+    standard = Path(sysconfig.get_path("stdlib")).resolve()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename).resolve()
-        if path.suffix == ".py" and library not in path.parents and own not in path.parents:
+        of_python = standard in path.parents and "site-packages" not in path.parts
+        if path.suffix == ".py" and not of_python and not any(folder in path.parents for folder in foreign):
             return f"{path.name}:{frame.lineno}: {frame.line}"
     return None
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
 from ..errors import CaptureError
@@ -77,6 +77,9 @@ def build(program: ExportedProgram) -> GraphModule:
             "expected a network without side effects in eval mode, this one changes "
             + ", ".join(sorted({str(s.target) for s in changed}))
         )
+    outputs = [spec.arg for spec in program.graph_signature.output_specs]
+    if len(outputs) != 1 or not isinstance(outputs[0], TensorArgument):
+        raise CaptureError(f"expected class scores (N, classes) alone, the network returns {len(outputs)} values")
     graph = Graph()
     copied: dict[Node, Node] = {}
     for node in program.graph.nodes:

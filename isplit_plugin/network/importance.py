@@ -80,19 +80,19 @@ def run(
 
     ``watched``: node of ``tail`` -> column; a column nobody watches stays NaN. Raises UnknownClassError, DataError.
     """
-    kind = torch.float64 if activation.dtype == torch.float64 else torch.float32
-    values = torch.full((activation.shape[0], len(axes)), torch.nan, dtype=kind, device=activation.device)
-
-    def watch(column: int, tensor: torch.Tensor) -> None:
-        held = [tensor.detach()]  # not the tensor itself: its hook would keep it, and it its hook
-
-        def arrived(gradient: torch.Tensor) -> None:
-            values[:, column] = cui(held.pop().to(kind), gradient.to(kind), axes[column])
-
-        tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
-
+    # Leaving inference mode comes first: a tensor that is made in it can neither be recorded nor written to outside.
     with torch.inference_mode(False), torch.enable_grad():
-        # An inference tensor cannot be recorded for a backward pass, its copy can.
+        kind = torch.float64 if activation.dtype == torch.float64 else torch.float32
+        values = torch.full((activation.shape[0], len(axes)), torch.nan, dtype=kind, device=activation.device)
+
+        def watch(column: int, tensor: torch.Tensor) -> None:
+            held = [tensor.detach()]  # not the tensor itself: its hook would keep it, and it its hook
+
+            def arrived(gradient: torch.Tensor) -> None:
+                values[:, column] = cui(held.pop().to(kind), gradient.to(kind), axes[column])
+
+            tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
+
         start = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
         scores = _Watched(tail, watched, watch).run(start)
         chosen = scores.detach()
