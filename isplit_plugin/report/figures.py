@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..advice.rules import candidate_points, local_maxima
-from ..profile import Profile
-from ..schema import SplitPoint
+from ..profile import Profile, VariantMeasure
+from ..schema import INPUT, OUTPUT, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "candidates", "class_figure", "curve_figure", "overview_figure"]
+__all__ = ["Line", "candidates", "class_figure", "curve_figure", "faithful", "overview_figure"]
 
 TITLE: Final = "Importance (log10 CUI)"
 DECADES: Final = 7
@@ -40,6 +40,11 @@ def candidates(points: Sequence[SplitPoint], mean: Floats) -> list[int]:
     """Indices of the strict interior local maxima of log CUI over the block outputs (all points, where none is one)."""
     members, _ = candidate_points(points, "blocks")
     return [int(i) for i in members[local_maxima(np.asarray(mean, dtype=np.float64)[members])]]
+
+
+def faithful(measures: Sequence[VariantMeasure]) -> list[VariantMeasure]:
+    """Those on which at least 99 % of the images keep the full network's top class."""
+    return [m for m in measures if m.seen.sum() and m.agree.sum() >= 0.99 * m.seen.sum()]
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -178,24 +183,26 @@ def _draw_bytes(axes: Axes, profile: Profile) -> None:
     points = profile.split_points
     where = np.arange(len(points))
     axes.step(where, [p.nbytes for p in points], where="mid", color=MUTED, linewidth=1, label="as it is (fp32)")
-    by_codec: Mapping[str, list[float]] = {
-        codec: [measure.nbytes if (measure := profile.measure(p.name, codec)) else np.nan for p in points]
-        for codec in ("uint8", "uint8+zstd")
-    }
-    for number, (codec, values) in zip((2, 0), by_codec.items(), strict=True):
+    plain = [measure.nbytes if (measure := profile.measure(p.name, "uint8+zstd")) else np.nan for p in points]
+    best = np.full(len(points), np.nan)
+    for measure in faithful(profile.measures):
+        if measure.split_point not in (INPUT, OUTPUT):
+            at = profile.point_index(measure.split_point)
+            best[at] = np.fmin(best[at], measure.nbytes)
+    for number, label, values in ((2, "uint8+zstd", np.asarray(plain)), (0, "smallest that agrees on 99 %", best)):
         known = np.isfinite(values)
         if known.any():
             axes.plot(
-                where[known], np.asarray(values)[known], color=SERIES[number], marker=MARKERS[number], markersize=4,
-                linewidth=1.2, label=codec,
+                where[known], values[known], color=SERIES[number], marker=MARKERS[number], markersize=4, linewidth=1.2,
+                label=label,
             )  # fmt: skip
-    jpeg = profile.measure("input", "jpeg")
+    jpeg = profile.measure(INPUT, "jpeg")
     if jpeg is not None:
         axes.axhline(jpeg.nbytes, color=SERIES[1], linestyle=(0, (5, 2)), linewidth=1.4, label="JPEG of the crop")
-        below = np.asarray(by_codec["uint8+zstd"]) < jpeg.nbytes
+        below = best < jpeg.nbytes
         axes.plot(
-            where[below], np.asarray(by_codec["uint8+zstd"])[below], "o", color=SERIES[0], markersize=9, alpha=0.3,
-            markeredgewidth=0, label="smaller than the JPEG",
+            where[below], best[below], "o", color=SERIES[0], markersize=9, alpha=0.3, markeredgewidth=0,
+            label="smaller than the JPEG",
         )  # fmt: skip
     axes.set_yscale("log")
     axes.minorticks_off()

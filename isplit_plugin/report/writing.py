@@ -14,7 +14,7 @@ from ..advice import LiveView
 from ..advice.intervals import wilson
 from ..profile import Profile, VariantMeasure
 from ..schema import INPUT, OUTPUT, Recommendation
-from .figures import Line, candidates, class_figure, curve_figure, overview_figure
+from .figures import Line, candidates, class_figure, curve_figure, faithful, overview_figure
 from .page import Cell, Page
 
 __all__ = ["profile_page", "write_report"]
@@ -80,16 +80,16 @@ def _summary(page: Page, profile: Profile) -> None:
 
 def _verdict(profile: Profile) -> str:
     """In a sentence: does splitting without training pay here, against sending the JPEG?"""
-    faithful = _faithful([m for m in profile.measures if m.split_point not in (INPUT, OUTPUT)])
+    kept = faithful([m for m in profile.measures if m.split_point not in (INPUT, OUTPUT)])
     jpeg = profile.measure(INPUT, "jpeg")
-    if not faithful:
+    if not kept:
         return "No measured cut keeps the full network's answer on at least 99 % of the images."
     if jpeg is None:
-        best = min(faithful, key=lambda m: m.nbytes)
+        best = min(kept, key=lambda m: m.nbytes)
         return f"The smallest cut that keeps at least 99 % of the answers is {_words(profile, best)}."
-    smaller = [m for m in faithful if m.nbytes < jpeg.nbytes]
+    smaller = [m for m in kept if m.nbytes < jpeg.nbytes]
     if not smaller:
-        best = min(faithful, key=lambda m: m.nbytes)
+        best = min(kept, key=lambda m: m.nbytes)
         return (
             "No measured cut that keeps at least 99 % of the answers sends less than the JPEG of the same crop: "
             f"without a trained bottleneck, splitting saves no bytes here. The smallest is {_words(profile, best)}."
@@ -103,14 +103,9 @@ def _verdict(profile: Profile) -> str:
 
 
 def _words(profile: Profile, m: VariantMeasure) -> str:
-    words = f"{m.split_point} with {m.codec}: {m.nbytes:,.0f} bytes an image"
+    words = f"{m.split_point} with {m.codec} ({m.agree.sum()} of {m.seen.sum()} images): {m.nbytes:,.0f} bytes an image"
     head, whole = profile.head_ms.get(m.split_point), profile.head_ms.get(OUTPUT)
     return words + (f" after {head / whole:.0%} of the computing time" if head is not None and whole else "")
-
-
-def _faithful(measures: Sequence[VariantMeasure]) -> list[VariantMeasure]:
-    """Those on which at least 99 % of the images keep their answer."""
-    return [m for m in measures if m.seen.sum() and m.agree.sum() >= 0.99 * m.seen.sum()]
 
 
 def _curves(page: Page, profile: Profile, shown: Sequence[int] | None) -> None:
@@ -167,7 +162,7 @@ def _measures(page: Page, profile: Profile) -> None:
     groups: dict[str, list[VariantMeasure]] = defaultdict(list)
     for measure in profile.measures:
         groups[measure.split_point].append(measure)
-    best = [min(_faithful(measures) or measures, key=lambda m: m.nbytes) for measures in groups.values()]
+    best = [min(faithful(measures) or measures, key=lambda m: m.nbytes) for measures in groups.values()]
     jpeg = profile.measure(INPUT, "jpeg")
     if jpeg is not None and jpeg not in best:
         best.append(jpeg)

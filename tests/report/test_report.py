@@ -148,7 +148,7 @@ def test_figures_follow_the_page_into_dark_mode(html: str) -> None:
 def test_sections_say_what_they_should(html: str, toy_profile: Profile) -> None:
     text = " ".join(read(html).text)
     # The first block output whose 120,000 / (i + 1) bytes are below the JPEG's 17,144: 17,142.9.
-    assert "layer1.6 with uint8+zstd: 17,143 bytes" in text
+    assert "layer1.6 with uint8+zstd (24 of 24 images): 17,143 bytes" in text
     assert "1.00 of the JPEG" in text
     for part in (
         "Recommended for the live mix",
