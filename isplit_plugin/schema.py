@@ -231,6 +231,7 @@ class Observation:
 
     ``source_ms`` values come from the device and are bounded before they get here; NaN = not reported.
     ``at``: seconds since the epoch. ``class_id`` is the predicted class; ``None`` where the request failed.
+    ``device``: the hash of the id in a verified token; ``None`` where there was none.
     """
 
     request_id: str
@@ -247,6 +248,7 @@ class Observation:
     uplink_ms: float = math.nan
     group: str = "all"
     error: str | None = None
+    device: str | None = None
 
 
 class CurvePoint(NamedTuple):

@@ -63,6 +63,7 @@ class Statistics:
                 observation.class_id,
                 group=observation.group,
                 at=observation.at,
+                device=observation.device,
             )
 
     def busy(self) -> AbstractContextManager[None]:

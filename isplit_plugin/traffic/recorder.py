@@ -47,6 +47,7 @@ class _Curves(NamedTuple):
     target: str
     group: str
     at: float
+    device: str | None
 
 
 class _Label(NamedTuple):
@@ -124,13 +125,16 @@ class Recorder:
         target: str = "predicted",
         group: str = "all",
         at: float | None = None,
+        device: str | None = None,
     ) -> bool:
         """Take importance curves: ``values`` (N, P), NaN before the first known point, of the classes ``class_ids``
-        (N,). ``source``: "tail", "input" or "probe"; ``target``: "predicted" or "true". Never blocks, never raises."""
+        (N,). ``source``: "tail", "input" or "probe"; ``target``: "predicted" or "true"; ``device``: whose
+        they are, the hash of a verified id. Never blocks, never raises."""
         try:
             curves = np.array(values, dtype=np.float64)
             ids = [int(c) for c in class_ids]
-            return self._take(_Curves(ids, curves, source, target, group, self._clock() if at is None else at))
+            when = self._clock() if at is None else at
+            return self._take(_Curves(ids, curves, source, target, group, when, device))
         except Exception:
             return self._refuse()
 

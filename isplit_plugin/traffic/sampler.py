@@ -56,6 +56,7 @@ class _Item(NamedTuple):
     class_id: int
     group: str
     at: float
+    device: str | None
 
 
 class Sampler:
@@ -133,11 +134,12 @@ class Sampler:
         *,
         group: str = "all",
         at: float | None = None,
+        device: str | None = None,
     ) -> bool:
         """Offer one request: its decoded activation (1, ...) and predicted class. ``True`` where it was taken.
 
-        ``at``: epoch seconds, now by default. The activation is copied if the request is one of the sampled. Never
-        blocks, never raises.
+        ``at``: epoch seconds, now by default; ``device`` as in an Observation. The activation is copied if the request
+        is one of the sampled. Never blocks, never raises.
         """
         try:
             self._counts["offered"] += 1
@@ -149,7 +151,8 @@ class Sampler:
                 self._counts["dropped"] += 1
                 return False
             copied = np.array(given, dtype=np.float32, order="C")
-            item = _Item(split_point, copied, int(class_id), group, time.time() if at is None else float(at))
+            when = time.time() if at is None else float(at)
+            item = _Item(split_point, copied, int(class_id), group, when, device)
             with self._condition:
                 if self._closed.is_set() or not self._fits(copied.nbytes):
                     self._counts["dropped"] += 1
@@ -211,7 +214,8 @@ class Sampler:
             if curve is not None and not self._closed.is_set():
                 source = "input" if item.split_point == INPUT else "tail"
                 self._counts["computed"] += 1
-                self._recorder.add_importance([item.class_id], curve, source, "predicted", item.group, item.at)
+                ids, group = [item.class_id], item.group
+                self._recorder.add_importance(ids, curve, source, "predicted", group, item.at, item.device)
 
     def _next(self) -> _Item | None:
         """The next item, once there is one, the worker is idle and the budget allows; ``None`` once closed."""
