@@ -155,13 +155,15 @@ def _array(found: Mapping[str, Tensor], name: str, datatype: str, shape: tuple[i
     tensor = _output(found, name, shape)
     if tensor.datatype != datatype:
         raise WireError(f"output {name!r} is {tensor.datatype}, expected {datatype}")
+    if not np.isfinite(tensor.array).all():
+        raise WireError(f"output {name!r} holds values that are not finite")
     return tensor.array
 
 
 def _scores(found: Mapping[str, Tensor], items: int) -> FloatArray:
     scores: FloatArray = _array(found, SCORES, "FP32")
-    if scores.shape[0] != items or not np.isfinite(scores).all():
-        raise WireError(f"output {SCORES!r}: expected finite scores of {items} items, got shape {scores.shape}")
+    if scores.shape[0] != items:
+        raise WireError(f"output {SCORES!r}: expected scores of {items} items, got shape {scores.shape}")
     return scores
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -257,3 +259,24 @@ def test_a_closed_client_has_no_open_connection(connect: Connect, server: Server
     client.close()
     assert server.state.ended.wait(10)
     assert kept.value.code == "bad_response"
+
+
+@pytest.mark.parametrize("size", [10**5, 2 * 10**7])
+def test_a_refusal_that_comes_before_the_body_was_read(size: int) -> None:
+    def refuse() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(2**20):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        transport = Transport(f"http://127.0.0.1:{listening.getsockname()[1]}", retries=0)
+        with pytest.raises(WireSizeError, match=f"a body of {size} bytes"):
+            transport.post("/predictions/toy", bytes(size), {})
+        transport.close()
+        thread.join()
