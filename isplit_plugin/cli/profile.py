@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ..errors import QueryError
+from ..schema import INPUT
 from . import common
 from .network_options import add_network, load
 
@@ -47,6 +50,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the class whose score is differentiated (%(default)s; true needs labels)",
     )
     parser.add_argument(
+        "--codecs",
+        metavar="A,B",
+        help="codecs to measure (default: the usual ones); `all` for every one (docs/codecs.md)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of photos on which the smallest codec may disagree with the full network (%(default)s)",
+    )
+    parser.add_argument(
         "--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos of each class only")
@@ -58,7 +73,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..network import calibration_folder, profile
+    from ..wire import codec_names
 
+    if not 0 <= options.tolerance <= 1:
+        raise QueryError(f"--tolerance: expected 0 to 1, got {options.tolerance}")
+    codecs = _codecs(options.codecs, codec_names())
     loaded, net = load(options)
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
     points = _points(options.split_points, [point.name for point in net.split_points])
@@ -69,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         classes=loaded.classes,
         model=options.name or options.output.name,
         split_points=points,
+        codecs=codecs,
         target=options.target,
         batch_size=options.batch_size,
         threads=options.threads,
@@ -84,9 +104,10 @@ def run(options: argparse.Namespace) -> int:
         shown = common.class_ids(options.show_classes) if options.show_classes else None
         write_report(page, result, shown_classes=shown)
     if options.json:
-        common.emit_json(summary(result) | {"profile": str(path), "report": page and str(page)})
+        common.emit_json(summary(result, options.tolerance) | {"profile": str(path), "report": page and str(page)})
     else:
         print(render(result))
+        print(f"\n{render_smallest(result, options.tolerance)}")
         print(f"\nwrote {path}" + (f" and {page}" if page else ""))
     return 0
 
@@ -97,8 +118,24 @@ def _points(text: str | None, known: list[str]) -> list[str] | None:
     return known if text == "all" else [word.strip() for word in text.split(",")]
 
 
-def summary(result: Profile) -> dict[str, object]:
+def _codecs(text: str | None, known: Sequence[str]) -> Sequence[str]:
+    """The codecs to measure. Raises UnknownCodecError before the network is loaded."""
+    from ..wire import CODECS, unknown_codec
+
+    if text in (None, "all"):
+        return CODECS if text is None else known
+    names = [word.strip() for word in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise unknown_codec(name, CODECS, known)
+    return names
+
+
+def summary(result: Profile, tolerance: float = 0.01) -> dict[str, object]:
     """What programs want to know of a profile."""
+    from ..advice import smallest_codec
+
+    smallest = {name: smallest_codec(result, name, tolerance) for name in _measured(result)}
     mean, _, _ = result.curve()
     return {
         "model": result.model,
@@ -116,7 +153,50 @@ def summary(result: Profile) -> dict[str, object]:
             }
             for m in result.measures
         ],
+        "smallest": {
+            name: found
+            and {
+                "codec": found.measure.codec,
+                "bytes": found.measure.nbytes,
+                "agreement": found.agreement,
+                "low": found.low,
+                "images": found.images,
+            }
+            for name, found in smallest.items()
+        },
     }
+
+
+def _measured(result: Profile) -> list[str]:
+    """Where something is sent and was measured, from the input onwards."""
+    measured = {m.split_point for m in result.measures}
+    return [name for name in (INPUT, *(p.name for p in result.split_points)) if name in measured]
+
+
+def render_smallest(result: Profile, tolerance: float) -> str:
+    """The smallest codec of each split point whose top-1 stays the full network's within the tolerance."""
+    from ..advice import smallest_codec
+
+    jpeg = next((m.nbytes for m in result.measures if m.codec == "jpeg"), np.nan)
+    rows: list[tuple[object, ...]] = []
+    for name in _measured(result):
+        found = smallest_codec(result, name, tolerance)
+        if found is None:
+            rows.append((name, "none measured", "-", "-", "-", "-"))
+            continue
+        rows.append(
+            (
+                name,
+                found.measure.codec,
+                round(found.measure.nbytes),
+                f"{found.measure.nbytes / jpeg:.2f}",
+                f"{found.agreement:.1%}",
+                f"{found.low:.1%}",
+            )
+        )
+    title = f"smallest codec of each split point that disagrees on at most {tolerance:.1%} of the photos"
+    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "at least (95 %)")
+    return f"{title}\n{common.table(header, rows)}"
 
 
 def render(result: Profile) -> str:

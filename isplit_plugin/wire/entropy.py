@@ -18,7 +18,10 @@ else:
     from backports import zstd
 
 LEVEL: Final = 1
-_OPTIONS: Final[dict[int, int]] = {zstd.CompressionParameter.compression_level: LEVEL, zstd.CompressionParameter.min_match: 7}
+_OPTIONS: Final[dict[int, int]] = {
+    zstd.CompressionParameter.compression_level: LEVEL,
+    zstd.CompressionParameter.min_match: 7,
+}
 _WINDOW_LOG: Final = 23
 
 

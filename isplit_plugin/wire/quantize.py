@@ -33,7 +33,9 @@ _RATIOS: Final = np.array([2.0 ** (-(k // 16)) * 2.0 ** (-(k % 16) / 16) for k i
 
 _SHARES: Final = {2: (0.8, 0.6, 0.45, 0.3), 3: (0.85, 0.7, 0.55, 0.4), 4: (0.85, 0.7, 0.55), 5: (0.85, 0.7)}
 _SAMPLE: Final = 4096
-_SAMPLE_CHANNELS: Final = 16384
+_SAMPLE_CHANNEL: Final = 128
+_CHANNEL_BITS: Final = 3
+"""Above it a channel is not clipped: few values hold few outliers, and a share chosen on a sample of them can lose."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,13 +108,12 @@ def grid_of(ranges: Ranges, bits: int) -> Grid:
 
 def clipped(array: FloatArray, ranges: Ranges, bits: int) -> Ranges:
     """The ranges, each shrunk to the share with the least squared error on a sample of its channel's values."""
-    shares = _SHARES.get(bits, ())
+    channels, size = array.shape
+    shares = _SHARES.get(bits, ()) if channels == 1 or bits <= _CHANNEL_BITS else ()
     if not shares:
         return ranges
-    channels, size = array.shape
     # An odd stride: one that divides the width of a map would look at a few of its columns alone.
-    stride = channels * size // (_SAMPLE if channels == 1 else _SAMPLE_CHANNELS) | 1
-    sample = array[:, :: min(stride, size)]
+    sample = array[:, :: size // (_SAMPLE if channels == 1 else _SAMPLE_CHANNEL) | 1]
     best_low, best_high = ranges.low, ranges.high
     least = _squared_error(sample, ranges, bits)
     for share in shares:
