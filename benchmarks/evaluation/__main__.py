@@ -19,7 +19,7 @@ from .prepare import prepare
 from .report import report
 from .train import EPOCHS, train
 
-BUDGET = {"--epochs": "6", "--images": "2000", "--seeds": "3", "--calibration": "256", "--rival-photos": "500"}
+BUDGET = {"--epochs": "4", "--images": "2000", "--seeds": "3", "--calibration": "256", "--rival-photos": "500"}
 
 
 def run(network: str, data: str, *, source: Path, work: Path, out: Path, extra: list[str]) -> int:
