@@ -15,8 +15,13 @@
     ├── NetworkMismatchError             409 network_mismatch        a head of another network; both hashes
     ├── ImageError                       400 not_an_image
     ├── QueryError                       400 bad_query               a question the endpoint cannot read
+    ├── TokenError                       403 bad_device_token        forged, expired or malformed
+    ├── ProbeError                       409 probe_refused           probes are off, or make no sense at this cut
+    │   ├── ProbeBudgetError             429 probe_budget            enough probes for now; `details` say when
+    │   └── TicketError                  403 bad_ticket              forged, expired, used before, or another's
     ├── ArtifactError                    422 bad_artifact            a file missing, corrupt or of a newer format
     │   ├── BundleError                  422 bad_bundle
+    │   ├── SecretError                  422 bad_secret              a secret file missing, short, or open to others
     │   └── ProfileError                 422 bad_profile
     ├── DataError                        422 bad_data                a calibration folder without usable images
     ├── StoreError                       503 store_unavailable
@@ -138,6 +143,34 @@ class QueryError(IsplitError):
     code = "bad_query"
 
 
+class TokenError(IsplitError):
+    """A device token that proves nothing: forged, expired, malformed. ``details["reason"]`` is one word."""
+
+    status = 403
+    code = "bad_device_token"
+
+
+class ProbeError(IsplitError):
+    """A split-gradient probe that this tail does not take, or values that cannot be a probe's."""
+
+    status = 409
+    code = "probe_refused"
+
+
+class ProbeBudgetError(ProbeError):
+    """The device, or the server, has spent what it has for probes. Trying again later is safe."""
+
+    status = 429
+    code = "probe_budget"
+
+
+class TicketError(ProbeError):
+    """A probe's ticket that is not valid here: forged, expired, used before, of another network, class or device."""
+
+    status = 403
+    code = "bad_ticket"
+
+
 class ArtifactError(IsplitError):
     """A file of ours that is missing, corrupt, or written by a newer version."""
 
@@ -149,6 +182,12 @@ class BundleError(ArtifactError):
     """A head bundle or model archive whose content does not match its manifest."""
 
     code = "bad_bundle"
+
+
+class SecretError(ArtifactError):
+    """A secret file that is missing, too short, or that others than its owner may read."""
+
+    code = "bad_secret"
 
 
 class ProfileError(ArtifactError):

@@ -1,4 +1,4 @@
-"""The command line: ``isplit profile | package | serve | register | predict | recommend | demo``, and for research
+"""The command line: ``isplit profile | package | serve | register | predict | recommend | device | demo``, for research
 ``isplit bottleneck | evaluate``.
 
 Exit codes: 0 done; 2 wrong usage; 3 bad input (a file, folder, name or question); 4 the server cannot be reached or
@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "register": "register",
     "predict": "predict",
     "recommend": "recommend",
+    "device": "device",
     "bottleneck": "bottleneck",
     "evaluate": "evaluate",
     "demo": "demo",
@@ -41,6 +42,7 @@ The usual order:
   isplit serve       model_store/         -> a running TorchServe with the endpoint `isplit` (or: isplit register)
   isplit predict     photos               -> labels, with the head run here and the tail on the server
   isplit recommend   a model's name       -> where to cut now, and where a bottleneck is worth training
+  isplit device      an id and a secret   -> a token by which the server's statistics know a device
   isplit bottleneck  network + photos     -> a smaller code for what travels, trained
   isplit evaluate    network + photos     -> which predictor of a split's accuracy to trust
 See everything at work first: isplit demo

@@ -1,0 +1,1 @@
+"""The device's side of split-gradient probes, for heads that run on torch."""
