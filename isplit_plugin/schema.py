@@ -200,7 +200,9 @@ class Prediction:
     """The answer for one image.
 
     ``scores``: the network's raw class scores, shape (classes,), float32; ``None`` when the caller asked for top-k
-    alone. ``bytes_sent`` and ``bytes_received`` count this image's share of the HTTP bodies.
+    alone. ``bytes_sent`` and ``bytes_received`` count this image's share of the HTTP bodies. ``device``: what the
+    server made of the device's token, "ok" or "invalid: <reason>"; empty where none was sent or nobody could verify it.
+    ``probe_rate``: the share of requests that the server advises to follow with a probe, 0 where it wants none.
     """
 
     top: tuple[TopClass, ...]
@@ -211,6 +213,8 @@ class Prediction:
     bytes_received: int
     timings: Timings
     request_id: str
+    device: str = ""
+    probe_rate: float = 0.0
 
     @property
     def label(self) -> str:
@@ -253,7 +257,8 @@ class Observation:
 
 class CurvePoint(NamedTuple):
     """One point of a CUI curve: the mean, its standard error, where it comes from ("live", "profile", "mixed"), and
-    the counts behind it. ``nbytes``: the raw activation of one item."""
+    the counts behind it. ``nbytes``: the raw activation of one item. ``devices``: how many distinct ones the live part
+    comes from, at least; ``None`` where devices are not known."""
 
     split_point: str
     cui: float
@@ -262,6 +267,7 @@ class CurvePoint(NamedTuple):
     live_count: float
     profile_count: float
     nbytes: int
+    devices: int | None = None
 
 
 class ClassShare(NamedTuple):

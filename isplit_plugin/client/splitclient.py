@@ -40,7 +40,7 @@ from .choices import NONE, Pair, resolve
 from .photos import file_bytes
 from .recommendations import Constraint, ask
 from .runtimes import HeadRuntime, Trust, make_runtime
-from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport
+from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport, read_token
 
 _MS: Final = 1e3
 
@@ -57,6 +57,8 @@ class SplitClient:
         split_point, codec: what :meth:`predict` uses unless told otherwise; by default the bundle's own.
         top_k: classes in an answer, 1 to 100. raw_scores: whether answers carry all class scores.
         group: the device group that the server's statistics count this device in.
+        device_token: who this device is, from ``isplit device issue``, or a callable that reads it. What the server
+            made of it is in :attr:`Prediction.device`; a token that does not hold costs no prediction.
         timeout: seconds to connect, and to wait for an answer. retries: see :mod:`.transport`.
         max_batch: most images of one request. jpeg_quality: of codec "jpeg". threads: of the head runtime.
         local_fallback: while the server is unreachable or stays busy, run the whole network here, where the bundle
@@ -87,10 +89,12 @@ class SplitClient:
         threads: int | None = None,
         trust_pt2: Trust = None,
         local_fallback: bool = False,
+        device_token: Token = None,
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
         self._model = model
+        self._device_token = device_token
         self._top_k, self._raw_scores, self._group = top_k, raw_scores, group
         self._max_batch, self._jpeg_quality, self._fallback = max_batch, jpeg_quality, local_fallback
         self._transport = Transport(
@@ -183,6 +187,11 @@ class SplitClient:
             raise BundleError(f"the server recommends {pair.split_point!r}, but there is no head for it here")
         self._default = pair
 
+    def device_token(self) -> str | None:
+        """This device's token as it is sent now; ``None`` without one. Raises AuthenticationError where the callable
+        that was given fails, or gives no token."""
+        return None if self._device_token is None else read_token(self._device_token)
+
     def close(self) -> None:
         """Close the connection and the bundle."""
         self._transport.close()
@@ -212,6 +221,7 @@ class SplitClient:
             head_ms=head_ms,
             encode_ms=encode_ms,
             group=self._group or "all",
+            device_token=self.device_token(),
         )
         body, length = request.encode()
         started = time.perf_counter()
@@ -302,6 +312,8 @@ def _predictions(answer: TailResponse, pair: Pair, timings: Timings, sent: int, 
             bytes_received=_share(received, items, i),
             timings=timings,
             request_id=answer.request_id,
+            device=answer.device,
+            probe_rate=answer.probe_rate,
         )
         for i, row in enumerate(rows)
     ]

@@ -179,7 +179,7 @@ class Transport:
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._token is not None:
             if self._known is None:
-                self._known = _read_token(self._token)
+                self._known = read_token(self._token)
             request.headers["Authorization"] = f"Bearer {self._known}"
         return request
 
@@ -204,7 +204,8 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _read_token(token: str | Callable[[], str]) -> str:
+def read_token(token: str | Callable[[], str]) -> str:
+    """A token now. Raises AuthenticationError where the callable fails, or what it gives is no token."""
     try:
         value = token() if callable(token) else token
     except IsplitError:

@@ -52,6 +52,12 @@ P_TOP_K: Final = "isplit_top_k"
 P_HEAD_MS: Final = "isplit_head_ms"
 P_ENCODE_MS: Final = "isplit_encode_ms"
 P_GROUP: Final = "isplit_group"
+P_DEVICE: Final = "isplit_device"
+P_PROBE: Final = "isplit_probe"
+P_GRADIENT: Final = "isplit_gradient"
+
+GRADIENTS: Final = ("fp16", "fp32")
+"""How a probe's gradient may travel: fp16 unless asked otherwise."""
 
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
@@ -63,7 +69,9 @@ class TailRequest:
     ``network_hash``: ``None`` from a stock client. ``scores``: raw scores are asked for besides the top k.
     ``binary_outputs``: the outputs wanted in binary. ``head_ms``, ``encode_ms``: the device's, NaN = not reported.
     ``id``: the client's, echoed in the answer. ``shape``: without batch, for activations that came through
-    :func:`decode_request`.
+    :func:`decode_request`. ``device_token``: who the device says it is, unverified and of any length that a parameter
+    may have; ``None`` where it says nothing. ``probe``: the gradient at the cut is asked for, coded as ``gradient``,
+    instead of classes.
     """
 
     split_point: str
@@ -78,6 +86,9 @@ class TailRequest:
     group: str = "all"
     id: str = ""
     shape: tuple[int, ...] = ()
+    device_token: str | None = None
+    probe: bool = False
+    gradient: str = "fp16"
 
     @property
     def is_image(self) -> bool:
@@ -113,6 +124,12 @@ class TailRequest:
                 parameters[key] = round(value, 3)
         if self.group != "all":
             parameters[P_GROUP] = self.group
+        if self.device_token is not None:
+            parameters[P_DEVICE] = self.device_token
+        if self.probe:
+            parameters[P_PROBE] = True
+            if self.gradient != GRADIENTS[0]:
+                parameters[P_GRADIENT] = self.gradient
         all_binary = self.binary_outputs >= set(OUTPUTS)
         if all_binary:
             parameters["binary_data_output"] = True
@@ -195,6 +212,10 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         group=text(parameters.get(P_GROUP, "all"), P_GROUP, limit=MAX_GROUP) or "all",
         id=request.id,
         shape=shape,
+        # Whatever it is, it is no reason to refuse a prediction: who verifies it says what is wrong with it.
+        device_token=None if parameters.get(P_DEVICE) is None else str(parameters[P_DEVICE]),
+        probe=_flag(parameters, P_PROBE, False),
+        gradient=_gradient(parameters),
     )
 
 
@@ -252,6 +273,13 @@ def _flag(parameters: Mapping[str, Scalar], key: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise WireError(f"{key}: expected true or false, got {value!a}")
     return value
+
+
+def _gradient(parameters: Mapping[str, Scalar]) -> str:
+    value = parameters.get(P_GRADIENT, GRADIENTS[0])
+    if value not in GRADIENTS:
+        raise WireError(f"{P_GRADIENT}: expected {' or '.join(GRADIENTS)}, got {str(value)[:40]!a}")
+    return str(value)
 
 
 def _top_k(parameters: Mapping[str, Scalar]) -> int:

@@ -24,6 +24,8 @@ _NETWORK: Final = "isplit_network"
 _REQUEST_ID: Final = "isplit_request_id"
 _DECODE_MS: Final = "isplit_decode_ms"
 _TAIL_MS: Final = "isplit_tail_ms"
+_DEVICE: Final = "isplit_device"
+_PROBE_RATE: Final = "isplit_probe_rate"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -32,6 +34,8 @@ class TailResponse:
 
     ``top_class`` (N, k) int64, ``top_score`` and ``top_probability`` (N, k) float32, best first; ``top_label`` N rows
     of k; ``scores`` (N, C) float32, or ``None``. ``request_id`` is the server's, ``id`` the client's.
+    ``device``: what came of the device's token, "ok" or "invalid: <reason>", empty where none was sent or nothing can
+    verify it. ``probe_rate``: the share of its requests, in [0, 1], that the device is advised to follow with a probe.
     """
 
     top_class: IntArray
@@ -47,6 +51,8 @@ class TailResponse:
     model: str = ""
     version: str = ""
     id: str = ""
+    device: str = ""
+    probe_rate: float = 0.0
 
     @classmethod
     def from_scores(
@@ -85,6 +91,10 @@ class TailResponse:
             _DECODE_MS: round(self.decode_ms, 3),
             _TAIL_MS: round(self.tail_ms, 3),
         }
+        if self.device:
+            parameters[_DEVICE] = self.device
+        if self.probe_rate:
+            parameters[_PROBE_RATE] = round(self.probe_rate, 4)
         answer = InferResponse(tuple(outputs), self.model, self.version, self.id, parameters)
         return message.encode_response(answer, binary=[t.name in binary_outputs for t in outputs])
 
@@ -117,6 +127,8 @@ def decode_response(body: Buffer, json_length: int | None) -> TailResponse:
         model=answer.model_name,
         version=answer.model_version,
         id=answer.id,
+        device=text(answer.parameters.get(_DEVICE, ""), _DEVICE),
+        probe_rate=_rate(answer.parameters),
     )
 
 
@@ -175,4 +187,11 @@ def _ms(parameters: Mapping[str, Scalar], key: str) -> float:
     value = parameters.get(key)
     if isinstance(value, bool | str) or value is None or not (math.isfinite(value) and value >= 0):
         raise WireError(f"{key}: expected milliseconds, got {str(value)[:40]!a}")
+    return float(value)
+
+
+def _rate(parameters: Mapping[str, Scalar]) -> float:
+    value = parameters.get(_PROBE_RATE, 0.0)
+    if isinstance(value, bool | str) or not 0 <= value <= 1:
+        raise WireError(f"{_PROBE_RATE}: expected a share from 0 to 1, got {str(value)[:40]!a}")
     return float(value)
