@@ -33,7 +33,7 @@ def _floats(text: str) -> tuple[float, ...]:
 
 def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
     """Load and capture the network that the options name."""
-    from ..network import capture, load_network
+    from ..network import load_network
 
     overrides: dict[str, Any] = {
         name: value
@@ -41,4 +41,4 @@ def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
         if (value := getattr(options, name)) is not None
     }
     loaded = load_network(options.network, options.weights, **overrides)
-    return loaded, capture(loaded.model, loaded.example_input)
+    return loaded, loaded.capture()

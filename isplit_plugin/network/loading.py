@@ -26,6 +26,9 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, CaptureError, DataError, UnknownModelError
 from ..schema import Preprocessing
+from . import captured
+from .captured import CapturedNetwork
+from .capturing import capture
 from .weights import load_weights, read_classes
 
 __all__ = ["IMAGENET_RESIZE", "LoadedNetwork", "load_network"]
@@ -43,6 +46,11 @@ class LoadedNetwork:
     example_input: Tensor
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+    captured: CapturedNetwork | None = None
+
+    def capture(self) -> CapturedNetwork:
+        """The network as it was saved once captured, else captured now. Raises CaptureError."""
+        return self.captured or capture(self.model, self.example_input)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +61,7 @@ class _Found:
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     example_input: Tensor | None = None
+    captured: CapturedNetwork | None = None
 
 
 def load_network(
@@ -78,10 +87,7 @@ def load_network(
     """
     labels = None if classes is None else _labels(classes)
     found = _find(str(spec), labels)
-    try:
-        model = found.model.eval()
-    except NotImplementedError:  # an exported program has one mode, the one that it was exported in
-        model = found.model
+    model = found.model.eval()
     if weights is not None:
         load_weights(model, weights)
     pre = _preprocessing(
@@ -94,7 +100,7 @@ def load_network(
     labels = labels or found.classes or tuple(str(i) for i in range(count))
     if len(labels) != count:
         raise DataError(f"{spec}: {count} scores, but {len(labels)} class names")
-    return LoadedNetwork(model, example, pre, labels)
+    return LoadedNetwork(model, example, pre, labels, found.captured)
 
 
 def _find(spec: str, labels: tuple[str, ...] | None) -> _Found:
@@ -166,12 +172,22 @@ def _timm(name: str, count: int | None) -> _Found:
 
 
 def _pt2(path: Path) -> _Found:
+    """A file of CapturedNetwork.save keeps its names and blocks; of any other exported network the names are those of
+    its operators, for torch.export records no modules that return them."""
+    try:
+        saved = captured.load(path)
+        shape = (1, *saved.input_shape)
+        return _Found(saved.model, example_input=torch.zeros(shape, dtype=saved.dtype), captured=saved)
+    except ArtifactError:
+        if not path.is_file():
+            raise
     try:
         program = torch.export.load(path)
+        module = program.module()
+        for mode in ("train", "eval"):  # they raise; an exported network has one mode, the one it was exported in
+            vars(module).pop(mode, None)
         example = next(iter(program.example_inputs[0])) if program.example_inputs else None
-        return _Found(program.module(), example_input=example if isinstance(example, Tensor) else None)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
+        return _Found(module, example_input=example if isinstance(example, Tensor) else None)
     except Exception as error:  # torch raises whatever its reader trips over
         raise ArtifactError(f"{path}: not an exported network ({type(error).__name__}: {error})") from error
 

@@ -310,11 +310,21 @@ def test_exported_network(tmp_path: Path) -> None:
     assert loaded.preprocessing.crop == (8, 8)
     x = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(loaded.model(x), net(x), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.capture().model(x), net(x), rtol=0, atol=0)
     path.write_bytes(b"PK not a zip")
     with pytest.raises(ArtifactError, match="not an exported network"):
         load_network(path)
     with pytest.raises(ArtifactError, match="no such file"):
         load_network(tmp_path / "absent.pt2")
+
+
+def test_saved_captured_network_keeps_its_names(tmp_path: Path) -> None:
+    once = load_network(spec("described")).capture()
+    once.save(tmp_path / "tiny.pt2")
+    again = load_network(tmp_path / "tiny.pt2", mean=TINY.mean, std=TINY.std, resize=9, interpolation="bicubic")
+    assert again.preprocessing == TINY
+    assert again.capture().split_points == once.split_points
+    assert again.capture().network_hash(TINY) == once.network_hash(TINY)
 
 
 def test_efficientnet_lite0_recognises_the_photos() -> None:
