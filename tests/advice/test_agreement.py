@@ -130,6 +130,12 @@ def test_few_labels_leave_the_measurement() -> None:
         assert settle(outcome("input", "jpeg", n, n * 0.9), outcome("b", "uint8", n, n * 0.8)) == KEYS
 
 
+def test_twenty_nine_labels_never_decide_however_clear_they_are() -> None:
+    for n, source in ((29, "profile"), (30, "live labels")):
+        found = settle(outcome("input", "jpeg", n, n), outcome("b", "uint8", n, 0))
+        assert found["b", "uint8"].source == source
+
+
 def test_labels_on_one_side_leave_the_measurement() -> None:
     assert settle(outcome("b", "uint8", 1000, 100)) == KEYS
     assert settle(outcome("input", "jpeg", 1000, 900)) == KEYS

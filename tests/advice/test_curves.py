@@ -92,6 +92,15 @@ def test_profile_mix_without_traffic_is_the_profile_mean() -> None:
     assert curve.value == pytest.approx(profile.curve().mean)
 
 
+def test_profile_mix_of_skewed_classes_is_the_profile_mean_too() -> None:
+    # The median of skewed ratios lies below their mean: without centring, leaning on it would pull the mix down.
+    rng = np.random.default_rng(0)
+    level = rng.lognormal(0, 0.8, (60, 5))
+    profile = toys.samples({c: level[c] * rng.lognormal(0, 0.5, (2, 5)) for c in range(60)})
+    curve = mix_curve(profile, NONE, profile.class_ids, np.full(60, 1 / 60))
+    assert curve.value == pytest.approx(profile.curve().mean, rel=1e-9)
+
+
 def test_set_of_classes_is_the_weighted_mean_and_its_error() -> None:
     profile = toys.profile()
     one, two = class_curves(profile, NONE, ids(0, 2))

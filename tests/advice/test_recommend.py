@@ -100,6 +100,12 @@ def test_limits_that_nothing_meets_are_flagged_with_the_least_violation() -> Non
     assert "no accurate choice meets the constraints" in answer.reason
 
 
+def test_the_least_violation_goes_before_the_fastest() -> None:
+    # d as uint8 exceeds 90 bytes by a ninth; output, faster by 6 ms, needs twice the allowed MACs.
+    answer = ask(max_bytes=90, max_head_macs=500)
+    assert (answer.split_point, answer.codec, answer.use.violations) == ("d", "uint8", ("max_bytes: 100, limit 90",))
+
+
 def test_zero_limits_are_answered() -> None:
     answer = ask(max_bytes=0, max_head_macs=0)
     assert answer.use.violations
