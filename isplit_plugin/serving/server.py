@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ..errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
-from .management import KeyFile, ModelStatus, TokenKind, call, model_status
+from .management import KeyFile, ModelStatus, TokenKind, call, model_status, reason
 from .process import Frontend, free_ports, log_tail, read_properties
 from .registry import archive_identity, load_failure, register, unregister
 from .resources import config_file
@@ -168,6 +169,25 @@ class TorchServe:
         """State of a model and its workers. Raises UnknownModelError, ServingError."""
         return model_status(self.management_url, model, version=version, token=self.management_token)
 
+    def describe(self, model: str) -> list[dict[str, Any]]:
+        """What each worker of a model says of itself: for a tail what it served and the counters of its statistics.
+
+        Raises UnknownModelError, ServingError.
+        """
+        answer = call(
+            "GET",
+            f"{self.management_url}/models/{model}",
+            token=self.management_token,
+            params={"customized": "true"},
+            timeout=60.0,
+        )
+        if answer.status_code == 404:
+            raise UnknownModelError(f"TorchServe at {self.management_url} has no model {model!r}")
+        try:
+            return [_mapping(entry["customizedMetadata"]) for entry in answer.json()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServingError(f"TorchServe did not describe {model!r}: {reason(answer)}") from error
+
     def register(self, archive: str | Path, *, workers: int = 1) -> ModelStatus:
         """Register one more archive of the model store. Needs ``model_api=True``. Raises ServingError."""
         log = self.log_path
@@ -264,3 +284,10 @@ class TorchServe:
         path = self._running().log_path
         why, tail = load_failure(path), log_tail(path)
         return ServingError(f"{message}{f': {why}' if why else ''}\n--- end of {path}\n{tail}", reason=why, log=tail)
+
+
+def _mapping(described: Any) -> dict[str, Any]:
+    value = json.loads(described) if isinstance(described, str) else described
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value

@@ -110,6 +110,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._warned = False
         self._cpu_s = 0.0
+        self._running = 0
         self._counts = dict.fromkeys(("offered", "sampled", "dropped", "computed", "failed"), 0)
 
     @contextmanager
@@ -170,8 +171,8 @@ class Sampler:
 
     def counters(self) -> dict[str, float]:
         """offered, sampled (chosen by the hash), dropped (no room), computed, failed, queued and queued_bytes (waiting
-        now), cpu_s (CPU seconds of all passes)."""
-        now = {"queued": len(self._queue), "queued_bytes": self._bytes, "cpu_s": self._cpu_s}
+        now), running (passes under way), cpu_s (CPU seconds of all passes)."""
+        now = {"queued": len(self._queue), "queued_bytes": self._bytes, "running": self._running, "cpu_s": self._cpu_s}
         return {**self._counts, **now}
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -216,6 +217,7 @@ class Sampler:
                 self._counts["computed"] += 1
                 ids, group = [item.class_id], item.group
                 self._recorder.add_importance(ids, curve, source, "predicted", group, item.at, item.device)
+            self._running = 0
 
     def _next(self) -> _Item | None:
         """The next item, once there is one, the worker is idle and the budget allows; ``None`` once closed."""
@@ -223,6 +225,7 @@ class Sampler:
             while not self._closed.is_set():
                 wait = self._wait_s()
                 if wait == 0.0:
+                    self._running = 1  # before it leaves the queue: nobody sees neither
                     item = self._queue.popleft()
                     self._bytes -= item.activation.nbytes
                     return item

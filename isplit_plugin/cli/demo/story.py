@@ -227,15 +227,16 @@ class Demo:
             raise ServingError(f"the device process failed:\n{done.stderr[-3000:]}")
         return tuple(lines[:-1]), lines[-1]
 
-    def _settle(self, patience: float = 30.0) -> None:
-        """Wait until the background importance of the phase has reached the store: its count stops growing."""
+    def _settle(self, patience: float = 60.0) -> None:
+        """Wait until the tail has computed the importance of what it sampled, and all of it is in the store."""
+        server = self._server()
         deadline = time.monotonic() + patience
-        last, since = -1.0, time.monotonic()
         while time.monotonic() < deadline:
-            count = sum(point.live_count for point in self.ask().curve)
-            if count != last:
-                last, since = count, time.monotonic()
-            elif time.monotonic() - since > 2.5:
+            counts = [worker["statistics"] for worker in server.describe(MODEL)]
+            waiting = ("sampler_queued", "sampler_running", "queued", "pending")
+            if all(c[name] == 0 for c in counts for name in waiting):
+                computed, dropped = (sum(c[f"sampler_{n}"] for c in counts) for n in ("computed", "dropped"))
+                print(f"importance computed in the background for {computed:.0f} requests so far, {dropped:.0f} skipped")
                 return
             time.sleep(0.25)
 
