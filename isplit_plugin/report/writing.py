@@ -206,7 +206,8 @@ def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> Non
     mix = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:5])
     classes = {"live": "the live mix", "profile": "the mix of the calibration set", "asked": "the asked classes"}
     group = "" if answer.group == "all" else f", group {answer.group}"
-    page.section(f"Recommended for {classes.get(answer.mix, answer.mix)}{group}")
+    after = f", after {answer.observations:,} requests" if answer.observations else ""
+    page.section(f"Recommended for {classes.get(answer.mix, answer.mix)}{group}{after}")
     page.text(answer.reason)
     page.facts(
         [
