@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ProfileError, UnknownClassError, UnknownSplitPointError
-from .schema import INPUT, OUTPUT, Preprocessing, SplitPoint
+from .schema import INPUT, OUTPUT, VARIANT_MARK, Preprocessing, SplitPoint
 
 __all__ = ["PROFILE_FORMAT", "Curve", "Profile", "VariantMeasure"]
 
@@ -312,12 +312,13 @@ def _check(profile: Profile) -> None:
     _require(profile.comoment_dof >= 0, f"comoment_dof: expected at least 0, found {profile.comoment_dof}")
     everywhere = {INPUT, OUTPUT, *names}
     for label, times in (("head_ms", profile.head_ms), ("tail_ms", profile.tail_ms)):
-        _require(set(times) <= everywhere, f"{label}: unknown split points {sorted(set(times) - everywhere)[:5]}")
+        unknown = sorted(name for name in times if _place(name) not in everywhere)
+        _require(not unknown, f"{label}: unknown split points {unknown[:5]}")
         for name, value in times.items():
             _require(math.isfinite(value) and value >= 0, f"{label}[{name}]: expected milliseconds, found {value}")
     for m in profile.measures:
         label = f"measure {m.split_point}/{m.codec}"
-        _require(m.split_point in everywhere, f"{label}: unknown split point")
+        _require(_place(m.split_point) in everywhere, f"{label}: unknown split point")
         for value in (m.nbytes, m.encode_ms, m.decode_ms):
             _require(math.isfinite(value) and value >= 0, f"{label}: expected bytes and milliseconds, found {value}")
         _check_array(f"{label}: seen", m.seen, np.int64, (sizes["K"],))
@@ -325,6 +326,11 @@ def _check(profile: Profile) -> None:
         _require(bool(((m.agree >= 0) & (m.agree <= m.seen)).all()), f"{label}: expected 0 <= agree <= seen")
     accuracy = profile.accuracy
     _require(accuracy is None or 0 <= accuracy <= 1, f"accuracy: expected 0 to 1, found {accuracy}")
+
+
+def _place(name: str) -> str:
+    """The split point of a variant's name; any other name as it is."""
+    return name.rpartition(VARIANT_MARK)[0] or name
 
 
 def _check_array(name: str, array: object, dtype: type[np.generic], shape: tuple[int, ...]) -> None:

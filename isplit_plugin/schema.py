@@ -68,6 +68,26 @@ class SplitPoint:
         )
 
 
+VARIANT_MARK: Final = "~"
+"""Between the split point and the shape in a variant's name: ``layer2~n64s4d2``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A trained bottleneck at a split point, as a place where one can cut.
+
+    ``point``: the code as what travels; its name is the variant's, its shape the code's. ``of``: the split point whose
+    activation the encoder takes. Its importance is another network's: it is no point of the curve.
+    """
+
+    point: SplitPoint
+    of: str
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Variant:
+        return cls(SplitPoint.from_json(raw["point"]), str(raw["of"]))
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """From a photo to the network's input, the same on device, server and in the profile.
@@ -109,7 +129,8 @@ class Manifest:
     ``input_shape`` is without batch. ``split_points`` is the whole curve in execution order; ``deployed`` names those
     that are served (``input`` and ``output`` are always served besides). ``files`` maps a path inside the bundle or
     archive to its SHA-256. ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a
-    client starts with.
+    client starts with. ``variants``: trained bottlenecks, each a place of its own beside the curve: its name can stand
+    in ``deployed`` and wherever a served split point is named, and its shape is the code's.
     """
 
     model: str
@@ -124,12 +145,16 @@ class Manifest:
     default: tuple[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     created_with: Mapping[str, str] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
 
     def split_point(self, name: str) -> SplitPoint:
-        """Look a split point up by any of its names. Raises UnknownSplitPointError."""
+        """Look a split point up by any of its names, or a variant by its own. Raises UnknownSplitPointError."""
         for point in self.split_points:
             if name in point.names:
                 return point
+        for variant in self.variants:
+            if name == variant.point.name:
+                return variant.point
         raise UnknownSplitPointError.of(name, (INPUT, *(p.name for p in self.split_points), OUTPUT))
 
     def to_json(self) -> dict[str, Any]:
@@ -160,6 +185,7 @@ class Manifest:
                 default=(str(split_point), str(codec)),
                 files={str(k): str(v) for k, v in raw["files"].items()},
                 created_with={str(k): str(v) for k, v in raw["created_with"].items()},
+                variants=tuple(Variant.from_json(v) for v in raw.get("variants", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{where}: not a manifest ({type(error).__name__}: {error})") from error

@@ -52,12 +52,15 @@ def pairs(manifest: Manifest, profile: Profile) -> list[tuple[str, str, int]]:
     At `input` the JPEG, and whatever else was measured there and is accepted; at `output` nothing is sent.
     """
     place = {point.name: i + 1 for i, point in enumerate(manifest.split_points)}
+    # A bottleneck stands where its split point does; its measured codecs decide, like any other choice's.
+    place |= {variant.point.name: place[variant.of] for variant in manifest.variants if variant.of in place}
     tensors = sorted(set(manifest.codecs) - set(IMAGE_VARIANTS) - {WHOLE_DEVICE})
     at_input = {m.codec for m in profile.measures if m.split_point == INPUT}
     found = [(INPUT, variant, 0) for variant in sorted({"jpeg"} | (at_input & {*tensors, *IMAGE_VARIANTS}))]
     names = {manifest.split_point(name).name for name in manifest.deployed if name not in (INPUT, OUTPUT)}
-    found += [(name, variant, place[name]) for name in sorted(names, key=place.__getitem__) for variant in tensors]
-    return [*found, (OUTPUT, WHOLE_DEVICE, len(place) + 1)]
+    ordered = sorted(names, key=lambda name: (place[name], name))
+    found += [(name, variant, place[name]) for name in ordered for variant in tensors]
+    return [*found, (OUTPUT, WHOLE_DEVICE, len(manifest.split_points) + 1)]
 
 
 def options(

@@ -9,7 +9,17 @@ from .modules import Bottleneck, BottleneckConfig
 from .photos import Photos
 from .run import train_bottlenecks
 from .training import Fitted, fit
-from .variant import SUFFIX, CodeMeasure, Variant, decoder_tail, encoder_head, load_bottleneck, variant_name
+from .variant import (
+    SUFFIX,
+    CodeMeasure,
+    Variant,
+    decoder_tail,
+    encoder_head,
+    export_encoder,
+    load_bottleneck,
+    place_of,
+    variant_name,
+)
 
 __all__ = [
     "SUFFIX",
@@ -25,10 +35,12 @@ __all__ = [
     "Variant",
     "decoder_tail",
     "encoder_head",
+    "export_encoder",
     "fit",
     "gather",
     "load_bottleneck",
     "measure",
+    "place_of",
     "quantised_codecs",
     "teach",
     "train_bottlenecks",

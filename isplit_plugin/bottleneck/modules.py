@@ -149,7 +149,8 @@ class Decoder(nn.Module):
 class Bottleneck(nn.Module):
     """Encoder and decoder at one split point; ``forward`` is both, activation (N, ...) -> its approximation.
 
-    ``code_shape``: the shape of the code without batch, what travels. Raises SplitPointError for a bottleneck that
+    ``code_shape``: the shape of the code without batch, what travels. ``macs``: multiply-accumulates of the encoder for
+    one item, and of the decoder. Raises SplitPointError for a bottleneck that
     does not fit the split point: no positions, a stride above its size, more channels than it has, nothing saved.
     """
 
@@ -167,6 +168,15 @@ class Bottleneck(nn.Module):
         height, width = plan.sizes[-1]
         channels = plan.channels[-1]
         self.width = plan.channels[-1] // 2
+        # A layer and its mirror image cost the same: 9 multiply-accumulates for each pair of channels at each place of
+        # the smaller map.
+        self.macs = (
+            sum(
+                9 * plan.channels[i] * plan.channels[i + 1] * plan.sizes[i + 1][0] * plan.sizes[i + 1][1]
+                for i in range(len(plan.strides))
+            )
+            + grid.prefix * grid.channels * channels
+        )
         self.code_shape: tuple[int, ...] = (
             (channels, grid.prefix + height * width) if grid.tokens else (channels, height, width)
         )

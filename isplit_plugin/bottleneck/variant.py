@@ -8,11 +8,13 @@ with a bottleneck in it belongs to another network and never mixes with the orig
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +23,24 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, NetworkMismatchError
 from ..network import CapturedNetwork
-from ..schema import Preprocessing
+from ..network.execution import on_device
+from ..network.export import export_part
+from ..schema import VARIANT_MARK, Macs, Preprocessing, SplitPoint
+from ..schema import Variant as Place
 from . import checkpoint
 from .modules import Bottleneck, BottleneckConfig
 
-__all__ = ["SUFFIX", "CodeMeasure", "Variant", "decoder_tail", "encoder_head", "load_bottleneck", "variant_name"]
+__all__ = [
+    "SUFFIX",
+    "CodeMeasure",
+    "Variant",
+    "decoder_tail",
+    "encoder_head",
+    "export_encoder",
+    "load_bottleneck",
+    "place_of",
+    "variant_name",
+]
 
 SUFFIX: Final = ".bottleneck.safetensors"
 _KEY: Final = "isplit_bottleneck"
@@ -88,7 +103,7 @@ class CodeMeasure:
         return cls(str(raw["codec"]), nbytes, encode_ms, decode_ms, seen, agree, labelled, correct)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """A trained bottleneck, the network it belongs to, and what it was measured to do.
 
@@ -103,6 +118,16 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
     head: Mapping[str, Tensor] | None = None
     tail: Mapping[str, Tensor] | None = None
+
+    @cached_property
+    def deployed_name(self) -> str:
+        """The name with eight digits of the SHA-256 of all weights: an encoder and a decoder that were not trained
+        together have different names, so they never meet."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"{self.name}-{digest.hexdigest()[:8]}"
 
     @property
     def split_point(self) -> str:
@@ -140,17 +165,20 @@ class Variant:
 
     def save(self, path: str | Path) -> Path:
         """Write the file (its name should end in :data:`SUFFIX`). Raises ArtifactError."""
+        checkpoint.write(Path(path), _KEY, self.describe(), self._tensors())
+        return Path(path)
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"bottleneck.{n}": t for n, t in self.bottleneck.state_dict().items()}
         for part, weights in (("head", self.head), ("tail", self.tail)):
             tensors |= {f"{part}.{n}": t for n, t in (weights or {}).items()}
-        checkpoint.write(Path(path), _KEY, self.describe(), tensors)
-        return Path(path)
+        return tensors
 
 
 def variant_name(bottleneck: Bottleneck) -> str:
     """``<split point>~n<width>s<stride>d<depth>``."""
     config = bottleneck.config
-    return f"{bottleneck.split_point}~n{bottleneck.width}s{config.stride}d{config.depth}"
+    return f"{bottleneck.split_point}{VARIANT_MARK}n{bottleneck.width}s{config.stride}d{config.depth}"
 
 
 def load_bottleneck(path: str | Path, net: CapturedNetwork, preprocessing: Preprocessing | None = None) -> Variant:
@@ -195,6 +223,36 @@ def decoder_tail(net: CapturedNetwork, variant: Variant) -> nn.Module:
     """The server's part: code (N, *code_shape) -> scores (N, classes), in evaluation mode."""
     _, tail = net.bisect(variant.split_point)
     return nn.Sequential(_like(variant.decoder, net), _with(tail, variant.tail, variant.name)).eval()
+
+
+def place_of(net: CapturedNetwork, variant: Variant) -> Place:
+    """The variant as a place that a manifest can name: what travels is its code."""
+    point, size = net.split_point(variant.split_point), math.prod(variant.code_shape)
+    macs = variant.bottleneck.macs
+    code = SplitPoint(
+        name=variant.deployed_name,
+        aliases=(),
+        shape=variant.code_shape,
+        dtype="float32",
+        nbytes=4 * size,
+        macs=Macs(point.macs.head + macs, point.macs.tail + macs),
+        channel_axis=1,
+        stride_order=tuple(range(len(variant.code_shape) + 1)),
+    )
+    return Place(code, variant.split_point)
+
+
+def export_encoder(
+    net: CapturedNetwork, variant: Variant, path: str | Path, format: Literal["onnx", "pt2"] = "onnx"
+) -> str:
+    """Write :func:`encoder_head` for devices and return the file's SHA-256; checked as ``network.export_head`` does.
+
+    Raises CaptureError, ArtifactError.
+    """
+    net = on_device(net, "cpu")
+    example = torch.zeros(2, *net.input_shape, dtype=net.dtype)
+    part = encoder_head(net, variant)
+    return export_part(part, example, path, split_point=variant.deployed_name, format=format)
 
 
 def _with(part: nn.Module, weights: Mapping[str, Tensor] | None, name: str) -> nn.Module:

@@ -25,7 +25,7 @@ MAX_FILE_BYTES: Final = 2 * 1024**3
 """Largest head: protobuf, and with it ONNX, ends here."""
 
 _CHUNK: Final = 1024 * 1024
-_PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,127}\.(onnx|pt2)\Z")
+_PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 

@@ -25,7 +25,7 @@ from ..schema import FloatArray
 from .captured import CapturedNetwork
 from .execution import on_device
 
-__all__ = ["FORMATS", "export_head"]
+__all__ = ["FORMATS", "export_head", "export_part"]
 
 FORMATS: Final = ("onnx", "pt2")
 _TOLERANCE: Final = 1e-4
@@ -43,18 +43,36 @@ def export_head(
     Raises SplitPointError (``input`` has no head, among others), UnknownSplitPointError, CaptureError where the head
     cannot be exported or the export computes something else, ArtifactError where the file cannot be written.
     """
-    if format not in FORMATS:
-        raise ArtifactError(f"head format: expected one of {', '.join(FORMATS)}, got {format!r}")
     net = on_device(net, "cpu")
     head, _ = net.bisect(split_point)
     if isinstance(head, nn.Identity):
         raise SplitPointError(f"nothing runs before {split_point!r}: it has no head")
-    program = _program(head, torch.zeros(2, *net.input_shape, dtype=net.dtype), split_point)
-    name = "scores" if head is net.model else "activation"
-    data = _onnx_bytes(program, name, split_point) if format == "onnx" else _pt2_bytes(program)
+    example = torch.zeros(2, *net.input_shape, dtype=net.dtype)
+    output = "scores" if head is net.model else "activation"
+    return export_part(head, example, path, split_point=split_point, output=output, format=format)
+
+
+def export_part(
+    part: nn.Module,
+    example: Tensor,
+    path: str | Path,
+    *,
+    split_point: str,
+    output: str = "activation",
+    format: Literal["onnx", "pt2"] = "onnx",
+) -> str:
+    """:func:`export_head` for any part that a device runs (a head with an encoder behind it), on the CPU.
+
+    ``example``: a batch (N, ...) of its inputs; ``split_point``: the name that it is known by; ``output``: of what it
+    returns. Raises CaptureError, ArtifactError.
+    """
+    if format not in FORMATS:
+        raise ArtifactError(f"head format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    program = _program(part, example, split_point)
+    data = _onnx_bytes(program, output, split_point) if format == "onnx" else _pt2_bytes(program)
     run = _onnx_runner(data, split_point) if format == "onnx" else _pt2_runner(data)
     if run is not None:
-        _compare(head, run, net, split_point)
+        _compare(part, run, example, split_point)
     _write(Path(path), data)
     return hashlib.sha256(data).hexdigest()
 
@@ -133,10 +151,10 @@ def _pt2_runner(data: bytes) -> Runner:
     return lambda x: np.asarray(module(x).numpy())
 
 
-def _compare(head: nn.Module, run: Runner, net: CapturedNetwork, split_point: str) -> None:
+def _compare(head: nn.Module, run: Runner, example: Tensor, split_point: str) -> None:
     random = torch.Generator().manual_seed(0)
     for batch in (1, 3):
-        x = torch.randn(batch, *net.input_shape, generator=random, dtype=net.dtype)
+        x = torch.randn(batch, *example.shape[1:], generator=random, dtype=example.dtype)
         with torch.inference_mode():
             expected = head(x).numpy()
             try:
