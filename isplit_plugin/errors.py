@@ -8,6 +8,7 @@
     ├── UnknownNameError                 404 unknown_name            lists what is known
     │   ├── UnknownModelError            404 unknown_model
     │   ├── UnknownClassError            404 unknown_class
+    │   ├── UnknownRequestError          404 unknown_request         no request of that id waits for a label
     │   ├── UnknownSplitPointError       404 unknown_split_point
     │   └── UnknownCodecError            404 unknown_codec
     ├── WireError                        400 malformed_request       the only error that comes out of a decoder
@@ -19,6 +20,8 @@
     ├── ProbeError                       409 probe_refused           probes are off, or make no sense at this cut
     │   ├── ProbeBudgetError             429 probe_budget            enough probes for now; `details` say when
     │   └── TicketError                  403 bad_ticket              forged, expired, used before, or another's
+    ├── LabelSecretError                 403 bad_label_secret        labels are off, or came with a wrong secret
+    ├── LabelledBeforeError              409 labelled_before         the request has its label already
     ├── ArtifactError                    422 bad_artifact            a file missing, corrupt or of a newer format
     │   ├── BundleError                  422 bad_bundle
     │   ├── SecretError                  422 bad_secret              a secret file missing, short, or open to others
@@ -98,6 +101,13 @@ class UnknownClassError(UnknownNameError):
     kind = "class"
 
 
+class UnknownRequestError(UnknownNameError):
+    """A label for a request that was never seen, or too long ago."""
+
+    code = "unknown_request"
+    kind = "request"
+
+
 class UnknownSplitPointError(UnknownNameError):
     code = "unknown_split_point"
     kind = "split point"
@@ -169,6 +179,20 @@ class TicketError(ProbeError):
 
     status = 403
     code = "bad_ticket"
+
+
+class LabelSecretError(IsplitError):
+    """Labels without their secret, with a wrong one, or to an endpoint that takes none."""
+
+    status = 403
+    code = "bad_label_secret"
+
+
+class LabelledBeforeError(IsplitError):
+    """A second label for a request; the first one stands."""
+
+    status = 409
+    code = "labelled_before"
 
 
 class ArtifactError(IsplitError):
