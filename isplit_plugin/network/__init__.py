@@ -6,17 +6,21 @@ from .calibration import calibration_folder
 from .captured import CapturedNetwork, load
 from .capturing import capture
 from .export import export_head
+from .headside import HeadImportance, HeadPass, head_importance
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .profiling import profile
 
 __all__ = [
     "CapturedNetwork",
+    "HeadImportance",
+    "HeadPass",
     "Importance",
     "LoadedNetwork",
     "calibration_folder",
     "capture",
     "export_head",
+    "head_importance",
     "load",
     "load_network",
     "profile",

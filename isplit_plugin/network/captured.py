@@ -19,7 +19,7 @@ from torch.fx import GraphModule, Node
 
 from ..errors import ArtifactError, DataError, SplitPointError, UnknownSplitPointError
 from ..schema import INPUT, OUTPUT, Preprocessing, SplitPoint
-from . import cutting, graph, identity, importance
+from . import cutting, graph, identity, importance, linearity
 from .importance import Importance, Target
 
 _FORMAT = 1
@@ -127,12 +127,27 @@ class CapturedNetwork:
         if node is not None and INPUT in self._names[node]:
             x = self._check(activation, INPUT, graph.placeholder(self._module.graph))
             if self._first is None:
-                return self._wrap(*importance.run(self._module, x, {}, (), target))
+                return self._wrap(*importance.run(self._module, x, {}, (), target)[:3])
             cut, head = self._first
             with torch.no_grad():  # nothing before the first split point needs a gradient
                 return self._from(cut, head(x), target)
         cut = self._cut(split_point)
         return self._from(cut, self._check(activation, split_point, self._nodes[cut]), target)
+
+    def gradient_from(
+        self, split_point: str, activation: torch.Tensor, target: Target = None
+    ) -> tuple[Importance, torch.Tensor]:
+        """As :meth:`importance_from`, and the gradient of the target's score at the activation, (N, ...).
+
+        With it, whoever runs the head can finish the backward pass (:class:`.headside.HeadImportance`). Raises
+        SplitPointError at `input` and `output`, where there is nothing to finish.
+        """
+        cut = self._cut(split_point)
+        return self._backward(cut, self._check(activation, split_point, self._nodes[cut]), target)
+
+    def is_linear_after(self, split_point: str) -> bool:
+        """Whether the scores are an affine function of the activation there, so that a gradient is a row of weights."""
+        return linearity.is_linear(self._watched_tail(self._cut(split_point))[0].graph)
 
     def _check(self, given: torch.Tensor, name: str, node: Node) -> torch.Tensor:
         value = node.meta["val"]
@@ -152,9 +167,13 @@ class CapturedNetwork:
         return None if cut is None else (cut, cutting.head(self._module, self._nodes[cut]))
 
     def _from(self, cut: str, activation: torch.Tensor, target: Target) -> Importance:
+        return self._backward(cut, activation, target)[0]
+
+    def _backward(self, cut: str, activation: torch.Tensor, target: Target) -> tuple[Importance, torch.Tensor]:
         tail, watched = self._watched_tail(cut)
         axes = [point.channel_axis for point in self._points.values()]
-        return self._wrap(*importance.run(tail, activation, watched, axes, target))
+        *found, gradient = importance.run(tail, activation, watched, axes, target)
+        return self._wrap(*found), gradient
 
     def _watched_tail(self, cut: str) -> tuple[GraphModule, dict[Node, int]]:
         """The tail after ``cut`` and its nodes that are split points, with their columns."""

@@ -51,7 +51,7 @@ def cui(activation: torch.Tensor, gradient: torch.Tensor, channel_axis: int) -> 
     return maps.flatten(1).mean(dim=1) if spatial else maps
 
 
-class _Watched(Interpreter):
+class Watched(Interpreter):
     """Runs a graph on detached parameters, and lets ``watch`` see the tensors named in ``watched``.
 
     The module itself is only read, so other threads may run it meanwhile. Values are dropped after their last use.
@@ -75,8 +75,9 @@ class _Watched(Interpreter):
 
 def run(
     tail: GraphModule, activation: torch.Tensor, watched: Mapping[Node, int], axes: Sequence[int], target: Target
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Values (N, len(axes)), target (N,) and scores (N, classes), on the activation's device.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values (N, len(axes)), target (N,), scores (N, classes) and the gradient of each target's score at the
+    activation (N, ...), on the activation's device.
 
     ``watched``: node of ``tail`` -> column; a column nobody watches stays NaN. Raises UnknownClassError, DataError.
     """
@@ -94,12 +95,13 @@ def run(
             tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
 
         start = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
-        scores = _Watched(tail, watched, watch).run(start)
+        scores = Watched(tail, watched, watch).run(start)
         chosen = scores.detach()
         classes = _targets(target, chosen)
+        gradient = torch.zeros_like(start, requires_grad=False)
         if scores.requires_grad and len(scores):
-            torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), start)
-    return values, classes, chosen
+            (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), start)
+    return values, classes, chosen, gradient
 
 
 def _targets(target: Target, scores: torch.Tensor) -> torch.Tensor:
