@@ -6,7 +6,9 @@ Empirical Bayes with credibility weights (Buhlmann 1967; Robbins 1956). At every
     value(c)   = (n_l mean_l + k profile(c))   / (n_l + k)      classes; live means lean on the profile
     k          = within-class variance / between-class variance, from 1 to 10 observations
 
-``n_l`` is the effective sample size (sum w)^2 / sum w^2. ``effect_c`` is how much higher the class lies than all
+``n_l`` is the effective sample size (sum w)^2 / sum w^2. Where devices are known, an observation is the mean of one
+device in one hour, and the sampling error is that of as many independent observations as there are devices, for what a
+device sends in one hour resembles what it sends in the next. ``effect_c`` is how much higher the class lies than all
 classes, one factor for the whole curve: it carries what live traffic shows of a class past the cut to the points
 before it, which no server can compute.
 
@@ -50,18 +52,21 @@ class Components:
 @dataclass(frozen=True, eq=False)
 class LiveMoments:
     """Live moments of M classes, shapes (M, P): observations, effective sample size, mean and variance (NaN where
-    unknown)."""
+    unknown); ``devices``: how many distinct ones, NaN where requests count by themselves."""
 
     count: F64
     n: F64
     mean: F64
     variance: F64
+    devices: F64
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
     """A curve, all shapes (P,). ``prior``: what it would be without live traffic. ``live_share``: the weight of the
-    live means in ``value``. Counts are observations of the asked classes; NaN where nothing is known."""
+    live means in ``value``. Counts are observations of the asked classes; NaN where nothing is known. ``devices``: how
+    many distinct ones stand behind the live means, of several classes at least; NaN where requests count by
+    themselves."""
 
     value: F64
     standard_error: F64
@@ -70,6 +75,7 @@ class Curve:
     live_n: F64
     live_count: F64
     profile_count: F64
+    devices: F64 | None = None
 
     def source(self, point: int) -> str:
         """ "profile", "live" or "mixed"."""
@@ -80,6 +86,7 @@ class Curve:
 
     def points(self, profile: Profile) -> tuple[CurvePoint, ...]:
         """The curve in the form of an answer."""
+        devices = np.full(len(self.value), np.nan) if self.devices is None else self.devices
         return tuple(
             CurvePoint(
                 point.name,
@@ -89,6 +96,7 @@ class Curve:
                 float(self.live_count[i]),
                 float(self.profile_count[i]),
                 point.nbytes,
+                None if np.isnan(devices[i]) else round(float(devices[i])),
             )
             for i, point in enumerate(profile.split_points)
         )
@@ -130,6 +138,7 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
     """
     shape = (len(class_ids), len(mean0))
     count, weight, weight2, sum1, sum2 = (np.zeros(shape) for _ in range(5))
+    devices = np.full(shape, np.nan)
     # Rows are taken in a fixed order, so that the same contents give the same sums to the last bit.
     for part in sorted(rows, key=lambda r: (r.source, r.target)):
         if part.count.shape[1] != shape[1]:
@@ -148,6 +157,9 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told apart below
             for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
                 whole[to] += np.where(good, cell, 0.0)
+        if part.devices is not None:  # one device may be behind several sources: at least the most of any of them
+            told = np.asarray(part.devices, np.float64)[at]
+            devices[to] = np.fmax(devices[to], np.where(good & (told > 0), told, np.nan))
     with np.errstate(all="ignore"):
         # Cauchy-Schwarz: n <= count. The root first: weights may be as large as floats go.
         n = np.where(weight > 0, np.minimum((weight / np.sqrt(weight2)) ** 2, count), 0.0)
@@ -156,7 +168,9 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
         mean = mean0 + offset
     broken = ~np.isfinite(n) | (~(np.abs(mean) < _LARGEST) & (n > 0))
     n[broken], count[broken] = 0.0, 0.0
-    return LiveMoments(count, n, np.where(n > 0, mean, np.nan), np.where(np.isfinite(variance), variance, np.nan))
+    devices[n == 0] = np.nan
+    variance[~np.isfinite(variance)] = np.nan
+    return LiveMoments(count, n, np.where(n > 0, mean, np.nan), variance, devices)
 
 
 def _weighted(n1: F64, x1: F64, n2: F64, x2: F64) -> F64:
@@ -207,7 +221,16 @@ def class_curves(profile: Profile, live: LiveView, class_ids: I64, target: str |
     """
     value, variance, prior, share, moments, n_profile = _estimate(profile, live, class_ids, target)
     return tuple(
-        Curve(value[m], np.sqrt(variance[m]), prior[m], share[m], moments.n[m], moments.count[m], n_profile[m])
+        Curve(
+            value[m],
+            np.sqrt(variance[m]),
+            prior[m],
+            share[m],
+            moments.n[m],
+            moments.count[m],
+            n_profile[m],
+            moments.devices[m],
+        )
         for m in range(len(class_ids))
     )
 
@@ -224,6 +247,7 @@ def mix_curve(profile: Profile, live: LiveView, class_ids: I64, weights: F64, ta
         live_n=moments.n.sum(0),
         live_count=moments.count.sum(0),
         profile_count=n_profile.sum(0),
+        devices=np.fmax.reduce(moments.devices, axis=0, initial=np.nan),
     )
 
 
@@ -252,6 +276,6 @@ def _estimate(
     own = np.where(np.isfinite(moments.variance), np.maximum(moments.n - 1, 0), 0.0)
     spread = _weighted(own, moments.variance, np.full_like(own, K_MAX), np.broadcast_to(parts.within, own.shape))
     with np.errstate(all="ignore"):
-        sampling = np.where(moments.n > 0, share**2 * spread / moments.n, 0.0)
+        sampling = np.where(moments.n > 0, share**2 * spread / np.fmin(moments.n, moments.devices), 0.0)
     rest = np.where(share < 1, (1 - share) ** 2 * prior_variance, 0.0)
     return value, sampling + rest, prior, share, moments, n_c

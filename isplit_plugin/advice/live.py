@@ -60,6 +60,9 @@ class ImportanceRows:
     ``weight2`` = sum of w^2, ``sum1`` = sum of w (x - mean0), ``sum2`` = sum of w (x - mean0)^2, where mean0 is the
     profile's. All are per point, because split traffic has values only from its cut on; a point that was never
     observed has zeros. Effective sample size: weight^2 / weight2. Class ids are unique within one set of rows.
+
+    ``devices``: how many distinct devices stand behind each value, where an observation is the mean of one device in
+    one bucket of time; requests that count by themselves are told as one device each. ``None``: all of them do.
     """
 
     source: Source
@@ -70,23 +73,29 @@ class ImportanceRows:
     weight2: F64
     sum1: F64
     sum2: F64
+    devices: F64 | None = None
 
     def __post_init__(self) -> None:
         shape = np.shape(self.count)
         if len(shape) != 2 or np.shape(self.class_ids) != shape[:1]:
             raise StoreError(f"importance rows: expected (K,) and (K, P), got {np.shape(self.class_ids)} and {shape}")
-        for name in ("weight", "weight2", "sum1", "sum2"):
-            if np.shape(getattr(self, name)) != shape:
+        for name in ("weight", "weight2", "sum1", "sum2", "devices"):
+            if getattr(self, name) is not None and np.shape(getattr(self, name)) != shape:
                 raise StoreError(f"importance rows: expected {name} {shape}, got {np.shape(getattr(self, name))}")
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Mean and median of one kind of time in milliseconds over ``count`` requests; NaN where nobody reported it."""
+    """Mean and median of one kind of time in milliseconds over ``count`` requests; NaN where nobody reported it.
+
+    ``low_ms`` and ``high_ms``: between them lies the true median, at all times (:func:`.anytime.median_ranks`).
+    """
 
     count: float = 0.0
     mean_ms: float = math.nan
     median_ms: float = math.nan
+    low_ms: float = math.nan
+    high_ms: float = math.nan
 
 
 NO_TIMES: Final = Times()

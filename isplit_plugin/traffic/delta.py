@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..schema import Observation
+from .devices import OTHER_DEVICE, Staged, StagedKey, bucket_of, device_of
 from .histogram import Histogram
 from .moments import F64, Moments, Products, first_known, landmark, rescale
 
@@ -119,14 +120,19 @@ class Names:
 class Delta:
     """Aggregates of one network. Not safe to share between threads: it belongs to the one that fills it.
 
-    ``mean0``: (P,) the shift. ``classes``: the number of classes of the network, to bound class ids.
+    ``mean0``: (P,) the shift. ``classes``: the number of classes of the network, to bound class ids. ``identity``:
+    whether devices are known, so that importance counts by device and bucket (see :mod:`.devices`); without, every
+    request counts by itself.
     """
 
-    def __init__(self, mean0: F64, half_life_s: float, classes: int, *, max_keys: int = 50_000) -> None:
+    def __init__(
+        self, mean0: F64, half_life_s: float, classes: int, *, max_keys: int = 50_000, identity: bool = False
+    ) -> None:
         self.mean0 = mean0
         self.half_life_s = half_life_s
         self.classes = classes
         self.max_keys = max_keys
+        self.identity = identity
         self.names = {kind: Names(cap=cap) for kind, cap in CAPS.items()}
         self.overflow = 0
         self.clear()
@@ -136,11 +142,12 @@ class Delta:
         self.as_of = -math.inf
         self.moments: dict[tuple[Population, int], Moments] = {}
         self.products: dict[Population, Products] = {}
+        self.staged: dict[StagedKey, Staged] = {}
         self.served: dict[ServedKey, Served] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
 
     def __len__(self) -> int:
-        return len(self.moments) + len(self.products) + len(self.served) + len(self.outcomes)
+        return len(self.moments) + len(self.products) + len(self.staged) + len(self.served) + len(self.outcomes)
 
     def _room(self, known: bool) -> bool:
         if known or len(self) < self.max_keys:
@@ -184,9 +191,19 @@ class Delta:
         self.as_of = max(self.as_of, at)
 
     def add_importance(
-        self, class_ids: Iterable[int], values: npt.ArrayLike, *, source: str, target: str, group: str, at: float
+        self,
+        class_ids: Iterable[int],
+        values: npt.ArrayLike,
+        *,
+        source: str,
+        target: str,
+        group: str,
+        at: float,
+        device: str | None = None,
     ) -> int:
         """Add curves: ``values`` (N, P), NaN before the first known point. Returns how many of them were no curves.
+
+        ``device``: whose they are, where devices are known.
 
         Raises ValueError where shapes, source or target are none of ours.
         """
@@ -203,6 +220,9 @@ class Delta:
             if start is None or not 0 <= class_id < self.classes:
                 bad += 1
                 continue
+            if self.identity:
+                self._stage(class_id, Staged.of(group, source, start, curve), target, at, device)
+                continue
             deviation = np.where(np.arange(len(curve)) < start, 0.0, curve - self.mean0)
             population = Population(group, source, target, start)
             key = (population, class_id)
@@ -216,6 +236,14 @@ class Delta:
             self.as_of = max(self.as_of, at)
         return bad
 
+    def _stage(self, class_id: int, staged: Staged, target: str, at: float, device: str | None) -> None:
+        key = StagedKey(target, class_id, bucket_of(at, self.half_life_s), device_of(device))
+        if key not in self.staged and len(self) >= self.max_keys:
+            key = key._replace(device=OTHER_DEVICE)
+        if self._room(key in self.staged):
+            self.staged[key] = self.staged[key].merge(staged) if key in self.staged else staged
+            self.as_of = max(self.as_of, at)
+
     def renamed(self, fit: dict[str, Callable[[str], str]]) -> Delta:
         """The same aggregates with the names that ``fit`` makes of groups, split points and variants."""
         group, point, variant = fit["group"], fit["split_point"], fit["variant"]
@@ -227,6 +255,8 @@ class Delta:
         for (population, class_id), moments in self.moments.items():
             key = (population._replace(group=group(population.group)), class_id)
             out.moments[key] = out.moments[key].merge(moments) if key in out.moments else moments
+        for staged_key, staged in self.staged.items():
+            out.staged[staged_key] = replace(staged, group=group(staged.group))
         for served_key, served in self.served.items():
             p, v, g, bucket = served_key
             out.served.setdefault(ServedKey(point(p), variant(v), group(g), bucket), Served()).update(served)
@@ -240,7 +270,7 @@ class Delta:
         if np.array_equal(mean0, self.mean0):
             return self
         out = Delta(mean0, self.half_life_s, self.classes)
-        out.as_of, out.served, out.outcomes = self.as_of, self.served, self.outcomes
+        out.as_of, out.staged, out.served, out.outcomes = self.as_of, self.staged, self.served, self.outcomes
         rows: dict[Population, list[Moments]] = {}
         for (population, class_id), moments in self.moments.items():
             by = shift_from(population.start, mean0 - self.mean0)

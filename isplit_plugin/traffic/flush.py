@@ -19,6 +19,7 @@ from .database import upsert
 from .delta import CAPS, HOUR_S, TIMES, Delta, Names, Outcome, Population, Served, ServedKey, shift_from
 from .histogram import pack, unpack
 from .moments import F64, Moments, Products
+from .staging import columns_of, stage
 
 DAY_S: Final = 24 * HOUR_S
 KEEP_HOURS_S: Final = 2 * DAY_S
@@ -37,12 +38,31 @@ def write_delta(connection: Connection, revision: int, network: str, delta: Delt
     known = _fit_names(connection, network, delta)
     told = delta.renamed({kind: names.fit for kind, names in known.items()}).about(mean0)
     points = len(mean0)
+    close_buckets(connection, network, told)
     _write_moments(connection, network, told, points)
     _write_products(connection, network, told, points)
     _write_served(connection, network, told)
     _write_outcomes(connection, network, told)
     touch(connection, network, revision, told.as_of)
     return {kind: names.known for kind, names in known.items()}
+
+
+def close_buckets(connection: Connection, network: str, delta: Delta) -> None:
+    """Keep the device means of ``delta``, and add those of buckets that are over to its moments."""
+    found = connection.scalar(sa.select(tables.progress.c.as_of).where(tables.progress.c.network == network))
+    known = -np.inf if found is None else found
+    newest = max(delta.as_of, known)
+    if not np.isfinite(newest):
+        return
+    times = {"known": known, "newest": newest, "half_life_s": delta.half_life_s}
+    closed = stage(connection, network, delta.staged, delta.mean0, **times)
+    for population, means in closed.items():
+        products = Products(means.epoch, means.products)
+        before = delta.products.get(population)
+        delta.products[population] = products if before is None else before.merge(products)
+        for class_id, vector in zip(means.ids.tolist(), means.vectors, strict=True):
+            moments, key = Moments(means.epoch, vector), (population, class_id)
+            delta.moments[key] = delta.moments[key].merge(moments) if key in delta.moments else moments
 
 
 def mean0_of(connection: Connection, network: str) -> F64:
@@ -71,6 +91,7 @@ def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, 
     names = {kind: Names(known[kind], CAPS[kind]) for kind in CAPS}
     used = {(kind, value) for key in (*delta.served, *delta.outcomes) for kind, value in zip(_KINDS, key, strict=False)}
     used |= {("group", population.group) for population in delta.products}
+    used |= {("group", staged.group) for staged in delta.staged.values()}
     for kind, value in sorted(used):
         names[kind].fit(value)
     new = [(kind, value) for kind in CAPS for value in sorted(names[kind].known - before[kind])]
@@ -198,8 +219,7 @@ def _is(table: Table, network: str, key: Population | dict[str, Any]) -> sa.Colu
 
 
 def _columns(network: str, population: Population) -> dict[str, Any]:
-    group, source, target, start = population
-    return {"network": network, "device_group": group, "source": source, "target": target, "start": start}
+    return {"network": network, **columns_of(population)}
 
 
 def _served_columns(key: ServedKey) -> dict[str, Any]:

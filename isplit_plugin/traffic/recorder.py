@@ -64,9 +64,10 @@ class Recorder:
 
     ``manifest`` and ``profile``: put into the store when it is opened, and again should its file be replaced; without
     them the network must be in the store by then. ``flush_s``: seconds between flushes. ``max_queue``: observations
-    that may wait; ``max_keys``: aggregates that may wait while the store is down. The background thread starts with
-    the first observation, in whatever process that happens; a forked child starts afresh and leaves its parent's
-    observations to the parent.
+    that may wait; ``max_keys``: aggregates that may wait while the store is down. ``identity``: importance counts by
+    device (see :mod:`.devices`), and what has no verified device belongs to one; without it, each request counts by
+    itself. The background thread starts with the first observation, in whatever process that happens; a forked child
+    starts afresh and leaves its parent's observations to the parent.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Recorder:
         max_queue: int = 8192,
         max_keys: int = 50_000,
         half_life_s: int = DEFAULT_HALF_LIFE_S,
+        identity: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = store_url
@@ -90,6 +92,7 @@ class Recorder:
         self._max_queue = max_queue
         self._max_keys = max_keys
         self._half_life_s = half_life_s
+        self._identity = identity
         self._clock = clock
         self._closed = False
         self._reset()
@@ -279,7 +282,7 @@ class Recorder:
             if self._delta is None:
                 mean0 = store.mean0(self._network)
                 classes = len(self._manifest.classes)
-                self._delta = Delta(mean0, store.half_life_s, classes, max_keys=self._max_keys)
+                self._delta = Delta(mean0, store.half_life_s, classes, max_keys=self._max_keys, identity=self._identity)
         except BaseException:
             store.close()
             raise
@@ -302,6 +305,7 @@ class Recorder:
                         target=item.target,
                         group=item.group,
                         at=item.at,
+                        device=item.device,
                     )
                     self._counts["invalid"] += bad
                     self._counts["importance"] += len(item.class_ids) - bad

@@ -18,12 +18,16 @@ from ..schema import Manifest
 from . import tables
 from .database import BUSY_TIMEOUT_S, Database, upsert, value_of
 from .delta import Delta
+from .devices import Staged, seen_from_bytes
 from .flush import mean0_of, move_shift, touch, write_delta
 from .histogram import unpack
 from .moments import DEFAULT_HALF_LIFE_S, F64, Moments, Products
 from .view import read_pairs, read_view
 
-_TABLES: Final = (tables.network, tables.model, tables.importance, tables.comoment, tables.served, tables.outcome)
+_TABLES: Final = (
+    *(tables.network, tables.model, tables.importance, tables.comoment, tables.served, tables.outcome),
+    *(tables.device_bucket, tables.device_seen),
+)
 
 
 class StoredNetwork(NamedTuple):
@@ -291,3 +295,7 @@ def _read_all(connection: Connection) -> None:
         Products.from_bytes(row.products, row.epoch, points[row.network])
     for raw in connection.scalars(sa.select(tables.served.c.times)):
         unpack(raw, 5)
+    for row in connection.execute(sa.select(tables.device_bucket)):
+        Staged.from_bytes(row.sums, points[row.network], row.device_group, row.source, row.start)
+    for raw in connection.scalars(sa.select(tables.device_seen.c.seen)):
+        seen_from_bytes(raw)

@@ -2,7 +2,8 @@
 
 Everything is bounded: importance and outcome rows by networks x classes x groups (times a handful of sources, starts,
 served points and codecs), served rows by served points x codecs x groups x buckets, and buckets are rolled up and
-dropped (see :mod:`.flush`). There is no row for a single request anywhere.
+dropped (see :mod:`.flush`); the means of devices by a number of their own (see :mod:`.staging`). There is no row for a
+single request but in ``isplit_request``, which is bounded by number and age (see :mod:`.labels`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Connection, Double, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Connection, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """The schema this version reads and writes. A newer store is refused, an older one is migrated."""
 
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {}
-"""Steps by the schema they start from: ``MIGRATIONS[n]`` turns schema n into n + 1, inside the opening transaction."""
-
 metadata = MetaData()
+
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: metadata.create_all}
+"""Steps by the schema they start from: ``MIGRATIONS[n]`` turns schema n into n + 1, inside the opening transaction.
+Schema 2 has more tables than schema 1, and the same ones unchanged."""
 
 meta = Table(
     "isplit_meta",
@@ -119,4 +121,68 @@ outcome = Table(
     Column("labelled", Double, nullable=False),
     Column("correct", Double, nullable=False),
     sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+device_bucket = Table(
+    "isplit_device_bucket",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),  # epoch seconds of its begin
+    Column("target", String(16), primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("device", String(64), primary_key=True),  # a hash, or the name of a shared one
+    Column("device_group", String(128), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("sums", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+device_seen = Table(
+    "isplit_device_seen",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("source", String(16), primary_key=True),
+    Column("target", String(16), primary_key=True),
+    Column("start", Integer, primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("means", BigInteger, nullable=False),  # of the importance row's count: means of devices
+    Column("seen", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+request = Table(
+    "isplit_request",
+    metadata,
+    Column("request", String(32), primary_key=True),  # a hash of the id, see labels.py
+    Column("network", String(128), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("split_point", String(128), nullable=False),
+    Column("variant", String(128), nullable=False),
+    Column("class_id", Integer, nullable=False),  # predicted
+    Column("device_group", String(128), nullable=False),
+    Column("label", Integer),
+    Index("isplit_request_at", "network", "at"),
+)
+
+standing = Table(
+    "isplit_standing",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("version", String(128), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("number", BigInteger, nullable=False),  # of changes so far
+    Column("state", Text, nullable=False),
+)
+
+change = Table(
+    "isplit_change",
+    metadata,
+    Column("model", String(256), primary_key=True),
+    Column("version", String(128), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("entry", Text, nullable=False),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,11 @@ from sqlalchemy import Connection
 from ..advice.live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
 from . import tables
 from .delta import Population, Served
+from .devices import Seen, count_seen, merge_seen, seen_from_bytes
 from .flush import KEEP_HOURS_S, mean0_of, served_of
 from .histogram import Histogram
 from .moments import F64, Products, landmark, rescale_rows, shift_of, within_classes
+from .staging import Means, read_means
 
 _HEADER: Final = 3
 WHOLE_CURVES: Final = ("input", "probe")
@@ -36,6 +38,15 @@ class _Rows:
         vectors = np.frombuffer(b"".join(raws), "<f8").reshape(len(ids), width).astype(np.float64, copy=False)
         self.vectors = rescale_rows(vectors, np.array(epochs, np.int64), epoch)
 
+    def add(self, means: Means, epoch: int) -> None:
+        """Add the open means of devices."""
+        fresh = rescale_rows(means.vectors, np.full(len(means.ids), means.epoch), epoch)
+        ids = np.union1d(self.ids, means.ids)
+        vectors = np.zeros((len(ids), fresh.shape[1]))
+        for known, rows in ((self.ids, self.vectors), (means.ids, fresh)):
+            vectors[np.searchsorted(ids, known)] += rows
+        self.ids, self.vectors = ids, vectors
+
 
 def read_view(connection: Connection, network: str, group: str | None, half_life_s: float) -> LiveView:
     """The live view of ``network`` for one device group, or for all (``None`` or "all").
@@ -47,13 +58,17 @@ def read_view(connection: Connection, network: str, group: str | None, half_life
     if progress is None or progress.as_of is None:
         return LiveView.empty(shown, 0 if progress is None else progress.revision)
     epoch, unit = landmark(progress.as_of, half_life_s)
-    points = len(mean0_of(connection, network))
-    populations = _populations(connection, network, shown, points, epoch)
-    comoment, dof = _whole_curves(connection, network, shown, populations, epoch)
+    mean0 = mean0_of(connection, network)
+    points = len(mean0)
+    means = read_means(connection, network, None if shown == ALL_GROUPS else shown, mean0, half_life_s)
+    populations = _add_means(_populations(connection, network, shown, points, epoch), means, points, epoch)
+    products = _products(connection, network, shown, points, means)
+    comoment, dof = _whole_curves(populations, products, epoch)
+    devices = _devices(connection, network, shown, means)
     outcomes, seen = _outcomes(connection, network, shown, epoch, unit)
     served = _served(connection, network, shown, progress.as_of)
     return LiveView(
-        importance=_importance(populations, points, unit),
+        importance=_importance(populations, points, unit, devices),
         served=served,
         outcomes=outcomes,
         class_seen=seen,
@@ -73,14 +88,16 @@ def read_pairs(connection: Connection, network: str, group: str | None, half_lif
     within-class covariance of the two. Degrees of freedom are told in observations of the age of the newest one.
     """
     shown = group or ALL_GROUPS
-    points = len(mean0_of(connection, network))
+    mean0 = mean0_of(connection, network)
+    points = len(mean0)
     within, dof = np.zeros((points, points)), np.zeros((points, points))
     progress = connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
     if progress is None or progress.as_of is None:
         return within, dof
     epoch, unit = landmark(progress.as_of, half_life_s)
-    populations = _populations(connection, network, shown, points, epoch)
-    for population, products in _products(connection, network, shown, points):
+    means = read_means(connection, network, None if shown == ALL_GROUPS else shown, mean0, half_life_s)
+    populations = _add_means(_populations(connection, network, shown, points, epoch), means, points, epoch)
+    for population, products in _products(connection, network, shown, points, means).items():
         if population in populations:
             one, freedom = _within(products.at_epoch(epoch), populations[population], points)
             within += one
@@ -100,7 +117,17 @@ def _populations(connection: Connection, network: str, group: str, points: int, 
     return found
 
 
-def _importance(populations: dict[Population, _Rows], points: int, unit: float) -> tuple[ImportanceRows, ...]:
+def _add_means(
+    populations: dict[Population, _Rows], means: Mapping[Population, Means], points: int, epoch: int
+) -> dict[Population, _Rows]:
+    for population, mean in means.items():
+        populations.setdefault(population, _Rows((), (), (), points, epoch)).add(mean, epoch)
+    return populations
+
+
+def _importance(
+    populations: dict[Population, _Rows], points: int, unit: float, devices: Mapping[Population, _Devices]
+) -> tuple[ImportanceRows, ...]:
     kinds: dict[tuple[str, str], list[tuple[int, _Rows]]] = {}
     for population, rows in populations.items():
         kinds.setdefault((population.source, population.target), []).append((population.start, rows))
@@ -116,32 +143,84 @@ def _importance(populations: dict[Population, _Rows], points: int, unit: float) 
             weight2[at, start:] += v[:, 2, None] / unit**2
             sum1[at] += v[:, _HEADER : _HEADER + points] / unit
             sum2[at] += v[:, _HEADER + points :] / unit
-        found.append(ImportanceRows(source, target, ids, count, weight, weight2, sum1, sum2))  # type: ignore[arg-type]
+        mine = [known for p, known in sorted(devices.items()) if (p.source, p.target) == (source, target)]
+        sums = (count, weight, weight2, sum1, sum2)
+        distinct = _distinct(mine, ids, count) if mine else None
+        found.append(ImportanceRows(source, target, ids, *sums, devices=distinct))  # type: ignore[arg-type]
     return tuple(found)
 
 
+class _Devices(NamedTuple):
+    """Of each class of one population: how many of its observations are means of devices, and of which devices."""
+
+    start: int
+    means: dict[int, int]
+    seen: dict[int, list[Seen]]
+
+
+def _devices(
+    connection: Connection, network: str, group: str, means: Mapping[Population, Means]
+) -> dict[Population, _Devices]:
+    found: dict[Population, _Devices] = {}
+    table = tables.device_seen
+    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+        population = Population(row.device_group, row.source, row.target, row.start)
+        known = found.setdefault(population, _Devices(row.start, {}, {}))
+        known.means[row.class_id] = row.means
+        known.seen[row.class_id] = [seen_from_bytes(row.seen)]
+    for population, mean in means.items():
+        known = found.setdefault(population, _Devices(population.start, {}, {}))
+        for class_id, number, seen in zip(mean.ids.tolist(), mean.vectors[:, 0].tolist(), mean.seen, strict=True):
+            known.means[class_id] = known.means.get(class_id, 0) + int(number)
+            known.seen.setdefault(class_id, []).append(seen)
+    return found
+
+
+def _distinct(parts: Sequence[_Devices], ids: npt.NDArray[np.int64], count: F64) -> F64:
+    """Distinct devices behind each class and point, (K, P); what counts by itself, as one each."""
+    found = count.copy()
+    for row, class_id in enumerate(ids.tolist()):
+        mine = sorted((part for part in parts if class_id in part.means), key=lambda part: part.start)
+        seen: list[Seen] = []
+        before = 0.0
+        for start, some in groupby(mine, key=lambda part: part.start):
+            for part in some:
+                found[row, start:] -= part.means[class_id]
+                seen += part.seen[class_id]
+            seen = [seen[0] if len(seen) == 1 else merge_seen(seen)]
+            now = count_seen(seen[0])
+            found[row, start:] += now - before
+            before = now
+    return found
+
+
 def _whole_curves(
-    connection: Connection, network: str, group: str, populations: dict[Population, _Rows], epoch: int
+    populations: dict[Population, _Rows], products: Mapping[Population, Products], epoch: int
 ) -> tuple[F64 | None, float]:
     whole = {p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES}
     if not whole:
         return None, 0.0
     points = (next(iter(whole.values())).vectors.shape[1] - _HEADER) // 2
     comoment, dof = np.zeros((points, points)), 0.0
-    for population, products in _products(connection, network, group, points):
+    for population, found in products.items():
         if population in whole:
-            one, freedom = _within(products.at_epoch(epoch), whole[population], points)
+            one, freedom = _within(found.at_epoch(epoch), whole[population], points)
             comoment, dof = comoment + one, dof + freedom
     return comoment, dof
 
 
-def _products(connection: Connection, network: str, group: str, points: int) -> list[tuple[Population, Products]]:
+def _products(
+    connection: Connection, network: str, group: str, points: int, means: Mapping[Population, Means]
+) -> dict[Population, Products]:
     table = tables.comoment
-    query = sa.select(table).where(*_mine(table, network, group))
-    return [
-        (Population(r.device_group, r.source, r.target, r.start), Products.from_bytes(r.products, r.epoch, points))
-        for r in connection.execute(query)
-    ]
+    found = {}
+    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+        population = Population(row.device_group, row.source, row.target, row.start)
+        found[population] = Products.from_bytes(row.products, row.epoch, points)
+    for population, mean in means.items():
+        fresh = Products(mean.epoch, mean.products)
+        found[population] = found[population].merge(fresh) if population in found else fresh
+    return found
 
 
 def _within(products: Products, rows: _Rows, points: int) -> tuple[F64, float]:

@@ -327,15 +327,15 @@ def test_a_newer_schema_is_refused(path: Path, url: str, store: Store) -> None:
 def test_an_older_schema_is_migrated_once(monkeypatch: pytest.MonkeyPatch, url: str, store: Store) -> None:
     store.add(NETWORK, one_delta())
     monkeypatch.setattr(tables, "SCHEMA", tables.SCHEMA + 1)
-    with pytest.raises(StoreError, match="expected a schema that can be migrated to 2, found 1"):
+    with pytest.raises(StoreError, match="expected a schema that can be migrated to 3, found 2"):
         Store(url)
-    steps = {1: lambda c: c.exec_driver_sql("ALTER TABLE isplit_model ADD COLUMN note TEXT")}
+    steps = {2: lambda c: c.exec_driver_sql("ALTER TABLE isplit_model ADD COLUMN note TEXT")}
     monkeypatch.setattr(tables, "MIGRATIONS", steps)
     for _ in range(2):  # a second time the column would be there already
         with Store(url) as newer:
             assert newer.view(NETWORK).observations == 1
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="found 2: written by a newer version"):
+    with pytest.raises(StoreError, match="found 3: written by a newer version"):
         Store(url)
 
 
