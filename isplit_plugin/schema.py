@@ -396,13 +396,16 @@ class Recommendation:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Recommendation:
-        """Read an answer. Raises ArtifactError where a field is missing or of the wrong type."""
+        """Read an answer; fields that a newer server adds are ignored. Raises ArtifactError where one is missing."""
         try:
             fields = {k: raw[k] for k in cls.__slots__}
-            fields["classes"] = tuple(ClassShare(**c) for c in raw["classes"])
-            fields["curve"] = tuple(CurvePoint(**_null_to_nan(p, "cui", "standard_error")) for p in raw["curve"])
+            fields["classes"] = tuple(ClassShare(**_known(ClassShare._fields, c)) for c in raw["classes"])
+            fields["curve"] = tuple(
+                CurvePoint(**_null_to_nan(_known(CurvePoint._fields, p), "cui", "standard_error")) for p in raw["curve"]
+            )
             fields["candidates"] = tuple(
-                Candidate(**_null_to_nan(c, "predictor_value", "standard_error")) for c in raw["candidates"]
+                Candidate(**_null_to_nan(_known(Candidate.__slots__, c), "predictor_value", "standard_error"))
+                for c in raw["candidates"]
             )
             fields["choices"] = tuple(_choice(c) for c in raw["choices"])
             fields["use"] = _choice(raw["use"])
@@ -412,7 +415,12 @@ class Recommendation:
 
 
 def _choice(raw: Mapping[str, Any]) -> Choice:
-    return Choice(**{**_null_to_nan(raw, "latency_ms"), "violations": tuple(raw["violations"])})
+    row = _null_to_nan(_known(Choice.__slots__, raw), "latency_ms")
+    return Choice(**{**row, "violations": tuple(raw["violations"])})
+
+
+def _known(names: tuple[str, ...], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
 
 
 def _nan_to_null(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _CONSTRAINTS: Final = {
     "max_bytes": "drop choices that send more than this for an image",
     "max_head_macs": "drop choices whose head costs the device more multiply-accumulates than this",
     "accuracy_tolerance": "share of predictions that may differ from the full network's (0.01)",
+    "device_slowdown": "how many times slower the device is than the machine that made the profile",
 }
 
 
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", help="for one device group")
     for name, text in _CONSTRAINTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    parser.add_argument("--objective", choices=("latency", "bytes"), help="what to keep small (latency)")
     parser.add_argument("--json", action="store_true", help="the endpoint's answer as it is")
     common.add_connection(parser)
 
@@ -49,7 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..client import fetch_recommendation
 
-    constraints = {name: value for name in _CONSTRAINTS if (value := getattr(options, name)) is not None}
+    asked = (*_CONSTRAINTS, "objective")
+    constraints = {name: value for name in asked if (value := getattr(options, name)) is not None}
     classes = common.class_ids(options.classes) if options.classes else None
     if options.group is not None and not options.group:
         raise QueryError("--group: expected a name, got nothing")

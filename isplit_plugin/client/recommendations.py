@@ -13,6 +13,7 @@ from ..wire.message import load_json
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
+MAX_IN_PATH: Final = 200
 Constraint = float | str | bool | None
 
 
@@ -29,7 +30,8 @@ def fetch_recommendation(
     """One question without a client and without a head bundle.
 
     ``classes``: class ids to recommend for, instead of the live mix; ``group``: one device group; ``constraints``:
-    ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``, ``max_head_macs``, ``accuracy_tolerance``.
+    ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``, ``max_head_macs``, ``accuracy_tolerance``,
+    ``device_slowdown``, ``objective`` ("latency" or "bytes").
     Raises QueryError, UnknownNameError and the errors of :meth:`Transport.post`.
     """
     transport = Transport(url, token=token, timeout=timeout)
@@ -49,7 +51,8 @@ def ask(
     """The same over a connection that is there already."""
     ids = None if classes is None else _ids(classes)
     limits = {name: value for name, value in constraints.items() if value is not None}
-    if group is None and not limits:
+    # TorchServe's request line is bounded: a long list of classes travels in a body.
+    if group is None and not limits and len(ids or ()) <= MAX_IN_PATH:
         path = f"{ENDPOINT}/1.0/recommendations/{quote(model, safe='')}"
         reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
     else:

@@ -27,6 +27,7 @@ def write(
     phases: Sequence[Phase],
     link: Mapping[str, float],
     changed: Sequence[str],
+    scenarios: tuple[Sequence[str], Sequence[Sequence[str]]],
 ) -> Path:
     """Write the page: what was sent, what came back, how the curves moved; then the profile and the answers."""
     page = Page(
@@ -45,8 +46,12 @@ def write(
         caption="Stars: local maxima, the rule's places for a bottleneck. Values before a cut come from whole-image "
         "requests and the profile, the others from split traffic too.",
     )
-    link_words = f"{link['bandwidth_mbps']:g} Mbit/s up, {link['rtt_ms']:g} ms round trip"
-    page.text(f"All recommendations here are for a link of {link_words}.")
+    page.section("What to use, by uplink and device")
+    page.table(*scenarios, caption="For the live mix, 30 ms round trip; predicted latency in brackets.")
+    page.text(
+        f"The other recommendations here are for {link['bandwidth_mbps']:g} Mbit/s up, {link['rtt_ms']:g} ms round trip "
+        f"and a device {link['device_slowdown']:g} times slower than the machine that made the profile."
+    )
     answers = [before, *(phase.advice for phase in phases)]
     return profile_page(measured, recommendations=answers, page=page).write(path)
 

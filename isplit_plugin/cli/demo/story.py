@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,10 @@ from .photos import Photo, labelled_photos, view
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
-LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0}
+LINK: Final = {"bandwidth_mbps": 1.0, "rtt_ms": 30.0, "device_slowdown": 4.0}
+"""What the phases are advised for: a slow uplink and a device four times slower than this machine."""
+UPLINKS: Final = (0.5, 1.0, 4.0, 20.0)
+SLOWDOWNS: Final = (1.0, 4.0, 16.0)
 CALIBRATION_VIEWS: Final = 3
 CODECS: Final = ("fp16", "uint8", "uint8+zstd")
 
@@ -87,7 +90,21 @@ class Demo:
         changed = conclusions(before, phases)
         print(compare(measured, before, phases))
         print("\n".join(changed))
-        write(report, measured, jpeg=jpeg, before=before, phases=phases, link=LINK, changed=changed)
+        _step("What to use, by uplink and device")
+        header = ("uplink", *(f"device {slowdown:g} x slower" for slowdown in SLOWDOWNS))
+        scenarios = self.scenarios()
+        print(table(header, scenarios))
+        print(f"predicted latency in brackets, 30 ms round trip; {INPUT} sends the JPEG, {OUTPUT} stays on the device")
+        write(
+            report,
+            measured,
+            jpeg=jpeg,
+            before=before,
+            phases=phases,
+            changed=changed,
+            link=LINK,
+            scenarios=(header, scenarios),
+        )
         return report
 
     def price_of_jpeg(self, photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, float]:
@@ -135,7 +152,7 @@ class Demo:
             model=MODEL,
             deployed=_spread(measured),
             # So short a traffic is sampled whole; in production 5 % and 1 % of a core are the ceiling.
-            config={"sampling": 1.0, "cpu_budget": 0.5},
+            config={"isplit": {"sampling": 1.0, "cpu_budget": 0.5}},
             out_dir=self.scratch / "model_store",
         )
         print(f"deployed split points: {', '.join(built.manifest.deployed)} (besides {INPUT} and {OUTPUT})")
@@ -156,10 +173,23 @@ class Demo:
         )
         print(f"ready after {time.monotonic() - started:.0f} s at {self.server.inference_url}, tokens on")
 
-    def ask(self, classes: Sequence[int] | None = None) -> Recommendation:
-        """The endpoint's answer for the live mix, or for these classes, over a slow uplink."""
+    def ask(self, classes: Sequence[int] | None = None, link: Mapping[str, float] = LINK) -> Recommendation:
+        """The endpoint's answer for the live mix, or for these classes."""
         server = self._server()
-        return fetch_recommendation(server.inference_url, MODEL, token=server.token, classes=classes, **LINK)
+        return fetch_recommendation(
+            server.inference_url, MODEL, server.token, classes, None, timeout=(5.0, 30.0), **link
+        )
+
+    def scenarios(self) -> list[list[str]]:
+        """What the endpoint advises the live mix for, by uplink (rows) and speed of the device (columns)."""
+        rows = []
+        for uplink in UPLINKS:
+            row = [f"{uplink:g} Mbit/s"]
+            for slowdown in SLOWDOWNS:
+                answer = self.ask(link={"bandwidth_mbps": uplink, "rtt_ms": 30.0, "device_slowdown": slowdown})
+                row.append(f"{answer.split_point} ({answer.use.latency_ms:.0f} ms)")
+            rows.append(row)
+        return rows
 
     def phase(self, number: int, name: str, photos: Sequence[Photo], built: Built) -> Phase:
         """Send one phase from a device process, wait until the statistics are in, and ask again."""
@@ -236,7 +266,9 @@ class Demo:
             waiting = ("sampler_queued", "sampler_running", "queued", "pending")
             if all(c[name] == 0 for c in counts for name in waiting):
                 computed, dropped = (sum(c[f"sampler_{n}"] for c in counts) for n in ("computed", "dropped"))
-                print(f"importance computed in the background for {computed:.0f} requests so far, {dropped:.0f} skipped")
+                print(
+                    f"importance computed in the background for {computed:.0f} requests so far, {dropped:.0f} skipped"
+                )
                 return
             time.sleep(0.25)
 
