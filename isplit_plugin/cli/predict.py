@@ -31,7 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="the name it was registered by")
     parser.add_argument("--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip")
     parser.add_argument("--split-point", help="where to cut: a deployed split point, input or output")
-    parser.add_argument("--codec", help="fp32, fp16 or uint8, each also with +zstd; jpeg or file at input")
+    parser.add_argument(
+        "--codec", help="fp32, fp16, uint8 or q<2-8>[c][+rle], each also with +zstd, as served; jpeg or file at input"
+    )
     parser.add_argument("--auto", action="store_true", help="ask the recommendation endpoint first and obey it")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document for programs")

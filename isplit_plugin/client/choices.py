@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
+from ..errors import BundleError, UnknownSplitPointError
 from ..schema import INPUT, OUTPUT, Manifest
-from ..wire import IMAGE_CODECS
+from ..wire import IMAGE_CODECS, unknown_codec
 
 NONE: Final = "none"
 """The codec of `output`, where nothing is sent."""
@@ -40,9 +40,7 @@ def resolve(manifest: Manifest | None, default: Pair | None, split_point: str | 
     if codec is None:
         codec = usual.codec if usual.codec in allowed and (name == usual.split_point or name != INPUT) else allowed[0]
     if codec not in allowed:
-        raise UnknownCodecError(
-            f"unknown codec {codec[:80]!r} at {name!r}; known: {', '.join(allowed)}", known=list(allowed)
-        )
+        raise unknown_codec(codec, allowed)
     return Pair(name, codec)
 
 

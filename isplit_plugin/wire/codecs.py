@@ -58,7 +58,7 @@ for _codec in _BUILT_IN:
     register(_codec)
 CODECS: Final = (
     *("fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd"),
-    *("q6+zstd", "q4+zstd", "q4+rle+zstd", "q4c+zstd", "q4c+rle+zstd", "q3c+zstd", "q3c+rle+zstd", "q2c+zstd"),
+    *("q6+zstd", "q4+zstd", "q4+rle+zstd", "q4c+zstd", "q3c+zstd", "q2c+zstd"),
 )
 """What is measured and accepted unless told otherwise: of :func:`codec_names` those that were the smallest within a
 percentage point of agreement somewhere (docs/codecs.md). With "+rle" and without it the result is the same."""
