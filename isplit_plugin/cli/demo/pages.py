@@ -49,8 +49,8 @@ def write(
     page.section("What to use, by uplink and device")
     page.table(*scenarios, caption="For the live mix, 30 ms round trip; predicted latency in brackets.")
     page.text(
-        f"The other recommendations here are for {link['bandwidth_mbps']:g} Mbit/s up, {link['rtt_ms']:g} ms round trip "
-        f"and a device {link['device_slowdown']:g} times slower than the machine that made the profile."
+        f"The other recommendations here are for {link['bandwidth_mbps']:g} Mbit/s up, {link['rtt_ms']:g} ms round "
+        f"trip and a device {link['device_slowdown']:g} times slower than the machine that made the profile."
     )
     answers = [before, *(phase.advice for phase in phases)]
     return profile_page(measured, recommendations=answers, page=page).write(path)
