@@ -1,0 +1,116 @@
+"""The command line: help that teaches, errors in one line, exit codes that mean something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from isplit_plugin import errors
+from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main
+from isplit_plugin.cli.common import class_ids, read_key, table
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_teaches_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"isplit {command}" in text
+    assert "example" in text
+
+
+def test_the_overview_names_every_command() -> None:
+    overview = build_parser().format_help()
+    for command in COMMANDS:
+        assert f"    {command}" in overview
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.DataError("x"), 3),
+        (errors.UnknownModelError("x"), 3),
+        (errors.BundleError("x"), 3),
+        (errors.ServerUnavailableError("x"), 4),
+        (errors.AuthenticationError("x"), 4),
+        (errors.ServingError("x"), 5),
+        (errors.StoreError("x"), 5),
+        (errors.IsplitError("x"), 1),
+    ],
+)
+def test_exit_codes(error: errors.IsplitError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_usage_errors_exit_with_two() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["recommend"])
+    assert stop.value.code == 2
+
+
+def test_a_server_that_is_down(capsys: pytest.CaptureFixture[str]) -> None:
+    # Port 9 (discard) is privileged and never bound here.
+    assert main(["recommend", "resnet50", "--url", "http://127.0.0.1:9"]) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith("isplit recommend: ")
+    assert captured.err.count("\n") == 1
+    assert "127.0.0.1:9" in captured.err
+
+
+def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "resnet50", "--classes", "cat", "--json"]) == 3
+    body = json.loads(capsys.readouterr().err)
+    assert body["code"] == "bad_query"
+    assert "'cat'" in body["error"]
+
+
+def test_a_missing_profile_names_the_file(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"{tmp_path}/none.profile.safetensors"
+    assert main(["package", "--network", "torchvision:resnet18", "--profile", path]) == 3
+    assert path in capsys.readouterr().err
+
+
+def test_registering_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["register", "none.mar"]) == 3
+    assert "none.mar" in capsys.readouterr().err
+
+
+def test_the_client_commands_load_no_engine() -> None:
+    code = (
+        "import sys\n"
+        "from isplit_plugin.cli import build_parser\n"
+        "build_parser('predict'); build_parser('recommend')\n"
+        "import isplit_plugin.client, isplit_plugin.cli.demo.device\n"
+        "heavy = {'torch', 'sqlalchemy', 'ts', 'matplotlib', 'onnx'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_class_ids() -> None:
+    assert class_ids("281, 282") == (281, 282)
+    with pytest.raises(errors.QueryError, match="'-1'"):
+        class_ids("-1")
+
+
+def test_a_key_file(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "key_file.json"
+    path.write_text('{"inference": {"key": "abc"}}')
+    assert read_key(path, "inference") == "abc"
+    with pytest.raises(errors.AuthenticationError, match="management"):
+        read_key(path, "management")
+    path.write_text("[]")
+    with pytest.raises(errors.AuthenticationError, match="key_file"):
+        read_key(path, "inference")
+
+
+def test_tables_align_numbers_right_and_words_left() -> None:
+    lines = table(("name", "n"), [("a", 5), ("bc", 1000), ("d", None)]).splitlines()
+    assert lines[2:] == ["a         5", "bc    1,000", "d         -"]
