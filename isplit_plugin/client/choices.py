@@ -40,7 +40,7 @@ def resolve(manifest: Manifest | None, default: Pair | None, split_point: str | 
     if codec is None:
         codec = usual.codec if usual.codec in allowed and (name == usual.split_point or name != INPUT) else allowed[0]
     if codec not in allowed:
-        raise unknown_codec(codec, allowed)
+        raise unknown_codec(codec, allowed, at=name)
     return Pair(name, codec)
 
 

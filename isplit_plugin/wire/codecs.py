@@ -74,11 +74,14 @@ def describe(names: Iterable[str]) -> str:
     return ", ".join([*rest, "q<2-8>[c][+rle][+zstd]"])
 
 
-def unknown_codec(name: object, accepted: Iterable[str], known: Iterable[str] | None = None) -> UnknownCodecError:
-    """The error for a codec that one side lacks: it names what the other side accepts and what this side knows."""
+def unknown_codec(
+    name: object, accepted: Iterable[str], known: Iterable[str] | None = None, *, at: str = ""
+) -> UnknownCodecError:
+    """The error for a codec that one side lacks: it names what the other side accepts (at
+    split point ``at``) and what this side knows."""
     theirs, ours = list(accepted), list(codec_names() if known is None else known)
     return UnknownCodecError(
-        f"unknown codec {str(name)[:200]!r}; known: {describe(theirs)} (accepted by the tail); "
+        f"unknown codec {str(name)[:200]!r}{f' at {at!r}' if at else ''}; known: {describe(theirs)} (accepted by the tail); "
         f"this side codes: {describe(ours)}",
         known=theirs,
         here=ours,
