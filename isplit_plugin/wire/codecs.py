@@ -81,8 +81,8 @@ def unknown_codec(
     split point ``at``) and what this side knows."""
     theirs, ours = list(accepted), list(codec_names() if known is None else known)
     return UnknownCodecError(
-        f"unknown codec {str(name)[:200]!r}{f' at {at!r}' if at else ''}; known: {describe(theirs)} (accepted by the tail); "
-        f"this side codes: {describe(ours)}",
+        f"unknown codec {str(name)[:200]!r}{f' at {at!r}' if at else ''}; "
+        f"known: {describe(theirs)} (accepted by the tail); this side codes: {describe(ours)}",
         known=theirs,
         here=ours,
     )
