@@ -31,6 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument("--version", default="1.0", dest="model_version", metavar="V", help="%(default)s")
     parser.add_argument("--split-points", metavar="A,B", help="the split points to deploy")
+    parser.add_argument(
+        "--bottleneck",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="deploy a trained bottleneck too (written by isplit bottleneck; may be repeated)",
+    )
     parser.add_argument("--default", metavar="POINT:CODEC", help="what a client starts with")
     parser.add_argument("--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)")
     parser.add_argument("--no-output-head", action="store_true", help="leave out the whole network for the device")
@@ -45,6 +53,11 @@ def run(options: argparse.Namespace) -> int:
     profile = Profile.load(options.profile)
     loaded, net = load(options)
     deployed = [w.strip() for w in options.split_points.split(",")] if options.split_points else None
+    variants = []
+    if options.bottleneck:
+        from ..bottleneck import load_bottleneck
+
+        variants = [load_bottleneck(path, net, loaded.preprocessing) for path in options.bottleneck]
     built = package(
         net,
         profile=profile,
@@ -54,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         version=options.model_version,
         deployed=deployed,
         default=tuple(options.default.split(":", 1)) if options.default else None,
+        variants=variants,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         out_dir=options.output,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -27,8 +27,10 @@ from ..schema import OUTPUT, Manifest, Preprocessing
 from .archive_files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE, sha256
 from .deployment import make_manifest
 from .resources import config_file, handler_file
+from .variants import variant_file, with_variants
 
 if TYPE_CHECKING:
+    from ..bottleneck import Variant
     from ..network import CapturedNetwork
 
 
@@ -54,6 +56,7 @@ def package(
     deployed: Sequence[str] | None = None,
     codecs: Sequence[str] | None = None,
     default: tuple[str, str] | None = None,
+    variants: Sequence[Variant] = (),
     pt2: bool = False,
     include_output: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -61,9 +64,12 @@ def package(
 ) -> Built:
     """The three files that belong together: archive, head bundle and the endpoint's archive.
 
-    ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). Other parameters
+    ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). ``variants``:
+    trained bottlenecks; encoders go to the bundle, decoders to the archive, what was measured of them to its profile,
+    and they are served and recommended like any other split point. Other parameters
     and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`.
     """
+    profile = with_variants(profile, net, variants)
     manifest, warnings = make_manifest(
         net,
         model=model or profile.model,
@@ -74,9 +80,12 @@ def package(
         deployed=deployed,
         codecs=codecs,
         default=default,
+        variants=variants,
     )
-    archive = build_archive(net, manifest=manifest, profile=profile, config=config, out_dir=out_dir)
-    bundle = build_head_bundle(net, manifest=manifest, pt2=pt2, include_output=include_output, out_dir=out_dir)
+    archive = build_archive(net, manifest=manifest, profile=profile, variants=variants, config=config, out_dir=out_dir)
+    bundle = build_head_bundle(
+        net, manifest=manifest, variants=variants, pt2=pt2, include_output=include_output, out_dir=out_dir
+    )
     return Built(archive, bundle, build_endpoint_archive(out_dir), manifest, warnings)
 
 
@@ -85,6 +94,7 @@ def build_archive(
     *,
     manifest: Manifest,
     profile: Profile,
+    variants: Sequence[Variant] = (),
     config: Mapping[str, Any] | None = None,
     out_dir: str | Path,
 ) -> Path:
@@ -98,6 +108,8 @@ def build_archive(
         files.mkdir()
         net.save(files / NETWORK)
         profile.save(files / PROFILE)
+        for variant in variants:
+            variant.save(files / variant_file(variant.deployed_name))
         shutil.copyfile(handler_file("tail_handler.py"), files / "tail_handler.py")
         _write_config(files / "model-config.yaml", "model-config.yaml", config)
         _write_manifest(files, manifest)
@@ -118,6 +130,7 @@ def build_head_bundle(
     net: CapturedNetwork,
     *,
     manifest: Manifest,
+    variants: Sequence[Variant] = (),
     pt2: bool = False,
     include_output: bool = True,
     out_dir: str | Path,
@@ -128,15 +141,21 @@ def build_head_bundle(
     whole network for a device that runs everything itself; ``pt2`` adds torch heads, which are code: for devices that
     trust this file. Raises what ``network.export_head`` raises.
     """
+    from ..bottleneck import export_encoder
     from ..network import export_head
 
     with _staging() as stage:
         files = stage / "files"
         (files / "heads").mkdir(parents=True)
+        encoders = {variant.deployed_name: variant for variant in variants}
+        formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2") if pt2 else ("onnx",)
         for name in (*manifest.deployed, *((OUTPUT,) if include_output else ())):
-            export_head(net, name, files / "heads" / f"{name}.onnx")
-            if pt2:
-                export_head(net, name, files / "heads" / f"{name}.pt2", format="pt2")
+            for kind in formats:
+                path = files / "heads" / f"{name}.{kind}"
+                if name in encoders:
+                    export_encoder(net, encoders[name], path, format=kind)
+                else:
+                    export_head(net, name, path, format=kind)
         _write_manifest(files, manifest)
         built = stage / "head.zip"
         with zipfile.ZipFile(built, "w", zipfile.ZIP_STORED) as bundle:

@@ -13,8 +13,10 @@ from ..profile import Profile
 from ..schema import INPUT, OUTPUT, Manifest, Preprocessing
 from ..wire import CODECS, IMAGE_CODECS, codec_names, unknown_codec
 from .archive_files import ENDPOINT_MODEL
+from .variants import check_variants
 
 if TYPE_CHECKING:
+    from ..bottleneck import Variant
     from ..network import CapturedNetwork
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}\Z")
@@ -31,12 +33,16 @@ def make_manifest(
     deployed: Sequence[str] | None = None,
     codecs: Sequence[str] | None = None,
     default: tuple[str, str] | None = None,
+    variants: Sequence[Variant] = (),
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a model, without files, and warnings.
 
     Parameters: ``deployed``, split points by any of their names; ``default``, the (split point, codec) a client starts
     with, by default the first deployed point with ``uint8+zstd``; ``codecs``, those that the tail accepts, by default
-    the usual ones and those that the profile measured. Raises ProfileError where the profile is another network's,
+    the usual ones and those that the profile measured; ``variants``, trained bottlenecks of this network, deployed
+    besides under their ``deployed_name`` (``default`` may use their ``name``).
+
+    Raises ProfileError where the profile is another network's, NetworkMismatchError where a bottleneck is,
     UnknownSplitPointError, UnknownCodecError, BundleError for names TorchServe cannot carry.
     """
     if not _NAME.match(model) or model == ENDPOINT_MODEL:
@@ -55,7 +61,12 @@ def make_manifest(
             profile=profile.network_hash,
             network=network_hash,
         )
-    chosen = tuple(dict.fromkeys(net.split_point(n).name for n in deployed or choose_deployed(profile)))
+    from ..bottleneck import place_of
+
+    check_variants(variants, network_hash)
+    places = tuple(place_of(net, v) for v in variants)
+    points = choose_deployed(profile) if deployed is None else deployed
+    chosen = tuple(dict.fromkeys((*(net.split_point(n).name for n in points), *(p.point.name for p in places))))
     if not chosen:
         raise BundleError("no split point to deploy: name at least one")
     measured = [m.codec for m in profile.measures if m.codec in codec_names()]
@@ -73,8 +84,9 @@ def make_manifest(
         split_points=tuple(net.split_points),
         deployed=chosen,
         codecs=accepted,
-        default=_default(net, chosen, accepted, default),
+        default=_default(net, chosen, accepted, _by_name(default, variants)),
         created_with=_created_with(),
+        variants=places,
     )
     return manifest, _warnings(net, profile, manifest)
 
@@ -108,12 +120,19 @@ def _default(
         if codec not in (*known, *codecs):
             raise UnknownCodecError.of(codec, known)
         return point, codec
-    name = net.split_point(point).name
+    name = point if point in deployed else net.split_point(point).name
     if name not in deployed:
         raise UnknownSplitPointError.of(point, (INPUT, *deployed, OUTPUT))
     if codec not in codecs:
         raise UnknownCodecError.of(codec, codecs)
     return name, codec
+
+
+def _by_name(default: tuple[str, str] | None, variants: Sequence[Variant]) -> tuple[str, str] | None:
+    """A default that names a variant without its digits gets them."""
+    if default is None:
+        return None
+    return next((v.deployed_name for v in variants if v.name == default[0]), default[0]), default[1]
 
 
 def _warnings(net: CapturedNetwork, profile: Profile, manifest: Manifest) -> tuple[str, ...]:

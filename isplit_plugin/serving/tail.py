@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ..errors import ArtifactError, BundleError, ServerBusyError, WireSizeError
+from ..errors import ArtifactError, BundleError, ServerBusyError, SplitPointError, WireSizeError
 from ..profile import Profile
 from ..schema import INPUT, FloatArray, Manifest
 from ..wire import TailResponse, find_header
@@ -28,6 +28,7 @@ from .intake import Job, failure, observations, read_job
 from .metrics import TailMetrics
 from .settings import TailSettings
 from .statistics import Statistics
+from .variants import load_variants
 
 _LOGGER = logging.getLogger(__name__)
 _EXPLAIN_COST: Final = 4
@@ -58,9 +59,10 @@ class TailService:
         from ..network.execution import on_device
 
         self._net = on_device(load_network(folder / NETWORK), self.device)
-        self._tails = self._cut()
+        self._variants = load_variants(folder, self._net, self.manifest)
+        self._tails = self._cut() | dict(self._variants)
         self._dtypes = {p.name: getattr(torch, p.dtype) for p in self._net.split_points}
-        self._dtypes[INPUT] = self._net.dtype
+        self._dtypes |= dict.fromkeys((INPUT, *self._variants), self._net.dtype)
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != self.manifest.network_hash:
             raise BundleError(f"{PROFILE} belongs to network {profile.network_hash}, not {self.manifest.network_hash}")
@@ -198,13 +200,19 @@ class TailService:
     def _record(self, job: Job, response: TailResponse, tail_ms: float) -> None:
         for item, observation in enumerate(observations(job, response, tail_ms)):
             self._statistics.observe(observation)
-            self._statistics.offer(observation, job.values[item : item + 1])
+            if job.request.split_point not in self._variants:  # the importance behind a decoder is another network's
+                self._statistics.offer(observation, job.values[item : item + 1])
 
     # -- explanations
 
     def _explain(self, job: Job, context: Any, out: list[str | bytes]) -> None:
         """The CUI curve of each item for its predicted class, from the cut onwards."""
         try:
+            if job.request.split_point in self._variants:
+                raise SplitPointError(
+                    f"{job.request.split_point!r} is a bottleneck: importance is explained from split points of the "
+                    "original network"
+                )
             limit = max(self._limit // _EXPLAIN_COST, 1)
             if len(job.values) > limit:
                 raise WireSizeError(f"explanations of at most {limit} items, got {len(job.values)}", limit=limit)
@@ -248,8 +256,8 @@ class TailService:
         return classes[class_id] if class_id < len(classes) else str(class_id)
 
     def _cut(self) -> dict[str, torch.nn.Module]:
-        tails = {name: self._net.bisect(name)[1] for name in self.manifest.deployed}
-        return {INPUT: self._net.model, **tails}
+        cut = {p.name for p in self._net.split_points} & set(self.manifest.deployed)
+        return {INPUT: self._net.model, **{name: self._net.bisect(name)[1] for name in cut}}
 
     def _measure_limits(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """How many items one request may hold, and all requests of a batch together: TorchServe ends a worker that

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bottleneck_toys import CLASSES, PRE, write_photos
 
 from isplit_plugin import image
 from isplit_plugin.bottleneck import Photos
 from isplit_plugin.errors import DataError
 from isplit_plugin.network import calibration_folder
 from isplit_plugin.schema import Preprocessing
-from tests.bottleneck_toys import CLASSES, PRE, write_photos
 
 
 def test_inputs_equal_the_shared_preprocessing_bit_for_bit(tmp_path: Path) -> None:

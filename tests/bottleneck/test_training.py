@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bottleneck_toys import PRE, toy_network, toy_pixels
 
 from isplit_plugin.bottleneck import Budget, Features, Photos, fit, gather, teach
 from isplit_plugin.bottleneck.budget import learning_rate, losses
 from isplit_plugin.errors import ArtifactError, DataError, NetworkMismatchError
-from tests.bottleneck_toys import PRE, toy_network, toy_pixels
 
 POINT = "0"
 
