@@ -1,4 +1,5 @@
-"""What an operator sets for our handlers: the section ``isplit`` of ``model-config.yaml``, and ``ISPLIT_STORE``."""
+"""What an operator sets for our handlers: the section ``isplit`` of ``model-config.yaml``, ``ISPLIT_STORE`` and
+``ISPLIT_SECRET_FILE``."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import ServingError
+from ..identity import SECRET_VARIABLE
 
 STORE_VARIABLE = "ISPLIT_STORE"
 
@@ -25,11 +27,20 @@ def store_url(section: Mapping[str, Any] | None = None) -> str:
     return os.environ.get(STORE_VARIABLE) or (str(configured) if configured else default_store_url())
 
 
+def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
+    """The operator's secret that devices are known by: ``ISPLIT_SECRET_FILE``, else ``secret_file`` of ``section``."""
+    configured = (section or {}).get("secret_file")
+    return os.environ.get(SECRET_VARIABLE) or (str(configured) if configured else None)
+
+
 @dataclass(frozen=True, slots=True)
 class TailSettings:
     """Settings of a tail. ``sampling``: share of requests whose importance is computed; ``cpu_budget``: share of one
     core it may take; ``threads`` of torch per worker; ``max_response_size`` in bytes, TorchServe's own limit;
-    ``max_batch``: items in one request."""
+    ``max_batch``: items in one request. ``secret_file``: the operator's secret, with which devices are known by their
+    tokens. ``probes``: whether split-gradient probes are answered; ``probes_per_hour``, of one device;
+    ``probe_cpu_budget``, as ``cpu_budget``, for them alone; ``probe_rate``: the largest share of its requests that a
+    device is advised to follow with a probe."""
 
     store: str
     sampling: float = 0.05
@@ -37,6 +48,11 @@ class TailSettings:
     threads: int = 1
     max_response_size: int = 33_554_432
     max_batch: int = 64
+    secret_file: str | None = None
+    probes: bool = False
+    probes_per_hour: int = 60
+    probe_cpu_budget: float = 0.01
+    probe_rate: float = 0.05
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Self:
@@ -49,15 +65,24 @@ class TailSettings:
         if unknown:
             raise ServingError(f"model-config.yaml: unknown keys in `isplit`: {', '.join(unknown)}; known: {known}")
         values: dict[str, Any] = {}
-        for key, low, high in (("sampling", 0.0, 1.0), ("cpu_budget", 0.0, 1.0)):
+        for key, low, high in (
+            ("sampling", 0.0, 1.0),
+            ("cpu_budget", 0.0, 1.0),
+            ("probe_cpu_budget", 0.0, 1.0),
+            ("probe_rate", 0.0, 1.0),
+        ):
             values[key] = _number(section, key, low, high, getattr(cls(""), key))
         for key, least, most in (
             ("threads", 1, 1024),
             ("max_response_size", 65_536, 2**31 - 1),
             ("max_batch", 1, 65_536),
+            ("probes_per_hour", 0, 1_000_000),
         ):
             values[key] = int(_number(section, key, least, most, getattr(cls(""), key)))
-        return cls(store=store_url(section), **values)
+        values["probes"] = section.get("probes", False)
+        if not isinstance(values["probes"], bool):
+            raise ServingError(f"model-config.yaml: isplit.probes must be true or false, got {values['probes']!r}")
+        return cls(store=store_url(section), secret_file=secret_file(section), **values)
 
 
 def _number(section: Mapping[str, Any], key: str, low: float, high: float, default: float) -> float:

@@ -186,3 +186,14 @@ change = Table(
     Column("at", Double, nullable=False),
     Column("entry", Text, nullable=False),
 )
+
+ticket = Table(
+    "isplit_ticket",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("probe", String(64), primary_key=True),
+    Column("device", String(64), nullable=False),  # a hash, or the name of the one that all unsigned ones share
+    Column("used_at", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Index("isplit_ticket_device", "network", "device", "used_at"),
+)
