@@ -25,7 +25,9 @@ def capture(model: nn.Module, example_input: torch.Tensor) -> CapturedNetwork:
     """Capture a classifier: one input (N, ...) of floating point -> class scores (N, classes).
 
     The network is put in eval mode meanwhile and set back afterwards. ``example_input`` may hold one item: the batch
-    dimension becomes free. The captured network shares the model's parameters, and its scores equal the model's.
+    dimension becomes free. The captured network shares the model's parameters, and its scores equal the model's bit for
+    bit; only nn.MultiheadAttention rounds differently where torch takes its fused path for inference
+    (torch.backends.mha), which has no gradient.
 
     Raises CaptureError for several inputs or outputs, for control flow that depends on data, and for whatever else
     torch.export cannot capture, naming the place.

@@ -6,7 +6,8 @@ process, with the same threads and the same batch. Inputs are as small as each n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from network_toys import seeded, wire
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 from isplit_plugin.network import capture, load
 from isplit_plugin.schema import Preprocessing
@@ -35,6 +37,17 @@ def small_maxvit() -> nn.Module:
     )
 
 
+def small_densenet() -> nn.Module:
+    return models.DenseNet(8, (3, 3, 3), 16, num_classes=10)
+
+
+def small_swin_v2() -> nn.Module:
+    block = partial(SwinTransformerBlockV2, norm_layer=partial(nn.LayerNorm, eps=1e-5))
+    return models.SwinTransformer(
+        [4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=10, block=block, downsample_layer=PatchMergingV2
+    )
+
+
 def channels_last_resnet50() -> nn.Module:
     return models.resnet50().to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
@@ -43,12 +56,12 @@ def channels_last_resnet50() -> nn.Module:
 # changes what is offered to users.
 NETWORKS: dict[str, tuple[Factory, int, int, int]] = {
     "alexnet": (models.alexnet, 64, 19, 12),
-    "convnext_tiny": (models.convnext_tiny, 32, 39, 29),
-    "densenet121": (models.densenet121, 32, 24, 11),
+    "convnext_tiny": (models.convnext_tiny, 32, 39, 28),
+    "densenet": (small_densenet, 32, 19, 9),
     "efficientnet_b0": (models.efficientnet_b0, 32, 77, 20),
     "googlenet": (lambda: models.googlenet(init_weights=False), 32, 24, 18),
     "inception_v3": (lambda: models.inception_v3(init_weights=False), 75, 30, 19),
-    "maxvit": (small_maxvit, 32, 0, 0),
+    "maxvit": (small_maxvit, 32, 51, 8),
     "mnasnet0_5": (models.mnasnet0_5, 32, 70, 21),
     "mobilenet_v3_small": (models.mobilenet_v3_small, 32, 57, 15),
     "regnet_y_400mf": (models.regnet_y_400mf, 32, 37, 18),
@@ -57,11 +70,20 @@ NETWORKS: dict[str, tuple[Factory, int, int, int]] = {
     "shufflenet_v2_x0_5": (models.shufflenet_v2_x0_5, 32, 88, 19),
     "squeezenet1_1": (models.squeezenet1_1, 32, 32, 14),
     "swin_t": (models.swin_t, 64, 43, 22),
-    "swin_v2_t": (models.swin_v2_t, 64, 43, 22),
+    "swin_v2": (small_swin_v2, 40, 19, 12),
     "vgg11_bn": (models.vgg11_bn, 32, 35, 16),
     "vgg16": (models.vgg16, 32, 37, 21),
     "vit_b_32": (lambda: models.vit_b_32(image_size=64), 64, 32, 15),
 }
+
+
+@pytest.fixture(autouse=True)
+def _differentiable_attention() -> Iterator[None]:
+    """nn.MultiheadAttention has a fused path for inference alone that rounds differently; a graph has the other one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(before)
 
 
 @pytest.mark.slow
@@ -99,11 +121,10 @@ def test_every_cut_of(name: str) -> None:
     assert (importance.values[:, -1] > 0).all()
 
 
-@pytest.mark.parametrize("factory", [models.resnet18, models.shufflenet_v2_x0_5])
-def test_a_saved_network_is_the_same_network(factory: Factory, tmp_path: Path) -> None:
+def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
     preprocessing = Preprocessing(crop=(32, 32))
     x = torch.randn(2, 3, 32, 32)
-    net = capture(seeded(factory), x)
+    net = capture(seeded(models.resnet18), x)
     net.save(tmp_path / "net.pt2")
     again = load(tmp_path / "net.pt2")
     assert again.split_points == net.split_points
