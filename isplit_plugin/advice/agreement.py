@@ -14,13 +14,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..profile import VariantMeasure
+from .anytime import factor
 from .curves import K_MAX, K_MIN
-from .intervals import Z99, newcombe, wilson
+from .intervals import newcombe, wilson
 from .live import F64, I64, MOST, OutcomeRow, positions
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
 """Labels (effective) that both rivals need before live accuracy may outrank the profile."""
+LEVEL: Final = 0.99
+"""Confidence with which labels overrule the profile, ever."""
 LOSSLESS: Final = 0.999
 """Measured agreement from which a choice may stand for the full network when labels are compared."""
 
@@ -116,6 +119,16 @@ def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
     )
 
 
+def class_shares(measure: VariantMeasure | None, profile_ids: I64, mix: Mix) -> F64:
+    """Measured agreement of each class of the mix, (M,); that of all classes where a class has no image."""
+    if measure is None or not measure.seen.sum() > 0:
+        return np.zeros(len(mix.class_ids))
+    seen, agree = measure.seen.astype(np.float64), measure.agree.astype(np.float64)
+    row = positions(profile_ids, mix.class_ids)
+    n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
+    return np.where(n > 0, hits / np.maximum(n, 1.0), agree.sum() / seen.sum())
+
+
 Key = tuple[str, str]
 
 
@@ -146,7 +159,8 @@ def outrank(
     A choice's accuracy is compared with that of the full network: requests at ``whole`` (everything on the server),
     else the choice with the most labels among those measured as lossless. Only classes with labels on both sides count,
     so that one population is compared with itself. Both sides need 30 labels, and the 99 % Newcombe interval of the
-    difference must lie on one side of the tolerance: a few labels never overrule a paired measurement.
+    difference, widened so that it holds at all times, must lie on one side of the tolerance: a few labels never
+    overrule a paired measurement, and looking again and again does not help them.
     """
     out = dict(agreements)
     for key in agreements:
@@ -159,7 +173,8 @@ def outrank(
         one, two = stratified(w, n1, hits1), stratified(w, n2, hits2)
         if one.n < MIN_LABELLED or two.n < MIN_LABELLED:
             continue
-        low, high = newcombe(one.value, one.n, two.value, two.n, Z99)
+        z = float(factor(min(one.n, two.n), 1 - LEVEL))
+        low, high = newcombe(one.value, one.n, two.value, two.n, z)
         if low >= -tolerance or high < -tolerance:
             decided = low >= -tolerance
             share = 1 + min(0.0, one.value - two.value)

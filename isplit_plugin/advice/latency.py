@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from ..profile import Profile
@@ -26,6 +26,7 @@ DEFAULT_RTT_MS: Final = 20.0
 _SHORTEST_MS: Final = 0.05
 """Profile times below this are no yardstick: they are mostly overhead."""
 _LONGEST_MS: Final = 1e7
+_LEAST_MS: Final = 1e-6
 _FACTOR: Final = (1e-3, 1e3)
 _BANDWIDTH: Final = (1e-3, 1e5)
 
@@ -47,6 +48,15 @@ class Link(NamedTuple):
             f"{self.bandwidth_mbps:.3g} Mbit/s ({self.bandwidth_source}), "
             f"{self.rtt_ms:.3g} ms round trip ({self.rtt_source})"
         )
+
+
+class Term(NamedTuple):
+    """``factor`` times ``value``, ms: ``name`` says which quantity the value is; ``live``: whether it was reported."""
+
+    name: str
+    factor: float
+    value: float
+    live: bool
 
 
 class Latency(NamedTuple):
@@ -146,25 +156,39 @@ class LatencyModel:
 
     def latency(self, split_point: str, variant: str, nbytes: float) -> Latency:
         """One prediction with this choice. ``nbytes``: what it sends; on the device, nothing is sent."""
+        return _sum(self._parts(split_point, variant), 0.0 if split_point == OUTPUT else self.link.transfer_ms(nbytes))
+
+    def terms(self, split_point: str, variant: str, nbytes: float) -> tuple[Term, ...]:
+        """The latency as a sum of terms; those that two choices share cancel in their difference."""
+        parts = tuple(self._parts(split_point, variant))
+        if split_point == OUTPUT:
+            return parts
+        megabits = nbytes * 8 / 1000
+        uplink = Term("uplink", megabits, 1 / self.link.bandwidth_mbps, False)
+        return (*parts, uplink, Term("rtt", 1.0, self.link.rtt_ms, False))
+
+    def _parts(self, split_point: str, variant: str) -> list[Term]:
         measure = self.profile.measure(split_point, variant)
         pair = self._rows(split_point, variant)
         point = [r for r in self.served if r.split_point == split_point]
         # Coding that was never measured is taken as free: next to head, transfer and tail it hardly counts.
         encode = measure.encode_ms if measure is not None else 0.0
         decode = measure.decode_ms if measure is not None else 0.0
-        parts: list[tuple[float, bool]] = []
+        parts: list[Term] = []
         if split_point != INPUT:
             whole = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
             head = self.profile.head_ms.get(split_point, whole)
-            parts.append(self._part(self._device(r.head for r in point), head, self.slowdown))
+            parts.append(self._part(f"head {split_point}", self._device(r.head for r in point), head, "slowdown"))
         if split_point == OUTPUT:
-            return _sum(parts, 0.0)
-        parts += [
-            self._part(self._device(r.encode for r in pair), encode, self.slowdown),
-            self._part(_reported(r.decode for r in pair), decode, self.load),
-            self._part(_reported(r.tail for r in point), self.profile.tail_ms.get(split_point), self.load),
+            return parts
+        name = f"{split_point} {variant}"
+        tail = self.profile.tail_ms.get(split_point)
+        return [
+            *parts,
+            self._part(f"encode {name}", self._device(r.encode for r in pair), encode, "slowdown"),
+            self._part(f"decode {name}", _reported(r.decode for r in pair), decode, "load"),
+            self._part(f"tail {split_point}", _reported(r.tail for r in point), tail, "load"),
         ]
-        return _sum(parts, self.link.transfer_ms(nbytes))
 
     def _device(self, times: Iterable[Times]) -> float | None:
         # Who names the device's speed asks about that device, not about those that reported.
@@ -173,16 +197,34 @@ class LatencyModel:
     def _rows(self, split_point: str, variant: str) -> list[ServedRow]:
         return [r for r in self.served if (r.split_point, r.variant) == (split_point, variant)]
 
-    @staticmethod
-    def _part(live: float | None, known: float | None, factor: float) -> tuple[float, bool]:
+    def _part(self, name: str, live: float | None, known: float | None, shared: str) -> Term:
+        """A live time as a quantity of its own; a time of the profile as a multiple of slowdown or load."""
         if live is not None:
-            return live, True
-        return (known * factor if known is not None and math.isfinite(known) else math.nan), False
+            return Term(name, 1.0, live, True)
+        factor = known if known is not None and math.isfinite(known) else math.nan
+        return Term(shared, factor, self.slowdown if shared == "slowdown" else self.load, False)
 
 
-def _sum(parts: Sequence[tuple[float, bool]], transfer_ms: float) -> Latency:
-    total = math.fsum(ms for ms, _ in parts) + transfer_ms
+def _sum(parts: Sequence[Term], transfer_ms: float) -> Latency:
+    total = math.fsum(part.factor * part.value for part in parts) + transfer_ms
     if not math.isfinite(total):
         return Latency(math.nan, "none")
-    live = [is_live for _, is_live in parts]
+    live = [part.live for part in parts]
     return Latency(total, "live" if all(live) else "mixed" if any(live) else "profile")
+
+
+def edge(live: LiveView, high: bool) -> LiveView:
+    """The same traffic with every median at the lower (or upper) end of its interval."""
+
+    def at(times: Times) -> Times:
+        value = times.high_ms if high else times.low_ms
+        if math.isnan(value):
+            value = math.inf if high else 0.0
+        value = min(max(value, _LEAST_MS), _LONGEST_MS)
+        return replace(times, median_ms=math.nan if math.isnan(times.median_ms) else value)
+
+    served = tuple(
+        replace(r, head=at(r.head), encode=at(r.encode), decode=at(r.decode), tail=at(r.tail), uplink=at(r.uplink))
+        for r in live.served
+    )
+    return replace(live, served=served)

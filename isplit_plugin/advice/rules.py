@@ -61,7 +61,8 @@ def ranking(values: F64, nbytes: Sequence[int]) -> list[int]:
     order: list[int] = []
     while known:
         top = values[known[0]]
-        tied = [i for i in known if top - values[i] <= TIE * abs(top)]
+        with np.errstate(over="ignore"):  # values may be as large as floats go
+            tied = [i for i in known if top - values[i] <= TIE * abs(top)]
         order += sorted(tied, key=lambda i: (nbytes[i], i))
         known = known[len(tied) :]
     return order + [i for i in range(len(values)) if not np.isfinite(values[i])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from ..advice.anytime import median_ranks
 from ..advice.live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
 from . import tables
 from .delta import Population, Served
@@ -262,7 +264,14 @@ def _served(connection: Connection, network: str, group: str, as_of: float) -> t
 def _times(histogram: Histogram) -> Times:
     if not histogram.counts:
         return Times()
-    return Times(float(histogram.count), histogram.mean_ms, histogram.quantile(0.5))
+    low, high = median_ranks(histogram.count)
+    return Times(
+        float(histogram.count),
+        histogram.mean_ms,
+        histogram.quantile(0.5),
+        histogram.quantile(low) if low > 0 else 0.0,
+        histogram.quantile(high) if high < 1 else math.inf,
+    )
 
 
 def _outcomes(
