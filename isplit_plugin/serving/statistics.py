@@ -101,7 +101,8 @@ class Statistics:
             return curve
 
         self._recorder = Recorder(settings.store, manifest.network_hash, manifest=manifest, profile=profile)
-        self._recorder.flush(timeout_s=0.0)  # starts its thread: the endpoint is to know the model before any traffic
+        # Ready is to mean that the endpoint knows the model; a store that is down delays a start by this at most.
+        self._recorder.flush(timeout_s=10.0)
         if settings.sampling > 0:
             share, budget, threads = settings.sampling, settings.cpu_budget, settings.threads
             self._sampler = Sampler(importance, self._recorder, share, budget, threads=threads)
