@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from postgres_toys import Postgres
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: cores are shared, and a test must not fail because another one is running.
 settings.register_profile("isplit", deadline=None)
 settings.load_profile("isplit")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, started for the first test that asks for it."""
+    from postgres_toys import postgres_server
+
+    with postgres_server() as server:
+        yield server

@@ -1,5 +1,5 @@
-"""The command line: ``isplit profile | package | serve | register | predict | recommend | device | demo``, for research
-``isplit bottleneck | evaluate``.
+"""The command line: ``isplit profile | package | serve | register | predict | recommend | device | store | demo``, for
+research ``isplit bottleneck | evaluate``.
 
 Exit codes: 0 done; 2 wrong usage; 3 bad input (a file, folder, name or question); 4 the server cannot be reached or
 refuses the token; 5 TorchServe did not start, register or stop; 1 anything else; 130 interrupted.
@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "predict": "predict",
     "recommend": "recommend",
     "device": "device",
+    "store": "store",
     "bottleneck": "bottleneck",
     "evaluate": "evaluate",
     "demo": "demo",
@@ -43,6 +44,7 @@ The usual order:
   isplit predict     photos               -> labels, with the head run here and the tail on the server
   isplit recommend   a model's name       -> where to cut now, and where a bottleneck is worth training
   isplit device      an id and a secret   -> a token by which the server's statistics know a device
+  isplit store       a URL                -> the statistics of live traffic: checked, exported, compacted
   isplit bottleneck  network + photos     -> a smaller code for what travels, trained
   isplit evaluate    network + photos     -> which predictor of a split's accuracy to trust
 See everything at work first: isplit demo

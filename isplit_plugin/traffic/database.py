@@ -69,6 +69,14 @@ class Database:
             with self._writing() as connection:
                 yield connection, bump(connection)
 
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A connection outside any transaction, for upkeep."""
+        with self._guard("a store that nobody else holds"):
+            self._follow_file()
+            with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                yield connection
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -139,6 +147,8 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
             new = not sa.inspect(connection).has_table(tables.meta.name)
+            if new and not self._create:
+                raise self.error("expected a store, found none of its tables")
             if new:
                 tables.metadata.create_all(connection)
                 first = {"schema": tables.SCHEMA, "revision": 0, "half_life_s": self.half_life_s}
@@ -227,7 +237,10 @@ def bump(connection: Connection) -> int:
 
 
 def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("isplit_write")
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    write = options.get("isplit_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

@@ -36,6 +36,11 @@ def bucket_of(ms: float) -> int:
     return min(BUCKETS - 1, math.ceil(math.log(ms / LOW_MS) / _LOG_GAMMA))
 
 
+def upper_ms(bucket: int) -> float:
+    """The longest time in a bucket, in milliseconds."""
+    return LOW_MS * math.exp(_LOG_GAMMA * bucket)
+
+
 @dataclass(slots=True, eq=False)
 class Histogram:
     """Counts by bucket (only those that are not empty) and the sum of all times in milliseconds."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import sqlalchemy as sa
@@ -21,13 +22,11 @@ from .delta import Delta
 from .devices import Staged, seen_from_bytes
 from .flush import mean0_of, move_shift, touch, write_delta
 from .histogram import unpack
+from .labelling import take_labels
+from .labels import Label, Labelled, label_of
 from .moments import DEFAULT_HALF_LIFE_S, F64, Moments, Products
+from .upkeep import export_rows, roll_up_all, size_bytes, vacuum
 from .view import read_pairs, read_view
-
-_TABLES: Final = (
-    *(tables.network, tables.model, tables.importance, tables.comoment, tables.served, tables.outcome),
-    *(tables.device_bucket, tables.device_seen),
-)
 
 
 class StoredNetwork(NamedTuple):
@@ -76,6 +75,11 @@ class Store:
     @property
     def half_life_s(self) -> int:
         return self._db.half_life_s
+
+    @property
+    def schema(self) -> int:
+        """The schema of the tables; of an older store, once it was migrated."""
+        return tables.SCHEMA
 
     def put_network(self, manifest: Manifest, profile: Profile | bytes | None) -> None:
         """Make a served network known: its manifest, and its profile (or the bytes of its file).
@@ -187,6 +191,23 @@ class Store:
         with self._db.write() as (connection, revision):
             return write_delta(connection, revision, network_hash, delta)
 
+    def add_labels(self, labels: Sequence[Label]) -> tuple[Labelled, ...]:
+        """Join labels with their requests; what became of each, in the order given (see :mod:`.labelling`).
+
+        A label that cannot be taken is told with its error, and the others are not affected. Raises StoreError, and
+        has then taken none.
+        """
+        with self._db.write() as (connection, revision):
+            told = take_labels(connection, revision, labels, self.half_life_s)
+            if all(label.error is not None for label in told):
+                connection.rollback()
+            return told
+
+    def label_of(self, request_id: str) -> int | None:
+        """The label that a request has by now. Raises StoreError."""
+        with self._db.read() as connection:
+            return label_of(connection, request_id)
+
     def mean0(self, network_hash: str) -> F64:
         """The shift (P,) that the network's sums are about. Raises StoreError, also where nobody put the network."""
         with self._db.read() as connection:
@@ -215,7 +236,30 @@ class Store:
                     raise self._db.error(f"expected a sound file, found: {'; '.join(found)[:300]}")
             _read_all(connection)
             count = sa.func.count()
-            return {table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0) for table in _TABLES}
+            every = tables.metadata.sorted_tables
+            return {table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0) for table in every}
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Everything in the store as rows of JSON types, at one moment (see :mod:`.upkeep`). Raises StoreError."""
+        with self._db.read() as connection:
+            yield from export_rows(connection)
+
+    def size(self) -> int:
+        """Bytes on disk, indices included. Raises StoreError."""
+        with self._db.read() as connection:
+            return size_bytes(connection)
+
+    def compact(self) -> tuple[int, int]:
+        """Roll old rows up and give free room back. Returns the bytes before and after. Raises StoreError.
+
+        Writers wait meanwhile, and it needs as much free room as the store takes.
+        """
+        before = self.size()
+        with self._db.write() as (connection, _):
+            roll_up_all(connection)
+        with self._db.alone() as connection:
+            vacuum(connection)
+        return before, self.size()
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,4 +1,7 @@
-"""A store in a file of its own, and a recorder that writes to it."""
+"""A store of its own for each test, in a file or in PostgreSQL, and a recorder that writes to it.
+
+Tests run on both databases; those that ask for ``path`` are about files, and run on SQLite alone.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,29 @@ sys.path.insert(0, str(Path(__file__).parent))  # toy_traffic, for these tests a
 from toy_traffic import manifest, profile
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        both = ["sqlite"] if "path" in metafunc.fixturenames else ["sqlite", "postgresql"]
+        metafunc.parametrize("backend", both, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
 @pytest.fixture
-def url(path: Path) -> str:
-    return f"sqlite:///{path}"
+def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    with request.getfixturevalue("postgres").database() as found:
+        yield found
 
 
 @pytest.fixture

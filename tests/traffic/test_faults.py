@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from polling import until
 from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
 from writer import BATCH, work, writer
@@ -31,7 +32,7 @@ def one_delta(**changes: object) -> Delta:
 
 
 def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -> None:
-    rounds = 25
+    rounds = 12
     writers = [writer(url, w, rounds) for w in range(4)]
     for one in writers:
         one.communicate(timeout=120)
@@ -62,7 +63,7 @@ def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -
 def test_a_killed_writer_loses_what_it_had_not_flushed_and_harms_nothing(url: str) -> None:
     """Each flush is in the store whole or not at all; what a flush acknowledged is never lost."""
     acknowledged = in_flight = 0
-    for attempt in range(6):
+    for attempt in range(4):
         with writer(url, attempt, 10_000) as process:
             assert process.stdout is not None
             for _ in range(1 + attempt * 7):
@@ -139,7 +140,7 @@ def test_a_deleted_file_is_a_store_error_until_somebody_makes_it_again(path: Pat
     assert store.networks() == ()
 
 
-def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch, url: str, store: Store) -> None:
+def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch, path: Path, url: str, store: Store) -> None:
     full = [True]
     connect = Database._on_connect
 
@@ -185,7 +186,7 @@ def damaged(path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
+    ("nowhere", "message"),
     [
         ("sqlite://", "expected a file, for several processes share it"),
         ("sqlite:///:memory:", "expected a file"),
@@ -197,9 +198,9 @@ def damaged(path: Path, url: str) -> None:
         ("postgresql+psycopg://user:sec@ret@127.0.0.1:1/x?password=secret", "expected"),
     ],
 )
-def test_urls_that_lead_nowhere(url: str, message: str) -> None:
+def test_urls_that_lead_nowhere(nowhere: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as caught:
-        Store(url)
+        Store(nowhere)
     told = json.dumps(caught.value.to_json())
     assert "secret" not in told
     assert "sec@ret" not in told
@@ -315,13 +316,45 @@ def test_a_failed_flush_adds_nothing(path: Path, store: Store) -> None:
 # ------------------------------------------------------------------------------------------------- its age
 
 
-def test_a_newer_schema_is_refused(path: Path, url: str, store: Store) -> None:
-    other = sqlite3.connect(path)
-    other.execute("UPDATE isplit_meta SET value = 99 WHERE key = 'schema'")
-    other.commit()
-    other.close()
+def run(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()
+
+
+def test_a_newer_schema_is_refused(url: str, store: Store) -> None:
+    run(url, "UPDATE isplit_meta SET value = 99 WHERE key = 'schema'")
     with pytest.raises(StoreError, match=f"expected schema {tables.SCHEMA} or older, found 99"):
         Store(url)
+
+
+SCHEMA_1 = {"meta", "network", "model", "progress", "name", "importance", "comoment", "served", "outcome"}
+
+
+def test_a_store_of_schema_1_is_migrated_and_keeps_what_it_had(url: str) -> None:
+    """The tables of schema 1 are those of today, without the later ones."""
+    with Store(url) as old:
+        old.put_network(manifest(), profile())
+        delta = one_delta()
+        delta.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9)
+        old.add(NETWORK, delta)
+        before = old.view(NETWORK)
+    later = [table for table in tables.metadata.sorted_tables if table.name.removeprefix("isplit_") not in SCHEMA_1]
+    assert {"isplit_device_bucket", "isplit_device_seen"} <= {table.name for table in later}
+    run(url, *(f"DROP TABLE {table.name}" for table in later), "UPDATE isplit_meta SET value = 1 WHERE key = 'schema'")
+    with Store(url) as migrated:
+        after = migrated.view(NETWORK)
+        assert after.observations == before.observations == 1
+        assert after.importance[0].sum1.tolist() == before.importance[0].sum1.tolist()
+        fresh = Delta(profile().mean0, DEFAULT_HALF_LIFE_S, CLASSES, identity=True)
+        fresh.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9, device="a")
+        migrated.add(NETWORK, fresh)
+        assert migrated.view(NETWORK).importance[0].count.tolist() == [[2.0] * 4]
+        migrated.check()
+    with Store(url) as again:
+        assert again.check()["isplit_device_bucket"] == 1
 
 
 def test_an_older_schema_is_migrated_once(monkeypatch: pytest.MonkeyPatch, url: str, store: Store) -> None:
@@ -339,7 +372,7 @@ def test_an_older_schema_is_migrated_once(monkeypatch: pytest.MonkeyPatch, url: 
         Store(url)
 
 
-def test_the_half_life_is_the_one_the_store_was_made_with(path: Path, url: str) -> None:
+def test_the_half_life_is_the_one_the_store_was_made_with(url: str) -> None:
     with Store(url, half_life_s=60) as made, Store(url, half_life_s=99) as opened:
         assert made.half_life_s == opened.half_life_s == 60
         made.put_network(manifest(), profile())

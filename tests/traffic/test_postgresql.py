@@ -1,11 +1,7 @@
-"""The same on PostgreSQL: run with ISPLIT_TEST_POSTGRES=postgresql+psycopg://user@host:port/database, an empty one.
-
-The database is emptied of the store's tables before each test.
-"""
+"""What is particular to PostgreSQL; everything else runs on both databases."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,28 +9,31 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from polling import until
+from postgres_toys import Postgres
 from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
-from writer import BATCH, work, writer
+from writer import work
 
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Store, tables
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
 
-URL = os.environ.get("ISPLIT_TEST_POSTGRES", "")
-pytestmark = pytest.mark.skipif(not URL, reason="ISPLIT_TEST_POSTGRES names no database")
+
+@pytest.fixture
+def url(postgres: Postgres) -> Iterator[str]:
+    with postgres.database() as found:
+        yield found
 
 
 @pytest.fixture
-def empty() -> Iterator[sa.Engine]:
-    engine = sa.create_engine(URL)
-    tables.metadata.drop_all(engine)
+def empty(url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url)
     yield engine
     engine.dispose()
 
 
-def test_the_same_sums_as_on_sqlite(empty: sa.Engine, tmp_path: Path) -> None:
-    with Store(URL) as store, Store(tmp_path / "x.db") as sqlite:
+def test_the_same_sums_as_on_sqlite(url: str, tmp_path: Path) -> None:
+    with Store(url) as store, Store(tmp_path / "x.db") as sqlite:
         for one in (store, sqlite):
             one.put_network(manifest(), profile())
             one.put_network(manifest(), profile())
@@ -66,23 +65,8 @@ def test_the_same_sums_as_on_sqlite(empty: sa.Engine, tmp_path: Path) -> None:
         assert kept.mean0.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_four_processes_writing_at_once_lose_nothing(empty: sa.Engine) -> None:
-    rounds = 25
-    writers = [writer(URL, w, rounds) for w in range(4)]  # they make the tables together as well
-    for one in writers:
-        one.communicate(timeout=120)
-        assert one.returncode == 0
-    with Store(URL) as store:
-        store.check()
-        view = store.view(NETWORK)
-        assert store.revision() == 1 + 4 * rounds
-    assert view.observations == 4 * rounds * BATCH
-    counts = sum(rows.count[:, -1].sum() for rows in view.importance)
-    assert counts == 4 * rounds * BATCH
-
-
-def test_a_lock_is_waited_out(empty: sa.Engine) -> None:
-    with Store(URL) as store, Recorder(URL, NETWORK, flush_s=0.05) as recorder:
+def test_a_lock_is_waited_out(url: str, empty: sa.Engine) -> None:
+    with Store(url) as store, Recorder(url, NETWORK, flush_s=0.05) as recorder:
         store.put_network(manifest(), profile())
         recorder.observe(observation(0))
         until(lambda: store.view(NETWORK).observations == 1)
@@ -95,8 +79,8 @@ def test_a_lock_is_waited_out(empty: sa.Engine) -> None:
         until(lambda: store.view(NETWORK).observations == 3)
 
 
-def test_connections_that_were_cut_are_made_again(empty: sa.Engine) -> None:
-    with Store(URL) as store:
+def test_connections_that_were_cut_are_made_again(url: str, empty: sa.Engine) -> None:
+    with Store(url) as store:
         store.put_network(manifest(), profile())
         with empty.connect() as other:
             cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
@@ -104,8 +88,8 @@ def test_connections_that_were_cut_are_made_again(empty: sa.Engine) -> None:
         assert [n.model for n in store.networks()] == ["toy"]
 
 
-def test_a_wrong_password_is_a_store_error_without_it(empty: sa.Engine) -> None:
-    nowhere = sa.make_url(URL).set(database="no_such_database", password="secret")
+def test_a_wrong_password_is_a_store_error_without_it(url: str) -> None:
+    nowhere = sa.make_url(url).set(database="no_such_database", password="secret")
     with pytest.raises(StoreError, match="no_such_database") as caught:
         Store(nowhere.render_as_string(hide_password=False))
     assert "secret" not in str(caught.value.to_json())
