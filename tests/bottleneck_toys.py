@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import nn
 
-from isplit_plugin.network import CapturedNetwork, capture
+from isplit_plugin.network import CapturedNetwork, LoadedNetwork, capture
 from isplit_plugin.schema import Preprocessing
 
 PRE = Preprocessing(crop=(15, 18), resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -66,3 +66,8 @@ def write_photos(folder: Path, per_class: int, *, seed: int = 0) -> Path:
         for number in range(per_class):
             PIL.Image.fromarray(toy_pixels(label, rng)).save(folder / name / f"{number:03d}.png")
     return folder
+
+
+def loaded() -> LoadedNetwork:
+    """A factory for ``--network bottleneck_toys:loaded``."""
+    return LoadedNetwork(_learned(), torch.zeros(1, *PRE.shape), PRE, CLASSES)

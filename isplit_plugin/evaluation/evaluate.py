@@ -19,10 +19,13 @@ from ..bottleneck import (
     Bottleneck,
     BottleneckConfig,
     Budget,
+    CodeMeasure,
     Photos,
+    Teacher,
     Variant,
     decoder_tail,
     encoder_head,
+    measure,
     teach,
     train_bottlenecks,
 )
@@ -49,7 +52,8 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What is measured. ``seeds``: trainings at each point. ``calibration``: photos for the predictors, taken out of
-    the test photos. ``rival_photos``: photos for the codecs and JPEG. ``repeats``: bootstrap resamples."""
+    the test photos. ``rival_photos``: of the photos that measure, so many
+    for codecs, JPEG and codes. ``repeats``: bootstrap resamples."""
 
     config: BottleneckConfig = field(default_factory=BottleneckConfig)
     budget: Budget = field(default_factory=Budget)
@@ -129,7 +133,7 @@ def evaluate(
             config=settings.config,
             budget=settings.budget,
             seed=seed,
-            codecs=settings.code_codecs,
+            codecs=(),
             directory=None if directory is None else Path(directory) / f"seed{seed}",
             progress=lambda variant, _stage, epoch, epochs, line: (
                 say(f"{name} {variant}: {line.agreement:.1%} agree") if epoch == epochs else None
@@ -168,7 +172,13 @@ def evaluate(
     rival_rows = rows[: settings.rival_photos]
     rivals = image_rivals(work, test, rival_rows, top[: len(rival_rows)])
     rivals += codec_rivals(work, names, test, rival_rows, top[: len(rival_rows)], codecs=settings.training_free)
-    say(f"{name}: rivals measured")
+    rival_teacher = Teacher(rival_rows, teacher.scores[: len(rival_rows)], teacher.labels[: len(rival_rows)])
+    codes = {
+        (seed, v.split_point): measure(work, v, test, codecs=settings.code_codecs, teacher=rival_teacher)
+        for seed in settings.seeds
+        for v in variants[seed]
+    }
+    say(f"{name}: rivals and codes measured")
     per_seed = measured.correct.mean(axis=1)
     by_class = measured.by_class()
     result: dict[str, Any] = _json_safe(
@@ -210,7 +220,7 @@ def evaluate(
                     "accuracy_by_class": {
                         int(c): float(v[i]) for c, v in zip(measured.class_ids, by_class, strict=True)
                     },
-                    "codes": _codes([variants[seed][i] for seed in settings.seeds], settings.code_codecs),
+                    "codes": _codes([codes[seed, point.name] for seed in settings.seeds]),
                     "predictions": {p: float(v[i] if v.ndim == 1 else v[:, i].mean()) for p, v in values.items()},
                 }
                 for i, point in enumerate(points)
@@ -267,20 +277,17 @@ def _answers(net: CapturedNetwork, variant: Variant, photos: Photos, rows: Ids, 
     return np.concatenate(found)
 
 
-def _codes(variants: Sequence[Variant], codecs: Sequence[str]) -> list[dict[str, Any]]:
-    """Bytes, accuracy and agreement of the quantised codes, means over seeds; on all test photos."""
-    rows = []
-    for codec in codecs:
-        measures = [m for v in variants for m in v.measures if m.codec == codec]
-        rows.append(
-            {
-                "codec": codec,
-                "nbytes": float(np.mean([m.nbytes for m in measures])),
-                "accuracy": float(np.mean([m.accuracy for m in measures])),
-                "agreement": float(np.mean([m.agreement for m in measures])),
-            }
-        )
-    return rows
+def _codes(by_seed: Sequence[Sequence[CodeMeasure]]) -> list[dict[str, Any]]:
+    """Bytes, accuracy and agreement of the quantised codes, means over seeds; on the photos of the rivals."""
+    return [
+        {
+            "codec": measures[0].codec,
+            "nbytes": float(np.mean([m.nbytes for m in measures])),
+            "accuracy": float(np.mean([m.accuracy for m in measures])),
+            "agreement": float(np.mean([m.agreement for m in measures])),
+        }
+        for measures in zip(*by_seed, strict=True)
+    ]
 
 
 def _json_safe(value: Any) -> Any:

@@ -108,7 +108,11 @@ def classes_table(result: Result, shown: Sequence[str] = ("cui", "kl-pool2", "kl
     for reach, found in result["class_choice"].items():
         differ = _interval(found["differ"], 100, 0)
         rows.append([reach, "accuracies", _interval(found["recall"], 100), _interval(found["youden"], 100), differ])
-        rows += [[reach, name, _interval(found["predictors"][name], 100), "-", "-"] for name in shown]
+        rows += [
+            [reach, name, _interval(found["predictors"][name], 100), "-", "-"]
+            for name in shown
+            if name in found["predictors"]
+        ]
     header = ["candidates", "chosen by", "recall gained, points", "Youden's J gained, points", "classes that differ %"]
     return markdown_table(header, rows)
 
