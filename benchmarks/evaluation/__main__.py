@@ -14,7 +14,7 @@ from pathlib import Path
 
 from isplit_plugin.cli import main as isplit
 
-from .networks import BUILDERS, DATA_SETS
+from .networks import BUILDERS, DATA_SETS, LARGE
 from .prepare import prepare
 from .report import report
 from .train import EPOCHS, train
@@ -22,11 +22,13 @@ from .train import EPOCHS, train
 BUDGET = {"--epochs": "4", "--images": "2000", "--seeds": "3", "--calibration": "256", "--rival-photos": "500"}
 
 
-def run(network: str, data: str, *, source: Path, work: Path, out: Path, extra: list[str]) -> int:
-    folder = prepare(data, source, work)
+def run(options: argparse.Namespace, extra: list[str]) -> int:
+    network, data, work, out = options.network, options.data, options.work, options.out
+    folder = prepare(data, options.source, work, limit=options.slice)
     weights = work / "weights"
     if not (weights / f"{network}_{data}.json").exists():
-        train(network, data, folder, weights, epochs=EPOCHS[data])
+        epochs = options.base_epochs or EPOCHS[data]
+        train(network, data, folder, weights, epochs=epochs, init=options.init, device=options.device)
     out.mkdir(parents=True, exist_ok=True)
     arguments = [
         "evaluate",
@@ -38,6 +40,7 @@ def run(network: str, data: str, *, source: Path, work: Path, out: Path, extra: 
         f"--work={work / 'evaluation' / f'{network}_{data}'}",
         f"--output={out / f'{network}_{data}'}",
         *(f"{name}={value}" for name, value in BUDGET.items()),
+        f"--device={options.device}",
         "--no-figures",
         *extra,
     ]
@@ -58,26 +61,25 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="one network on one data set; more options go to `isplit evaluate`")
-    one.add_argument("network", choices=sorted(BUILDERS))
+    one.add_argument("network", choices=sorted((*BUILDERS, *LARGE)))
     one.add_argument("data", choices=sorted(DATA_SETS))
     one.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the archives")
     one.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for everything in between")
     one.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
+    one.add_argument("--init", type=Path, metavar="FILE", help="weights that the base network starts from")
+    one.add_argument("--device", default="cpu", help="%(default)s")
+    one.add_argument("--base-epochs", type=int, metavar="N", help=f"of the base network; default: {EPOCHS}")
+    one.add_argument("--slice", type=int, metavar="N", help="only N photos of each class: a quick try, no result")
     two = commands.add_parser("report", help="tables and figures of all results")
     two.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
     options, extra = parser.parse_known_args()
     if options.command == "report":
         print(report(options.out))
         return 0
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return run(
-        options.network,
-        options.data,
-        source=options.source,
-        work=options.work,
-        out=options.out,
-        extra=[*extra, "--threads=1"],
-    )
+    if options.device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        extra.append("--threads=1")
+    return run(options, extra)
 
 
 if __name__ == "__main__":

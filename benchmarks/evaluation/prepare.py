@@ -2,15 +2,17 @@
 
 - notMNIST: duplicates (equal pixels) are dropped first, then 70 % of each letter train and 30 % are held out.
 - Chest X-Ray Pneumonia: the official train and test folders; the files are copied as they are.
-- Tiny-ImageNet: the first 20 class folders (by WordNet id), the official train and val images.
+- Tiny-ImageNet: the first 20 or all 100 class folders (by WordNet id), the official train and val images.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 import zipfile
 from collections import defaultdict
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,12 +21,17 @@ import PIL.Image
 from .networks import DATA_SETS
 
 
-def prepare(data: str, source: Path, out: Path) -> Path:
-    """Write one data set below ``out``; what is there already stays. Returns its folder."""
+def prepare(data: str, source: Path, out: Path, *, limit: int | None = None) -> Path:
+    """Write one data set below ``out``; what is there already stays. ``limit``: photos of each class and part, for a
+    quick try. Returns its folder."""
     folder = out / data
     if (folder / "classes.txt").exists():
         return folder
-    classes = {"notmnist": _notmnist, "chest": _chest, "tiny": _tiny}[data](source, folder)
+    make = {"notmnist": _notmnist, "chest": _chest}.get(data) or partial(_tiny, DATA_SETS[data])
+    classes = make(source, folder)
+    for part in folder.glob("*/*"):
+        for surplus in sorted(part.iterdir())[limit or sys.maxsize :]:
+            surplus.unlink()
     (folder / "classes.txt").write_text("".join(f"{label}\n" for label in classes))
     return folder
 
@@ -60,8 +67,7 @@ def _chest(source: Path, folder: Path) -> list[str]:
     return ["NORMAL", "PNEUMONIA"]
 
 
-def _tiny(source: Path, folder: Path) -> list[str]:
-    count = DATA_SETS["tiny"][1]
+def _tiny(count: int, source: Path, folder: Path) -> list[str]:
     with zipfile.ZipFile(source / "tiny_imagenet_100.zip") as archive:
         files = [p for name in archive.namelist() if len((p := PurePosixPath(name)).parts) == 3]
         classes = sorted({p.parts[1] for p in files})[:count]
@@ -80,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, required=True, help="folder with the archives")
     parser.add_argument("--work", type=Path, required=True, help="where the image folders go")
-    parser.add_argument("data", nargs="*", default=sorted(DATA_SETS), help="notmnist, chest, tiny")
+    parser.add_argument("data", nargs="*", default=sorted(DATA_SETS), help="%(default)s")
     options = parser.parse_args()
     for data in options.data:
         print(prepare(data, options.source, options.work))

@@ -1,38 +1,34 @@
-"""Train one network of the study from scratch on one core; writes its weights, and a JSON beside them.
+"""Train one network of the study; writes its weights, and a JSON beside them.
 
 SGD with Nesterov momentum, one-cycle learning rate, label smoothing, random shifts (and mirror images for photos).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from isplit_plugin import image
-from isplit_plugin.network.calibration import calibration_folder
+from isplit_plugin.bottleneck import Photos
+from isplit_plugin.network import LoadedNetwork, calibration_folder
 
-from .networks import BUILDERS, DATA_SETS, build
+from .networks import build
 
-EPOCHS: Final = {"notmnist": 8, "chest": 10, "tiny": 30}
+EPOCHS: Final = {"notmnist": 8, "chest": 10, "tiny": 30, "tiny100": 30}
 
 
-def pixels(folder: Path, data: str) -> tuple[Tensor, Tensor]:
-    """All photos of a folder through the product's preprocessing, (N, C, H, W) float32, and their class ids."""
-    pre = DATA_SETS[data][0]
+def photos_of(folder: Path, loaded: LoadedNetwork) -> Photos:
+    """All photos of a folder, through the product's preprocessing."""
     classes = (folder.parent / "classes.txt").read_text().split()
     found = calibration_folder(folder, classes)
-    arrays: list[npt.NDArray[np.float32]] = [image.preprocess(path, pre) for path, _ in found]
-    return torch.from_numpy(np.stack(arrays)), torch.tensor([label for _, label in found])
+    return Photos(found, loaded.preprocessing, len(classes), max_bytes=32 << 30)
 
 
 def shifted(x: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
@@ -47,80 +43,82 @@ def shifted(x: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
     return x
 
 
-def train(network: str, data: str, folder: Path, out: Path, *, epochs: int, seed: int = 0, batch: int = 64) -> None:
-    began = time.process_time()
+def train(
+    network: str,
+    data: str,
+    folder: Path,
+    out: Path,
+    *,
+    epochs: int,
+    seed: int = 0,
+    batch: int = 64,
+    init: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """``init``: weights to start from, but for layers of another shape (the classifier); the rate is then a tenth."""
+    began, clock = time.process_time(), time.perf_counter()
     loaded = build(network, data)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    net = loaded.model.train().to(memory_format=torch.channels_last)
-    x, y = pixels(folder / "train", data)
-    test_x, test_y = pixels(folder / "val", data)
-    steps = epochs * (len(x) // batch)
+    net = loaded.model.to(device, memory_format=torch.channels_last).train()
+    if init is not None:
+        state, own = load_file(init), net.state_dict()
+        net.load_state_dict({n: t.float() for n, t in state.items() if t.shape == own[n].shape}, strict=False)
+    photos, test = photos_of(folder / "train", loaded), photos_of(folder / "val", loaded)
+    y = torch.from_numpy(photos.labels)
+    batch = min(batch, len(y))
+    steps = epochs * (len(y) // batch)
+    scale = 0.1 if init is not None else 1.0
     decay = [p for p in net.parameters() if p.ndim > 1]
     rest = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": 5e-4}, {"params": rest}], lr=0.1, momentum=0.9, nesterov=True
+        [{"params": decay, "weight_decay": 5e-4}, {"params": rest}], lr=0.1 * scale, momentum=0.9, nesterov=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=steps, pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2 * scale, total_steps=steps, pct_start=0.25)
     weight = None
     if data == "chest":  # three in four training images show pneumonia
-        weight = len(y) / (2.0 * torch.bincount(y).float())
+        weight = (len(y) / (2.0 * torch.bincount(y).float())).to(device)
+    half = torch.autocast("cuda", dtype=torch.bfloat16, enabled=device != "cpu")
     for epoch in range(epochs):
-        order = torch.randperm(len(x), generator=generator)
+        order = torch.randperm(len(y), generator=generator)
         total = 0.0
-        for rows in order[: len(x) // batch * batch].split(batch):
-            inputs = shifted(x[rows], data == "tiny", generator).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(net(inputs), y[rows], weight=weight, label_smoothing=0.1)
+        for rows in order[: len(y) // batch * batch].split(batch):
+            inputs = shifted(photos.tensor(rows.numpy()), data.startswith("tiny"), generator)
+            inputs = inputs.to(device, memory_format=torch.channels_last)
+            with half:
+                loss = F.cross_entropy(net(inputs), y[rows].to(device), weight=weight, label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
         print(
-            f"{network} {data} epoch {epoch + 1}/{epochs} loss {total / (len(x) // batch):.3f} "
+            f"{network} {data} epoch {epoch + 1}/{epochs} loss {total / (len(y) // batch):.3f} "
             f"cpu {time.process_time() - began:.0f} s",
             flush=True,
         )
     net.eval()
+    parts = np.array_split(np.arange(len(test)), -(-len(test) // 64))
     with torch.inference_mode():
-        right = torch.cat([net(part).argmax(1) for part in test_x.split(256)]) == test_y
-    accuracy = float(right.float().mean())
+        answers = torch.cat([net(test.tensor(rows).to(device)).argmax(1).cpu() for rows in parts])
+    accuracy = float((answers == torch.from_numpy(test.labels)).float().mean())
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, str(out / f"{network}_{data}.safetensors"))
+    save_file(
+        {k: v.cpu().contiguous() for k, v in net.state_dict().items()}, str(out / f"{network}_{data}.safetensors")
+    )
     facts = {
         "network": network,
         "data": data,
         "epochs": epochs,
         "seed": seed,
-        "train_images": len(x),
-        "test_images": len(test_x),
+        "train_images": len(y),
+        "test_images": len(test),
         "test_accuracy": accuracy,
+        "device": device,
         "cpu_seconds": round(time.process_time() - began, 1),
+        "wall_seconds": round(time.perf_counter() - clock, 1),
         "parameters": sum(p.numel() for p in net.parameters()),
         "torch": torch.__version__,
     }
     (out / f"{network}_{data}.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts), flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=sorted(BUILDERS))
-    parser.add_argument("data", choices=sorted(DATA_SETS))
-    parser.add_argument("--work", type=Path, required=True, help="folder with the prepared image folders")
-    parser.add_argument("--epochs", type=int, help="default: " + ", ".join(f"{k} {v}" for k, v in EPOCHS.items()))
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    epochs = options.epochs or EPOCHS[options.data]
-    train(
-        options.network,
-        options.data,
-        options.work / options.data,
-        options.work / "weights",
-        epochs=epochs,
-        seed=options.seed,
-    )
-
-
-if __name__ == "__main__":
-    main()
