@@ -20,13 +20,15 @@ from ..advice.curves import class_curves
 from ..advice.mix import live_weights
 from ..advice.recommend import bare_profile
 from ..errors import IsplitError, QueryError, StoreError, UnknownClassError, WireSizeError
+from ..identity import read_secret
 from ..profile import Profile
 from ..schema import Manifest
 from ..traffic import Store
 from ..wire import find_header
 from . import answers
+from .probe_intake import DEFAULT_PER_HOUR, read_report, take
 from .question import ROUTES, Question, read_question
-from .settings import store_url
+from .settings import secret_file, store_url
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,7 +49,11 @@ class Endpoint:
     def __init__(self, context: Any) -> None:
         config = context.model_yaml_config or {}
         section = config.get("isplit") if isinstance(config, Mapping) else None
-        self._url = store_url(section if isinstance(section, Mapping) else None)
+        ours = section if isinstance(section, Mapping) else {}
+        self._url = store_url(ours)
+        secret = secret_file(ours)
+        self._secret = None if secret is None else read_secret(secret)
+        self._probes_per_hour = int(ours.get("probes_per_hour", DEFAULT_PER_HOUR))
         self._store: Store | None = None
         self._cache: OrderedDict[tuple[int, str], str] = OrderedDict()
         self._cached_bytes = 0
@@ -62,7 +68,7 @@ class Endpoint:
                 if find_header(headers, "describe") == "True":
                     out.append(answers.json_answer(context, index, self.describe()))
                     continue
-                body = self.answer(read_question(row, headers))
+                body = self._answer(row, headers)
                 context.set_response_content_type(index, answers.JSON_TYPE)
                 out.append(body)
                 self._counts["answered"] += 1
@@ -71,6 +77,12 @@ class Endpoint:
                 out.append(text)
                 self._counts[code] += 1
         return out
+
+    def _answer(self, row: Mapping[Any, Any], headers: Mapping[str, str]) -> str:
+        report = read_report(row)
+        if report is None:
+            return self.answer(read_question(row, headers))
+        return _dump(take(self._open(), self._secret, report, per_hour=self._probes_per_hour))
 
     def describe(self) -> dict[str, Any]:
         """A status from memory alone."""
@@ -145,7 +157,8 @@ def _help() -> dict[str, Any]:
             "POST /predictions/isplit": (
                 'JSON: {"model", "version", "classes", "group", "rule", "candidate_set", "mix", "constraints": '
                 '{"bandwidth_mbps", "rtt_ms", "max_latency_ms", "max_bytes", "max_head_macs", "accuracy_tolerance", '
-                '"objective", "device_slowdown"}}; all but the model may be left out'
+                '"objective", "device_slowdown"}}; all but the model may be left out. Or a device\'s part of a probe: '
+                '{"probe": {"ticket", "values", "network", "class", "device"}}'
             ),
         },
     }

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from ..errors import ImageError, IsplitError, WireError, WireSizeError
 from ..schema import FloatArray, Manifest, Observation
 from ..wire import TailRequest, TailResponse, decode_request, find_header, header_length
 from .answers import request_body
+from .identification import NOBODY, Sender, identify
+from .plausible import Plausible
 
 MAX_DECODED_BYTES: Final = 128 * 1024 * 1024
 """Largest decoded activation of one request. Compressed zeros of 1 MB could ask for gigabytes."""
@@ -22,15 +24,27 @@ MAX_DECODED_BYTES: Final = 128 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request of a batch. ``explain``: importance is asked for instead of classes. ``values`` (N, *shape) float32,
-    and the milliseconds that reading and decoding took, are filled by :meth:`decode`."""
+    """One request of a batch. ``explain``: importance is asked for instead of classes. ``sender``: who sent it, as far
+    as a token proves it. ``values`` (N, *shape) float32, and the milliseconds that reading and decoding took, are
+    filled by :meth:`decode`."""
 
     index: int
     request: TailRequest
     explain: bool
     read_ms: float
+    sender: Sender = NOBODY
     values: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
     decode_ms: float = 0.0
+
+    @property
+    def kind(self) -> Literal["predict", "explain", "probe"]:
+        """What is asked for."""
+        return "explain" if self.explain else "probe" if self.request.probe else "predict"
+
+    @property
+    def group(self) -> str:
+        """The device group: the one that the operator signed, else the one that the device names."""
+        return self.sender.group or self.request.group
 
     @property
     def nbytes(self) -> int:
@@ -45,9 +59,18 @@ class Job:
 
 
 def read_job(
-    index: int, row: Mapping[Any, Any], headers: Mapping[str, str], manifest: Manifest, *, max_batch: int
+    index: int,
+    row: Mapping[Any, Any],
+    headers: Mapping[str, str],
+    manifest: Manifest,
+    *,
+    max_batch: int,
+    secret: bytes | None = None,
 ) -> Job:
-    """Read one row and check it against the manifest; nothing large is decoded yet. Raises as wire.decode_request."""
+    """Read one row and check it against the manifest; nothing large is decoded yet. Raises as wire.decode_request.
+
+    ``secret``: the operator's, to verify the device's token with.
+    """
     body = request_body(row)
     if body is None:
         raise WireError(
@@ -57,13 +80,16 @@ def read_job(
     length, kind = header_length(headers), find_header(headers, "Content-Type")
     request = decode_request(body, length, kind, manifest, max_batch=max_batch)
     explain = find_header(headers, "explain") == "True"
-    return Job(index, request, explain, (time.perf_counter() - started) * 1e3)
+    sender = identify(secret, request.device_token)
+    return Job(index, request, explain, (time.perf_counter() - started) * 1e3, sender)
 
 
-def observations(job: Job, response: TailResponse, tail_ms: float) -> Iterator[Observation]:
+def observations(job: Job, response: TailResponse, tail_ms: float, limits: Plausible) -> Iterator[Observation]:
     """One observation per image. An image of a batch carries its share of the request's bytes and times, and a number
-    behind the request's id."""
+    behind the request's id. Times that no device can have count as not reported."""
     request, count, at = job.request, len(job.values), time.time()
+    head_ms = limits.head_ms(request.split_point, request.head_ms, count)
+    encode_ms = limits.encode_ms(request.split_point, request.codec, request.encode_ms, count)
     for item in range(count):
         yield Observation(
             request_id=response.request_id if count == 1 else f"{response.request_id}:{item}",
@@ -75,14 +101,16 @@ def observations(job: Job, response: TailResponse, tail_ms: float) -> Iterator[O
             decode_ms=job.decode_ms / count,
             tail_ms=tail_ms / count,
             at=at,
-            head_ms=request.head_ms / count,
-            encode_ms=request.encode_ms / count,
-            group=request.group,
+            head_ms=head_ms / count,
+            encode_ms=encode_ms / count,
+            group=job.group,
+            device=job.sender.device,
         )
 
 
-def failure(request: TailRequest, error: BaseException) -> Observation:
-    """The observation of a request that was understood but not answered."""
+def failure(job: Job, error: BaseException) -> Observation:
+    """The observation of a request that was understood but not answered: its times tell nothing."""
+    request = job.request
     return Observation(
         request_id="",
         split_point=request.split_point,
@@ -93,9 +121,8 @@ def failure(request: TailRequest, error: BaseException) -> Observation:
         decode_ms=math.nan,
         tail_ms=math.nan,
         at=time.time(),
-        head_ms=request.head_ms,
-        encode_ms=request.encode_ms,
-        group=request.group,
+        group=job.group,
+        device=job.sender.device,
         error=error.code if isinstance(error, IsplitError) else IsplitError.code,
     )
 

@@ -18,6 +18,8 @@ DECLARED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
     ("isplit_received_bytes_total", _COUNTER, "Count", (_MODEL, "SplitPoint", "Codec")),
     ("isplit_errors_total", _COUNTER, "Count", (_MODEL, "Code")),
     ("isplit_observations_dropped_total", _COUNTER, "Count", (_MODEL,)),
+    ("isplit_device_tokens_total", _COUNTER, "Count", (_MODEL, "Code")),
+    ("isplit_probes_total", _COUNTER, "Count", (_MODEL, "SplitPoint")),
     ("isplit_decode_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
     ("isplit_tail_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
 )
@@ -50,6 +52,15 @@ class TailMetrics:
     def failed(self, code: str) -> None:
         """One request answered with an error of ``code``."""
         self._add("isplit_errors_total", 1, code)
+
+    def token(self, status: str) -> None:
+        """One device token, and what came of it: "ok" or "invalid: <reason>"; nothing without one."""
+        if status:
+            self._add("isplit_device_tokens_total", 1, status.rpartition(" ")[2])
+
+    def probed(self, split_point: str) -> None:
+        """One answered probe."""
+        self._add("isplit_probes_total", 1, split_point)
 
     def dropped(self, total: int) -> None:
         """The recorder's count of dropped observations so far."""

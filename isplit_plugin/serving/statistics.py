@@ -29,7 +29,8 @@ class Statistics:
     """Recorder and sampler of one worker, behind a face that never raises.
 
     The recorder's thread opens the store, puts manifest and profile into it, and tries again until that succeeds: a
-    store that is down when a worker starts costs neither the start nor, once it is back, the statistics.
+    store that is down when a worker starts costs neither the start nor, once it is back, the statistics. ``identity``:
+    devices are known by their tokens, and each counts once.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class Statistics:
         profile: Profile,
         net: CapturedNetwork,
         device: torch.device,
+        *,
+        identity: bool = False,
     ) -> None:
         self._recorder: Recorder | None = None
+        self._identity = identity
         self._sampler: Sampler | None = None
         try:
             self._start(settings, manifest, profile, net, device)
@@ -100,7 +104,9 @@ class Statistics:
             curve: FloatArray = net.importance_from(split_point, values, class_id).values
             return curve
 
-        self._recorder = Recorder(settings.store, manifest.network_hash, manifest=manifest, profile=profile)
+        self._recorder = Recorder(
+            settings.store, manifest.network_hash, manifest=manifest, profile=profile, identity=self._identity
+        )
         # Ready is to mean that the endpoint knows the model; a store that is down delays a start by this at most.
         self._recorder.flush(timeout_s=10.0)
         if settings.sampling > 0:

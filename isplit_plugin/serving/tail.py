@@ -12,6 +12,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from ..errors import ArtifactError, BundleError, ServerBusyError, SplitPointError, WireSizeError
+from ..identity import read_secret
 from ..profile import Profile
 from ..schema import INPUT, FloatArray, Manifest
 from ..wire import TailResponse, find_header
@@ -26,6 +28,9 @@ from . import answers
 from .archive_files import MANIFEST, NETWORK, PROFILE, verify_files
 from .intake import Job, failure, observations, read_job
 from .metrics import TailMetrics
+from .plausible import Plausible
+from .probe_rates import ProbeRates
+from .probes import Probes, advised
 from .settings import TailSettings
 from .statistics import Statistics
 from .variants import load_variants
@@ -68,7 +73,14 @@ class TailService:
             raise BundleError(f"{PROFILE} belongs to network {profile.network_hash}, not {self.manifest.network_hash}")
         self._limit, self._batch_limit = self._measure_limits(config)
         self._metrics = TailMetrics(context.metrics, self.manifest.model)
-        self._statistics = Statistics(self.settings, self.manifest, profile, self._net, self.device)
+        self._secret = None if self.settings.secret_file is None else read_secret(self.settings.secret_file)
+        known = self._secret is not None
+        self._statistics = Statistics(self.settings, self.manifest, profile, self._net, self.device, identity=known)
+        self._plausible = Plausible(profile)
+        self._probes = Probes(self.settings, self.manifest, self._net, self._secret)
+        self._rates: ProbeRates | None = None
+        if self._probes.on:
+            self._rates = ProbeRates(self.settings.store, self.manifest.network_hash, self.settings.probe_rate)
         self._served: dict[str, int] = defaultdict(int)
         self._errors: dict[str, int] = defaultdict(int)
 
@@ -81,7 +93,7 @@ class TailService:
 
     def _handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
         out: list[str | bytes] = [""] * len(data)
-        groups: dict[tuple[bool, str], list[Job]] = defaultdict(list)
+        groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
         load = 0
         for index, row in enumerate(data):
             try:
@@ -89,8 +101,11 @@ class TailService:
                 if find_header(headers, "describe") == "True":
                     out[index] = answers.json_answer(context, index, self.describe())
                     continue
-                job = read_job(index, row, headers, self.manifest, max_batch=self._limit)
-                cost = job.request.batch * (_EXPLAIN_COST if job.explain else 1)
+                job = read_job(index, row, headers, self.manifest, max_batch=self._limit, secret=self._secret)
+                self._metrics.token(job.sender.status)
+                if job.kind == "probe":
+                    self._probes.check(job.request.split_point, job.request.batch)
+                cost = job.request.batch * (1 if job.kind == "predict" else _EXPLAIN_COST)
                 if load and load + cost > self._batch_limit:
                     raise ServerBusyError("the requests of this moment would take too long together; try again")
                 load += cost
@@ -102,13 +117,13 @@ class TailService:
             except Exception as error:
                 out[index] = self._failed(context, index, error, job)
             else:
-                groups[job.explain, job.request.split_point].append(job)
-        for (explain, split_point), jobs in groups.items():
-            if explain:
-                for job in jobs:
-                    self._explain(job, context, out)
-            else:
+                groups[job.kind, job.request.split_point].append(job)
+        for (kind, split_point), jobs in groups.items():
+            if kind == "predict":
                 self._predict(split_point, jobs, context, out)
+                continue
+            for job in jobs:
+                (self._explain if kind == "explain" else self._probe)(job, context, out)
         self._metrics.dropped(self._statistics.dropped())
         return out
 
@@ -126,10 +141,13 @@ class TailService:
             "served": dict(self._served),
             "errors": dict(self._errors),
             "statistics": self._statistics.counters(),
+            "probes": self._probes.describe(),
         }
 
     def close(self) -> None:
         """Write out what the statistics still hold."""
+        if self._rates is not None:
+            self._rates.close()
         self._statistics.close()
 
     # -- predictions
@@ -186,7 +204,12 @@ class TailService:
                 model=manifest.model,
                 version=manifest.version,
                 id=request.id,
+                device=job.sender.status,
             )
+            if self._rates is not None and self._probes.open_at(request.split_point):
+                advice = advised(response.top_class[:, 0], self._rates.of)
+                if advice and self._probes.may(job.sender.device):
+                    response = replace(response, probe_rate=advice)
             body, json_length = response.encode(request.binary_outputs)
             limit = self.settings.max_response_size
             out[job.index] = answers.tensor_answer(context, job.index, body, json_length, limit=limit)
@@ -198,10 +221,23 @@ class TailService:
         self._record(job, response, tail_ms)
 
     def _record(self, job: Job, response: TailResponse, tail_ms: float) -> None:
-        for item, observation in enumerate(observations(job, response, tail_ms)):
+        for item, observation in enumerate(observations(job, response, tail_ms, self._plausible)):
             self._statistics.observe(observation)
             if job.request.split_point not in self._variants:  # the importance behind a decoder is another network's
                 self._statistics.offer(observation, job.values[item : item + 1])
+
+    # -- probes
+
+    def _probe(self, job: Job, context: Any, out: list[str | bytes]) -> None:
+        """The gradient at the cut and a ticket; nothing of it is counted as a request."""
+        try:
+            response = self._probes.answer(job, self._tensor(job.request.split_point, job.values))
+            body, json_length = response.encode()
+            limit = self.settings.max_response_size
+            out[job.index] = answers.tensor_answer(context, job.index, body, json_length, limit=limit)
+            self._metrics.probed(job.request.split_point)
+        except Exception as error:
+            out[job.index] = self._failed(context, job.index, error, job)
 
     # -- explanations
 
@@ -244,8 +280,8 @@ class TailService:
     # -- helpers
 
     def _failed(self, context: Any, index: int, error: BaseException, job: Job | None = None) -> str:
-        if job is not None and not job.explain:
-            self._statistics.observe(failure(job.request, error))
+        if job is not None and job.kind == "predict":
+            self._statistics.observe(failure(job, error))
         body, code = answers.error_answer(context, index, error)
         self._errors[code] += 1
         self._metrics.failed(code)
