@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..schema import Observation
 from .devices import OTHER_DEVICE, Staged, StagedKey, bucket_of, device_of
 from .histogram import Histogram
+from .labels import Waiting, key_of
 from .moments import F64, Moments, Products, first_known, landmark, rescale
 
 OTHER: Final = "other"
@@ -25,6 +26,8 @@ MAX_GROUPS: Final = 16
 MAX_SPLIT_POINTS: Final = 512
 MAX_VARIANTS: Final = 64
 MAX_NAME: Final = 128
+MAX_WAITING: Final = 20_000
+"""Requests that may wait here for being written, to wait for their labels in the store."""
 HOUR_S: Final = 3600
 TIMES: Final = ("head", "encode", "uplink", "decode", "tail")
 """The kinds of time, in the order in which their histograms are stored."""
@@ -122,17 +125,25 @@ class Delta:
 
     ``mean0``: (P,) the shift. ``classes``: the number of classes of the network, to bound class ids. ``identity``:
     whether devices are known, so that importance counts by device and bucket (see :mod:`.devices`); without, every
-    request counts by itself.
+    request counts by itself. ``labels``: keep the requests, so that they can be labelled (see :mod:`.labels`).
     """
 
     def __init__(
-        self, mean0: F64, half_life_s: float, classes: int, *, max_keys: int = 50_000, identity: bool = False
+        self,
+        mean0: F64,
+        half_life_s: float,
+        classes: int,
+        *,
+        max_keys: int = 50_000,
+        identity: bool = False,
+        labels: bool = False,
     ) -> None:
         self.mean0 = mean0
         self.half_life_s = half_life_s
         self.classes = classes
         self.max_keys = max_keys
         self.identity = identity
+        self.labels = labels
         self.names = {kind: Names(cap=cap) for kind, cap in CAPS.items()}
         self.overflow = 0
         self.clear()
@@ -145,6 +156,7 @@ class Delta:
         self.staged: dict[StagedKey, Staged] = {}
         self.served: dict[ServedKey, Served] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
+        self.waiting: dict[str, Waiting] = {}
 
     def __len__(self) -> int:
         return len(self.moments) + len(self.products) + len(self.staged) + len(self.served) + len(self.outcomes)
@@ -173,7 +185,15 @@ class Delta:
         if class_id is not None:
             epoch, weight = landmark(at, self.half_life_s)
             self._outcome(OutcomeKey(point, variant, group, class_id), Outcome(epoch, count=1, seen=weight))
+            if self.labels and seen.request_id:
+                self._wait(seen.request_id, Waiting(at, point, variant, class_id, group))
         self.as_of = max(self.as_of, at)
+
+    def _wait(self, request_id: str, waiting: Waiting) -> None:
+        if len(self.waiting) < MAX_WAITING:
+            self.waiting[key_of(request_id)] = waiting
+        else:
+            self.overflow += 1
 
     def add_drops(self, split_point: str, variant: str, group: str, at: float, drops: int) -> None:
         """Count observations that were lost before they could be aggregated."""
@@ -260,6 +280,9 @@ class Delta:
         for served_key, served in self.served.items():
             p, v, g, bucket = served_key
             out.served.setdefault(ServedKey(point(p), variant(v), group(g), bucket), Served()).update(served)
+        for name, w in self.waiting.items():
+            p, v, g = point(w.split_point), variant(w.variant), group(w.group)
+            out.waiting[name] = w._replace(split_point=p, variant=v, group=g)
         for (p, v, g, class_id), outcome in self.outcomes.items():
             out_key = OutcomeKey(point(p), variant(v), group(g), class_id)
             out.outcomes.setdefault(out_key, Outcome(outcome.epoch)).update(outcome)
@@ -271,6 +294,7 @@ class Delta:
             return self
         out = Delta(mean0, self.half_life_s, self.classes)
         out.as_of, out.staged, out.served, out.outcomes = self.as_of, self.staged, self.served, self.outcomes
+        out.waiting = self.waiting
         rows: dict[Population, list[Moments]] = {}
         for (population, class_id), moments in self.moments.items():
             by = shift_from(population.start, mean0 - self.mean0)

@@ -18,6 +18,7 @@ from . import tables
 from .database import upsert
 from .delta import CAPS, HOUR_S, TIMES, Delta, Names, Outcome, Population, Served, ServedKey, shift_from
 from .histogram import pack, unpack
+from .labels import write_waiting
 from .moments import F64, Moments, Products
 from .staging import columns_of, stage
 
@@ -43,6 +44,7 @@ def write_delta(connection: Connection, revision: int, network: str, delta: Delt
     _write_products(connection, network, told, points)
     _write_served(connection, network, told)
     _write_outcomes(connection, network, told)
+    write_waiting(connection, network, told.waiting, told.as_of)
     touch(connection, network, revision, told.as_of)
     return {kind: names.known for kind, names in known.items()}
 

@@ -144,16 +144,19 @@ def mark(connection: Connection, labels: Mapping[str, int]) -> None:
         connection.execute(table.update().where(where).values(label=sa.bindparam("given")), rows)
 
 
-def check(label: Label, found: Found | None, classes: Sequence[str] | None) -> int:
-    """The true class's id. Raises UnknownRequestError, LabelledBeforeError, UnknownClassError, QueryError.
+def unknown(request_id: str) -> UnknownRequestError:
+    """The error for a request that nobody knows."""
+    return UnknownRequestError(
+        f"request {request_id[:100]!r}: expected the id of a request of the last {KEEP_S / 3600:.0f} hours, "
+        "as in isplit_request_id of its answer; none is known (a request is known a second after it was answered)"
+    )
+
+
+def check(label: Label, found: Found, classes: Sequence[str]) -> int:
+    """The true class's id. Raises LabelledBeforeError, UnknownClassError, QueryError.
 
     ``classes``: of the request's network.
     """
-    if found is None or classes is None:
-        raise UnknownRequestError(
-            f"request {label.request_id[:100]!r}: expected the id of a request of the last {KEEP_S / 3600:.0f} hours, "
-            "as in isplit_request_id of its answer; none is known (a request is known a second after it was answered)"
-        )
     if isinstance(label.class_id, str):
         ids = [i for i, name in enumerate(classes) if name == label.class_id]
         if len(ids) > 1:

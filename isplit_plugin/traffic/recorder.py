@@ -66,8 +66,10 @@ class Recorder:
     them the network must be in the store by then. ``flush_s``: seconds between flushes. ``max_queue``: observations
     that may wait; ``max_keys``: aggregates that may wait while the store is down. ``identity``: importance counts by
     device (see :mod:`.devices`), and what has no verified device belongs to one; without it, each request counts by
-    itself. The background thread starts with the first observation, in whatever process that happens; a forked child
-    starts afresh and leaves its parent's observations to the parent.
+    itself. ``labels``: keep requests for a day, so that they can be labelled (see :mod:`.labels`).
+
+    The background thread starts with the first observation, in whatever process that happens; a forked child starts
+    afresh and leaves its parent's observations to the parent.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Recorder:
         max_keys: int = 50_000,
         half_life_s: int = DEFAULT_HALF_LIFE_S,
         identity: bool = False,
+        labels: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = store_url
@@ -93,6 +96,7 @@ class Recorder:
         self._max_keys = max_keys
         self._half_life_s = half_life_s
         self._identity = identity
+        self._labels = labels
         self._clock = clock
         self._closed = False
         self._reset()
@@ -157,6 +161,16 @@ class Recorder:
             return self._take(_Label(split_point, variant, int(class_id), group, now, bool(correct)))
         except Exception:
             return self._refuse()
+
+    def label_of(self, request_id: str) -> int | None:
+        """The true class of a request, where its label has come by now. One read; never raises."""
+        store = self._store
+        if store is None or not self._labels or not request_id:
+            return None
+        try:
+            return store.label_of(request_id)
+        except Exception:
+            return None
 
     def counters(self) -> dict[str, int]:
         """observed, dropped (queue full), invalid, importance (curves), overflow (more keys than fit), flushes,
@@ -282,7 +296,8 @@ class Recorder:
             if self._delta is None:
                 mean0 = store.mean0(self._network)
                 classes = len(self._manifest.classes)
-                self._delta = Delta(mean0, store.half_life_s, classes, max_keys=self._max_keys, identity=self._identity)
+                keep = {"identity": self._identity, "labels": self._labels}
+                self._delta = Delta(mean0, store.half_life_s, classes, max_keys=self._max_keys, **keep)
         except BaseException:
             store.close()
             raise

@@ -51,6 +51,7 @@ def is_sampled(request_id: str, share: float) -> bool:
 
 
 class _Item(NamedTuple):
+    request_id: str
     split_point: str
     activation: npt.NDArray[np.float32]
     class_id: int
@@ -153,7 +154,7 @@ class Sampler:
                 return False
             copied = np.array(given, dtype=np.float32, order="C")
             when = time.time() if at is None else float(at)
-            item = _Item(split_point, copied, int(class_id), group, when, device)
+            item = _Item(request_id, split_point, copied, int(class_id), group, when, device)
             with self._condition:
                 if self._closed.is_set() or not self._fits(copied.nbytes):
                     self._counts["dropped"] += 1
@@ -203,21 +204,34 @@ class Sampler:
                 os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._nice)
         while (item := self._next()) is not None:
             before = self._cpu_clock()
-            try:
-                values = np.asarray(self._importance_fn(item.split_point, item.activation, item.class_id), np.float64)
-                curve = values.reshape(1, -1)
-            except Exception as error:
-                self._failed(error)
-                curve = None
+            curves = self._curves(item)
             spent = (self._cpu_clock() - before) * self._threads
             self._tokens -= spent
             self._cpu_s += spent
-            if curve is not None and not self._closed.is_set():
+            if not self._closed.is_set():
                 source = "input" if item.split_point == INPUT else "tail"
-                self._counts["computed"] += 1
-                ids, group = [item.class_id], item.group
-                self._recorder.add_importance(ids, curve, source, "predicted", group, item.at, item.device)
-            self._running = 0
+                self._counts["computed"] += bool(curves)
+                for target, class_id, curve in curves:
+                    ids, group = [class_id], item.group
+                    self._recorder.add_importance(ids, curve, source, target, group, item.at, item.device)
+
+    def _curves(self, item: _Item) -> list[tuple[str, int, npt.NDArray[np.float64]]]:
+        """The curve of the predicted class, and that of the true class where the label has come by now."""
+        found = []
+        try:
+            curve = self._curve(item, item.class_id)
+            found.append(("predicted", item.class_id, curve))
+            label = self._recorder.label_of(item.request_id)
+            if label is not None:
+                true = curve if label == item.class_id else self._curve(item, label)
+                found.append(("true", label, true))
+        except Exception as error:
+            self._failed(error)
+        return found
+
+    def _curve(self, item: _Item, class_id: int) -> npt.NDArray[np.float64]:
+        values = self._importance_fn(item.split_point, item.activation, class_id)
+        return np.asarray(values, np.float64).reshape(1, -1)
 
     def _next(self) -> _Item | None:
         """The next item, once there is one, the worker is idle and the budget allows; ``None`` once closed."""

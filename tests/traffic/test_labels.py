@@ -1,0 +1,234 @@
+"""Labels find their requests, fill the outcome counters, and are refused one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from polling import until
+from toy_traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
+
+from isplit_plugin.errors import LabelledBeforeError, QueryError, UnknownClassError, UnknownRequestError
+from isplit_plugin.traffic import Recorder, Sampler, Store, labels, tables
+from isplit_plugin.traffic.delta import Delta
+from isplit_plugin.traffic.labels import KEEP_S, Label, key_of
+
+
+def delta_of(store: Store, *, waiting: bool = True) -> Delta:
+    return Delta(store.mean0(NETWORK), store.half_life_s, CLASSES, labels=waiting)
+
+
+def rows(store: Store) -> list[tuple[str, int | None]]:
+    table = tables.request
+    with store._db.read() as connection:
+        return [tuple(row) for row in connection.execute(sa.select(table.c.request, table.c.label))]
+
+
+def outcomes(store: Store) -> dict[tuple[str, str, int], tuple[float, float, float]]:
+    unit = {(r.split_point, r.variant, r.class_id): r for r in store.view(NETWORK).outcomes}
+    return {key: (r.seen, r.labelled, r.correct) for key, r in unit.items()}
+
+
+@pytest.fixture
+def seen(store: Store) -> Store:
+    """Ten requests r0 .. r9 of the same moment, two of each class; class = number % 5."""
+    delta = delta_of(store)
+    for number in range(10):
+        delta.add_observation(observation(number, at=1e9))
+    store.add(NETWORK, delta)
+    return store
+
+
+def test_labels_fill_the_outcome_of_their_predictions(seen: Store) -> None:
+    told = seen.add_labels([Label("r0", 0), Label("r1", 2), Label("r5", 0), Label("r6", "class1")])
+    assert [label.error for label in told] == [None] * 4
+    assert [(label.predicted, label.class_id) for label in told] == [(0, 0), (1, 2), (0, 0), (1, 1)]
+    found = outcomes(seen)
+    assert found["layer1", "uint8", 0] == pytest.approx((2, 2, 2))
+    assert found["layer1", "uint8", 1] == pytest.approx((2, 2, 1))
+    assert found["layer1", "uint8", 2] == pytest.approx((2, 0, 0))
+
+
+def test_a_label_counts_as_of_its_prediction(store: Store) -> None:
+    half_life = store.half_life_s
+    delta = delta_of(store)
+    delta.add_observation(observation(0, at=1e9))
+    delta.add_observation(observation(5, at=1e9 + KEEP_S / 2))
+    store.add(NETWORK, delta)
+    store.add_labels([Label("r0", 0), Label("r5", 0)])
+    old = 2 ** -(KEEP_S / 2 / half_life)
+    assert outcomes(store)["layer1", "uint8", 0] == pytest.approx((1 + old, 1 + old, 1 + old))
+    assert store.view(NETWORK).as_of == 1e9 + KEEP_S / 2
+
+
+def test_each_bad_label_is_refused_alone(seen: Store) -> None:
+    bad = [
+        Label("never", 0),
+        Label("r1", CLASSES),
+        Label("r1", -1),
+        Label("r1", "no such class"),
+        Label("r2", 2),
+        Label("r2", 2),
+    ]
+    told = seen.add_labels([*bad, Label("r3", 3)])
+    kinds = [None if label.error is None else type(label.error) for label in told]
+    unknown = UnknownClassError
+    assert kinds == [UnknownRequestError, unknown, unknown, unknown, None, LabelledBeforeError, None]
+    assert "'never'" in told[0].error.message  # type: ignore[union-attr]
+    assert "expected" in told[0].error.message  # type: ignore[union-attr]
+    assert f"known: {', '.join(map(str, range(CLASSES)))}" in told[1].error.message  # type: ignore[union-attr]
+    again = seen.add_labels([Label("r2", 4), Label("r4", 4)])
+    assert isinstance(again[0].error, LabelledBeforeError)
+    assert again[0].error.details == {"label": 2}
+    assert again[1].error is None
+    found = outcomes(seen)
+    assert [found["layer1", "uint8", c][1] for c in range(CLASSES)] == pytest.approx([0, 0, 1, 1, 1])
+    assert sorted(label for _, label in rows(seen) if label is not None) == [2, 3, 4]
+
+
+def test_a_call_without_a_good_label_changes_nothing(seen: Store) -> None:
+    before = seen.revision(), rows(seen)
+    assert seen.add_labels([Label("never", 0)])[0].error is not None
+    assert seen.add_labels([]) == ()
+    assert (seen.revision(), rows(seen)) == before
+
+
+def test_a_name_of_two_classes_is_no_class(store: Store) -> None:
+    twice = manifest(network="sha256-twice", model="twice", classes=5)
+    names = ("crane", "crane", "heron", "ibis", "stork")
+    store.put_network(type(twice).from_json({**twice.to_json(), "classes": names}), profile(network="sha256-twice"))
+    delta = Delta(store.mean0("sha256-twice"), store.half_life_s, CLASSES, labels=True)
+    delta.add_observation(observation(0))
+    store.add("sha256-twice", delta)
+    told = store.add_labels([Label("r0", "crane")])
+    assert isinstance(told[0].error, QueryError)
+    assert "[0, 1]" in told[0].error.message
+    assert store.add_labels([Label("r0", "heron")])[0].class_id == 2
+
+
+def test_nothing_is_kept_where_labels_are_off(store: Store) -> None:
+    delta = delta_of(store, waiting=False)
+    delta.add_observation(observation(0))
+    store.add(NETWORK, delta)
+    assert rows(store) == []
+    assert isinstance(store.add_labels([Label("r0", 0)])[0].error, UnknownRequestError)
+
+
+def test_failed_requests_and_requests_without_id_do_not_wait(store: Store) -> None:
+    delta = delta_of(store)
+    delta.add_observation(observation(0, request_id=""))
+    delta.add_observation(observation(1, class_id=None, error="malformed_request", confidence=math.nan))
+    store.add(NETWORK, delta)
+    assert rows(store) == []
+
+
+def test_ids_are_hashed_at_rest(seen: Store) -> None:
+    assert {key for key, _ in rows(seen)} == {key_of(f"r{i}") for i in range(10)}
+    assert all(len(key) == 32 and "r0" not in key for key, _ in rows(seen))
+
+
+def test_requests_are_dropped_after_a_day_counted_from_the_newest(seen: Store) -> None:
+    later = delta_of(seen)
+    later.add_observation(observation(10, at=1e9 + KEEP_S))
+    seen.add(NETWORK, later)
+    assert len(rows(seen)) == 11
+    later = delta_of(seen)
+    later.add_observation(observation(11, at=1e9 + KEEP_S + 1))
+    later.add_observation(observation(12, at=1e9))  # comes too late
+    seen.add(NETWORK, later)
+    assert {key for key, _ in rows(seen)} == {key_of("r10"), key_of("r11")}
+    assert isinstance(seen.add_labels([Label("r0", 0)])[0].error, UnknownRequestError)
+
+
+def test_requests_are_bounded_by_number_and_the_oldest_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MAX_WAITING", 50)
+    for start in range(0, 400, 40):
+        delta = delta_of(store)
+        for number in range(start, start + 40):
+            delta.add_observation(observation(number))
+        store.add(NETWORK, delta)
+        assert len(rows(store)) <= 51
+    assert {key for key, _ in rows(store)} == {key_of(f"r{i}") for i in range(350, 400)}
+
+
+def test_a_request_that_is_written_twice_keeps_its_label(seen: Store) -> None:
+    seen.add_labels([Label("r0", 0)])
+    again = delta_of(seen)
+    again.add_observation(observation(0, at=1e9))
+    seen.add(NETWORK, again)
+    assert isinstance(seen.add_labels([Label("r0", 0)])[0].error, LabelledBeforeError)
+
+
+def test_labels_of_several_networks_in_one_call(seen: Store) -> None:
+    other = manifest(network="sha256-other", model="other", classes=7)
+    seen.put_network(other, profile(network="sha256-other", classes=7))
+    delta = Delta(seen.mean0("sha256-other"), seen.half_life_s, 7, labels=True)
+    delta.add_observation(observation(100, class_id=6))
+    seen.add("sha256-other", delta)
+    told = seen.add_labels([Label("r0", 0), Label("r100", 6), Label("r1", 6)])
+    assert [label.model for label in told] == ["toy", "other", None]
+    assert isinstance(told[2].error, UnknownClassError)
+    assert sum(r.labelled for r in seen.view("sha256-other").outcomes) == pytest.approx(1)
+
+
+# ------------------------------------------------------------------------------------ labels before the backward pass
+
+
+class Passes:
+    """Stands in for the tail's backward pass: a curve that tells its class."""
+
+    def __init__(self) -> None:
+        self.classes: list[int] = []
+
+    def __call__(self, split_point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
+        self.classes.append(class_id)
+        return np.array([math.nan, *[1.0 + class_id] * (POINTS - 1)])
+
+
+@pytest.fixture
+def recorder(path: Path, store: Store) -> Iterator[Recorder]:
+    with Recorder(f"sqlite:///{path}", NETWORK, manifest=manifest(), profile=profile(), labels=True) as made:
+        yield made
+
+
+@pytest.mark.parametrize("true_class", [1, 3])
+def test_a_label_that_came_first_yields_a_row_of_the_true_class(
+    recorder: Recorder, store: Store, true_class: int
+) -> None:
+    seen = observation(1)
+    recorder.observe(seen)
+    assert recorder.flush()
+    assert store.add_labels([Label("r1", true_class)])[0].error is None
+    passes = Passes()
+    with Sampler(passes, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
+        sampler.offer("r1", "layer1", np.zeros((1, 4, 2, 2)), 1, at=seen.at)
+        sampler.offer("r2", "layer1", np.zeros((1, 4, 2, 2)), 2, at=seen.at)
+        until(lambda: sampler.counters()["computed"] == 2)
+        until(lambda: recorder.counters()["queued"] == 0 and recorder.flush())
+    assert passes.classes == ([1, 2] if true_class == 1 else [1, 3, 2])  # the predicted class's curve serves twice
+    kinds = {part.target: part for part in store.view(NETWORK).importance}
+    assert kinds["predicted"].class_ids.tolist() == [1, 2]
+    assert kinds["true"].class_ids.tolist() == [true_class]
+    assert kinds["true"].count[0].tolist() == [0, 1, 1, 1]
+    mean = store.mean0(NETWORK)[1:] + kinds["true"].sum1[0, 1:] / kinds["true"].weight[0, 1:]
+    np.testing.assert_allclose(mean, 1.0 + true_class)
+
+
+def test_no_label_is_looked_up_where_labels_are_off(path: Path, store: Store) -> None:
+    with Recorder(f"sqlite:///{path}", NETWORK, manifest=manifest(), profile=profile()) as recorder:
+        recorder.observe(observation(1))
+        assert recorder.flush()
+        assert recorder.label_of("r1") is None
+        assert rows(store) == []
+
+
+def test_a_lookup_never_raises(recorder: Recorder, path: Path) -> None:
+    assert recorder.label_of("r1") is None  # nothing was opened yet
+    recorder.observe(observation(1))
+    assert recorder.flush()
+    path.unlink()
+    assert recorder.label_of("r1") is None
