@@ -47,7 +47,7 @@ def write(
         "requests and the profile, the others from split traffic too.",
     )
     page.section("What to use, by uplink and device")
-    page.table(*scenarios, caption="For the live mix, 30 ms round trip; predicted latency in brackets.")
+    page.table(*scenarios, caption="For the live mix, 30 ms round trip; predicted latency.")
     page.text(
         f"The other recommendations here are for {link['bandwidth_mbps']:g} Mbit/s up, {link['rtt_ms']:g} ms round "
         f"trip and a device {link['device_slowdown']:g} times slower than the machine that made the profile."

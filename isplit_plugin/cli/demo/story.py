@@ -94,7 +94,7 @@ class Demo:
         header = ("uplink", *(f"device {slowdown:g} x slower" for slowdown in SLOWDOWNS))
         scenarios = self.scenarios()
         print(table(header, scenarios))
-        print(f"predicted latency in brackets, 30 ms round trip; {INPUT} sends the JPEG, {OUTPUT} stays on the device")
+        print(f"predicted latency, 30 ms round trip; {INPUT} sends the photo, {OUTPUT} stays on the device")
         write(
             report,
             measured,
@@ -187,7 +187,7 @@ class Demo:
             row = [f"{uplink:g} Mbit/s"]
             for slowdown in SLOWDOWNS:
                 answer = self.ask(link={"bandwidth_mbps": uplink, "rtt_ms": 30.0, "device_slowdown": slowdown})
-                row.append(f"{answer.split_point} ({answer.use.latency_ms:.0f} ms)")
+                row.append(f"{answer.split_point} {answer.codec}, {answer.use.latency_ms:.0f} ms")
             rows.append(row)
         return rows
 
