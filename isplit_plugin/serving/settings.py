@@ -35,7 +35,7 @@ def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TailSettings:
-    """Settings of a tail. ``sampling``: share of requests whose importance is computed; ``cpu_budget``: share of one
+    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests whose importance is computed; ``cpu_budget``: share of one
     core it may take; ``threads`` of torch per worker; ``max_response_size`` in bytes, TorchServe's own limit;
     ``max_batch``: items in one request. ``secret_file``: the operator's secret, with which devices are known by their
     tokens. ``probes``: whether split-gradient probes are answered; ``probes_per_hour``, of one device;
@@ -43,6 +43,7 @@ class TailSettings:
     device is advised to follow with a probe."""
 
     store: str
+    statistics: bool = True
     sampling: float = 0.05
     cpu_budget: float = 0.01
     threads: int = 1
@@ -79,9 +80,10 @@ class TailSettings:
             ("probes_per_hour", 0, 1_000_000),
         ):
             values[key] = int(_number(section, key, least, most, getattr(cls(""), key)))
-        values["probes"] = section.get("probes", False)
-        if not isinstance(values["probes"], bool):
-            raise ServingError(f"model-config.yaml: isplit.probes must be true or false, got {values['probes']!r}")
+        for key in ("statistics", "probes"):
+            values[key] = section.get(key, getattr(cls(""), key))
+            if not isinstance(values[key], bool):
+                raise ServingError(f"model-config.yaml: isplit.{key} must be true or false, got {values[key]!r}")
         return cls(store=store_url(section), secret_file=secret_file(section), **values)
 
 

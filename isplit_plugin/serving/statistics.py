@@ -46,6 +46,8 @@ class Statistics:
         self._recorder: Recorder | None = None
         self._identity = identity
         self._sampler: Sampler | None = None
+        if not settings.statistics:
+            return
         try:
             self._start(settings, manifest, profile, net, device)
         except Exception as error:  # a setting the store room refuses, a missing library: the tail serves without
