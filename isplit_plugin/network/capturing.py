@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError
 from ..schema import SplitPoint
@@ -136,22 +137,60 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, example: torch.Tensor) -> tuple[ExportedProgram, naming.ModuleCalls]:
-    paths = tuple(path for path, _ in model.named_modules() if path)
+    paths = [path for path, _ in model.named_modules() if path]
     try:
-        # Shapes and layout alone matter; an example of zeros keeps the caller's data out of saved files.
-        program = torch.export.export(
-            model,
-            (torch.zeros_like(example),),
-            dynamic_shapes=({0: Dim("batch", min=1)},),
-            strict=False,
-            preserve_module_call_signature=paths,
-        )
-        calls = naming.ModuleCalls(program)
-        return program.run_decompositions({}), calls
-    except CaptureError:
-        raise
+        return _traced(model, example, paths)
     except Exception as error:  # torch.export raises a dozen kinds, some private
-        raise CaptureError(f"torch.export cannot capture the network: {_explain(error)}") from error
+        failure = error
+        # It cannot record the calls of a module that is given a batch size: do without that module's name.
+        odd = _given_batch_sizes(model, example)
+    if odd:
+        try:
+            return _traced(model, example, [path for path in paths if path not in odd])
+        except Exception as error:
+            failure = error
+    raise CaptureError(f"torch.export cannot capture the network: {_explain(failure)}") from failure
+
+
+def _traced(model: nn.Module, example: torch.Tensor, paths: list[str]) -> tuple[ExportedProgram, naming.ModuleCalls]:
+    """Export and decompose, recording the calls of the modules at ``paths``."""
+    # Shapes and layout alone matter; an example of zeros keeps the caller's data out of saved files.
+    program = torch.export.export(
+        model,
+        (torch.zeros_like(example),),
+        dynamic_shapes=({0: Dim("batch", min=1)},),
+        strict=False,
+        preserve_module_call_signature=tuple(paths),
+    )
+    calls = naming.ModuleCalls(program)
+    return program.run_decompositions({}), calls
+
+
+def _given_batch_sizes(model: nn.Module, example: torch.Tensor) -> set[str]:
+    """Paths of the modules that take or return a number made of the batch size; none where the network does not run.
+
+    The batch tried is a prime that sizes of networks are seldom multiples of.
+    """
+    odd: set[str] = set()
+    batch = 11
+
+    def look(path: str, *values: Any) -> None:
+        if any(type(leaf) is int and leaf and leaf % batch == 0 for leaf in tree_leaves(values)):
+            odd.add(path)
+
+    handles = [
+        module.register_forward_hook(lambda _, *values, path=path: look(path, *values), with_kwargs=True)
+        for path, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(torch.cat([example[:1]] * batch))
+    except Exception:  # the reason is in the error of torch.export
+        return set()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return odd
 
 
 def _explain(error: BaseException) -> str:

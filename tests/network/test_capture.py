@@ -322,6 +322,31 @@ def test_what_cannot_be_captured(model: nn.Module, example: object, message: str
         capture(model, example)  # type: ignore[arg-type]
 
 
+def test_modules_that_are_given_a_batch_size() -> None:
+    class Positions(nn.Module):
+        def forward(self, batch: int, width: int) -> torch.Tensor:
+            return torch.arange(width).expand(batch, -1) * 0.5
+
+    class Positioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.positions = Positions()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.fc(x + self.positions(x.shape[0], 4))
+
+    model, x = seeded(Positioned), torch.randn(3, 4)
+    net = capture(model, x)
+    assert names(net) == ["first", "add"]
+    with torch.no_grad():
+        head, tail = net.bisect("add")
+        assert torch.equal(tail(head(x)), model(x))
+    assert all(not m._forward_hooks for m in model.modules())
+
+
 def test_a_wrapper_is_seen_through() -> None:
     class Wrapper(nn.Module):
         def __init__(self) -> None:
