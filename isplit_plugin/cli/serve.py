@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--management-port", type=int, default=8081, metavar="N", help="%(default)s")
     parser.add_argument("--metrics-port", type=int, default=8082, metavar="N", help="%(default)s")
     parser.add_argument("--store", metavar="URL", help="SQLAlchemy address of the statistics (sqlite in the workdir)")
+    parser.add_argument(
+        "--devices", action="store_true", help="know devices by tokens; the secret is WORKDIR/device.secret"
+    )
     parser.add_argument("--token-minutes", type=float, default=60.0, metavar="M", help="a token's life (%(default)s)")
     parser.add_argument("--no-tokens", action="store_true", help="let everybody in (not for a reachable address)")
     parser.add_argument("--model-api", action="store_true", help="allow registering while it runs")
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         management_port=options.management_port,
         metrics_port=options.metrics_port,
         store=options.store or f"sqlite:///{(options.workdir / 'store.db').resolve()}",
+        devices=options.devices,
         tokens=not options.no_tokens,
         token_minutes=options.token_minutes,
         model_api=options.model_api,
@@ -107,6 +111,7 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
             "management_url": server.management_url,
             "metrics_url": server.metrics_url,
             "key_file": str(server.key_path) if tokens else None,
+            "secret_file": str(server.secret_path) if options.devices else None,
             "log": str(server.log_path),
             "pid": server.pid,
         }
@@ -116,6 +121,8 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
     rows += [("metrics", f"{server.metrics_url}/metrics"), ("log", str(server.log_path))]
     if tokens:
         rows.append(("tokens", f"{server.key_path} (renewed by TorchServe's token API; the CLI reads it again)"))
+    if options.devices:
+        rows.append(("devices", f"isplit device issue --id ID --days 90 --secret-file {server.secret_path}"))
     print(common.table(("ready", "where"), rows))
     print(f"\n{curl_hint(server.inference_url, server.key_path if tokens else None)}\nCtrl-C stops it.", flush=True)
 

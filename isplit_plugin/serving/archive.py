@@ -26,6 +26,7 @@ from ..profile import Profile
 from ..schema import OUTPUT, Manifest, Preprocessing
 from .archive_files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE, sha256
 from .deployment import make_manifest
+from .probe_points import probe_warnings
 from .resources import config_file, handler_file
 from .variants import variant_file, with_variants
 
@@ -67,7 +68,8 @@ def package(
     ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). ``variants``:
     trained bottlenecks; encoders go to the bundle, decoders to the archive, what was measured of them to its profile,
     and they are served and recommended like any other split point. Other parameters
-    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`.
+    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`; ProbeError where ``config``
+    turns probes on and the network is linear behind every deployed point.
     """
     profile = with_variants(profile, net, variants)
     manifest, warnings = make_manifest(
@@ -82,11 +84,12 @@ def package(
         default=default,
         variants=variants,
     )
+    about_probes = probe_warnings(net, manifest, config, pt2=pt2)
     archive = build_archive(net, manifest=manifest, profile=profile, variants=variants, config=config, out_dir=out_dir)
     bundle = build_head_bundle(
         net, manifest=manifest, variants=variants, pt2=pt2, include_output=include_output, out_dir=out_dir
     )
-    return Built(archive, bundle, build_endpoint_archive(out_dir), manifest, warnings)
+    return Built(archive, bundle, build_endpoint_archive(out_dir), manifest, (*warnings, *about_probes))
 
 
 def build_archive(

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from ..errors import ProbeBudgetError, ProbeError, SplitPointError, UnknownNameError
-from ..schema import INPUT, Manifest
+from ..errors import ProbeBudgetError, ProbeError
+from ..schema import Manifest
 from ..wire import ProbeResponse
 from .intake import Job
+from .probe_points import why_no_probe
 from .settings import TailSettings
 from .tickets import Ticket
 
@@ -64,7 +65,7 @@ class Probes:
         self._clock, self._cpu_clock = clock, cpu_clock
         self._cpu = Bucket(settings.probe_cpu_budget, settings.probe_cpu_budget * WINDOW_S, clock)
         self._devices: OrderedDict[str | None, Bucket] = OrderedDict()
-        self._linear: dict[str, bool] = {}
+        self._closed: dict[str, str | None] = {}
         self.answered = self.refused = 0
 
     @property
@@ -82,16 +83,9 @@ class Probes:
             return "probes are off for this model: the operator turns them on with isplit.probes in model-config.yaml"
         if self._secret is None:
             return "probes need the operator's secret (ISPLIT_SECRET_FILE), and this server has none"
-        if split_point == INPUT:
-            return "at 'input' the server computes the whole curve by itself"
-        try:
-            if split_point not in self._linear:
-                self._linear[split_point] = self._net.is_linear_after(split_point)
-        except (SplitPointError, UnknownNameError):
-            return f"{split_point!r} is a bottleneck: its importance is another network's"
-        if self._linear[split_point]:
-            return f"behind {split_point!r} the network is linear: its gradient would be a row of the weights"
-        return None
+        if split_point not in self._closed:
+            self._closed[split_point] = why_no_probe(self._net, split_point)
+        return self._closed[split_point]
 
     def may(self, device: str | None) -> bool:
         """Whether the budgets would let this device probe now."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
+from ..identity import SECRET_VARIABLE, new_secret, read_secret
 from .management import KeyFile, ModelStatus, TokenKind, call, model_status, reason
 from .process import Frontend, free_ports, log_tail, read_properties
 from .registry import archive_identity, load_failure, register, unregister
@@ -34,6 +35,8 @@ class TorchServe:
         host: address to listen on; the management and metrics ports always listen on 127.0.0.1.
         inference_port, management_port, metrics_port: 0 takes a free port.
         store: URL of the statistics store, handed to the workers as ``ISPLIT_STORE``.
+        devices: whether devices are known by tokens of ours (`isplit device issue`): the workers get the operator's
+            secret, ``workdir/device.secret``, which is made (mode 0600) where there is none.
         tokens: whether TorchServe asks for tokens. ``token_minutes``: how long one is valid.
         model_api: whether models can be registered after the start (:meth:`register`). Off by default: with it on, the
             holder of a management token can register any directory of this machine.
@@ -57,6 +60,7 @@ class TorchServe:
         management_port: int = 0,
         metrics_port: int = 0,
         store: str | None = None,
+        devices: bool = False,
         tokens: bool = True,
         token_minutes: float = 60.0,
         model_api: bool = False,
@@ -71,6 +75,7 @@ class TorchServe:
         self._workdir = None if workdir is None else Path(workdir).resolve()
         self._host = host
         self._ports = (inference_port, management_port, metrics_port)
+        self._devices = devices
         self._tokens = tokens
         self._token_minutes = token_minutes
         self._model_api = model_api
@@ -149,6 +154,11 @@ class TorchServe:
     def key_path(self) -> Path:
         """TorchServe's token file (mode 0600)."""
         return self._running().key_path
+
+    @property
+    def secret_path(self) -> Path:
+        """The operator's secret, for :func:`identity.issue`; there is one where ``devices`` is on."""
+        return self._running().workdir / "device.secret"
 
     def token(self, kind: TokenKind = "inference") -> str:
         """A token that is valid now, renewed when it is about to expire; empty where tokens are off. Pass the method
@@ -245,10 +255,22 @@ class TorchServe:
             model_store=self._model_store,
             models=[f"{archive_identity(p)[0]}={p.name}" for p in self._archives],
             log_config=self._log_config,
-            environment=self._environment,
+            environment=self._environment | self._secret(workdir),
         )
         self._keys = KeyFile(self._frontend.key_path, self.management_url) if self._tokens else None
         self._frontend.start()
+
+    def _secret(self, workdir: Path) -> dict[str, str]:
+        """What tells the workers where the operator's secret is. Raises SecretError."""
+        if not self._devices:
+            return {}
+        path = workdir / "device.secret"
+        if path.exists():
+            read_secret(path)  # a worker would refuse it too, and take longer to say so
+        else:
+            workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new_secret(path)
+        return {SECRET_VARIABLE: str(path)}
 
     def _wait_until_ready(self) -> None:
         frontend = self._running()
