@@ -136,7 +136,8 @@ class TorchHead(_BundleRuntime):
         if threads is not None:
             torch.set_num_threads(threads)
 
-    def _load(self, split_point: str) -> _Runner:
+    def program(self, split_point: str) -> Any:
+        """The trusted head as a ``torch.export.ExportedProgram``, for who looks inside. Raises BundleError."""
         name, torch = f"heads/{split_point}.pt2", self._torch
         data = self._bundle.read(split_point, self.suffix)
         if not isinstance(self._trust, str):
@@ -148,9 +149,12 @@ class TorchHead(_BundleRuntime):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch's own loader
-                module = torch.export.load(io.BytesIO(data)).module()
+                return torch.export.load(io.BytesIO(data))
         except Exception as error:
             raise BundleError(f"{name}: torch cannot load it ({_first_line(error)})", file=name) from error
+
+    def _load(self, split_point: str) -> _Runner:
+        torch, module = self._torch, self.program(split_point).module()
 
         def run(x: FloatArray) -> npt.NDArray[Any]:
             with torch.inference_mode():

@@ -118,6 +118,26 @@ class SplitClient:
         return None if self._bundle is None else self._bundle.manifest
 
     @property
+    def model(self) -> str:
+        """The name that the model is registered by."""
+        return self._model
+
+    @property
+    def group(self) -> str:
+        """The device group that this client names; "all" where it names none."""
+        return self._group or "all"
+
+    @property
+    def runtime(self) -> HeadRuntime | None:
+        """What runs the heads; ``None`` without a bundle."""
+        return self._runtime
+
+    @property
+    def transport(self) -> Transport:
+        """The connection, for further requests to the same server."""
+        return self._transport
+
+    @property
     def split_point(self) -> str:
         """Where :meth:`predict` cuts unless told otherwise."""
         return self._default.split_point

@@ -106,7 +106,10 @@ def head_importance(program: ExportedProgram, manifest: Manifest, split_point: s
     Raises BundleError where that does not come out even: another network's head, or one that an exporter rewrote.
     """
     names = [point.name for point in manifest.split_points]
-    wanted: list[SplitPoint] = list(manifest.split_points[: names.index(manifest.split_point(split_point).name)])
+    name = manifest.split_point(split_point).name
+    if name not in names:
+        raise BundleError(f"{name!r} is a bottleneck: its head has no importance of the original network")
+    wanted: list[SplitPoint] = list(manifest.split_points[: names.index(name)])
     module = graph.build(program)
     found = list(graph.analyse(module.graph).cuts)
     shapes = [tuple(int(size) for size in node.meta["val"].shape[1:]) for node in found]

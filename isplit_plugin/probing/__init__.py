@@ -1,1 +1,7 @@
 """The device's side of split-gradient probes, for heads that run on torch."""
+
+from __future__ import annotations
+
+from .probe import ProbeClient, ProbeResult
+
+__all__ = ["ProbeClient", "ProbeResult"]
