@@ -311,7 +311,7 @@ class Choice:
     ``agreement``: share of images whose top-1 equals the full network's, for the asked classes (``None``: never
     measured), with its Wilson interval. ``latency_ms`` at the asked bandwidth and round-trip time, NaN where no time is
     known (JSON null, as for every unknown value of a recommendation). ``verdict``:
-    "picked", or why not ("inaccurate", "unmeasured", "violates", "slower", "larger"). ``reason`` in words.
+    "picked", or why not ("inaccurate", "unmeasured", "violates", "slower", "larger", "unproven"). ``reason`` in words.
     """
 
     split_point: str
@@ -345,6 +345,22 @@ class Candidate:
     reason: str
 
 
+class Pick(NamedTuple):
+    """A pick in force: of ``kind`` "use" (a choice) or "place" (for a bottleneck).
+
+    ``since``: epoch seconds of the observation that brought it, ``None`` while it is the profile's. ``changes``: how
+    often picks of this model and group changed so far. ``rival``: what is estimated to be better now but not proven
+    so, and ``reason`` why not; ``None`` and empty where nothing is.
+    """
+
+    kind: str
+    pick: str | None
+    since: float | None
+    changes: int
+    rival: str | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """The endpoint's answer: ``use`` (what to use now) and ``candidates`` (where a bottleneck is worth placing).
@@ -352,6 +368,7 @@ class Recommendation:
     ``confidence`` in [0, 1]: the lower end of the 95 % Wilson interval of the picked choice's agreement, 0 when it was
     never measured. ``source``: "profile" with no traffic, "live" or "mixed". ``as_of``: epoch seconds of the newest
     observation, ``None`` with no traffic. Same store contents and same question give the same ``revision``.
+    ``standing``: the picks in force, for the question about the live mix without limits; they change on evidence only.
     """
 
     model: str
@@ -374,6 +391,7 @@ class Recommendation:
     confidence: float
     observations: int
     reason: str
+    standing: tuple[Pick, ...] = ()
 
     @property
     def split_point(self) -> str:
@@ -387,6 +405,7 @@ class Recommendation:
         """A dict of JSON types; every row is an object with names, so that curl users can read it. NaN becomes null."""
         raw = asdict(self)
         raw["classes"] = [c._asdict() for c in self.classes]
+        raw["standing"] = [p._asdict() for p in self.standing]
         raw["curve"] = [_nan_to_null(p._asdict()) for p in self.curve]
         raw["candidates"] = [_nan_to_null(c) for c in raw["candidates"]]
         raw["choices"] = [_nan_to_null(c) for c in raw["choices"]]
@@ -398,7 +417,8 @@ class Recommendation:
     def from_json(cls, raw: Mapping[str, Any]) -> Recommendation:
         """Read an answer; fields that a newer server adds are ignored. Raises ArtifactError where one is missing."""
         try:
-            fields = {k: raw[k] for k in cls.__slots__}
+            fields = {k: raw[k] for k in cls.__slots__ if k != "standing"}
+            fields["standing"] = tuple(Pick(**_known(Pick._fields, p)) for p in raw.get("standing", ()))
             fields["classes"] = tuple(ClassShare(**_known(ClassShare._fields, c)) for c in raw["classes"])
             fields["curve"] = tuple(
                 CurvePoint(**_null_to_nan(_known(CurvePoint._fields, p), "cui", "standard_error")) for p in raw["curve"]

@@ -142,11 +142,13 @@ class Verdict:
     reason: str
 
 
-def judge(found: Sequence[Option], limits: Constraints) -> Verdict:
+def judge(found: Sequence[Option], limits: Constraints, held: Key | None = None, why: str = "") -> Verdict:
     """Pick: accurate enough, within the limits, then the fastest (or smallest).
 
     Where no accurate choice meets the limits: the accurate one that violates them least, flagged. Where none is
     accurate enough: the most accurate within the limits, flagged. Where nothing was measured: as if all were accurate.
+
+    ``held``: the choice in force, which stays for the reason ``why``; what is estimated to be better is "unproven".
     """
     pool = [o for o in found if o.agreement.estimate is not None]
     nothing_measured = not pool
@@ -172,9 +174,22 @@ def judge(found: Sequence[Option], limits: Constraints) -> Verdict:
     reason = (
         flag or f"the {won} choice within the accuracy tolerance{' and the constraints' if _limited(limits) else ''}"
     )
+    kept = [o for o in found if (o.split_point, o.variant) == held and o is not best]
+    ahead: set[Key] = set()
+    if kept:
+        best, reason = kept[0], why
+        mine = _standing(best, limits, nothing_measured)
+        ahead = {(o.split_point, o.variant) for o in found if _standing(o, limits, nothing_measured) < mine}
     use = _choice(best, "picked", reason)
     rest = sorted((o for o in found if o is not best), key=lambda o: _standing(o, limits, nothing_measured))
-    return Verdict(use, (use, *(_loser(o, best, limits, nothing_measured) for o in rest)), reason)
+    name = f"{best.split_point} as {best.variant}"
+    others = (
+        _choice(o, "unproven", f"estimated to be better than {name}, which is not proven")
+        if (o.split_point, o.variant) in ahead
+        else _loser(o, best, limits, nothing_measured)
+        for o in rest
+    )
+    return Verdict(use, (use, *others), reason)
 
 
 def _limited(limits: Constraints) -> bool:

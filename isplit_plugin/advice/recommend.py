@@ -8,25 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from ..errors import ProfileError
 from ..profile import Profile
-from ..schema import Manifest, Recommendation
-from .choices import Verdict, judge, options
-from .curves import mix_curve
+from ..schema import Manifest, Pick, Recommendation
+from .choices import Option, Verdict, judge, options
+from .curves import Curve, mix_curve
+from .evidence import WHOLE_CURVES
 from .latency import LatencyModel
 from .live import LiveView
-from .mix import resolve
+from .mix import Mix, resolve
 from .query import Query
-from .rules import place
+from .rules import Placement, place
 
 PREDICTOR: Final = "cui"
-WHOLE_CURVES: Final = ("input", "probe")
-"""Sources whose every observation knows all points of the curve."""
 
 
 def bare_profile(manifest: Manifest) -> Profile:
@@ -54,29 +53,55 @@ def bare_profile(manifest: Manifest) -> Profile:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Assessed:
+    """Everything a recommendation is made of, before any pick is held."""
+
+    manifest: Manifest
+    profile: Profile
+    live: LiveView
+    query: Query
+    mix: Mix
+    curve: Curve
+    model: LatencyModel
+    options: tuple[Option, ...]
+    verdict: Verdict
+    placement: Placement
+
+    @property
+    def as_of(self) -> float | None:
+        """Epoch seconds of the newest observation."""
+        as_of = self.live.as_of
+        return as_of if as_of is not None and math.isfinite(as_of) else None
+
+
 def recommend(
     manifest: Manifest, profile: Profile | None, live: LiveView, query: Query | None = None
 ) -> Recommendation:
     """Answer ``query`` (default: the live mix, no limits) for one model. ``profile``: ``None`` where it has none.
 
+    Estimates alone decide; :func:`.switching.settle` holds on to what is in force until the evidence is against it.
     Raises UnknownClassError for a class id that the network does not have, ProfileError where the profile is of
     another network, StoreError where the view has another number of points than the profile.
     """
-    query = query or Query()
+    return answer(assess(manifest, profile, live, query or Query()))
+
+
+def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Query) -> Assessed:
+    """Work out choices and places. Parameters and errors as of :func:`recommend`."""
     profile = bare_profile(manifest) if profile is None else profile
     if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(manifest.split_points):
         raise ProfileError(
             f"expected a profile of network {manifest.network_hash} with {len(manifest.split_points)} points, "
             f"got one of {profile.network_hash} with {len(profile.split_points)}"
         )
-    labels = manifest.classes
-    mix = resolve(query, profile, live, labels)
+    mix = resolve(query, profile, live, manifest.classes)
     curve = mix_curve(profile, live, mix.class_ids, mix.weights)
     whole = replace(live, importance=tuple(r for r in live.importance if r.source in WHOLE_CURVES))
     base = curve if whole.importance == live.importance else mix_curve(profile, whole, mix.class_ids, mix.weights)
     limits = query.constraints
     model = LatencyModel.of(profile, live, limits)
-    verdict = judge(options(manifest, live, mix, limits, model), limits)
+    found = tuple(options(manifest, live, mix, limits, model))
     placement = place(
         profile.split_points,
         curve,
@@ -85,8 +110,15 @@ def recommend(
         candidate_set=query.candidate_set,
         max_head_macs=limits.max_head_macs,
     )
-    points = curve.points(profile)
-    as_of = live.as_of if live.as_of is not None and math.isfinite(live.as_of) else None
+    verdict = judge(found, limits)
+    return Assessed(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
+
+
+def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
+    """The recommendation in words and numbers. ``standing``: the picks that are in force."""
+    manifest, profile, live, query, mix = seen.manifest, seen.profile, seen.live, seen.query, seen.mix
+    verdict, placement = seen.verdict, seen.placement
+    points = seen.curve.points(profile)
     observations = max(0, int(live.observations))
     sources = {p.source for p in points} | {_plain(verdict.use.latency_source), _plain(verdict.use.agreement_source)}
     sources.add("live" if mix.name == "live" else "profile")
@@ -94,12 +126,12 @@ def recommend(
         model=manifest.model,
         version=manifest.version,
         network_hash=manifest.network_hash,
-        revision=revision(manifest, profile, live, query),
-        as_of=as_of,
+        revision=revision(manifest, profile, live, query, standing),
+        as_of=seen.as_of,
         source="profile" if sources == {"profile"} else "live" if sources == {"live"} else "mixed",
         mix=mix.name,
         group=query.group,
-        classes=mix.shares(labels),
+        classes=mix.shares(manifest.classes),
         use=verdict.use,
         choices=verdict.choices,
         rule=query.rule,
@@ -110,7 +142,8 @@ def recommend(
         curve=points,
         confidence=verdict.use.agreement_low or 0.0,
         observations=observations,
-        reason=_statement(query, observations, mix.note, verdict, model) + f"; {placement.reason}",
+        reason=_statement(query, observations, mix.note, verdict, seen.model) + f"; {placement.reason}",
+        standing=standing,
     )
 
 
@@ -130,13 +163,17 @@ def _statement(query: Query, observations: int, note: str, verdict: Verdict, mod
     return "; ".join(filter(None, (first, note, use, f"link {model.link.words()}", speed)))
 
 
-def revision(manifest: Manifest, profile: Profile, live: LiveView, query: Query) -> str:
-    """16 hexadecimal digits over network, deployment, profile, the view's contents and the question.
+def revision(
+    manifest: Manifest, profile: Profile, live: LiveView, query: Query, standing: tuple[Pick, ...] = ()
+) -> str:
+    """16 hexadecimal digits over network, deployment, profile, the view's contents, the question and what is in force.
 
     From contents and not from ``live.revision``, so that two stores which hold the same give the same.
     """
     digest = hashlib.blake2b(digest_size=8)
     _json(digest, [manifest.network_hash, manifest.model, manifest.version, query.to_json()])
+    if standing:
+        _json(digest, [pick._asdict() for pick in standing])
     _json(digest, [list(manifest.deployed), list(manifest.codecs), list(manifest.classes)])
     _json(digest, [dict(profile.head_ms), dict(profile.tail_ms), profile.target])
     for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
