@@ -35,12 +35,12 @@ def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TailSettings:
-    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests whose
-    importance is computed; ``cpu_budget``: share of one core it may take; ``threads`` of torch per worker; ``max_response_size`` in bytes, TorchServe's own limit;
-    ``max_batch``: items in one request. ``secret_file``: the operator's secret, with which devices are known by their
-    tokens. ``probes``: whether split-gradient probes are answered; ``probes_per_hour``, of one device;
-    ``probe_cpu_budget``, as ``cpu_budget``, for them alone; ``probe_rate``: the largest share of its requests that a
-    device is advised to follow with a probe."""
+    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests
+    whose importance is computed; ``cpu_budget``: share of one core it may take; ``threads`` of torch per worker;
+    ``max_response_size`` in bytes, TorchServe's own limit; ``max_batch``: items in one request. ``secret_file``:
+    the operator's secret, with which devices are known by their tokens. ``probes``: whether split-gradient
+    probes are answered; ``probes_per_hour``, of one device; ``probe_cpu_budget``, as ``cpu_budget``, for them
+    alone; ``probe_rate``: the largest share of its requests that a device is advised to follow with a probe."""
 
     store: str
     statistics: bool = True
