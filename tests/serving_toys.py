@@ -172,7 +172,7 @@ class Worker:
         finally:
             sys.path.remove(str(folder))
         self.service.cl_socket = None
-        self.handler = self.service._entry_point.__globals__["_STATE"]["service"]
+        (self.handler,) = self.service._entry_point.__globals__["_STATE"].values()
 
     def __call__(self, *asks: Ask) -> list[Reply]:
         return parse_replies(self.service.predict([_frame(i, ask) for i, ask in enumerate(asks)]))
