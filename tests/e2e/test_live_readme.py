@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,24 @@ def test_every_link_leads_somewhere() -> None:
     root = Path(__file__).parents[2]
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (root / target).exists(), target
+
+
+def test_the_example_of_a_device_runs(live: Live, photo: Path) -> None:
+    root = Path(__file__).parents[2]
+    (photo.parent / "notes.txt").write_text("no photo")
+    words = [sys.executable, str(root / "examples" / "device_app.py"), str(photo.parent), "--model", "toy"]
+    words += ["--url", live.server.inference_url, "--head", str(live.toy.built.bundle)]
+    words += ["--key-file", str(live.server.key_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert "cutting at" in done.stdout
+    assert "photo.jpg: " in done.stdout
+    assert "notes.txt: " in done.stdout
+
+
+def test_the_example_of_a_factory_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from isplit_plugin.network import load_network
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    loaded = load_network("own_network:build")
+    assert loaded.classes == ("cat", "dog", "neither")
+    assert loaded.preprocessing.shape == (3, 160, 160)
