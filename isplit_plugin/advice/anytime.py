@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from .live import F64
 
-TIGHTEST: Final = 100.0
+TIGHTEST: Final = 30.0
 """Observations at which the bound is tightest."""
 MEDIAN_ALPHA: Final = 5e-4
 """Error of one median: 5 % over a hundred quantities."""

@@ -10,12 +10,13 @@ import logging
 import math
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from .. import __version__
-from ..advice import LiveView, recommend
+from ..advice import ALL_GROUPS, LiveView, Query, is_held, recommend
 from ..advice.curves import class_curves
 from ..advice.mix import live_weights
 from ..advice.recommend import bare_profile
@@ -24,11 +25,14 @@ from ..identity import read_secret
 from ..profile import Profile
 from ..schema import Manifest
 from ..traffic import Store
+from ..traffic.delta import MAX_GROUPS, OTHER
 from ..wire import find_header
-from . import answers
+from . import answers, listings
+from .label_intake import read_labels, take_labels
+from .picks import held_answer, policy_of
 from .probe_intake import DEFAULT_PER_HOUR, read_report, take
 from .question import ROUTES, Question, read_question
-from .settings import secret_file, store_url
+from .settings import label_secret_file, secret_file, store_url
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class Endpoint:
         self._url = store_url(ours)
         secret = secret_file(ours)
         self._secret = None if secret is None else read_secret(secret)
+        self._label_secret = label_secret_file(ours)
+        self._policy = policy_of(ours)
         self._probes_per_hour = int(ours.get("probes_per_hour", DEFAULT_PER_HOUR))
         self._store: Store | None = None
         self._cache: OrderedDict[tuple[int, str], str] = OrderedDict()
@@ -81,6 +87,9 @@ class Endpoint:
     def _answer(self, row: Mapping[Any, Any], headers: Mapping[str, str]) -> str:
         report = read_report(row)
         if report is None:
+            labels = read_labels(row, headers)
+            if labels is not None:
+                return _dump(take_labels(self._open(), self._label_secret, labels))
             return self.answer(read_question(row, headers))
         return _dump(take(self._open(), self._secret, report, per_hour=self._probes_per_hour))
 
@@ -128,13 +137,32 @@ class Endpoint:
         if question.topic == "models":
             return _models(store)
         manifest = store.manifest(question.model, question.version)
+        if question.topic == "groups":
+            return listings.groups(manifest, store.groups(manifest.network_hash))
+        query = _known_group(store, manifest, question.query)
+        question = replace(question, query=query)
+        if question.topic == "changes":
+            return listings.changes(manifest, query.group, store.changes(manifest, query.group))
         profile = store.profile(manifest.network_hash)
-        live = store.view(manifest.network_hash, question.query.group)
+        if question.topic == "recommendations" and is_held(query):
+            return held_answer(store, manifest, profile, query, self._policy).to_json()
+        live = store.view(manifest.network_hash, query.group)
+        if question.topic == "accuracy":
+            return listings.accuracy(manifest, live, query.classes)
         if question.topic == "classes":
             return _classes(manifest, live)
         if question.topic == "curves":
             return _curves(manifest, profile, live, question)
         return recommend(manifest, profile, live, question.query).to_json()
+
+
+def _known_group(store: Store, manifest: Manifest, query: Query) -> Query:
+    """The question for the group that a device of this name is counted in: above the cap that is ``other``."""
+    if query.group == ALL_GROUPS:
+        return query
+    known = {group.name for group in store.groups(manifest.network_hash)}
+    full = OTHER in known and len(known - {OTHER}) >= MAX_GROUPS
+    return replace(query, group=OTHER) if full and query.group not in known else query
 
 
 def _dump(body: Mapping[str, Any]) -> str:
@@ -159,6 +187,10 @@ def _help() -> dict[str, Any]:
                 '{"bandwidth_mbps", "rtt_ms", "max_latency_ms", "max_bytes", "max_head_macs", "accuracy_tolerance", '
                 '"objective", "device_slowdown"}}; all but the model may be left out. Or a device\'s part of a probe: '
                 '{"probe": {"ticket", "values", "network", "class", "device"}}'
+            ),
+            "POST /predictions/isplit with labels": (
+                'JSON: {"labels": [{"request_id", "class"}, ...], "token"}: true classes of at most 1000 requests of '
+                "the last day, under the secret of ISPLIT_LABEL_SECRET_FILE (or the header isplit-label-token)"
             ),
         },
     }

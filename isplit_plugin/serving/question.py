@@ -30,8 +30,11 @@ ROUTES: Final[Mapping[str, str]] = {
     "recommendations/<model>/classes/<id>[,<id>...]": "the same for these classes",
     "classes/<model>": "class ids, labels and how often each was seen",
     "curves/<model>/classes/<id>[,<id>...]": "the CUI curve of each of these classes",
+    "accuracy/<model>[/classes/<id>[,<id>...]]": "measured accuracy from labels, by served point, codec and class",
+    "groups/<model>": "the device groups that were seen",
+    "changes/<model>[/group/<name>]": "the picks in force for the live mix, and what brought them",
 }
-TOPICS: Final = ("help", "models", "recommendations", "classes", "curves")
+TOPICS: Final = ("help", "models", "recommendations", "classes", "curves", "accuracy", "groups", "changes")
 
 _CONSTRAINTS: Final = tuple(f.name for f in fields(Constraints))
 _TEXTS: Final = ("group", "rule", "candidate_set", "mix")
@@ -105,8 +108,8 @@ def _path(raw: str) -> tuple[str | None, dict[str, Any]]:
     return topic, found
 
 
-def _body(row: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The fields of a JSON body, ``None`` without one."""
+def json_body(row: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+    """The object of a JSON body, ``None`` without a body. Raises QueryError."""
     body = request_body(row)
     if isinstance(body, bytes | bytearray | memoryview):
         if not len(body):
@@ -119,10 +122,16 @@ def _body(row: Mapping[Any, Any]) -> dict[str, Any] | None:
             raise QueryError(
                 f"body: expected a JSON object with Content-Type application/json ({error})", field="body"
             ) from error
+    if body is not None and not isinstance(body, Mapping):
+        raise QueryError(f"body: expected a JSON object, got {type(body).__name__}", field="body")
+    return body
+
+
+def _body(row: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """The fields of a JSON body, ``None`` without one."""
+    body = json_body(row)
     if body is None:
         return None
-    if not isinstance(body, Mapping):
-        raise QueryError(f"body: expected a JSON object, got {type(body).__name__}", field="body")
     for name in body:
         _known(name, _FIELDS, "body")
     found = {name: value for name, value in body.items() if value is not None}

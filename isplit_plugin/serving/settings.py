@@ -1,5 +1,5 @@
-"""What an operator sets for our handlers: the section ``isplit`` of ``model-config.yaml``, ``ISPLIT_STORE`` and
-``ISPLIT_SECRET_FILE``."""
+"""What an operator sets for our handlers: the section ``isplit`` of ``model-config.yaml``, ``ISPLIT_STORE``,
+``ISPLIT_SECRET_FILE`` and ``ISPLIT_LABEL_SECRET_FILE``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..errors import ServingError
 from ..identity import SECRET_VARIABLE
 
 STORE_VARIABLE = "ISPLIT_STORE"
+LABELS_VARIABLE = "ISPLIT_LABEL_SECRET_FILE"
 
 
 def default_store_url() -> str:
@@ -33,14 +34,21 @@ def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
     return os.environ.get(SECRET_VARIABLE) or (str(configured) if configured else None)
 
 
+def label_secret_file(section: Mapping[str, Any] | None = None) -> str | None:
+    """The back office's secret for labels: ``ISPLIT_LABEL_SECRET_FILE``, else ``label_secret_file`` of ``section``."""
+    configured = (section or {}).get("label_secret_file")
+    return os.environ.get(LABELS_VARIABLE) or (str(configured) if configured else None)
+
+
 @dataclass(frozen=True, slots=True)
 class TailSettings:
-    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests
-    whose importance is computed; ``cpu_budget``: share of one core it may take; ``threads`` of torch per worker;
-    ``max_response_size`` in bytes, TorchServe's own limit; ``max_batch``: items in one request. ``secret_file``:
-    the operator's secret, with which devices are known by their tokens. ``probes``: whether split-gradient
-    probes are answered; ``probes_per_hour``, of one device; ``probe_cpu_budget``, as ``cpu_budget``, for them
-    alone; ``probe_rate``: the largest share of its requests that a device is advised to follow with a probe."""
+    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests whose
+    importance is computed; ``cpu_budget``: share of one core it may take; ``threads`` of torch per worker;
+    ``max_response_size`` in bytes, TorchServe's own limit; ``max_batch``: items in one request. ``secret_file``: the
+    operator's secret, with which devices are known by their tokens. ``label_secret_file``: that of labels; with it
+    requests are kept for a day, so that they can be labelled. ``probes``: whether split-gradient probes are answered;
+    ``probes_per_hour``, of one device; ``probe_cpu_budget``, as ``cpu_budget``, for them alone; ``probe_rate``: the
+    largest share of its requests that a device is advised to follow with a probe."""
 
     store: str
     statistics: bool = True
@@ -50,6 +58,7 @@ class TailSettings:
     max_response_size: int = 33_554_432
     max_batch: int = 64
     secret_file: str | None = None
+    label_secret_file: str | None = None
     probes: bool = False
     probes_per_hour: int = 60
     probe_cpu_budget: float = 0.01
@@ -84,7 +93,12 @@ class TailSettings:
             values[key] = section.get(key, getattr(cls(""), key))
             if not isinstance(values[key], bool):
                 raise ServingError(f"model-config.yaml: isplit.{key} must be true or false, got {values[key]!r}")
-        return cls(store=store_url(section), secret_file=secret_file(section), **values)
+        return cls(
+            store=store_url(section),
+            secret_file=secret_file(section),
+            label_secret_file=label_secret_file(section),
+            **values,
+        )
 
 
 def _number(section: Mapping[str, Any], key: str, low: float, high: float, default: float) -> float:

@@ -107,7 +107,12 @@ class Statistics:
             return curve
 
         self._recorder = Recorder(
-            settings.store, manifest.network_hash, manifest=manifest, profile=profile, identity=self._identity
+            settings.store,
+            manifest.network_hash,
+            manifest=manifest,
+            profile=profile,
+            identity=self._identity,
+            labels=settings.label_secret_file is not None,
         )
         # Ready is to mean that the endpoint knows the model; a store that is down delays a start by this at most.
         self._recorder.flush(timeout_s=10.0)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..advice.live import LiveView
+from ..advice.switching import Change, Standing
 from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
 from ..profile import Profile
 from ..schema import Manifest
@@ -25,6 +26,7 @@ from .histogram import unpack
 from .labelling import take_labels
 from .labels import Label, Labelled, label_of
 from .moments import DEFAULT_HALF_LIFE_S, F64, Moments, Products
+from .switches import read_changes, read_standing, write_standing
 from .upkeep import export_rows, roll_up_all, size_bytes, vacuum
 from .view import read_pairs, read_view
 
@@ -39,6 +41,23 @@ class StoredNetwork(NamedTuple):
     has_profile: bool
     revision: int
     as_of: float | None
+
+
+class Group(NamedTuple):
+    """A device group: its requests and failed ones, and the epoch second at which the bucket of its newest began."""
+
+    name: str
+    requests: int
+    errors: int
+    newest: float
+
+
+class Held(NamedTuple):
+    """A view, the covariances that go with it (see :meth:`Store.pairs`), and the picks in force."""
+
+    live: LiveView
+    pairs: tuple[F64, F64]
+    standing: Standing | None
 
 
 class Store:
@@ -207,6 +226,38 @@ class Store:
         """The label that a request has by now. Raises StoreError."""
         with self._db.read() as connection:
             return label_of(connection, request_id)
+
+    def groups(self, network_hash: str) -> tuple[Group, ...]:
+        """The device groups that were seen in the days that are kept, by name; ``other`` holds those above the cap."""
+        table = tables.served
+        sums = (sa.func.sum(table.c.requests), sa.func.sum(table.c.errors), sa.func.max(table.c.bucket))
+        query = sa.select(table.c.device_group, *sums).where(table.c.network == network_hash)
+        with self._db.read() as connection:
+            rows = connection.execute(query.group_by(table.c.device_group).order_by(table.c.device_group))
+            return tuple(Group(name, int(n), int(errors), float(last)) for name, n, errors, last in rows)
+
+    def held(self, manifest: Manifest, group: str) -> Held:
+        """What the picks in force for a group rest on, as of one moment. Raises StoreError."""
+        network = manifest.network_hash
+        with self._db.read() as connection:
+            live = read_view(connection, network, group, self.half_life_s)
+            pairs = read_pairs(connection, network, group, self.half_life_s)
+            return Held(live, pairs, read_standing(connection, manifest.model, manifest.version, group))
+
+    def put_standing(
+        self, manifest: Manifest, group: str, before: Standing | None, after: Standing, changes: Sequence[Change]
+    ) -> bool:
+        """Put picks into force; ``False`` where others than ``before`` are in force by now. Raises StoreError."""
+        with self._db.write() as (connection, _):
+            done = write_standing(connection, manifest.model, manifest.version, group, before, after, changes)
+            if not done:
+                connection.rollback()
+            return done
+
+    def changes(self, manifest: Manifest, group: str) -> tuple[Change, ...]:
+        """The last changes of the picks in force, the newest first. Raises StoreError."""
+        with self._db.read() as connection:
+            return read_changes(connection, manifest.model, manifest.version, group)
 
     def mean0(self, network_hash: str) -> F64:
         """The shift (P,) that the network's sums are about. Raises StoreError, also where nobody put the network."""

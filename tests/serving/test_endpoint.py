@@ -256,7 +256,7 @@ def test_unexpected_failure_keeps_its_text_in_the_log(ask: Ask, store: Store, mo
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(endpoint_module, "recommend", fail)
+    monkeypatch.setattr(endpoint_module, "held_answer", fail)
     bad, good = ask({"path": "recommendations/toy"}, {"path": "models"})
     assert (bad[0], good[0]) == (500, 200)
     assert "secret" not in json.dumps(bad[2])
@@ -264,8 +264,8 @@ def test_unexpected_failure_keeps_its_text_in_the_log(ask: Ask, store: Store, mo
 
 def test_answers_are_kept_until_the_store_changes(ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = endpoint_module.recommend
-    monkeypatch.setattr(endpoint_module, "recommend", lambda *a: calls.append(1) or real(*a))
+    real = endpoint_module.held_answer
+    monkeypatch.setattr(endpoint_module, "held_answer", lambda *a: calls.append(1) or real(*a))
     first = one(ask, path="recommendations/toy")
     assert one(ask, path="recommendations/toy") == first
     assert len(calls) == 1
