@@ -27,6 +27,7 @@ _LOG_GAMMA: Final = math.log(_GAMMA)
 BUCKETS: Final = 1 + math.ceil(math.log(HIGH_MS / LOW_MS) / _LOG_GAMMA)
 _HEAD: Final = struct.Struct("<dHH")
 _PAIR: Final = np.dtype([("bucket", "<u2"), ("count", "<u8")])
+_NO_PAIRS: Final = np.zeros(0, _PAIR)
 
 
 def bucket_of(ms: float) -> int:
@@ -107,20 +108,41 @@ def pack(histograms: Iterable[Histogram]) -> bytes:
 
 def unpack(raw: bytes, number: int) -> list[Histogram]:
     """Read ``number`` histograms that :func:`pack` wrote. Raises StoreError where the bytes are anything else."""
-    found: list[Histogram] = []
+    return [
+        Histogram(dict(zip(pairs["bucket"].tolist(), pairs["count"].tolist(), strict=True)), total)
+        for total, pairs in _read(raw, number)
+    ]
+
+
+def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
+    """The sums of what :func:`unpack` reads from each of ``raws``, but faster."""
+    counts, totals = np.zeros((number, BUCKETS), np.int64), np.zeros(number)
+    for raw in raws:
+        for i, (total, pairs) in enumerate(_read(raw, number)):
+            counts[i, pairs["bucket"]] += pairs["count"].astype(np.int64)  # a histogram has a bucket once
+            totals[i] += total
+    found = []
+    for row, total in zip(counts, totals.tolist(), strict=True):
+        used = np.flatnonzero(row)
+        found.append(Histogram(dict(zip(used.tolist(), row[used].tolist(), strict=True)), total))
+    return found
+
+
+def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
+    found = []
     offset = 0
     try:
         for _ in range(number):
             total, buckets, length = _HEAD.unpack_from(raw, offset)
             offset += _HEAD.size
-            pairs: npt.NDArray[np.void] = np.frombuffer(raw, _PAIR, length, offset) if length else np.zeros(0, _PAIR)
+            pairs: npt.NDArray[np.void] = np.frombuffer(raw, _PAIR, length, offset) if length else _NO_PAIRS
             offset += length * _PAIR.itemsize
-            if buckets != BUCKETS or (pairs["bucket"] >= BUCKETS).any() or not math.isfinite(total):
+            if buckets != BUCKETS or (length and pairs["bucket"].max() >= BUCKETS) or not math.isfinite(total):
                 raise ValueError(f"expected {BUCKETS} buckets and a finite sum, got {buckets} and {total}")
-            found.append(Histogram(dict(zip(pairs["bucket"].tolist(), pairs["count"].tolist(), strict=True)), total))
+            found.append((total, pairs))
         if offset != len(raw):
             raise ValueError(f"{len(raw) - offset} bytes left over")
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, TypeError) as error:
         raise StoreError(
             f"time histograms: expected {number} of them, got {len(raw)} unreadable bytes ({error})"
         ) from error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +15,12 @@ from sqlalchemy import Connection
 from ..advice.anytime import median_ranks
 from ..advice.live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
 from . import tables
-from .delta import Population, Served
+from .delta import TIMES, Population
 from .devices import Seen, count_seen, merge_seen, seen_from_bytes
-from .flush import KEEP_HOURS_S, mean0_of, served_of
-from .histogram import Histogram
+from .flush import KEEP_HOURS_S, mean0_of
+from .histogram import Histogram, unpack_sum
 from .moments import F64, Products, landmark, rescale_rows, shift_of, within_classes
-from .staging import Means, read_means
+from .staging import Means, columns_of, read_means
 
 _HEADER: Final = 3
 WHOLE_CURVES: Final = ("input", "probe")
@@ -108,14 +107,17 @@ def read_pairs(connection: Connection, network: str, group: str | None, half_lif
 
 
 def _populations(connection: Connection, network: str, group: str, points: int, epoch: int) -> dict[Population, _Rows]:
-    table = tables.importance
-    columns = (table.c.device_group, table.c.source, table.c.target, table.c.start)
-    query = sa.select(*columns, table.c.class_id, table.c.epoch, table.c.moments)
-    query = query.where(*_mine(table, network, group)).order_by(*columns, table.c.class_id)
+    known = tables.comoment  # a population has one row there, and one for each of its classes in the other table
+    keys = sa.select(known.c.device_group, known.c.source, known.c.target, known.c.start)
     found = {}
-    for key, rows in groupby(connection.execute(query).all(), key=itemgetter(slice(4))):
-        ids, epochs, raws = zip(*(row[4:] for row in rows), strict=True)
-        found[Population(*key)] = _Rows(ids, epochs, raws, points, epoch)
+    for key in connection.execute(keys.where(*_mine(known, network, group))).all():
+        population = Population(*key)
+        table = tables.importance
+        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(table.c.network == network)
+        query = query.where(*(table.c[name] == value for name, value in columns_of(population).items()))
+        rows = connection.execute(query.order_by(table.c.class_id)).all()
+        ids, epochs, raws = zip(*rows, strict=True) if rows else ((), (), ())
+        found[population] = _Rows(ids, epochs, raws, points, epoch)
     return found
 
 
@@ -232,25 +234,23 @@ def _within(products: Products, rows: _Rows, points: int) -> tuple[F64, float]:
 
 def _served(connection: Connection, network: str, group: str, as_of: float) -> tuple[ServedRow, ...]:
     table = tables.served
-    total: dict[tuple[str, str, str], Served] = {}
-    recent: dict[tuple[str, str, str], Served] = {}
+    kinds: dict[tuple[str, str, str], list[sa.Row[Any]]] = {}
     for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
-        key = (row.split_point, row.variant, row.device_group)
-        served = served_of(row)
-        total.setdefault(key, Served()).update(served)
-        if row.bucket >= as_of - KEEP_HOURS_S:
-            recent.setdefault(key, Served()).update(served)
+        kinds.setdefault((row.split_point, row.variant, row.device_group), []).append(row)
     found = []
-    for key, served in sorted(total.items()):
-        now = recent.get(key, served)
-        newest = [new if new.counts else ever for new, ever in zip(now.times, served.times, strict=True)]
-        head, encode, uplink, decode, tail = map(_times, newest)
+    for key, rows in sorted(kinds.items()):
+        recent = [row.times for row in rows if row.bucket >= as_of - KEEP_HOURS_S]
+        times = unpack_sum(recent or [row.times for row in rows], len(TIMES))
+        if len(recent) < len(rows) and not all(histogram.counts for histogram in times):
+            ever = unpack_sum([row.times for row in rows], len(TIMES))  # for what nobody reported lately
+            times = [now if now.counts else before for now, before in zip(times, ever, strict=True)]
+        head, encode, uplink, decode, tail = map(_times, times)
         found.append(
             ServedRow(
                 *key,
-                requests=float(served.requests),
-                errors=float(served.errors),
-                bytes=float(served.bytes),
+                requests=float(sum(row.requests for row in rows)),
+                errors=float(sum(row.errors for row in rows)),
+                bytes=float(sum(row.bytes for row in rows)),
                 head=head,
                 encode=encode,
                 decode=decode,
@@ -285,12 +285,16 @@ def _outcomes(
         return (), ClassSeen()
     points, variants, classes, epochs, number, *sums = zip(*rows, strict=True)
     told = np.ldexp(np.array(sums, np.float64), shift_of(epochs, epoch)) / unit
-    places = sorted(set(zip(points, variants, classes, strict=True)))
-    place = {key: i for i, key in enumerate(places)}
-    at = [place[key] for key in zip(points, variants, classes, strict=True)]
-    total = [np.bincount(at, weights=row) for row in told]
-    outcomes = tuple(OutcomeRow(*p, *row) for p, row in zip(places, np.transpose(total).tolist(), strict=True))
-    ids, which = np.unique(np.array(classes, np.int64), return_inverse=True)
+    choices = list(zip(points, variants, strict=True))
+    names = sorted(set(choices))
+    code = {name: i for i, name in enumerate(names)}
+    keys = np.array([[code[choice] for choice in choices], classes], np.int64)
+    places, at = np.unique(keys, axis=1, return_inverse=True)
+    total = np.stack([np.bincount(at, weights=row) for row in told]).T.tolist()
+    outcomes = tuple(
+        OutcomeRow(names[n][0], names[n][1], c, *row) for (n, c), row in zip(places.T.tolist(), total, strict=True)
+    )
+    ids, which = np.unique(keys[1], return_inverse=True)
     weight = np.bincount(which, weights=told[0]).astype(np.float64)
     count = np.bincount(which, weights=np.array(number, np.float64)).astype(np.float64)
     return outcomes, ClassSeen(ids[count > 0], weight[count > 0], count[count > 0])
