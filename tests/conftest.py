@@ -26,3 +26,11 @@ def postgres() -> Iterator[Postgres]:
 
     with postgres_server() as server:
         yield server
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a slip shows within a minute, the servers start last."""
+    items.sort(
+        key=lambda item: (item.get_closest_marker("server") is not None, item.get_closest_marker("slow") is not None)
+    )
