@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .harness import table
 
-NAMES = ("importance", "codecs", "bottleneck", "serving", "client")
+NAMES = ("importance", "codecs", "bottleneck", "serving", "store", "client")
 
 
 def main() -> int:

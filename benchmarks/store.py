@@ -1,0 +1,197 @@
+"""The store: what an observation costs a request, and what an answer of the endpoint costs with a thousand classes by
+forty points behind it, after 10^4 requests and after a simulated 10^9, against a do-nothing handler beside it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import requests
+
+from isplit_plugin.profile import Profile, VariantMeasure
+from isplit_plugin.schema import INPUT, OUTPUT, Macs, Manifest, Observation, Preprocessing, SplitPoint
+from isplit_plugin.serving import TorchServe, build_endpoint_archive
+from isplit_plugin.traffic import Recorder, Store
+from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
+from isplit_plugin.traffic.histogram import Histogram
+from isplit_plugin.traffic.moments import Moments, Products, landmark
+
+from .harness import Row, against, row
+from .serving import _do_nothing
+
+CLASSES, POINTS, GROUPS = 1000, 40, 1
+NETWORK = "benchmark"
+AT = 1_750_000_000.0
+CUTS = (10, 20, 30)
+SEEN = CUTS[:1]
+"""Where the devices cut: as many rows of a thousand classes as there are of these, times the device groups."""
+PREPROCESSING = Preprocessing(crop=(224, 224))
+LABELS = tuple(f"class {i}" for i in range(CLASSES))
+POINT_LIST = tuple(
+    SplitPoint(f"layer{i}", (), (64, 14, 14), "float32", 50_176, Macs(i, POINTS - i), 1, (0, 1, 2, 3), i % 4 == 3)
+    for i in range(POINTS)
+)
+QUESTIONS = {
+    "one class": "recommendations/big/classes/7",
+    "ten classes": "recommendations/big/classes/" + ",".join(str(7 * i) for i in range(10)),
+    "the live mix": "recommendations/big",
+}
+
+
+def _manifest() -> Manifest:
+    return Manifest(
+        model="big",
+        version="1.0",
+        network_hash=NETWORK,
+        input_shape=(3, 224, 224),
+        preprocessing=PREPROCESSING,
+        classes=LABELS,
+        split_points=POINT_LIST,
+        deployed=tuple(POINT_LIST[i].name for i in CUTS),
+        codecs=("fp32", "uint8"),
+        default=(POINT_LIST[CUTS[0]].name, "uint8"),
+    )
+
+
+def _profile(random: np.random.Generator) -> Profile:
+    seen = np.full(CLASSES, 10, np.int64)
+    x = random.lognormal(size=(CLASSES, POINTS))
+    names = (INPUT, *(point.name for point in POINT_LIST), OUTPUT)
+    choices = [(INPUT, "jpeg"), *((POINT_LIST[i].name, "uint8") for i in CUTS), (OUTPUT, "none")]
+    return Profile(
+        model="big",
+        network_hash=NETWORK,
+        classes=LABELS,
+        split_points=POINT_LIST,
+        preprocessing=PREPROCESSING,
+        target="predicted",
+        class_ids=np.arange(CLASSES, dtype=np.int64),
+        count=seen,
+        mean0=np.ones(POINTS),
+        sum1=10 * (x - 1),
+        sum2=10 * (x - 1) ** 2 + 1,
+        comoment=np.eye(POINTS) * CLASSES,
+        comoment_dof=9 * CLASSES,
+        head_ms={name: float(i) for i, name in enumerate(names)},
+        tail_ms={name: float(len(names) - i) for i, name in enumerate(names)},
+        measures=tuple(VariantMeasure(p, c, 10_000.0, 1.0, 1.0, seen, seen) for p, c in choices),
+        accuracy=0.8,
+        provenance={"made": "by a benchmark"},
+    )
+
+
+def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> None:
+    """Rows as ``requests_seen`` requests leave them: their number does not depend on it, their counts do."""
+    delta = Delta(np.ones(POINTS), store.half_life_s, CLASSES)
+    delta.as_of = AT
+    epoch, w = landmark(AT, store.half_life_s)
+    each = requests_seen / (CLASSES * GROUPS * len(SEEN))
+    for group in range(GROUPS):
+        for cut in SEEN:
+            population = Population(f"g{group}", "tail", "predicted", cut)
+            x = random.lognormal(size=(CLASSES, POINTS)) - 1
+            x[:, :cut] = 0.0
+            delta.products[population] = Products(epoch, each * w * x.T @ x)
+            for c in range(CLASSES):
+                sums = [[each, each * w, each * w * w], each * w * x[c], each * w * (x[c] ** 2 + 1)]
+                delta.moments[population, c] = Moments(epoch, np.concatenate(sums))
+                key = OutcomeKey(POINT_LIST[cut].name, "uint8", f"g{group}", c)
+                delta.outcomes[key] = Outcome(epoch, count=max(1, round(each)), seen=each * w)
+            hours = range(48) if requests_seen > 1e6 else range(1)
+            for hour in hours:
+                served = Served(max(1, round(each * CLASSES / len(hours))), 0, 10_000, 0)
+                served.times = [Histogram.of(random.lognormal(2, 0.5, 200)) for _ in served.times]
+                where = ServedKey(POINT_LIST[cut].name, "uint8", f"g{group}", int(AT // 3600 - hour) * 3600)
+                delta.served[where] = served
+    store.add(NETWORK, delta)
+
+
+def _observation(number: int) -> Observation:
+    name = POINT_LIST[CUTS[0]].name
+    return Observation(f"r{number}", name, "uint8", number % CLASSES, 0.9, 10_000, 1.0, 2.0, AT, head_ms=3.0)
+
+
+def _observe(url: str, rounds: int) -> list[Row]:
+    """Microseconds of an observation: in the request, and in the recorder's thread for adding it up and writing it."""
+    number = 4000
+    request, thread = [], []
+    with Recorder(url, NETWORK, flush_s=3600) as recorder:
+        recorder.flush(60)
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for i in range(number):
+                recorder.observe(_observation(i))
+            request.append((time.perf_counter() - started) / number * 1e6)
+            started = time.perf_counter()
+            recorder.flush(60)
+            thread.append((time.perf_counter() - started) / number * 1e6)
+        assert recorder.counters()["dropped"] == 0
+    return [
+        row("an observation, in the request", statistics.median(request), "us", expected="< 20"),
+        row("an observation, in the recorder's thread", statistics.median(thread), "us"),
+    ]
+
+
+def _ask(session: requests.Session, server: TorchServe, path: str) -> float:
+    headers = {"Authorization": f"Bearer {server.token()}"}
+    started = time.perf_counter()
+    answer = session.get(f"{server.inference_url}/predictions/{path}", headers=headers, timeout=60)
+    elapsed = (time.perf_counter() - started) * 1e3
+    assert answer.status_code == 200, answer.text
+    return elapsed
+
+
+def _answers(server: TorchServe, store: Store, size: str, rounds: int) -> list[Row]:
+    rows = []
+    one = Delta(np.ones(POINTS), store.half_life_s, CLASSES)
+    one.add_observation(_observation(0))
+
+    def change() -> None:
+        store.add(NETWORK, one)  # another revision: what was cached is not the answer any more
+
+    def same() -> None:
+        return None
+
+    with requests.Session() as session:
+        before: dict[str, Callable[[], None]] = {"first": change, "cached": same}
+        for what, path in QUESTIONS.items():
+            for kind, prepare in before.items():
+                times: dict[str, list[float]] = {"endpoint": [], "do nothing": []}
+                for number in range(rounds + 1):
+                    prepare()
+                    asked = _ask(session, server, f"isplit/1.0/{path}")
+                    idle = _ask(session, server, "do_nothing")
+                    if number:
+                        times["endpoint"].append(asked)
+                        times["do nothing"].append(idle)
+                name = f"{what} after {size} requests, {kind}"
+                rows.append(against(name, times, "endpoint", "do nothing", expected="<= 2"))
+    return rows
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Rows for one observation, for the endpoint's answers at both sizes, and for the size of the store."""
+    rounds = 3 if quick else 25
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        archives = Path(folder, "models")
+        archives.mkdir()
+        build_endpoint_archive(archives)
+        _do_nothing(Path(folder), archives)
+        for size, seen in (("10^4", 1e4), ("10^9", 1e9)):
+            random = np.random.default_rng(0)
+            url = f"sqlite:///{folder}/{size}.db"
+            with Store(url) as store:
+                store.put_network(_manifest(), _profile(random))
+                _fill(store, seen, random)
+                if size == "10^4":
+                    rows += _observe(url, rounds)
+                _, nbytes = store.compact()
+                rows.append(row(f"size of the store after {size} requests", nbytes / 1e6, "MB"))
+                with TorchServe(model_store=archives, models=["isplit.mar", "do_nothing.mar"], store=url) as server:
+                    rows += _answers(server, store, size, rounds)
+    return rows
