@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .harness import table
 
-NAMES = ("importance", "codecs", "bottleneck", "serving", "store", "client")
+NAMES = ("importance", "codecs", "bottleneck", "serving", "store", "probes", "bias", "client")
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--codec", help="fp32, fp16, uint8 or q<2-8>[c][+rle], each also with +zstd, as served; jpeg or file at input"
     )
     parser.add_argument("--auto", action="store_true", help="ask the recommendation endpoint first and obey it")
+    parser.add_argument(
+        "--device-token",
+        default=os.environ.get("ISPLIT_DEVICE_TOKEN"),
+        metavar="TOKEN",
+        help="who this device is, from isplit device issue (or set ISPLIT_DEVICE_TOKEN)",
+    )
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document for programs")
     common.add_connection(parser)
@@ -53,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         codec=options.codec,
         top_k=options.top_k,
         raw_scores=False,
+        device_token=options.device_token,
     ) as client:
         if options.auto:
             client.use(client.recommendation())
@@ -95,6 +103,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
             "total": times.total_ms,
         },
         "request_id": prediction.request_id,
+        "device": prediction.device,
     }
 
 
@@ -102,8 +111,10 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     """One prediction for people."""
     top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
     times = prediction.timings
+    unsigned = f"\n    device token {prediction.device}" if prediction.device.startswith("invalid") else ""
     return (
         f"{photo}: {top}\n"
         f"    cut at {prediction.split_point} as {prediction.codec}: sent {common.kilobytes(prediction.bytes_sent)}, "
         f"head {times.head_ms:.1f} ms, round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
+        f"{unsigned}"
     )
