@@ -119,12 +119,12 @@ def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
     )
 
 
-def class_shares(measure: VariantMeasure | None, profile_ids: I64, mix: Mix) -> F64:
-    """Measured agreement of each class of the mix, (M,); that of all classes where a class has no image."""
+def class_shares(measure: VariantMeasure | None, profile_ids: I64, class_ids: I64) -> F64:
+    """Measured agreement of each of ``class_ids`` (M,); that of all classes where a class has no image."""
     if measure is None or not measure.seen.sum() > 0:
-        return np.zeros(len(mix.class_ids))
+        return np.zeros(len(class_ids))
     seen, agree = measure.seen.astype(np.float64), measure.agree.astype(np.float64)
-    row = positions(profile_ids, mix.class_ids)
+    row = positions(profile_ids, class_ids)
     n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
     return np.where(n > 0, hits / np.maximum(n, 1.0), agree.sum() / seen.sum())
 

@@ -27,13 +27,15 @@ import numpy.typing as npt
 
 from .live import F64
 
-TIGHTEST: Final = 30.0
-"""Observations at which the bound is tightest."""
+TIGHTEST: Final = 100.0
+"""Observations at which the bound of a mean is tightest; with fewer, skewed values have no normal mean yet."""
+MEDIAN_TIGHTEST: Final = 30.0
+"""The same for the bound of a median, which is exact at any size."""
 MEDIAN_ALPHA: Final = 5e-4
 """Error of one median: 5 % over a hundred quantities."""
 
 
-def factor(weight2: npt.ArrayLike, alpha: float, *, half_lives: float = 0.0) -> F64:
+def factor(weight2: npt.ArrayLike, alpha: float, *, half_lives: float = 0.0, tightest: float = TIGHTEST) -> F64:
     """By what to multiply a standard error so that the bound holds at all times; infinite without observations.
 
     ``weight2``: the sum of squared weights, where the newest observation weighs 1 (without decay: their number).
@@ -42,7 +44,7 @@ def factor(weight2: npt.ArrayLike, alpha: float, *, half_lives: float = 0.0) -> 
     v = np.asarray(weight2, np.float64)
     k = 1 + math.floor(max(0.0, half_lives))
     # nu belongs to the weight at the beginning of this half-life, which is told here relative to the newest.
-    nu = TIGHTEST * 4.0 ** -(max(0.0, half_lives) - (k - 1))
+    nu = tightest * 4.0 ** -(max(0.0, half_lives) - (k - 1))
     spent = alpha * 6 / (math.pi * k) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.sqrt((1 + nu / v) * (np.log1p(v / nu) - 2 * math.log(spent)))
@@ -53,5 +55,5 @@ def median_ranks(count: float, alpha: float = MEDIAN_ALPHA) -> tuple[float, floa
     """The ranks, as shares of ``count`` observations, between which the true median lies at all times."""
     if not count > 0:
         return 0.0, 1.0
-    reach = float(factor(count, alpha)) * 0.5 / math.sqrt(count)
+    reach = float(factor(count, alpha, tightest=MEDIAN_TIGHTEST)) * 0.5 / math.sqrt(count)
     return max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)

@@ -25,14 +25,14 @@ from .agreement import class_shares
 from .anytime import factor
 from .choices import Option
 from .latency import LatencyModel, edge
-from .live import F64, ImportanceRows, LiveView, positions
+from .live import F64, I64, ImportanceRows, LiveView, positions
 from .mix import Mix
 from .query import Constraints
 
 ALPHA: Final = 0.05
 """The chance that a pick is ever left without reason, for places and for choices each."""
-MIN_OBSERVATIONS: Final = 30.0
-"""Effective observations below which nothing is proven."""
+MIN_OBSERVATIONS: Final = 100.0
+"""Effective observations of importance below which nothing is proven: its values are skewed."""
 MIN_COVERED: Final = 0.8
 """Weight of the mix's classes that must have been observed."""
 WHOLE_CURVES: Final = ("input", "probe")
@@ -184,7 +184,7 @@ class Choosing:
         agreement = option.agreement
         if agreement.decided is not None or agreement.estimate is None:
             return agreement.decided
-        reach = self._reach(self._shares(option))
+        reach = self._reach(self._shares(option, self.mix.class_ids), self._shares(option, self._every))
         wanted = 1 - self.limits.accuracy_tolerance
         if agreement.estimate - reach >= wanted - 1e-9:
             return True
@@ -194,9 +194,11 @@ class Choosing:
         """Does it agree with the full network more often, on the classes that are really seen?"""
         if rival.agreement.decided is not None and incumbent.agreement.decided is not None:
             return Proof(rival.agreement.decided > incumbent.agreement.decided, "live labels")
-        shares = self._shares(rival) - self._shares(incumbent)
+        shares, every = (
+            self._shares(rival, ids) - self._shares(incumbent, ids) for ids in (self.mix.class_ids, self._every)
+        )
         gain = (rival.agreement.estimate or 0.0) - (incumbent.agreement.estimate or 0.0)
-        least = gain - self._reach(shares)
+        least = gain - self._reach(shares, every)
         return Proof(least > 0, f"agrees with the full network on {gain:.3g} more of the images ({least:.3g} at least)")
 
     def faster(self, rival: Option, incumbent: Option, gain: float) -> Proof:
@@ -219,17 +221,28 @@ class Choosing:
             return Proof(True, f"{words}, by more than {gain:.0%} at all ends of the medians' intervals")
         return Proof(False, f"{words}, which is not proven to be more than {gain:.0%}")
 
-    def _shares(self, option: Option) -> F64:
-        measure = self.model.profile.measure(option.split_point, option.variant)
-        return class_shares(measure, self.model.profile.class_ids, self.mix)
+    @property
+    def _every(self) -> I64:
+        return np.union1d(self.model.profile.class_ids, self.mix.class_ids)
 
-    def _reach(self, shares: F64) -> float:
-        """Half the interval of the mean of ``shares`` (M,) over the mix, for the classes of each request are drawn."""
+    def _shares(self, option: Option, class_ids: I64) -> F64:
+        measure = self.model.profile.measure(option.split_point, option.variant)
+        return class_shares(measure, self.model.profile.class_ids, class_ids)
+
+    def _reach(self, shares: F64, every: F64) -> float:
+        """Half the interval of the mean of ``shares`` (M,) over the mix, for the class of each request is drawn.
+
+        One observation is added, half of it where the share is highest of ``every`` class and half where it is lowest:
+        a few requests of one class do not prove that there are no others.
+        """
         if not math.isfinite(self.mix_size):
             return 0.0
         if self.mix_size <= 0:
             return math.inf
-        mean = math.fsum(self.mix.weights * shares)
-        variance = math.fsum(self.mix.weights * (shares - mean) ** 2)
+        share = 1 / (self.mix_size + 1)
+        values = np.concatenate([shares, [every.min(), every.max()]])
+        weights = np.concatenate([self.mix.weights * (1 - share), [share / 2, share / 2]])
+        mean = math.fsum(weights * values)
+        variance = math.fsum(weights * (values - mean) ** 2)
         scale = float(factor(self.mix_size, self.alpha, half_lives=self.half_lives))
         return scale * math.sqrt(variance / self.mix_size)

@@ -16,6 +16,7 @@ OBJECTIVES: Final = ("latency", "bytes")
 MIXES: Final = ("live", "profile", "asked")
 MAX_CLASSES: Final = 1000
 MAX_GROUP: Final = 64
+MAX_PREDICTOR: Final = 64
 
 
 def _one_of(name: str, value: object, known: Iterable[str]) -> None:
@@ -74,13 +75,15 @@ class Query:
 
     ``mix``: the weights of the classes. "asked": each asked class the same; "live": as this group sees them;
     "profile": as in the calibration set. ``None``: "asked" where classes are asked, else "live". ``rule`` and
-    ``candidate_set`` belong to the places for a bottleneck. Raises QueryError.
+    ``candidate_set`` belong to the places for a bottleneck, and so does ``predictor``: "cui", "depth", or one that the
+    profile holds (those name the point with the largest value, whatever the rule). Raises QueryError.
     """
 
     classes: tuple[int, ...] | None = None
     group: str = ALL_GROUPS
     rule: str = "local-maxima"
     candidate_set: str = "blocks"
+    predictor: str = "cui"
     constraints: Constraints = field(default_factory=Constraints)
     mix: str | None = None
 
@@ -93,6 +96,11 @@ class Query:
                 f"group: expected 1 to {MAX_GROUP} printable characters, got {str(self.group)[:100]!r}", field="group"
             )
         _one_of("rule", self.rule, RULES)
+        if not isinstance(self.predictor, str) or not 0 < len(self.predictor) <= MAX_PREDICTOR:
+            raise QueryError(
+                f"predictor: expected a name of 1 to {MAX_PREDICTOR} characters, got {str(self.predictor)[:100]!r}",
+                field="predictor",
+            )
         _one_of("candidate_set", self.candidate_set, CANDIDATE_SETS)
         if self.mix is not None:
             _one_of("mix", self.mix, MIXES)

@@ -13,19 +13,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..errors import ProfileError
+from ..errors import ProfileError, QueryError
 from ..profile import Profile
 from ..schema import Manifest, Pick, Recommendation
 from .choices import Option, Verdict, judge, options
 from .curves import Curve, mix_curve
 from .evidence import WHOLE_CURVES
 from .latency import LatencyModel
-from .live import LiveView
+from .live import F64, LiveView
 from .mix import Mix, resolve
 from .query import Query
-from .rules import Placement, place
+from .rules import GLOBAL, Placement, place, place_by
 
-PREDICTOR: Final = "cui"
+CUI: Final = "cui"
+DEPTH: Final = "depth"
 
 
 def bare_profile(manifest: Manifest) -> Profile:
@@ -102,14 +103,23 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
     limits = query.constraints
     model = LatencyModel.of(profile, live, limits)
     found = tuple(options(manifest, live, mix, limits, model))
-    placement = place(
-        profile.split_points,
-        curve,
-        base=base.value,
-        rule=query.rule,
-        candidate_set=query.candidate_set,
-        max_head_macs=limits.max_head_macs,
-    )
+    if query.predictor == CUI:
+        placement = place(
+            profile.split_points,
+            curve,
+            base=base.value,
+            rule=query.rule,
+            candidate_set=query.candidate_set,
+            max_head_macs=limits.max_head_macs,
+        )
+    else:
+        placement = place_by(
+            profile.split_points,
+            _predicted(profile, query.predictor),
+            predictor=query.predictor,
+            candidate_set=query.candidate_set,
+            max_head_macs=limits.max_head_macs,
+        )
     verdict = judge(found, limits)
     return Assessed(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
 
@@ -134,9 +144,9 @@ def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
         classes=mix.shares(manifest.classes),
         use=verdict.use,
         choices=verdict.choices,
-        rule=query.rule,
+        rule=query.rule if query.predictor == CUI else GLOBAL,
         candidate_set=placement.candidate_set,
-        predictor=PREDICTOR,
+        predictor=query.predictor,
         pick=placement.pick,
         candidates=placement.candidates,
         curve=points,
@@ -145,6 +155,16 @@ def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
         reason=_statement(query, observations, mix.note, verdict, seen.model) + f"; {placement.reason}",
         standing=standing,
     )
+
+
+def _predicted(profile: Profile, predictor: str) -> F64:
+    """(P,): a predictor's values, larger is better. Raises QueryError for one that this profile does not hold."""
+    if predictor == DEPTH:
+        return np.arange(len(profile.split_points), dtype=np.float64)
+    if predictor not in profile.predictions:
+        known = ", ".join((CUI, DEPTH, *sorted(profile.predictions)))
+        raise QueryError(f"predictor: expected one of {known}, got {predictor!r}", field="predictor")
+    return np.asarray(profile.predictions[predictor], dtype=np.float64)
 
 
 def _plain(source: str) -> str:
@@ -176,6 +196,7 @@ def revision(
         _json(digest, [pick._asdict() for pick in standing])
     _json(digest, [list(manifest.deployed), list(manifest.codecs), list(manifest.classes)])
     _json(digest, [dict(profile.head_ms), dict(profile.tail_ms), profile.target])
+    _json(digest, {name: list(values) for name, values in profile.predictions.items()})
     for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
         _array(digest, array)
     for measure in sorted(profile.measures, key=lambda m: (m.split_point, m.codec)):

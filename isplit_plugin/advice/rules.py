@@ -21,6 +21,7 @@ from .live import F64, I64
 
 BoolArray = npt.NDArray[np.bool_]
 
+GLOBAL: Final = "global-maximum"
 TIE: Final = 1e-9
 """Relative difference up to which two values are one (a layer and its flatten differ by rounding alone)."""
 
@@ -145,6 +146,49 @@ def place(
     chosen = [members[i] for i in order if selected[i]]
     pick, reason = _pick(chosen, rule, used_set, len(members), max_head_macs)
     return Placement(candidates, pick, used_set, reason)
+
+
+def place_by(
+    split_points: Sequence[SplitPoint],
+    predicted: F64,
+    *,
+    predictor: str,
+    candidate_set: str,
+    max_head_macs: float | None = None,
+) -> Placement:
+    """Rank by another predictor than CUI: ``predicted`` (P,), larger is better, from the profile alone.
+
+    The pick is the highest member that the device can afford; a rule of local maxima has no meaning here.
+    """
+    index, used_set = candidate_points(split_points, candidate_set)
+    members = [split_points[int(i)] for i in index]
+    values = predicted[index]
+    order = [i for i in ranking(values, [point.nbytes for point in members]) if np.isfinite(values[i])]
+    fit = [i for i in order if max_head_macs is None or members[i].macs.head <= max_head_macs]
+    over = f"the {len(members)} {'block outputs' if used_set == 'blocks' else 'split points'}"
+    best = (fit or sorted(order, key=lambda i: members[i].macs.head))[:1]
+    if not best:
+        reason = f"no place for a bottleneck: {predictor} is not known at any of {over}"
+    elif fit:
+        afford = "" if max_head_macs is None else " that the device can afford"
+        reason = f"bottleneck: {members[best[0]].name} has the highest {predictor} among {over}{afford}"
+    else:
+        reason = f"bottleneck: no point meets max_head_macs; {members[best[0]].name} exceeds it the least"
+    candidates = tuple(
+        Candidate(
+            split_point=members[i].name,
+            predictor_value=number(values[i]),
+            standard_error=number(float("nan")),
+            source="profile",
+            live_count=0.0,
+            profile_count=0.0,
+            nbytes=members[i].nbytes,
+            is_candidate=i in fit,
+            reason=f"number {place} of {len(order)} by {predictor}",
+        )
+        for place, i in enumerate(order, start=1)
+    )
+    return Placement(candidates, members[best[0]].name if best else None, used_set, reason)
 
 
 def _pick(
