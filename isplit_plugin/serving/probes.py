@@ -7,6 +7,7 @@ Each worker keeps its own budgets in memory; how many curves a device may add is
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -25,6 +26,8 @@ from .tickets import Ticket
 
 if TYPE_CHECKING:
     from ..network import CapturedNetwork
+
+_LOGGER = logging.getLogger(__name__)
 
 WINDOW_S: Final = 60.0
 MAX_DEVICES: Final = 10_000
@@ -67,6 +70,8 @@ class Probes:
         self._devices: OrderedDict[str | None, Bucket] = OrderedDict()
         self._closed: dict[str, str | None] = {}
         self.answered = self.refused = 0
+        if settings.probes and secret is None:
+            _LOGGER.warning("isplit: probes are on, but there is no secret (ISPLIT_SECRET_FILE): they are refused")
 
     @property
     def on(self) -> bool:

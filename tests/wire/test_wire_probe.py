@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import WireError
-from isplit_plugin.wire import ProbeReport, ProbeResponse, decode_probe_response
+from isplit_plugin.schema import Manifest
+from isplit_plugin.wire import (
+    ProbeReport,
+    ProbeResponse,
+    TailRequest,
+    TailResponse,
+    decode_probe_response,
+    decode_request,
+    decode_response,
+    encode_activation,
+)
 
 SHAPE = (3, 4, 4)
 
@@ -101,3 +111,41 @@ def test_reports_that_are_none(name: str, value: object) -> None:
 def test_what_is_no_report_at_all(raw: object) -> None:
     with pytest.raises(WireError):
         ProbeReport.from_json(raw)
+
+
+def _request(manifest: Manifest, **fields: object) -> tuple[TailRequest, bytes, int | None]:
+    tensor = encode_activation(np.ones((1, 4, 5, 5), np.float32), "fp32")
+    body, length = TailRequest(split_point="conv", codec="fp32", tensor=tensor, **fields).encode()  # type: ignore[arg-type]
+    return decode_request(body, length, None, manifest), body, length
+
+
+def test_requests_ask_for_a_gradient_and_name_a_device(manifest: Manifest) -> None:
+    plain, body, _ = _request(manifest)
+    assert (plain.probe, plain.gradient, plain.device_token) == (False, "fp16", None)
+    assert b"isplit_probe" not in body
+    assert b"isplit_device" not in body
+    asked, body, length = _request(manifest, probe=True, gradient="fp32", device_token="isplit1.a.b")
+    assert (asked.probe, asked.gradient, asked.device_token) == (True, "fp32", "isplit1.a.b")
+    for old, new in ((b'"isplit_probe":true', b'"isplit_probe":1234'), (b':"fp32"}', b':"fp64"}')):
+        assert old in body
+        with pytest.raises(WireError, match="isplit_"):
+            decode_request(body.replace(old, new), length, None, manifest)
+    # Whatever is in the token's place is for the verifier to judge.
+    odd = body.replace(b'"isplit_device":"isplit1.a.b"', b'"isplit_device":12345678901.5')
+    assert decode_request(odd, length, None, manifest).device_token == "12345678901.5"
+
+
+@pytest.mark.parametrize(("device", "rate"), [("", 0.0), ("ok", 0.25), ("invalid: expired", 1.0)])
+def test_answers_tell_of_the_token_and_advise(device: str, rate: float) -> None:
+    told = {"split_point": "conv", "network_hash": "h", "device": device, "probe_rate": rate}
+    response = TailResponse.from_scores(
+        np.eye(3, dtype=np.float32)[:1], ("a", "b", "c"), k=2, with_scores=False, **told
+    )
+    body, length = response.encode()
+    found = decode_response(body, length)
+    assert (found.device, found.probe_rate) == (device, rate)
+    assert (b"isplit_device" in body, b"isplit_probe_rate" in body) == (bool(device), bool(rate))
+    if rate:
+        for bad in (b"-0.5", b"1.5", b'"x"', b"true"):
+            with pytest.raises(WireError, match="isplit_probe_rate"):
+                decode_response(body.replace(f'rate":{rate}'.encode(), b'rate":' + bad), length)
