@@ -32,10 +32,11 @@ from .rules import candidate_points
 @dataclass(frozen=True, slots=True)
 class Policy:
     """``min_gain``: share by which a rival must be faster, or more important. ``dwell_s``: seconds of traffic between
-    two changes."""
+    two changes. ``frozen``: why no pick may change at all for now."""
 
     min_gain: float = 0.05
     dwell_s: float = 900.0
+    frozen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,8 @@ def _change(  # noqa: PLR0917
 
 
 def _dwell(since: float | None, now: float, policy: Policy) -> str:
+    if policy.frozen:
+        return policy.frozen
     if since is None or now - since >= policy.dwell_s:
         return ""
     return f"the last change was {now - since:.0f} s of traffic ago, less than {policy.dwell_s:.0f}"

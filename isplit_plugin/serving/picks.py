@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from ..advice import Policy, Query, settle
+from ..advice import Policy, Query, Settled, settle
 from ..errors import ServingError, StoreError
 from ..profile import Profile
 from ..schema import Manifest, Recommendation
 from ..traffic import Store
+from ..traffic.store import Held
 from .answers import one_line
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ def policy_of(section: Mapping[str, Any]) -> Policy:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
             raise ServingError(f"model-config.yaml: isplit.{name} must be a number from 0 to {most:g}, got {value!r}")
         found[name] = float(value)
-    return Policy(**found)
+    return Policy(found["min_gain"], found["dwell_s"])
 
 
 def held_answer(
@@ -39,37 +41,22 @@ def held_answer(
     """Answer, and put into force what follows from the store's contents. Raises as advice.settle and Store do."""
     for _ in range(_TRIES):
         held = store.held(manifest, query.group)
-        settled = settle(
-            manifest,
-            profile,
-            held.live,
-            query,
-            held.standing,
-            pairs=held.pairs,
-            half_life_s=store.half_life_s,
-            policy=policy,
-        )
-        if not settled.changes or settled.standing is None or not _may_stand(held.live.observations, query):
-            return settled.recommendation
+
+        def settled(policy: Policy, held: Held = held) -> Settled:
+            live, pairs, half_life = held.live, held.pairs, store.half_life_s
+            return settle(
+                manifest, profile, live, query, held.standing, pairs=pairs, half_life_s=half_life, policy=policy
+            )
+
+        found = settled(policy)
+        if not found.changes or found.standing is None or not _may_stand(held.live.observations, query):
+            return found.recommendation
         try:
-            if store.put_standing(manifest, query.group, held.standing, settled.standing, settled.changes):
-                return settled.recommendation
+            if store.put_standing(manifest, query.group, held.standing, found.standing, found.changes):
+                return found.recommendation
         except StoreError as error:
             _LOGGER.warning("isplit: a change of picks waits: %s", one_line(error.message))
-            if held.standing is None:
-                return settled.recommendation
-            # What is in force stays in force until it can be written: an endless dwell time keeps it.
-            policy = Policy(policy.min_gain, float("inf"))
-            return settle(
-                manifest,
-                profile,
-                held.live,
-                query,
-                held.standing,
-                pairs=held.pairs,
-                half_life_s=store.half_life_s,
-                policy=policy,
-            ).recommendation
+            return settled(replace(policy, frozen="the store takes no writes now")).recommendation
     raise StoreError("the picks in force change faster than they can be read")
 
 
