@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +69,9 @@ class Profile:
     - ``comoment`` (P, P) = sum over classes of the within-class centred products, ``comoment_dof`` = images minus
       classes; ``comoment / comoment_dof`` is the pooled within-class covariance.
 
+    ``predictions``: other predictors of a bottleneck's accuracy, by name: P values, larger is better, NaN where one is
+    not defined.
+
     Times are milliseconds for one image: ``head_ms`` up to and ``tail_ms`` from a split point, ``input`` and
     ``output`` included. Raises ProfileError where the parts do not agree.
     """
@@ -91,6 +94,7 @@ class Profile:
     measures: tuple[VariantMeasure, ...]
     accuracy: float | None
     provenance: Mapping[str, str]
+    predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -218,6 +222,8 @@ class Profile:
             "measures": [[m.split_point, m.codec, m.nbytes, m.encode_ms, m.decode_ms] for m in self.measures],
             "accuracy": self.accuracy,
             "provenance": dict(self.provenance),
+            # Only where there are any, so that profiles without them keep their bytes.
+            **({"predictions": _predictions_to_json(self.predictions)} if self.predictions else {}),
         }
 
 
@@ -289,6 +295,10 @@ def _assemble(cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, 
         ),
         accuracy=None if accuracy is None else float(accuracy),
         provenance={str(k): str(v) for k, v in head["provenance"].items()},
+        predictions={
+            str(k): tuple(math.nan if v is None else float(v) for v in values)
+            for k, values in head.get("predictions", {}).items()
+        },
     )
 
 
@@ -324,8 +334,17 @@ def _check(profile: Profile) -> None:
         _check_array(f"{label}: seen", m.seen, np.int64, (sizes["K"],))
         _check_array(f"{label}: agree", m.agree, np.int64, (sizes["K"],))
         _require(bool(((m.agree >= 0) & (m.agree <= m.seen)).all()), f"{label}: expected 0 <= agree <= seen")
+    for name, values in profile.predictions.items():
+        _require(
+            len(values) == sizes["P"] and not any(math.isinf(v) for v in values),
+            f"predictions[{name}]: expected {sizes['P']} numbers, found {len(values)}",
+        )
     accuracy = profile.accuracy
     _require(accuracy is None or 0 <= accuracy <= 1, f"accuracy: expected 0 to 1, found {accuracy}")
+
+
+def _predictions_to_json(predictions: Mapping[str, tuple[float, ...]]) -> dict[str, list[float | None]]:
+    return {k: [None if math.isnan(v) else v for v in values] for k, values in predictions.items()}
 
 
 def _place(name: str) -> str:

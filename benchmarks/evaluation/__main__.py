@@ -19,7 +19,7 @@ from .prepare import prepare
 from .report import report
 from .train import EPOCHS, train
 
-BUDGET = {"--epochs": "4", "--images": "2000", "--seeds": "3", "--calibration": "256", "--rival-photos": "500"}
+BUDGET = {"--epochs": "4", "--images": "2000", "--seeds": "2", "--calibration": "256", "--rival-photos": "500"}
 
 
 def run(options: argparse.Namespace, extra: list[str]) -> int:

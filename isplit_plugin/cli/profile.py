@@ -62,6 +62,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share of photos on which the smallest codec may disagree with the full network (%(default)s)",
     )
     parser.add_argument(
+        "--predictors",
+        metavar="A,B",
+        help="more predictors of where a bottleneck is worth training, such as kl-linear (see isplit evaluate)",
+    )
+    parser.add_argument(
         "--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos of each class only")
@@ -94,6 +99,15 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         progress=not options.json,
     )
+    if options.predictors:
+        from dataclasses import replace
+
+        from ..bottleneck import Photos
+        from ..evaluation.predictors import for_profile
+
+        photos = Photos(images, loaded.preprocessing, len(loaded.classes))
+        names = [word.strip() for word in options.predictors.split(",")]
+        result = replace(result, predictions=for_profile(net, photos, names))
     path = options.output.with_name(f"{options.output.name}.profile.safetensors")
     result.save(path)
     page = None

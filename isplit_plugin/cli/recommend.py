@@ -44,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, text in _CONSTRAINTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
     parser.add_argument("--objective", choices=("latency", "bytes"), help="what to keep small (latency)")
+    parser.add_argument(
+        "--predictor", metavar="NAME", help="what ranks places for a bottleneck: cui (default), depth, or the profile's"
+    )
     parser.add_argument("--json", action="store_true", help="the endpoint's answer as it is")
     common.add_connection(parser)
 
@@ -62,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
         token=common.token_of(options),
         classes=classes,
         group=options.group,
+        predictor=options.predictor,
         **constraints,
     )
     if options.json:

@@ -31,7 +31,8 @@ def fetch_recommendation(
 
     ``classes``: class ids to recommend for, instead of the live mix; ``group``: one device group; ``constraints``:
     ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``, ``max_head_macs``, ``accuracy_tolerance``,
-    ``device_slowdown``, ``objective`` ("latency" or "bytes").
+    ``device_slowdown``, ``objective`` ("latency" or "bytes"). ``predictor``: what ranks the places for a bottleneck,
+    "cui" (the default), "depth", or one that the model's profile holds.
     Raises QueryError, UnknownNameError and the errors of :meth:`Transport.post`.
     """
     transport = Transport(url, token=token, timeout=timeout)
@@ -51,12 +52,13 @@ def ask(
     """The same over a connection that is there already."""
     ids = None if classes is None else _ids(classes)
     limits = {name: value for name, value in constraints.items() if value is not None}
+    predictor = limits.pop("predictor", None)  # not a limit, but asked for in the same breath
     # TorchServe's request line is bounded: a long list of classes travels in a body.
-    if group is None and not limits and len(ids or ()) <= MAX_IN_PATH:
+    if group is None and predictor is None and not limits and len(ids or ()) <= MAX_IN_PATH:
         path = f"{ENDPOINT}/1.0/recommendations/{quote(model, safe='')}"
         reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
     else:
-        question = {"model": model, "classes": ids, "group": group, "constraints": limits}
+        question = {"model": model, "classes": ids, "group": group, "predictor": predictor, "constraints": limits}
         try:
             text = json.dumps({k: v for k, v in question.items() if v not in (None, {})}, allow_nan=False)
         except (TypeError, ValueError) as error:

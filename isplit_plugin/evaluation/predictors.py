@@ -7,7 +7,7 @@ means: a bottleneck here is predicted to keep more accuracy.**
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
@@ -19,13 +19,13 @@ import torch.nn.functional as F
 
 from ..bottleneck import Photos
 from ..bottleneck.grid import Grid
-from ..errors import UnknownNameError
+from ..errors import SplitPointError, UnknownNameError
 from ..network import CapturedNetwork
 from ..schema import SplitPoint
 from .channels import CHANNELS, FITTED
 from .ranks import average_ranks
 
-__all__ = ["DEPTH", "PREDICTORS", "Context", "Predictor", "get", "register"]
+__all__ = ["DEPTH", "PREDICTORS", "Context", "Predictor", "for_profile", "get", "register"]
 
 Array = npt.NDArray[np.float64]
 Predictor = Callable[["Context"], Array]
@@ -155,6 +155,33 @@ def with_depth(context: Context, *, other: Predictor) -> Array:
     """The mean of two ranks, depth and another predictor's overall mean: one choice for all classes."""
     value = other(context)
     return average_ranks(depth(context)) + average_ranks(value if value.ndim == 1 else value.mean(axis=0))
+
+
+def for_profile(
+    net: CapturedNetwork, photos: Photos, names: Sequence[str], *, rows: npt.NDArray[np.int64] | None = None
+) -> dict[str, tuple[float, ...]]:
+    """Predictors' overall means for ``Profile.predictions``: a value for every split point of the network, NaN but for
+    the block outputs with positions. Raises UnknownNameError."""
+    points = []
+    for point in net.split_points:
+        if point.is_block:
+            try:
+                grid = Grid.of(point)
+            except SplitPointError:
+                continue
+            if grid.height * grid.width > 1:
+                points.append(point)
+    chosen = {name: get(name) for name in names}
+    context = Context(net, tuple(points), photos, np.arange(len(photos)) if rows is None else rows)
+    place = {point.name: i for i, point in enumerate(net.split_points)}
+    found = {}
+    for name, predictor in chosen.items():
+        values = predictor(context)
+        row = [float("nan")] * len(place)
+        for point, value in zip(points, values if values.ndim == 1 else values.mean(axis=0), strict=True):
+            row[place[point.name]] = float(value)
+        found[name] = tuple(row)
+    return found
 
 
 register(DEPTH, depth)

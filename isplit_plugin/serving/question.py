@@ -37,7 +37,7 @@ ROUTES: Final[Mapping[str, str]] = {
 TOPICS: Final = ("help", "models", "recommendations", "classes", "curves", "accuracy", "groups", "changes")
 
 _CONSTRAINTS: Final = tuple(f.name for f in fields(Constraints))
-_TEXTS: Final = ("group", "rule", "candidate_set", "mix")
+_TEXTS: Final = ("group", "rule", "candidate_set", "predictor", "mix")
 _FIELDS: Final = ("model", "version", "classes", *_TEXTS, "constraints")
 _PATH: Final = ("version", "classes", *_TEXTS)
 _PARAMETERS: Final = ("model", "version", "class", "classes", *_TEXTS, *_CONSTRAINTS)
