@@ -216,11 +216,14 @@ class TailService:
         except Exception as error:
             out[job.index] = self._failed(context, job.index, error, job)
             return
-        self._served[request.split_point] += 1
-        self._metrics.served(request.split_point, request.codec, job.nbytes, job.decode_ms, tail_ms)
-        self._record(job, response, tail_ms)
+        try:
+            self._record(job, response, tail_ms)
+        except Exception as error:  # the answer stands: nothing that is counted may cost one
+            _LOGGER.error("isplit: a request was not counted: %s", answers.one_line(error))
 
     def _record(self, job: Job, response: TailResponse, tail_ms: float) -> None:
+        self._served[job.request.split_point] += 1
+        self._metrics.served(job.request.split_point, job.request.codec, job.nbytes, job.decode_ms, tail_ms)
         for item, observation in enumerate(observations(job, response, tail_ms, self._plausible)):
             self._statistics.observe(observation)
             if job.request.split_point not in self._variants:  # the importance behind a decoder is another network's

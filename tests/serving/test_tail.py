@@ -203,6 +203,19 @@ def test_an_answer_above_the_limit_is_refused(
     assert fits.status == 200
 
 
+def test_counting_never_costs_an_answer(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(worker.handler._metrics, "served", broken)
+    monkeypatch.setattr(worker.handler._statistics, "observe", broken)
+    values = head_of(net, "relu1", x[:1])
+    (reply,) = worker(ask(manifest, values, "relu1", scores=True))
+    np.testing.assert_allclose(answer(reply).scores, whole(net, x)[:1], rtol=0, atol=1e-6)
+
+
 def test_scores_that_are_not_finite(worker: Worker, manifest: Manifest) -> None:
     # Finite activations, each fine on its own, whose sum is not.
     values = np.full((1, 4, 8, 8), 3e38, np.float32)
