@@ -62,16 +62,19 @@ def test_parts_of_a_plain_variant_are_the_networks_own(variants: list[Variant], 
         assert torch.equal(decoder_tail(net, variant)(code), tail(variant.decoder(code)))
 
 
-def test_measures_by_an_independent_loop(variants: list[Variant], test_photos: Photos) -> None:
+@pytest.mark.parametrize("codec", ["uint8", "q2", "q2+rle", "q2+zstd"])
+def test_measures_by_an_independent_loop(variants: list[Variant], test_photos: Photos, codec: str) -> None:
     net, variant = toy_network(), variants[0]
-    [measure_uint8] = [m for m in variant.measures if m.codec == "uint8"]
+    # All in one call: those that share their quantisation, but clip differently, must not share their answers.
+    found = measure(net, variant, test_photos, codecs=["uint8", "q2", "q2+rle", "q2+zstd"])
+    mine = next(m for m in found if m.codec == codec)
     head, tail = net.bisect("0")
-    seen, agree, labelled, correct, sizes = (np.zeros(3, int) for _ in range(4)), 0, 0, 0, []
+    sizes = []
     seen, agree, labelled, correct = (np.zeros(3, dtype=int) for _ in range(4))
     with torch.inference_mode():
         for row in range(len(test_photos)):
             x = test_photos.tensor([row])
-            tensor = encode_activation(variant.encoder(head(x)).numpy(), "uint8")
+            tensor = encode_activation(variant.encoder(head(x)).numpy(), codec)
             decoded = torch.from_numpy(decode_activation(tensor, shape=variant.code_shape))
             answer, full = int(tail(variant.decoder(decoded)).argmax()), int(net.model(x).argmax())
             label = int(test_photos.labels[row])
@@ -80,11 +83,11 @@ def test_measures_by_an_independent_loop(variants: list[Variant], test_photos: P
             agree[full] += answer == full
             labelled[label] += 1
             correct[label] += answer == label
-    assert measure_uint8.nbytes == pytest.approx(np.mean(sizes))
+    assert mine.nbytes == pytest.approx(np.mean(sizes))
     for name, expected in (("seen", seen), ("agree", agree), ("labelled", labelled), ("correct", correct)):
-        assert getattr(measure_uint8, name).tolist() == expected.tolist(), name
-    assert measure_uint8.accuracy == pytest.approx(correct.sum() / 36)
-    assert measure_uint8.agreement == pytest.approx(agree.sum() / 36)
+        assert getattr(mine, name).tolist() == expected.tolist(), name
+    assert mine.accuracy == pytest.approx(correct.sum() / 36)
+    assert mine.agreement == pytest.approx(agree.sum() / 36)
 
 
 def test_unknown_codecs_are_refused(variants: list[Variant], test_photos: Photos) -> None:
