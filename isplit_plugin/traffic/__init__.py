@@ -3,8 +3,9 @@ importance in the background, and the store that keeps it all."""
 
 from __future__ import annotations
 
+from .networks import StoredNetwork
 from .recorder import Recorder
 from .sampler import ImportanceFn, Sampler, is_sampled
-from .store import Store, StoredNetwork
+from .store import Store
 
 __all__ = ["ImportanceFn", "Recorder", "Sampler", "Store", "StoredNetwork", "is_sampled"]

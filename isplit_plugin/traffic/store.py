@@ -8,9 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection
 
 from ..advice.live import LiveView
 from ..advice.switching import Change, Standing
@@ -18,29 +16,16 @@ from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
 from ..profile import Profile
 from ..schema import Manifest
 from . import tables
-from .database import BUSY_TIMEOUT_S, Database, upsert, value_of
+from .database import BUSY_TIMEOUT_S, Database, value_of
 from .delta import Delta
-from .devices import Staged, seen_from_bytes
-from .flush import mean0_of, move_shift, touch, write_delta
-from .histogram import unpack
+from .flush import mean0_of, write_delta
 from .labelling import take_labels
 from .labels import Label, Labelled, label_of
-from .moments import DEFAULT_HALF_LIFE_S, F64, Moments, Products
+from .moments import DEFAULT_HALF_LIFE_S, F64
+from .networks import StoredNetwork, is_put, list_networks, put
 from .switches import read_changes, read_standing, write_standing
-from .upkeep import export_rows, roll_up_all, size_bytes, vacuum
-from .view import read_pairs, read_view
-
-
-class StoredNetwork(NamedTuple):
-    """One model and version in the store. ``revision``: of the network's last change; ``as_of``: epoch seconds of its
-    newest observation, ``None`` without traffic."""
-
-    model: str
-    version: str
-    network_hash: str
-    has_profile: bool
-    revision: int
-    as_of: float | None
+from .upkeep import export_rows, read_all, roll_up_all, size_bytes, vacuum
+from .view import read_pairs, read_view, read_view_and_pairs
 
 
 class Group(NamedTuple):
@@ -118,18 +103,18 @@ class Store:
             )
         raw = profile if isinstance(profile, bytes) else (None if told is None else told.to_bytes())
         with self._db.read() as connection:
-            if _is_put(connection, manifest, raw):
+            if is_put(connection, manifest, raw):
                 return
         with self._db.write() as (connection, revision):
-            if _is_put(connection, manifest, raw):  # another worker was first
+            if is_put(connection, manifest, raw):  # another worker was first
                 connection.rollback()
                 return
-            _put(connection, revision, manifest, raw, None if told is None else told.mean0)
+            put(connection, revision, manifest, raw, None if told is None else told.mean0)
 
     def networks(self) -> tuple[StoredNetwork, ...]:
         """All models and versions, the last one put first."""
         with self._db.read() as connection:
-            return _networks(connection)
+            return list_networks(connection)
 
     def manifest(self, model: str, version: str | None = None) -> Manifest:
         """The manifest of a model; of the version that was put last where none is asked for.
@@ -142,7 +127,7 @@ class Store:
             query = query.where(table.c.version == version)
         with self._db.read() as connection:
             found = connection.scalar(query.limit(1))
-            known = () if found else _networks(connection)
+            known = () if found else list_networks(connection)
         if found is None:
             asked = model if version is None else f"{model}/{version}"
             raise UnknownModelError.of(asked, [f"{n.model}/{n.version}" if version else n.model for n in known])
@@ -157,7 +142,7 @@ class Store:
         with self._db.read() as connection:
             revision = connection.scalar(sa.select(table.c.revision).where(table.c.network == network_hash))
             if revision is None:
-                raise UnknownModelError.of(network_hash, [n.network_hash for n in _networks(connection)])
+                raise UnknownModelError.of(network_hash, [n.network_hash for n in list_networks(connection)])
             known = self._profiles.get(network_hash)
             if known is not None and known[0] == revision:
                 return known[1]
@@ -240,8 +225,7 @@ class Store:
         """What the picks in force for a group rest on, as of one moment. Raises StoreError."""
         network = manifest.network_hash
         with self._db.read() as connection:
-            live = read_view(connection, network, group, self.half_life_s)
-            pairs = read_pairs(connection, network, group, self.half_life_s)
+            live, pairs = read_view_and_pairs(connection, network, group, self.half_life_s)
             return Held(live, pairs, read_standing(connection, manifest.model, manifest.version, group))
 
     def put_standing(
@@ -285,7 +269,7 @@ class Store:
                 found = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check(3)")]
                 if found != ["ok"]:
                     raise self._db.error(f"expected a sound file, found: {'; '.join(found)[:300]}")
-            _read_all(connection)
+            read_all(connection)
             count = sa.func.count()
             every = tables.metadata.sorted_tables
             return {table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0) for table in every}
@@ -327,70 +311,3 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _canonical(manifest: Manifest) -> str:
-    return json.dumps(manifest.to_json(), sort_keys=True)
-
-
-def _is_put(connection: Connection, manifest: Manifest, profile: bytes | None) -> bool:
-    models, networks = tables.model, tables.network
-    key = (models.c.model == manifest.model, models.c.version == manifest.version)
-    if connection.scalar(sa.select(models.c.manifest).where(*key)) != _canonical(manifest):
-        return False
-    query = sa.select(networks.c.profile).where(networks.c.network == manifest.network_hash)
-    row = connection.execute(query).first()
-    return row is not None and (profile is None or row.profile == profile)
-
-
-def _put(connection: Connection, revision: int, manifest: Manifest, profile: bytes | None, mean0: F64 | None) -> None:
-    table, network = tables.network, manifest.network_hash
-    known = connection.execute(sa.select(table).where(table.c.network == network)).first()
-    points = len(manifest.split_points)
-    if known is not None and known.points != points:
-        raise StoreError(f"network {network}: expected {known.points} points as kept so far, got {points}")
-    old = None if known is None else np.frombuffer(known.mean0, "<f8").astype(np.float64)
-    if known is None or (profile is not None and profile != known.profile):
-        new = mean0 if mean0 is not None else np.zeros(points)
-        row = {"network": network, "points": points, "mean0": new.astype("<f8").tobytes(), "profile": profile}
-        upsert(connection, table, [{**row, "revision": revision}])
-        if old is not None and not np.array_equal(old, new):
-            move_shift(connection, network, old, new)
-    row = {"model": manifest.model, "version": manifest.version, "network": network, "revision": revision}
-    upsert(connection, tables.model, [{**row, "manifest": _canonical(manifest)}])
-    touch(connection, network, revision)
-
-
-def _networks(connection: Connection) -> tuple[StoredNetwork, ...]:
-    models, networks, progress = tables.model, tables.network, tables.progress
-    query = (
-        sa.select(
-            models.c.model,
-            models.c.version,
-            models.c.network,
-            networks.c.profile.is_not(None),
-            progress.c.revision,
-            progress.c.as_of,
-        )
-        .join(networks, networks.c.network == models.c.network)
-        .join(progress, progress.c.network == models.c.network)
-        .order_by(models.c.revision.desc())
-    )
-    return tuple(StoredNetwork(*row) for row in connection.execute(query))
-
-
-def _read_all(connection: Connection) -> None:
-    query = sa.select(tables.network.c.network, tables.network.c.points)
-    points = {network: number for network, number in connection.execute(query)}  # noqa: C416
-    for raw in connection.scalars(sa.select(tables.model.c.manifest)):
-        json.loads(raw)
-    for row in connection.execute(sa.select(tables.importance)):
-        Moments.from_bytes(row.moments, row.epoch, points[row.network])
-    for row in connection.execute(sa.select(tables.comoment)):
-        Products.from_bytes(row.products, row.epoch, points[row.network])
-    for raw in connection.scalars(sa.select(tables.served.c.times)):
-        unpack(raw, 5)
-    for row in connection.execute(sa.select(tables.device_bucket)):
-        Staged.from_bytes(row.sums, points[row.network], row.device_group, row.source, row.start)
-    for raw in connection.scalars(sa.select(tables.device_seen.c.seen)):
-        seen_from_bytes(raw)

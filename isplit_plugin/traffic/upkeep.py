@@ -44,6 +44,24 @@ def export_rows(connection: Connection) -> Iterator[dict[str, Any]]:
             yield {"table": table.name, **{name: _plain(value) for name, value in told.items() if value is not _GONE}}
 
 
+def read_all(connection: Connection) -> None:
+    """Read every row. Raises StoreError where one cannot be read."""
+    query = sa.select(tables.network.c.network, tables.network.c.points)
+    points = {network: number for network, number in connection.execute(query)}  # noqa: C416
+    for raw in connection.scalars(sa.select(tables.model.c.manifest)):
+        json.loads(raw)
+    for row in connection.execute(sa.select(tables.importance)):
+        Moments.from_bytes(row.moments, row.epoch, points[row.network])
+    for row in connection.execute(sa.select(tables.comoment)):
+        Products.from_bytes(row.products, row.epoch, points[row.network])
+    for raw in connection.scalars(sa.select(tables.served.c.times)):
+        unpack(raw, len(TIMES))
+    for row in connection.execute(sa.select(tables.device_bucket)):
+        Staged.from_bytes(row.sums, points[row.network], row.device_group, row.source, row.start)
+    for raw in connection.scalars(sa.select(tables.device_seen.c.seen)):
+        seen_from_bytes(raw)
+
+
 def size_bytes(connection: Connection) -> int:
     """How much room the store takes on disk, indices included."""
     if connection.dialect.name == "postgresql":

@@ -19,34 +19,11 @@ from .delta import TIMES, Population
 from .devices import Seen, count_seen, merge_seen, seen_from_bytes
 from .flush import KEEP_HOURS_S, mean0_of
 from .histogram import Histogram, unpack_sum
-from .moments import F64, Products, landmark, rescale_rows, shift_of, within_classes
-from .staging import Means, columns_of, read_means
+from .moments import F64, Products, shift_of
+from .staging import Means
+from .sums import HEADER, Rows, Sums, read_sums, rows_of, within_of
 
-_HEADER: Final = 3
 WHOLE_CURVES: Final = ("input", "probe")
-
-
-class _Rows:
-    """All classes of one population: ids (K,), vectors (K, 3 + 2 P) relative to one landmark."""
-
-    def __init__(
-        self, ids: Sequence[int], epochs: Sequence[int], raws: Sequence[bytes], points: int, epoch: int
-    ) -> None:
-        width = _HEADER + 2 * points
-        if any(len(raw) != 8 * width for raw in raws):
-            raise ValueError(f"importance rows of {points} points have {8 * width} bytes each, some have not")
-        self.ids = np.array(ids, np.int64)
-        vectors = np.frombuffer(b"".join(raws), "<f8").reshape(len(ids), width).astype(np.float64, copy=False)
-        self.vectors = rescale_rows(vectors, np.array(epochs, np.int64), epoch)
-
-    def add(self, means: Means, epoch: int) -> None:
-        """Add the open means of devices."""
-        fresh = rescale_rows(means.vectors, np.full(len(means.ids), means.epoch), epoch)
-        ids = np.union1d(self.ids, means.ids)
-        vectors = np.zeros((len(ids), fresh.shape[1]))
-        for known, rows in ((self.ids, self.vectors), (means.ids, fresh)):
-            vectors[np.searchsorted(ids, known)] += rows
-        self.ids, self.vectors = ids, vectors
 
 
 def read_view(connection: Connection, network: str, group: str | None, half_life_s: float) -> LiveView:
@@ -55,30 +32,11 @@ def read_view(connection: Connection, network: str, group: str | None, half_life
     Weights are told relative to the newest observation, which therefore weighs 1.
     """
     shown = group or ALL_GROUPS
-    progress = connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+    progress = _progress(connection, network)
     if progress is None or progress.as_of is None:
         return LiveView.empty(shown, 0 if progress is None else progress.revision)
-    epoch, unit = landmark(progress.as_of, half_life_s)
-    mean0 = mean0_of(connection, network)
-    points = len(mean0)
-    means = read_means(connection, network, None if shown == ALL_GROUPS else shown, mean0, half_life_s)
-    populations = _add_means(_populations(connection, network, shown, points, epoch), means, points, epoch)
-    products = _products(connection, network, shown, points, means)
-    comoment, dof = _whole_curves(populations, products, epoch)
-    devices = _devices(connection, network, shown, means)
-    outcomes, seen = _outcomes(connection, network, shown, epoch, unit)
-    served = _served(connection, network, shown, progress.as_of)
-    return LiveView(
-        importance=_importance(populations, points, unit, devices),
-        served=served,
-        outcomes=outcomes,
-        class_seen=seen,
-        comoment=None if comoment is None else comoment / unit,
-        comoment_dof=dof / unit,
-        revision=progress.revision,
-        as_of=progress.as_of,
-        observations=int(sum(row.requests for row in served)),
-        group=shown,
+    return _view(
+        connection, network, shown, progress, read_sums(connection, network, shown, progress.as_of, half_life_s)
     )
 
 
@@ -89,50 +47,64 @@ def read_pairs(connection: Connection, network: str, group: str | None, half_lif
     within-class covariance of the two. Degrees of freedom are told in observations of the age of the newest one.
     """
     shown = group or ALL_GROUPS
-    mean0 = mean0_of(connection, network)
-    points = len(mean0)
-    within, dof = np.zeros((points, points)), np.zeros((points, points))
-    progress = connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+    points = len(mean0_of(connection, network))
+    progress = _progress(connection, network)
     if progress is None or progress.as_of is None:
-        return within, dof
-    epoch, unit = landmark(progress.as_of, half_life_s)
-    means = read_means(connection, network, None if shown == ALL_GROUPS else shown, mean0, half_life_s)
-    populations = _add_means(_populations(connection, network, shown, points, epoch), means, points, epoch)
-    for population, products in _products(connection, network, shown, points, means).items():
-        if population in populations:
-            one, freedom = _within(products.at_epoch(epoch), populations[population], points)
+        return np.zeros((points, points)), np.zeros((points, points))
+    return _pairs(read_sums(connection, network, shown, progress.as_of, half_life_s))
+
+
+def read_view_and_pairs(
+    connection: Connection, network: str, group: str | None, half_life_s: float
+) -> tuple[LiveView, tuple[F64, F64]]:
+    """Both, for the price of one."""
+    shown = group or ALL_GROUPS
+    progress = _progress(connection, network)
+    if progress is None or progress.as_of is None:
+        pairs = read_pairs(connection, network, shown, half_life_s)
+        return read_view(connection, network, shown, half_life_s), pairs
+    sums = read_sums(connection, network, shown, progress.as_of, half_life_s)
+    return _view(connection, network, shown, progress, sums), _pairs(sums)
+
+
+def _progress(connection: Connection, network: str) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+
+
+def _view(connection: Connection, network: str, group: str, progress: sa.Row[Any], sums: Sums) -> LiveView:
+    comoment, dof = _whole_curves(sums.populations, sums.products, sums.epoch)
+    devices = _devices(connection, network, group, sums.means)
+    outcomes, seen = _outcomes(connection, network, group, sums.epoch, sums.unit)
+    served = _served(connection, network, group, progress.as_of)
+    return LiveView(
+        importance=_importance(sums.populations, sums.points, sums.unit, devices),
+        served=served,
+        outcomes=outcomes,
+        class_seen=seen,
+        comoment=None if comoment is None else comoment / sums.unit,
+        comoment_dof=dof / sums.unit,
+        revision=progress.revision,
+        as_of=progress.as_of,
+        observations=int(sum(row.requests for row in served)),
+        group=group,
+    )
+
+
+def _pairs(sums: Sums) -> tuple[F64, F64]:
+    points = sums.points
+    within, dof = np.zeros((points, points)), np.zeros((points, points))
+    for population, products in sums.products.items():
+        if population in sums.populations:
+            one, freedom = within_of(products.at_epoch(sums.epoch), sums.populations[population], points)
             within += one
             dof[population.start :, population.start :] += freedom
-    return within / unit, dof / unit
-
-
-def _populations(connection: Connection, network: str, group: str, points: int, epoch: int) -> dict[Population, _Rows]:
-    known = tables.comoment  # a population has one row there, and one for each of its classes in the other table
-    keys = sa.select(known.c.device_group, known.c.source, known.c.target, known.c.start)
-    found = {}
-    for key in connection.execute(keys.where(*_mine(known, network, group))).all():
-        population = Population(*key)
-        table = tables.importance
-        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(table.c.network == network)
-        query = query.where(*(table.c[name] == value for name, value in columns_of(population).items()))
-        rows = connection.execute(query.order_by(table.c.class_id)).all()
-        ids, epochs, raws = zip(*rows, strict=True) if rows else ((), (), ())
-        found[population] = _Rows(ids, epochs, raws, points, epoch)
-    return found
-
-
-def _add_means(
-    populations: dict[Population, _Rows], means: Mapping[Population, Means], points: int, epoch: int
-) -> dict[Population, _Rows]:
-    for population, mean in means.items():
-        populations.setdefault(population, _Rows((), (), (), points, epoch)).add(mean, epoch)
-    return populations
+    return within / sums.unit, dof / sums.unit
 
 
 def _importance(
-    populations: dict[Population, _Rows], points: int, unit: float, devices: Mapping[Population, _Devices]
+    populations: dict[Population, Rows], points: int, unit: float, devices: Mapping[Population, _Devices]
 ) -> tuple[ImportanceRows, ...]:
-    kinds: dict[tuple[str, str], list[tuple[int, _Rows]]] = {}
+    kinds: dict[tuple[str, str], list[tuple[int, Rows]]] = {}
     for population, rows in populations.items():
         kinds.setdefault((population.source, population.target), []).append((population.start, rows))
     found = []
@@ -145,8 +117,8 @@ def _importance(
             count[at, start:] += v[:, 0, None]
             weight[at, start:] += v[:, 1, None] / unit
             weight2[at, start:] += v[:, 2, None] / unit**2
-            sum1[at] += v[:, _HEADER : _HEADER + points] / unit
-            sum2[at] += v[:, _HEADER + points :] / unit
+            sum1[at] += v[:, HEADER : HEADER + points] / unit
+            sum2[at] += v[:, HEADER + points :] / unit
         mine = [known for p, known in sorted(devices.items()) if (p.source, p.target) == (source, target)]
         sums = (count, weight, weight2, sum1, sum2)
         distinct = _distinct(mine, ids, count) if mine else None
@@ -167,7 +139,7 @@ def _devices(
 ) -> dict[Population, _Devices]:
     found: dict[Population, _Devices] = {}
     table = tables.device_seen
-    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+    for row in connection.execute(sa.select(table).where(*rows_of(table, network, group))):
         population = Population(row.device_group, row.source, row.target, row.start)
         known = found.setdefault(population, _Devices(row.start, {}, {}))
         known.means[row.class_id] = row.means
@@ -199,43 +171,25 @@ def _distinct(parts: Sequence[_Devices], ids: npt.NDArray[np.int64], count: F64)
 
 
 def _whole_curves(
-    populations: dict[Population, _Rows], products: Mapping[Population, Products], epoch: int
+    populations: dict[Population, Rows], products: Mapping[Population, Products], epoch: int
 ) -> tuple[F64 | None, float]:
     whole = {p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES}
     if not whole:
         return None, 0.0
-    points = (next(iter(whole.values())).vectors.shape[1] - _HEADER) // 2
+    points = (next(iter(whole.values())).vectors.shape[1] - HEADER) // 2
     comoment, dof = np.zeros((points, points)), 0.0
     for population, found in products.items():
         if population in whole:
-            one, freedom = _within(found.at_epoch(epoch), whole[population], points)
+            one, freedom = within_of(found.at_epoch(epoch), whole[population], points)
             comoment, dof = comoment + one, dof + freedom
     return comoment, dof
-
-
-def _products(
-    connection: Connection, network: str, group: str, points: int, means: Mapping[Population, Means]
-) -> dict[Population, Products]:
-    table = tables.comoment
-    found = {}
-    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
-        population = Population(row.device_group, row.source, row.target, row.start)
-        found[population] = Products.from_bytes(row.products, row.epoch, points)
-    for population, mean in means.items():
-        fresh = Products(mean.epoch, mean.products)
-        found[population] = found[population].merge(fresh) if population in found else fresh
-    return found
-
-
-def _within(products: Products, rows: _Rows, points: int) -> tuple[F64, float]:
-    v = rows.vectors
-    return within_classes(products, v[:, 1], v[:, 2], v[:, _HEADER : _HEADER + points])
 
 
 def _served(connection: Connection, network: str, group: str, as_of: float) -> tuple[ServedRow, ...]:
     table = tables.served
     kinds: dict[tuple[str, str, str], list[sa.Row[Any]]] = {}
-    for row in connection.execute(sa.select(table).where(*_mine(table, network, group))):
+    query = sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)
+    for row in connection.execute(query):
         kinds.setdefault((row.split_point, row.variant, row.device_group), []).append(row)
     found = []
     for key, rows in sorted(kinds.items()):
@@ -279,8 +233,8 @@ def _outcomes(
 ) -> tuple[tuple[OutcomeRow, ...], ClassSeen]:
     table = tables.outcome
     columns = (table.c.split_point, table.c.variant, table.c.class_id, table.c.epoch, table.c.number)
-    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(*_mine(table, network, group))
-    rows = connection.execute(query).all()
+    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(*rows_of(table, network, group))
+    rows = connection.execute(query.order_by(*table.primary_key)).all()
     if not rows:
         return (), ClassSeen()
     points, variants, classes, epochs, number, *sums = zip(*rows, strict=True)
@@ -298,8 +252,3 @@ def _outcomes(
     weight = np.bincount(which, weights=told[0]).astype(np.float64)
     count = np.bincount(which, weights=np.array(number, np.float64)).astype(np.float64)
     return outcomes, ClassSeen(ids[count > 0], weight[count > 0], count[count > 0])
-
-
-def _mine(table: sa.Table, network: str, group: str) -> list[sa.ColumnElement[bool]]:
-    where = [table.c.network == network]
-    return where if group == ALL_GROUPS else [*where, table.c.device_group == group]
