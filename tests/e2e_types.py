@@ -35,6 +35,7 @@ class Live:
     store_url: str
     toy: Model
     resnet: Model
+    label_secret: str = ""
 
     def post(self, path: str, data: Any = None, **options: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.server.token()}", **options.pop("headers", {})}

@@ -11,6 +11,7 @@ import torchvision
 from e2e_types import Live, Model
 from serving_toys import CLASSES, PREPROCESSING, profile_of, toy_network
 
+from isplit_plugin.identity import new_secret, read_secret
 from isplit_plugin.network import capture
 from isplit_plugin.schema import Preprocessing
 from isplit_plugin.serving import TorchServe, package
@@ -82,5 +83,12 @@ def resnet(model_store: Path) -> Model:
 def live(toy: Model, resnet: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     store_url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
     names = ["toy.mar", "resnet18.mar", "isplit.mar"]
-    with TorchServe(model_store=model_store, models=names, store=store_url, model_api=True) as server:
-        yield Live(server, store_url, toy, resnet)
+    secret = new_secret(tmp_path_factory.mktemp("labels") / "secret")
+    with TorchServe(
+        model_store=model_store,
+        models=names,
+        store=store_url,
+        model_api=True,
+        environment={"ISPLIT_LABEL_SECRET_FILE": str(secret)},
+    ) as server:
+        yield Live(server, store_url, toy, resnet, read_secret(secret).decode())
