@@ -189,11 +189,12 @@ def _levels(n: F64, mean: F64, grand: F64) -> F64:
     with np.errstate(all="ignore"):
         ratio = np.where((grand > 0) & (n > 0), mean / grand, np.nan)
     ratio[~np.isfinite(ratio)] = np.nan
-    level = np.full(len(n), np.nan)
-    known = np.isfinite(ratio).any(axis=1)
-    if known.any():
-        level[known] = np.nanmedian(ratio[known], axis=1)
-    return level
+    # numpy's nanmedian takes ten times as long for short rows: it goes through masked arrays.
+    number = np.isfinite(ratio).sum(axis=1)
+    ratio = np.sort(ratio, axis=1)  # NaN last
+    row = np.arange(len(ratio))
+    low, high = ratio[row, np.maximum(number - 1, 0) // 2], ratio[row, np.minimum(number // 2, ratio.shape[1] - 1)]
+    return np.asarray(np.where(number > 0, (low + high) / 2, np.nan))
 
 
 def _effects(n: F64, mean: F64, parts: Components, profile: Profile) -> F64:
