@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ProbeError, TokenError, UnknownModelError, WireError, WireSizeError
 from ..identity import verify
@@ -52,7 +53,11 @@ def take(
     before = points - len(ticket.tail)
     if [p.name for p in profile.split_points].index(ticket.split_point) != before:
         refuse("network", f"expected {points} points, got {len(ticket.tail)} from {ticket.split_point!r} on")
-    curve = np.concatenate([_head_values(report, profile, before), ticket.tail])
+    if len(report.values) != before:
+        raise ProbeError(f"expected {before} values, one for each point before the cut, got {len(report.values)}")
+    # The tail's half as well: it is the server's own, but of an activation that the device made up as it liked.
+    curve = np.concatenate([np.array(report.values, np.float64), ticket.tail])
+    _check_values(curve, profile)
     redeem(
         store,
         ticket.network_hash,
@@ -107,14 +112,10 @@ def _profile(store: Store, network_hash: str) -> Profile:
     return profile
 
 
-def _head_values(report: ProbeReport, profile: Profile, before: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The head's values (before,). Raises ProbeError naming the first that cannot be."""
-    if len(report.values) != before:
-        raise ProbeError(f"expected {before} values, one for each point before the cut, got {len(report.values)}")
-    limits = curve_limits(profile)
-    for value, limit, point in zip(report.values, limits, profile.split_points, strict=False):
+def _check_values(curve: npt.NDArray[np.float64], profile: Profile) -> None:
+    """Raises ProbeError naming the first value of a curve (P,) that cannot be."""
+    for value, limit, point in zip(curve.tolist(), curve_limits(profile), profile.split_points, strict=True):
         if not math.isfinite(value) or not 0.0 <= value <= limit:
             raise ProbeError(
                 f"importance at {point.name!r}: expected 0 to {limit:.3g}, got {value}", split_point=point.name
             )
-    return np.array(report.values, np.float64)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import IsplitError
 from ..profile import Profile
 from ..schema import INPUT, FloatArray, Manifest, Observation
 from .answers import one_line
+from .plausible import curve_limits
 from .settings import TailSettings
 
 if TYPE_CHECKING:
@@ -100,10 +104,14 @@ class Statistics:
 
         from ..traffic import Recorder, Sampler
 
-        def importance(split_point: str, activation: FloatArray, class_id: int) -> FloatArray:
+        # Where devices count once, a value that an activation was made up for counts as the largest plausible one.
+        limits = curve_limits(profile) if self._identity else np.inf
+
+        def importance(split_point: str, activation: FloatArray, class_id: int) -> npt.ArrayLike:
             dtype = net.dtype if split_point == INPUT else getattr(torch, net.split_point(split_point).dtype)
             values = torch.from_numpy(activation).to(device, dtype)
-            curve: FloatArray = net.importance_from(split_point, values, class_id).values
+            found = net.importance_from(split_point, values, class_id).values
+            curve: npt.NDArray[np.floating[Any]] = np.minimum(found, limits)  # NaN stays NaN
             return curve
 
         self._recorder = Recorder(

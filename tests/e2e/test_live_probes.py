@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,10 +148,9 @@ def test_a_token_that_does_not_hold_is_told_and_counted(server: Live, probed: Mo
     expired = issue(read_secret(server.server.secret_path), "camera-1", days=1, clock=lambda: 0.0)
     request = tensor_request(values, "layer2", network_hash=probed.manifest.network_hash, device_token=expired)
     assert server.predict("probed", request).device == "invalid: expired"
-    text = ""
-    for _ in range(200):  # the frontend reads the worker's output on its own time
-        text = requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text
-        if 'Code="expired"' in text:
-            break
+    deadline = time.monotonic() + 20
+    while 'Code="expired"' not in (text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text):
+        assert time.monotonic() < deadline  # the frontend reads the worker's output on its own time
+        time.sleep(0.05)
     assert 'isplit_device_tokens_total{ModelName="probed",Code="expired",' in text
     assert 'isplit_probes_total{ModelName="probed",SplitPoint="layer2",' in text

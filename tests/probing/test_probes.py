@@ -5,22 +5,27 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from probing_toys import Bridge, client_of
-from serving_toys import PREPROCESSING, toy_photos
+from serving_toys import PREPROCESSING, Ask, head_of, tensor_request, toy_photos
 
 from isplit_plugin import image
-from isplit_plugin.errors import BundleError, ProbeBudgetError, ProbeError, StoreError, TicketError
+from isplit_plugin.client.transport import Reply
+from isplit_plugin.errors import BundleError, ProbeBudgetError, ProbeError, ProtocolError, StoreError, TicketError
 from isplit_plugin.identity import issue, new_secret, read_secret
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.probing import ProbeClient
+from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Prediction
 from isplit_plugin.serving import Built
+from isplit_plugin.serving.plausible import curve_limits
 from isplit_plugin.traffic import Store
+from isplit_plugin.wire import decode_probe_response, header_length, http_headers
 
 POINTS_BEFORE = 1  # conv1 stands before relu1
 
@@ -37,7 +42,7 @@ def _means(url: str, network_hash: str, source: str = "probe") -> dict[int, np.n
         for rows in store.view(network_hash).importance:
             if rows.source == source:
                 for class_id, weight, sum1 in zip(rows.class_ids, rows.weight, rows.sum1, strict=True):
-                    found[int(class_id)] = mean0 + sum1 / weight
+                    found[int(class_id)] = mean0 + sum1 / np.maximum(weight, 1e-300)
     return found
 
 
@@ -293,3 +298,104 @@ def test_a_store_that_is_away_loses_the_probe_alone(served: Bridge, built: Built
             device.probe(photo)
         path.with_suffix(".away").rename(path)
         device.probe(photo)
+
+
+def _ask(built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: object) -> Ask:
+    request = tensor_request(head_of(net, point, x), point, network_hash=built.manifest.network_hash, **fields)  # type: ignore[arg-type]
+    body, length = request.encode()
+    return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
+
+
+def test_a_batch_of_probes_and_predictions(served: Bridge, built: Built, net: CapturedNetwork) -> None:
+    """What is asked for together is answered one by one: a refused probe costs its neighbours nothing."""
+    torch.manual_seed(5)
+    x = torch.randn(2, 3, 16, 16)
+    replies = served.tail(
+        _ask(built, net, x[:1], scores=True),
+        _ask(built, net, x[:1], probe=True, gradient="fp32"),
+        _ask(built, net, x[:1], "relu2", probe=True),
+        _ask(built, net, x, probe=True),
+    )
+    assert [r.status for r in replies] == [200, 200, 409, 409]
+    assert "linear" in replies[2].json["error"]
+    assert "one item, got 2" in replies[3].json["error"]
+    length = header_length(replies[1].headers)
+    answer = decode_probe_response(replies[1].body, length, (4, 8, 8))
+    expected, gradient = net.gradient_from("relu1", torch.from_numpy(head_of(net, "relu1", x[:1])))
+    assert answer.class_id == expected.target[0]
+    np.testing.assert_allclose(answer.gradient, gradient.numpy(), rtol=1e-6)
+    with torch.inference_mode():
+        whole = net.model(x[:1]).numpy()
+    assert replies[0].json["outputs"][0]["data"][0] == int(whole.argmax())
+    assert served.tail.handler.describe()["served"] == {"relu1": 1}
+
+
+def test_an_activation_that_nobody_has_moves_nothing(
+    served: Bridge, built: Built, secret: Path, store_url: str
+) -> None:
+    """The tail's half of the curve is the server's own, and yet only as honest as the activation."""
+    (photo,) = toy_photos(1)
+    with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
+        inside = device._look_inside("relu1")
+        run = inside.run
+
+        def made_up(x: torch.Tensor) -> object:
+            forward = run(x)
+            forward.activation = forward.activation * 1e6
+            return forward
+
+        inside.run = made_up  # type: ignore[method-assign,assignment]
+        with pytest.raises(ProbeError, match="expected 0 to"):
+            device.probe(photo)
+    assert _means(store_url, built.manifest.network_hash) == {}
+
+
+@pytest.mark.parametrize("where", ["tail", "endpoint"])
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"accepted": false}', b"[1]"])
+def test_answers_that_are_none_of_ours(served: Bridge, built: Built, secret: Path, where: str, body: bytes) -> None:
+    (photo,) = toy_photos(1)
+    with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
+        post = device.client.transport.post
+
+        def odd(path: str, sent: bytes, headers: dict[str, str]) -> Reply:
+            ours = (path == "/predictions/isplit") != (where == "endpoint")
+            return post(path, sent, headers) if ours else Reply(body, {})
+
+        device.client.transport.post = odd  # type: ignore[method-assign,assignment]
+        with pytest.raises(ProtocolError):
+            device.probe(photo)
+        if where == "endpoint":
+            device._last = photo, replace(device.client.predict(photo), probe_rate=1.0)
+            assert device.maybe_probe() is None  # an outage is no error of the prediction's
+
+
+def test_made_up_activations_of_ordinary_requests_are_bounded_too(
+    secret: Path, start: Callable[..., Bridge], built: Built, net: CapturedNetwork, request: pytest.FixtureRequest
+) -> None:
+    store_url: str = request.getfixturevalue("store_url")
+    profile: Profile = request.getfixturevalue("profile")
+    served = start(sampling=1.0, cpu_budget=1.0)
+    token = issue(read_secret(secret), "d1", days=1)
+    torch.manual_seed(6)
+    x = torch.rand(1, 3, 16, 16)
+    honest = net.importance_from("relu1", torch.from_numpy(head_of(net, "relu1", x)))
+    for scale in (1.0, 1e6):
+        made_up = tensor_request(
+            head_of(net, "relu1", x) * np.float32(scale),
+            "relu1",
+            network_hash=built.manifest.network_hash,
+            device_token=token,
+        )
+        body, length = made_up.encode()
+        (reply,) = served.tail(Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"}))
+        assert reply.status == 200
+    deadline = time.monotonic() + 20
+    while served.tail.handler.describe()["statistics"]["sampler_computed"] < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    served.tail.close()
+    found = _means(store_url, built.manifest.network_hash, "tail")
+    limits = curve_limits(profile)
+    assert len(found) <= 2
+    assert all((curve[POINTS_BEFORE:] <= limits[POINTS_BEFORE:] * (1 + 1e-9)).all() for curve in found.values())
+    assert any((curve[POINTS_BEFORE:] > 2 * honest.values[0, POINTS_BEFORE:]).any() for curve in found.values())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, TicketError, WireError
 from isplit_plugin.identity import hashed, issue, seal
@@ -179,6 +182,23 @@ def test_values_json_cannot_carry(store: Store, ticket: Ticket, token: str) -> N
     parsed = {"body": {"probe": _report(ticket, token, values=[float("inf")])}}  # a server's parser may take it
     error = _refused(store, ticket, read_report(parsed))
     assert "'conv1': expected 0 to" in error.message
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = st.dictionaries(st.sampled_from(["ticket", "values", "network", "class", "device"]), _JSON)
+
+
+@given(raw=_JSON | _FIELDS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_but_errors_of_ours_comes_out(store: Store, ticket: Ticket, token: str, raw: Any) -> None:
+    _refused(store, ticket, raw)
+    if isinstance(raw, dict):
+        with suppress(IsplitError):  # one number from 0 on is a value like any other
+            take(store, SECRET, {**_report(ticket, token), **raw, "ticket": ticket.seal(SECRET)}, clock=clock)
 
 
 def test_no_more_than_a_device_may_add(store: Store, ticket: Ticket, token: str) -> None:
