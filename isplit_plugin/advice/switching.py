@@ -206,7 +206,10 @@ def prove_choice(choosing: Choosing, rival: Option, incumbent: Option, gain: flo
         return Proof(more.proven, f"the other one is below the accuracy tolerance; this one {more.words}")
     if not choosing.accurate(rival):
         return Proof(False, "not proven to be within the accuracy tolerance")
-    return choosing.faster(rival, incumbent, gain)
+    speed = choosing.faster(rival, incumbent, gain)
+    if speed.proven or incumbent.agreement.within(choosing.limits.accuracy_tolerance):
+        return speed
+    return Proof(False, "that the other one is below the accuracy tolerance is not proven")
 
 
 def prove_place(  # noqa: PLR0917

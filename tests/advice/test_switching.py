@@ -103,7 +103,7 @@ def test_noise_in_the_mix_is_no_reason_to_switch_and_the_answer_says_why() -> No
     assert recommend(toys.manifest(), profile(), view(mix=(40.0, 0.0, 60.0))).split_point == "d"
     rival = next(c for c in answer.choices if (c.split_point, c.variant) == ("d", "fp32"))
     assert rival.verdict == "unproven"
-    assert "in force; d as fp32 is estimated to be better, but not proven" in answer.reason
+    assert "in force; d as fp32 is estimated to be better, but not proven (that the other one is below" in answer.reason
     use = answer.standing[0]
     assert (use.kind, use.pick, use.rival, use.since, use.changes) == ("use", "b as uint8", "d as fp32", None, 1)
     assert Recommendation.from_json(answer.to_json()) == answer
