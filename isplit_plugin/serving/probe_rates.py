@@ -11,7 +11,7 @@ from ..errors import IsplitError
 from ..traffic import Store
 from .answers import one_line
 
-REFRESH_S: Final = 5.0
+REFRESH_S: Final = 10.0
 _LOGGER = logging.getLogger(__name__)
 
 
