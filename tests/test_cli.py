@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'cat'" in body["error"]
 
 
-def test_a_missing_profile_names_the_file(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_profile_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = f"{tmp_path}/none.profile.safetensors"
     assert main(["package", "--network", "torchvision:resnet18", "--profile", path]) == 3
     assert path in capsys.readouterr().err
@@ -98,10 +99,8 @@ def test_class_ids() -> None:
         class_ids("-1")
 
 
-def test_a_key_file(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "key_file.json"
+def test_a_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "key_file.json"
     path.write_text('{"inference": {"key": "abc"}}')
     assert read_key(path, "inference") == "abc"
     with pytest.raises(errors.AuthenticationError, match="management"):
@@ -114,3 +113,50 @@ def test_a_key_file(tmp_path: object) -> None:
 def test_tables_align_numbers_right_and_words_left() -> None:
     lines = table(("name", "n"), [("a", 5), ("bc", 1000), ("d", None)]).splitlines()
     assert lines[2:] == ["a         5", "bc    1,000", "d         -"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "0"], "--limit: expected a whole number from 1, got '0'"),
+        (["--batch-size", "-2"], "--batch-size: expected a whole number from 1"),
+        (["--threads", "x"], "--threads: expected a whole number from 1, got 'x'"),
+        (["--mean", "a,b,c"], "--mean: expected numbers with commas, such as 0.5,0.5,0.5, got 'a,b,c'"),
+        (["--interpolation", "cubic"], "invalid choice: 'cubic'"),
+    ],
+)
+def test_options_say_what_they_expect(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["profile", "--network", "nowhere:net", "--data", "x", "-o", "y", *words])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    # A network that does not exist either: the folder is looked at first.
+    words = ["profile", "--network", "nowhere:net", "--data", str(tmp_path), "-o", f"{tmp_path}/file/name"]
+    assert main(words) == 3
+    assert f"{tmp_path}/file: expected a folder to write to" in capsys.readouterr().err
+    words[-1] = f"{tmp_path}/new/folder/name"
+    assert main(words) == 3
+    assert "nowhere" in capsys.readouterr().err
+    assert (tmp_path / "new/folder").is_dir()
+
+
+def test_a_class_to_show_is_checked_before_the_photos_are_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["profile", "--network", "network_toys:Residual", "--input-size", "6", "--data", str(tmp_path / "none")]
+    assert main([*words, "-o", str(tmp_path / "x"), "--show-classes", "77"]) == 3
+    assert "unknown class '77'; known: 0 to " in capsys.readouterr().err
+
+
+def test_a_folder_in_the_way_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["serve", "--model-store", str(tmp_path), "--workdir", str(tmp_path / "file")]) == 3
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/file: File exists" in error
+    assert "Traceback" not in error

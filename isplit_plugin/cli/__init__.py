@@ -100,12 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"isplit {options.command}: {error}. {_missing(error.name)}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print(f"isplit {options.command}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except (
+        OSError
+    ) as error:  # a file that an option names: a folder where a file is expected, no permission, a full disk
+        if error.filename is None:
+            raise
+        print(f"isplit {options.command}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(f"isplit {options.command}: interrupted", file=sys.stderr)
+        return 130
     return code
 
 

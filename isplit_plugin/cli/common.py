@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import AuthenticationError, QueryError
+from ..errors import ArtifactError, AuthenticationError, QueryError
 
 Token = str | Callable[[], str] | None
 
@@ -51,6 +51,24 @@ def read_key(path: Path, kind: str) -> str:
             f"{path}: expected TorchServe's key file with a {kind!r} key ({type(error).__name__}: {error})"
         ) from error
     return str(key)
+
+
+def whole(text: str) -> int:
+    """A whole number from 1, as an option's value."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def make_folder(path: Path) -> Path:
+    """A folder to write to, made where it is missing: before the work, not after it. Raises ArtifactError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected a folder to write to ({error.strerror})") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ArtifactError(f"{path}: expected a folder to write to (permission denied)")
+    return path
 
 
 def class_ids(text: str, labels: Sequence[str] | None = None) -> tuple[int, ...]:

@@ -22,13 +22,19 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors, or a state dict (.pt, .pth)")
     group.add_argument("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
     group.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, where the network's own is not wanted")
-    group.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side before the crop")
+    group.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side before the crop; 0: not resized")
+    group.add_argument(
+        "--interpolation", choices=("bilinear", "bicubic", "nearest"), help="of the resize, where it is another"
+    )
     group.add_argument("--mean", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
     group.add_argument("--std", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
 
 
 def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(word) for word in text.split(","))
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 0.5,0.5,0.5, got {text!r}") from None
 
 
 def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
@@ -37,7 +43,7 @@ def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
 
     overrides: dict[str, Any] = {
         name: value
-        for name in ("classes", "input_size", "resize", "mean", "std")
+        for name in ("classes", "input_size", "resize", "interpolation", "mean", "std")
         if (value := getattr(options, name)) is not None
     }
     loaded = load_network(options.network, options.weights, **overrides)

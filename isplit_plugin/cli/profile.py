@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..errors import QueryError
+from ..errors import QueryError, UnknownClassError
 from ..schema import INPUT
 from . import common
 from .network_options import add_network, load
@@ -69,9 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="use the first N photos of each class only")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="%(default)s")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--limit", type=common.whole, metavar="N", help="use the first N photos of each class only")
+    parser.add_argument("--batch-size", type=common.whole, default=8, metavar="N", help="%(default)s")
+    parser.add_argument("--threads", type=common.whole, metavar="N", help="CPU threads (default: torch's choice)")
     parser.add_argument("--no-report", action="store_true", help="do not write the HTML page")
     parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
 
@@ -83,7 +83,12 @@ def run(options: argparse.Namespace) -> int:
     if not 0 <= options.tolerance <= 1:
         raise QueryError(f"--tolerance: expected 0 to 1, got {options.tolerance}")
     codecs = _codecs(options.codecs, codec_names())
+    shown = common.class_ids(options.show_classes) if options.show_classes else None
+    common.make_folder(options.output.parent)
     loaded, net = load(options)
+    for class_id in shown or ():
+        if class_id >= len(loaded.classes):
+            raise UnknownClassError.of(class_id, (f"0 to {len(loaded.classes) - 1}",))
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
     points = _points(options.split_points, [point.name for point in net.split_points])
     result = profile(
@@ -115,7 +120,6 @@ def run(options: argparse.Namespace) -> int:
         from ..report import write_report
 
         page = options.output.with_name(f"{options.output.name}.html")
-        shown = common.class_ids(options.show_classes) if options.show_classes else None
         write_report(page, result, shown_classes=shown)
     if options.json:
         common.emit_json(summary(result, options.tolerance) | {"profile": str(path), "report": page and str(page)})

@@ -27,7 +27,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archives", nargs="+", type=Path, metavar="MAR")
     parser.add_argument("--management-url", default="http://127.0.0.1:8081", metavar="URL", help="%(default)s")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="%(default)s")
+    parser.add_argument("--workers", type=common.whole, default=1, metavar="N", help="%(default)s")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json")
     parser.add_argument("--token", metavar="TOKEN", help="the management token itself (or set ISPLIT_TOKEN)")
     parser.add_argument("--server-log", type=Path, metavar="FILE", help="the server's log, to say why a load failed")

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CaptureError
@@ -37,6 +38,7 @@ def capture(model: nn.Module, example_input: torch.Tensor) -> CapturedNetwork:
     with _eval_mode(model):
         program, calls = _export(model, example)
         module = graph.build(program)
+        _check_static(module)
         _check_output(module)
         with torch.no_grad():
             expected = model(example)
@@ -218,6 +220,19 @@ def _model_line(error: BaseException) -> str | None:
         if path.suffix == ".py" and not of_python and not any(folder in path.parents for folder in foreign):
             return f"{path.name}:{frame.lineno}: {frame.line}"
     return None
+
+
+def _check_static(module: GraphModule) -> None:
+    """No number or shape may come out of the data: head and tail are graphs of tensors of known shapes."""
+    for node in module.graph.nodes:
+        unknown = [leaf for leaf in tree_leaves(node.meta.get("val")) if free_unbacked_symbols(leaf)]
+        if unknown:
+            where = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
+            place = f" (at {', '.join(where[-2:])})" if where else ""
+            raise CaptureError(
+                f"expected tensors of shapes that are known beforehand, {node.target} makes a number or a shape that "
+                f"depends on data{place}"
+            )
 
 
 def _check_output(module: GraphModule) -> None:

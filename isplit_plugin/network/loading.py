@@ -250,6 +250,8 @@ def _preprocessing(
         scaled = None if pre.resize is None else round(pre.resize * min(height, width) / min(pre.crop))
         pre = replace(pre, crop=(height, width), resize=scaled)
     changes: dict[str, Any] = {}
+    if resize is not None and resize < 0:
+        raise DataError(f"resize: expected pixels, or 0 for none, got {resize}")
     if resize is not None:
         changes["resize"] = resize or None
     if interpolation is not None:

@@ -383,3 +383,21 @@ def test_stages_are_seen_through_and_blocks_are_not() -> None:
     blocks = [p.name for p in net.split_points if p.is_block]
     assert blocks == ["stages.0.inner.0", "stages.0", "stages.1.inner.0", "stages"]
     assert {p.channel_axis for p in net.split_points[:-1]} == {2}
+
+
+class ReadsANumber(nn.Module):
+    """Scales by a number that is read out of the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        out: torch.Tensor = self.fc((x * x.amax().item()).mean((2, 3)))
+        return out
+
+
+def test_a_number_read_out_of_the_data_is_refused_by_its_line() -> None:
+    with pytest.raises(CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"):
+        capture(seeded(ReadsANumber), torch.rand(1, 3, 4, 4))
