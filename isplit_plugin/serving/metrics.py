@@ -18,7 +18,7 @@ DECLARED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
     ("isplit_received_bytes_total", _COUNTER, "Count", (_MODEL, "SplitPoint", "Codec")),
     ("isplit_errors_total", _COUNTER, "Count", (_MODEL, "Code")),
     ("isplit_observations_dropped_total", _COUNTER, "Count", (_MODEL,)),
-    ("isplit_device_tokens_total", _COUNTER, "Count", (_MODEL, "Code")),
+    ("isplit_device_tokens_refused_total", _COUNTER, "Count", (_MODEL, "Code")),
     ("isplit_probes_total", _COUNTER, "Count", (_MODEL, "SplitPoint")),
     ("isplit_decode_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
     ("isplit_tail_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
@@ -54,9 +54,9 @@ class TailMetrics:
         self._add("isplit_errors_total", 1, code)
 
     def token(self, status: str) -> None:
-        """One device token, and what came of it: "ok" or "invalid: <reason>"; nothing without one."""
-        if status:
-            self._add("isplit_device_tokens_total", 1, status.rpartition(" ")[2])
+        """One device token that did not hold ("invalid: <reason>"). Those that do are the rule, and cost nothing."""
+        if status.startswith("invalid"):
+            self._add("isplit_device_tokens_refused_total", 1, status.rpartition(" ")[2])
 
     def probed(self, split_point: str) -> None:
         """One answered probe."""

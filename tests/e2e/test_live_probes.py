@@ -152,5 +152,5 @@ def test_a_token_that_does_not_hold_is_told_and_counted(server: Live, probed: Mo
     while 'Code="expired"' not in (text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text):
         assert time.monotonic() < deadline  # the frontend reads the worker's output on its own time
         time.sleep(0.05)
-    assert 'isplit_device_tokens_total{ModelName="probed",Code="expired",' in text
+    assert 'isplit_device_tokens_refused_total{ModelName="probed",Code="expired",' in text
     assert 'isplit_probes_total{ModelName="probed",SplitPoint="layer2",' in text
