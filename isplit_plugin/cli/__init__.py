@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "register": "register",
     "predict": "predict",
     "recommend": "recommend",
+    "label": "label",
     "device": "device",
     "store": "store",
     "bottleneck": "bottleneck",
@@ -43,6 +44,7 @@ The usual order:
   isplit serve       model_store/         -> a running TorchServe with the endpoint `isplit` (or: isplit register)
   isplit predict     photos               -> labels, with the head run here and the tail on the server
   isplit recommend   a model's name       -> where to cut now, and where a bottleneck is worth training
+  isplit label       ids and classes      -> measured accuracy, from a back office that knows better
   isplit device      an id and a secret   -> a token by which the server's statistics know a device
   isplit store       a URL                -> the statistics of live traffic: checked, exported, compacted
   isplit bottleneck  network + photos     -> a smaller code for what travels, trained

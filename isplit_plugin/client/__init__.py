@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bundle import HeadBundle
+from .labels import LabelReport, send_labels
 from .recommendations import fetch_recommendation
 from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, TorchHead
 from .splitclient import SplitClient
@@ -12,9 +13,11 @@ __all__ = [
     "RUNTIMES",
     "HeadBundle",
     "HeadRuntime",
+    "LabelReport",
     "OnnxHead",
     "SplitClient",
     "TorchHead",
     "Transport",
     "fetch_recommendation",
+    "send_labels",
 ]
