@@ -20,7 +20,6 @@ from e2e_types import Live, Model
 from postgres_toys import Postgres
 from serving_toys import CLASSES, PREPROCESSING, head_of, profile_of, tensor_request, toy_network
 
-from isplit_plugin.advice import Query, recommend
 from isplit_plugin.serving import TorchServe, package
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import http_headers
@@ -89,7 +88,7 @@ def test_two_servers_on_one_store_give_one_recommendation(
 
         until(lambda: (found := asked())[0] == found[1] and found[0]["observations"] == 51)
         assert asked()[0]["revision"] != before
-        assert asked()[0]["revision"] == recommend(toy.manifest, toy.profile, store.view(network), Query()).revision
+        assert asked()[0]["as_of"] == store.view(network).as_of
 
 
 # ------------------------------------------------------------------------------------------- killed under load
@@ -215,11 +214,11 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
             assert any(-5 < at - kill < 5 for kill in kills), (at, kills)
         assert len(load.retried) <= CLIENTS * len(kills)
 
-        # What a worker answered in its last second may be lost with it; there is no telling which of all answers
-        # were its own, so all of that second are allowed for.
-        lost = sum(kill - 1.0 <= at <= kill + 0.5 for kill in kills for at in load.answered)
+        # What a worker answered in its last second may be lost with it. There is no telling which of all answers were
+        # its own; of three or four workers one has hardly given more than half of them.
+        lost = sum(kill - 1.0 <= at <= kill + 0.5 for kill in kills for at in load.answered) // 2
         answered = len(load.answered)
-        assert lost < answered / 2  # else this would show nothing
+        assert lost < answered / 4  # else this would show nothing
         until(lambda: store.view(network).observations - before >= answered - lost)
         until(lambda: settled(busy, store, network))
         counted = store.view(network).observations - before
@@ -228,9 +227,10 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
 
         assert [a["observations"] for a in told] == sorted(a["observations"] for a in told)
         assert len({(a["use"]["split_point"], a["use"]["variant"], a["pick"]) for a in told}) == 1
-        final = busy.advice().json()
+        final, again = busy.advice().json(), busy.advice().json()
+        assert final == again
         live = store.view(network)
-        assert final["revision"] == recommend(busy.model.manifest, busy.model.profile, live, Query()).revision
+        assert (final["observations"], final["as_of"]) == (live.observations, live.as_of)
 
 
 def settled(busy: Busy, store: Store, network: str) -> bool:
