@@ -74,6 +74,7 @@ class Importance:
     ``pairs``: pooled within-class sums of products and degrees of freedom, both (P, P), of all sources.
     """
 
+    names: tuple[str, ...]
     mean0: F64
     weights: F64
     every: _Sums
@@ -89,7 +90,8 @@ class Importance:
         every = _sums(rows, mix, points)
         whole = _sums([part for part in rows if part.source in WHOLE_CURVES], mix, points)
         size = live_size(live) if mix.name == "live" else math.inf
-        return cls(profile.mean0, mix.weights, every, whole, pairs, size, half_lives)
+        names = tuple(point.name for point in profile.split_points)
+        return cls(names, profile.mean0, mix.weights, every, whole, pairs, size, half_lives)
 
     def above(self, p: int, q: int, gain: float, alpha: float) -> Proof:
         """Is the mean at point ``p`` more than 1 + ``gain`` times that at ``q``? Errs once in 1 / ``alpha``, ever."""
@@ -118,10 +120,9 @@ class Importance:
         size = min(float(sums.weight2[known, p].sum()), float(sums.count[known, p].sum())) / clump
         reach = float(factor(size, alpha, half_lives=self.half_lives)) * error
         at_p, at_q = math.fsum(w * mean[:, p]), math.fsum(w * mean[:, q])
-        times = f"{at_p / at_q:.3g} times" if at_q > 0 else "infinitely often"
-        words = f"{times} as important on {1 / spread:.0f} observations"
-        words += f" ({(total - reach) / at_q + g:.3g} at least)" if at_q > 0 and math.isfinite(reach) else ""
-        return Proof(total - reach > 0, words)
+        least = f" ({(total - reach) / at_q + g:.3g} at least)" if at_q > 0 and math.isfinite(reach) else ""
+        times = f"{at_p / at_q:.3g}{least} times" if at_q > 0 else "infinitely"
+        return Proof(total - reach > 0, f"{times} as important as {self.names[q]} on {1 / spread:.0f} observations")
 
 
 def _sums(rows: Sequence[ImportanceRows], mix: Mix, points: int) -> _Sums:

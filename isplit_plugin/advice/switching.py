@@ -235,14 +235,13 @@ def prove_place(  # noqa: PLR0917
     now = names.index(incumbent)
     direct = importance.above(members[at], members[now], gain, alpha)
     if direct.proven:
-        return Proof(True, f"{direct.words} as {incumbent}")
+        return direct
     for side in (now - 1, now + 1):
         if 0 <= side < len(members):
             over = importance.above(members[side], members[now], gain, alpha)
             if over.proven:
-                words = f"{incumbent} is no local maximum: its neighbour {names[side]} is {over.words}"
-                return Proof(True, words)
-    return Proof(False, f"{direct.words} as {incumbent}, which is not proven to be more than {gain:.0%}")
+                return Proof(True, f"{incumbent} is no local maximum: its neighbour {names[side]} is {over.words}")
+    return Proof(False, f"{direct.words}: that this is more than {gain:.0%} is not proven")
 
 
 def _held(seen: Assessed, use: Pick, where: Pick) -> Assessed:
