@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isplit_plugin.advice import Constraints, Query
 from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.errors import from_json
 from isplit_plugin.identity import new_secret, read_secret
 from isplit_plugin.schema import Observation
 from isplit_plugin.serving.endpoint import Endpoint
+from isplit_plugin.serving.question import ROUTES
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.labels import MAX_LABELS
@@ -315,3 +319,13 @@ def test_a_bad_policy_is_told_at_load(store: Store) -> None:
 
     with pytest.raises(ServingError, match="dwell_s"):
         Endpoint(SimpleNamespace(model_yaml_config={"isplit": {"dwell_s": -1}}))
+
+
+def test_the_documentation_lists_every_route_and_field() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "endpoint.md").read_text()
+    for route in ROUTES:
+        assert f"`{route}`" in text, route
+    for field in (*(f.name for f in fields(Constraints)), *(f.name for f in fields(Query))):
+        assert f"`{field}`" in text, field
+    for example in re.findall(r"^```json\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        assert "..." in example or '"standing":' in example or json.loads(" ".join(example.split())), example
