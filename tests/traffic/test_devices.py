@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polling import until
 from toy_traffic import CLASSES, NETWORK, POINTS, manifest, profile
 
 from isplit_plugin.advice.curves import class_curves, live_moments
 from isplit_plugin.advice.live import LiveView
-from isplit_plugin.traffic import Store, devices, staging
+from isplit_plugin.traffic import Recorder, Sampler, Store, devices, staging
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.devices import SKETCH, UNSIGNED, count_seen, merge_seen, seen_of
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
@@ -41,10 +42,14 @@ def add(to: Delta, x: np.ndarray, device: str | None, at: float = AT, **changes:
     to.add_importance([changes.pop("class_id", 0)], x, at=at, device=device, **(given | changes))
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """One store for all; each view is of a network of its own."""
-    with Store(tmp_path_factory.mktemp("devices") / "x.db") as store:
+    if request.param == "sqlite":
+        with Store(tmp_path_factory.mktemp("devices") / "x.db") as store:
+            yield store
+        return
+    with request.getfixturevalue("postgres").database() as url, Store(url) as store:
         yield store
 
 
@@ -329,6 +334,28 @@ def test_large_sketches_are_about_right_and_merge_exactly(number: int) -> None:
     assert count_seen(whole) == pytest.approx(number, rel=4 / np.sqrt(SKETCH))
 
 
-def test_ids_are_never_stored_in_the_clear_by_mistake() -> None:
-    assert devices.device_of("0f" * 16) == "0f" * 16
-    assert devices.device_of(None) == UNSIGNED
+def test_a_bucket_is_an_hour_or_a_24th_of_the_half_life() -> None:
+    assert devices.bucket_s(HALF_LIFE) == 3600
+    assert devices.bucket_s(240) == 10
+    assert devices.bucket_s(1) == 1
+    assert devices.bucket_of(AT + 3599.9, HALF_LIFE) == AT
+    assert devices.bucket_of(AT + 12, 240) == AT + 10
+
+
+def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> None:
+    url = tmp_path / "x.db"
+    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), identity=True, flush_s=3600) as recorder:
+        for device in ("a", "b", None, None):
+            recorder.add_importance([0], curve(1), "input", at=AT, device=device)
+        values = curve(2)[0]
+        with Sampler(lambda *_: values, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
+            for device in ("b", "c"):
+                sampler.offer(f"r{device}", "input", np.zeros((1, 4)), 0, at=AT, device=device)
+            until(lambda: sampler.counters()["computed"] == 2)
+        assert recorder.flush()
+        with Store(url) as store:
+            found = {
+                row["device"]: row["values"][0] for row in store.export() if row["table"] == "isplit_device_bucket"
+            }
+            assert found == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
+            assert store.view(NETWORK).importance[0].devices[0].tolist() == [4.0] * POINTS
