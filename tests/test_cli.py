@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import advice_toys as toys
 import pytest
 
 from isplit_plugin import errors
-from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main
+from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
 from isplit_plugin.cli.common import class_ids, read_key, table
+from isplit_plugin.schema import Prediction, Timings, TopClass
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -160,3 +162,28 @@ def test_a_folder_in_the_way_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
     error = capsys.readouterr().err
     assert f"{tmp_path}/file: File exists" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("split_point", "codec", "said"),
+    [
+        ("b", "uint8", "cut at b as uint8: sent 1.5 KB, head 3.0 ms, round trip 9.0 ms (tail 2.0 ms)"),
+        (
+            "input",
+            "jpeg",
+            "the whole network on the server, input as jpeg: sent 1.5 KB, round trip 9.0 ms (tail 2.0 ms)",
+        ),
+        ("output", "none", "the whole network here: nothing sent, 3.0 ms"),
+    ],
+)
+def test_a_prediction_says_what_ran_where(split_point: str, codec: str, said: str) -> None:
+    timings = Timings(head_ms=3.0, round_trip_ms=9.0, tail_ms=2.0)
+    prediction = Prediction((TopClass(1, "dog", 2.0, 0.875),), None, split_point, codec, 1500, 80, timings, "")
+    assert predict.sentence(Path("a.jpg"), prediction) == f"a.jpg: dog 88%\n    {said}"
+
+
+def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
+    (warning,) = package._larger_than_jpeg(toys.profile(), toys.manifest())
+    assert "b as uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
+    assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("d", "uint8"))) == []
+    assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("c", "uint8"))) == []  # not measured

@@ -71,6 +71,12 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def note(options: argparse.Namespace, text: str) -> None:
+    """Say on stderr what takes a while; nothing where a program reads."""
+    if not options.json:
+        print(text, file=sys.stderr, flush=True)
+
+
 def class_ids(text: str, labels: Sequence[str] | None = None) -> tuple[int, ...]:
     """Comma-separated class ids. Raises QueryError naming the word that is none."""
     ids = []

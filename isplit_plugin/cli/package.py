@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from ..schema import INPUT, Manifest
 from . import common
 from .network_options import add_network, load
+
+if TYPE_CHECKING:
+    from ..profile import Profile
 
 HELP: Final = "build the .mar for TorchServe and the head bundle for the device"
 DESCRIPTION: Final = """\
@@ -51,6 +55,8 @@ def run(options: argparse.Namespace) -> int:
     from ..serving import package
 
     profile = Profile.load(options.profile)
+    common.make_folder(options.output)
+    common.note(options, f"capturing {options.network} ...")
     loaded, net = load(options)
     deployed = [w.strip() for w in options.split_points.split(",")] if options.split_points else None
     variants = []
@@ -58,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
         from ..bottleneck import load_bottleneck
 
         variants = [load_bottleneck(path, net, loaded.preprocessing) for path in options.bottleneck]
+    common.note(options, "writing the archive and a head for each split point (a minute or two where it is large) ...")
     built = package(
         net,
         profile=profile,
@@ -72,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
         include_output=not options.no_output_head,
         out_dir=options.output,
     )
+    warnings = [*built.warnings, *_larger_than_jpeg(profile, built.manifest)]
     files = {"archive": built.archive, "head_bundle": built.bundle, "endpoint": built.endpoint}
     if options.json:
         common.emit_json(
@@ -80,13 +88,27 @@ def run(options: argparse.Namespace) -> int:
                 "network_hash": built.manifest.network_hash,
                 "deployed": built.manifest.deployed,
                 "default": built.manifest.default,
-                "warnings": built.warnings,
+                "warnings": warnings,
             }
         )
         return 0
-    for warning in built.warnings:
+    for warning in warnings:
         print(f"warning: {warning}")
-    print(f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}")
+    print(
+        f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}; "
+        f"a client starts with {' as '.join(built.manifest.default)}"
+    )
     print(common.table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values())))
     print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
     return 0
+
+
+def _larger_than_jpeg(profile: Profile, manifest: Manifest) -> list[str]:
+    """A warning where a client that is told nothing would send more than the photo."""
+    default, jpeg = profile.measure(*manifest.default), profile.measure(INPUT, "jpeg")
+    if default is None or jpeg is None or default.nbytes <= jpeg.nbytes:
+        return []
+    return [
+        f"what a client starts with, {' as '.join(manifest.default)}, is {default.nbytes:,.0f} bytes an image, "
+        f"{default.nbytes / jpeg.nbytes:.1f} times the JPEG; --default {INPUT}:jpeg or a later point sends less"
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import IsplitError
+from ..schema import INPUT, OUTPUT
 from . import common
 
 if TYPE_CHECKING:
@@ -112,9 +113,15 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
     times = prediction.timings
     unsigned = f"\n    device token {prediction.device}" if prediction.device.startswith("invalid") else ""
+    if prediction.split_point == OUTPUT:
+        return f"{photo}: {top}\n    the whole network here: nothing sent, {times.head_ms:.1f} ms"
+    where = f"cut at {prediction.split_point} as {prediction.codec}"
+    head = f"head {times.head_ms:.1f} ms, "
+    if prediction.split_point == INPUT:
+        where, head = f"the whole network on the server, input as {prediction.codec}", ""
     return (
         f"{photo}: {top}\n"
-        f"    cut at {prediction.split_point} as {prediction.codec}: sent {common.kilobytes(prediction.bytes_sent)}, "
-        f"head {times.head_ms:.1f} ms, round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
+        f"    {where}: sent {common.kilobytes(prediction.bytes_sent)}, "
+        f"{head}round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
         f"{unsigned}"
     )

@@ -85,11 +85,13 @@ def run(options: argparse.Namespace) -> int:
     codecs = _codecs(options.codecs, codec_names())
     shown = common.class_ids(options.show_classes) if options.show_classes else None
     common.make_folder(options.output.parent)
+    common.note(options, f"capturing {options.network} ...")
     loaded, net = load(options)
     for class_id in shown or ():
         if class_id >= len(loaded.classes):
             raise UnknownClassError.of(class_id, (f"0 to {len(loaded.classes) - 1}",))
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
+    common.note(options, f"measuring on {len(images)} photos, then the times of head and tail ...")
     points = _points(options.split_points, [point.name for point in net.split_points])
     result = profile(
         net,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError
@@ -112,7 +113,7 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
                     "*" if candidate.split_point == answer.pick else "",
                     candidate.split_point,
                     f"{candidate.predictor_value:.3e}",
-                    f"{candidate.standard_error:.1e}",
+                    "-" if math.isnan(candidate.standard_error) else f"{candidate.standard_error:.1e}",
                     candidate.source,
                     round(candidate.live_count),
                     round(candidate.profile_count),

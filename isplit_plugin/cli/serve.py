@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..serving import ENDPOINT_MODEL, TorchServe
 
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)  # tokens and statistics are nobody else's
     models = [f"{name.removesuffix('.mar')}.mar" for name in options.models] or None
     endpoint = f"{ENDPOINT_MODEL}.mar"
     if models is not None and endpoint not in models and (options.model_store / endpoint).is_file():
