@@ -21,7 +21,7 @@ import PIL.ImageOps
 from .errors import ArtifactError, ImageError
 from .schema import FloatArray, Preprocessing
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "Image", "crop", "load", "normalize", "preprocess", "to_jpeg"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "Image", "crop", "load", "normalize", "preprocess", "read_file", "to_jpeg"]
 
 Image: TypeAlias = "str | Path | bytes | bytearray | memoryview | PIL.Image.Image | npt.NDArray[np.generic]"
 """A path, the bytes of an image file, a Pillow image, or uint8 pixels (H, W, 3), (H, W, 1) or (H, W)."""
@@ -50,7 +50,7 @@ def load(image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXE
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
     if isinstance(image, (str, Path)):
-        where, data = f"image {str(image)!r}", memoryview(_read(Path(image), max_bytes))
+        where, data = f"image {str(image)!r}", memoryview(read_file(image, max_bytes=max_bytes))
     elif isinstance(image, (bytes, bytearray, memoryview)):
         where, data = "image", memoryview(image)
     else:
@@ -144,12 +144,13 @@ def to_jpeg(cropped: PIL.Image.Image, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a photo's file as they are, one more than ``max_bytes`` at most. Raises ImageError."""
     try:
         # A pipe or a device could block or never end.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(f"image {str(path)!r}: not a regular file")
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
         raise ImageError(f"image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error

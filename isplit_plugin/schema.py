@@ -195,8 +195,8 @@ class Manifest:
 class Timings:
     """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own.
 
-    ``prepare_ms``: from the photo to the head's input. An image of a batch waits for the whole batch, so it has the
-    batch's times.
+    ``prepare_ms``: from the photo to the head's input, and at a head's first use loading it. An image of a batch waits
+    for the whole batch, so it has the batch's times.
     """
 
     head_ms: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ..errors import BundleError, UnknownSplitPointError
+from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
 from ..schema import INPUT, OUTPUT, Manifest
 from ..wire import IMAGE_CODECS, unknown_codec
 
@@ -39,6 +39,8 @@ def resolve(manifest: Manifest | None, default: Pair | None, split_point: str | 
     allowed = _codecs(manifest, name)
     if codec is None:
         codec = usual.codec if usual.codec in allowed and (name == usual.split_point or name != INPUT) else allowed[0]
+    if codec not in allowed and name == OUTPUT:
+        raise UnknownCodecError(f"codec {codec[:80]!r} at 'output', where nothing is sent: leave it out")
     if codec not in allowed:
         raise unknown_codec(codec, allowed, at=name)
     return Pair(name, codec)

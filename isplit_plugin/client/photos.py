@@ -18,11 +18,7 @@ def file_bytes(image: Image) -> Buffer:
     if isinstance(image, bytes | bytearray | memoryview):
         return image
     if isinstance(image, str | Path):
-        try:
-            with Path(image).open("rb") as file:
-                data = file.read(im.MAX_BYTES + 1)
-        except OSError as error:
-            raise ImageError(f"image {str(image)!r}: cannot be read ({error.strerror})") from error
+        data = im.read_file(image)
         if len(data) > im.MAX_BYTES:
             raise ImageError(f"image {str(image)!r}: more than the {im.MAX_BYTES} bytes allowed")
         return data

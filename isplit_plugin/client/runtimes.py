@@ -24,7 +24,10 @@ _Runner = Callable[[FloatArray], npt.NDArray[Any]]
 
 @runtime_checkable
 class HeadRuntime(Protocol):
-    """Any engine that runs heads; hand an instance to ``SplitClient(runtime=...)`` for an accelerator of your own."""
+    """Any engine that runs heads; hand an instance to ``SplitClient(runtime=...)`` for an accelerator of your own.
+
+    One that also has ``load(split_point)`` is told to load a head before the time of its first run is taken.
+    """
 
     def has(self, split_point: str) -> bool:
         """Whether there is a head for this split point (its first name, or ``output``)."""
@@ -48,13 +51,14 @@ class _BundleRuntime:
     def has(self, split_point: str) -> bool:
         return self._bundle.has(split_point, self.suffix)
 
+    def load(self, split_point: str) -> None:
+        """Load the head now, so that its first run takes no longer than the others. Raises BundleError."""
+        self._runner(split_point)
+
     def run(self, split_point: str, x: FloatArray) -> FloatArray:
         """Raises BundleError: no such head, a file the engine cannot load, or a head that fails or gives another
         shape than the manifest says."""
-        with self._lock:
-            runner = self._loaded.get(split_point)
-            if runner is None:
-                runner = self._loaded[split_point] = self._load(split_point)
+        runner = self._runner(split_point)
         name = f"heads/{split_point}.{self.suffix}"
         try:
             out = np.asarray(runner(x))
@@ -67,6 +71,13 @@ class _BundleRuntime:
                 f"{name}: expected float32 {(len(x), *shape)} from the head, got {out.dtype} {out.shape}", file=name
             )
         return out
+
+    def _runner(self, split_point: str) -> _Runner:
+        with self._lock:
+            runner = self._loaded.get(split_point)
+            if runner is None:
+                runner = self._loaded[split_point] = self._load(split_point)
+        return runner
 
     def _load(self, split_point: str) -> _Runner:
         raise NotImplementedError

@@ -164,7 +164,8 @@ def decode_request(
         try:
             view = memoryview(body).cast("B")
         except TypeError:
-            raise WireError(f"expected a contiguous body of bytes, got {type(body).__name__}") from None
+            what = "a JSON object" if type(body).__name__ == "list" else "a contiguous body of bytes"
+            raise WireError(f"message: expected {what}, got {type(body).__name__}") from None
         if not view:
             raise WireError("the body is empty; expected a tensor or a photo")
         if kind.startswith("image/") or bytes(view[:8]).startswith(_MAGIC):
@@ -174,6 +175,8 @@ def decode_request(
                 f"neither JSON nor a JPEG or PNG file (content type {kind[:40]!a}); "
                 f"a binary tensor needs the header {message.HEADER}"
             )
+        if kind == message.BINARY_TYPE and b"\0" in view[: message.MAX_HEADER_BYTES].tobytes():  # JSON has none
+            raise WireError(f"a binary body without the header {message.HEADER}, the length of its JSON")
     return _check(message.decode_request(body, json_length), manifest, max_batch)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isplit_plugin import image
-from isplit_plugin.client import SplitClient
+from isplit_plugin.client import SplitClient, splitclient
 from isplit_plugin.client.choices import resolve
 from isplit_plugin.client.splitclient import _share
 from isplit_plugin.errors import (
@@ -166,15 +167,19 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
         client.predict(GREEN, "double", "int3")
     with pytest.raises(UnknownCodecError, match="'jpeg' at 'double'"):
         client.predict(GREEN, "double", "jpeg")
-    with pytest.raises(UnknownCodecError, match="'fp32' at 'output'; known: none"):
+    with pytest.raises(UnknownCodecError, match="'fp32' at 'output', where nothing is sent"):
         client.predict(GREEN, "output", "fp32")
     for broken in (b"no image", tmp_path / "missing.jpg", np.zeros((3, 3, 3), np.float32)):
         for pair in (("double", None), ("input", "jpeg")):
             with pytest.raises(ImageError):
                 client.predict(broken, *pair)
-    for missing in (tmp_path / "missing.jpg", np.zeros((3, 4, 4), np.float32)):
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    for missing in (tmp_path / "missing.jpg", tmp_path / "pipe", np.zeros((3, 4, 4), np.float32)):
         with pytest.raises(ImageError):
             client.predict(missing, "input", "file")
+    for one in ("photo.jpg", tmp_path / "photo.jpg", b"bytes"):
+        with pytest.raises(ImageError, match="expected a list of images, got one"):
+            connect().predict_batch(one)
     for top_k in (0, 101):
         with pytest.raises(WireError, match="top_k"):
             connect(top_k=top_k)
@@ -257,6 +262,28 @@ def test_a_runtime_of_ones_own(connect: Connect) -> None:
     np.testing.assert_allclose(connect(runtime=Accelerator()).predict(GREEN).scores, GREEN_SCORES, atol=1e-6)
     with pytest.raises(WireError, match="NaN or infinite"):
         connect(runtime=Accelerator(math.nan)).predict(GREEN)
+
+
+class Slow(Accelerator):
+    """Loads for two seconds and runs for half a second of a clock that stands still otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = 0.0
+
+    def load(self, split_point: str) -> None:
+        self.clock += 2.0
+
+    def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
+        self.clock += 0.5
+        return super().run(split_point, x)
+
+
+def test_a_head_is_loaded_before_its_time_is_taken(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Slow()
+    monkeypatch.setattr(splitclient.time, "perf_counter", lambda: runtime.clock)
+    timings = connect(runtime=runtime).predict(GREEN).timings
+    assert (timings.prepare_ms, timings.head_ms) == (2000.0, 500.0)
 
 
 def test_the_fallback_runs_here_while_the_server_is_away(connect: Connect) -> None:

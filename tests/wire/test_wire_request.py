@@ -260,7 +260,9 @@ def test_outputs_are_checked(manifest: Manifest) -> None:
         (b"\x00\x01\x02\x03", "needs the header Inference-Header-Content-Length"),
         (X.tobytes(), "needs the header"),
         (b"{", "not valid JSON"),
+        (b'{"inputs": []}\x00\x00\x80\x3f', "without the header Inference-Header-Content-Length"),
         (None, "contiguous body"),
+        ([1, 2], "expected a JSON object, got list"),
     ],
 )
 def test_bodies_that_are_none_of_the_three_forms(body: Any, says: str, manifest: Manifest) -> None:
