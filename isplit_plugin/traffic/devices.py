@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -113,10 +114,14 @@ def seen_of(devices: Iterable[tuple[str, int]]) -> Seen:
     """The sketch of devices and the buckets (epoch seconds) in which they were seen last."""
     found: dict[int, int] = {}
     for device, bucket in devices:
-        digest = hashlib.blake2b(device.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        number = int.from_bytes(digest, "big")
+        number = _hash(device)
         found[number] = max(found.get(number, 0), bucket // 3600)
     return _sketch(found)
+
+
+@lru_cache(maxsize=4096)
+def _hash(device: str) -> int:
+    return int.from_bytes(hashlib.blake2b(device.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def merge_seen(parts: Iterable[Seen], *, not_before: float = -math.inf) -> Seen:

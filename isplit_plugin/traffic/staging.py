@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from ..errors import StoreError
 from . import tables
 from .database import upsert
 from .delta import Population
@@ -38,7 +40,7 @@ from .devices import (
     seen_from_bytes,
     seen_of,
 )
-from .moments import F64, landmark, shift_of
+from .moments import F64, landmark, rescale
 
 MAX_STAGED: Final = 20_000
 _CHUNK: Final = 500
@@ -61,29 +63,31 @@ def open_from(newest: float, half_life_s: float) -> int:
     return bucket_of(newest, half_life_s) - bucket_s(half_life_s)
 
 
-def means_of(rows: Mapping[StagedKey, Staged], mean0: F64, half_life_s: float) -> dict[Population, Means]:
-    """One observation for each row: its mean, at its bucket's begin."""
-
-    def population(key: StagedKey) -> Population:
-        return Population(rows[key].group, rows[key].source, key.target, rows[key].start)
-
+def means_of(rows: Iterable[Row[Any]], mean0: F64, half_life_s: float) -> dict[Population, Means]:
+    """One observation for each row of the table: its mean, at its bucket's begin. Raises StoreError."""
+    points = len(mean0)
+    keyed = sorted(
+        (((r.device_group, r.source, r.target, r.start), r.class_id, r.bucket, r.device, r.sums) for r in rows),
+        key=itemgetter(slice(4)),  # in a fixed order, so that the same contents give the same sums to the last bit
+    )
     found = {}
-    for where, keys in groupby(sorted(rows, key=lambda k: (population(k), k.class_id, k)), key=population):
-        mine = list(keys)
-        number = np.stack([rows[key].number for key in mine])
-        total = np.stack([rows[key].total for key in mine])
+    for where, some in groupby(keyed, key=itemgetter(0)):
+        mine = list(some)
+        if any(len(row[4]) != 16 * points for row in mine):
+            raise StoreError(f"device means: expected {16 * points} bytes ({points} points) in each")
+        sums = np.frombuffer(b"".join(row[4] for row in mine), "<f8").astype(np.float64).reshape(-1, 2, points)
+        number, total = sums[:, 0], sums[:, 1]
         x = np.where(number > 0, total / np.maximum(number, 1.0) - mean0, 0.0)
-        marks = [landmark(key.bucket, half_life_s) for key in mine]
-        epoch = max(mark for mark, _ in marks)
-        w = np.ldexp([weight for _, weight in marks], shift_of([mark for mark, _ in marks], epoch))
+        marks = {bucket: landmark(bucket, half_life_s) for bucket in {row[2] for row in mine}}
+        epoch = max(mark for mark, _ in marks.values())
+        weight = {bucket: rescale(w, mark, epoch) for bucket, (mark, w) in marks.items()}
+        w = np.array([weight[row[2]] for row in mine])
         wx = w[:, None] * x
         vectors = np.concatenate([np.stack([np.ones(len(w)), w, w * w], axis=1), wx, wx * x], axis=1)
-        ids, first = np.unique(np.array([key.class_id for key in mine], np.int64), return_index=True)
+        ids, first = np.unique(np.array([row[1] for row in mine], np.int64), return_index=True)
         ends = [*first[1:].tolist(), len(mine)]
-        seen = tuple(
-            seen_of((key.device, key.bucket) for key in mine[a:b]) for a, b in zip(first.tolist(), ends, strict=True)
-        )
-        found[where] = Means(epoch, ids, np.add.reduceat(vectors, first, axis=0), wx.T @ x, seen)
+        seen = tuple(seen_of((row[3], row[2]) for row in mine[a:b]) for a, b in zip(first.tolist(), ends, strict=True))
+        found[Population(*where)] = Means(epoch, ids, np.add.reduceat(vectors, first, axis=0), wx.T @ x, seen)
     return found
 
 
@@ -95,7 +99,7 @@ def read_means(
     query = sa.select(table).where(table.c.network == network)
     if group is not None:
         query = query.where(table.c.device_group == group)
-    return means_of(dict(_staged(connection.execute(query), len(mean0))), mean0, half_life_s)
+    return means_of(connection.execute(query), mean0, half_life_s)
 
 
 def stage(
@@ -119,11 +123,10 @@ def stage(
     table = tables.device_bucket
     since = open_from(newest, half_life_s)
     over = (table.c.network == network, table.c.bucket < since)
-    closed = dict(_staged(connection.execute(sa.select(table).where(*over)), len(mean0)))
-    if not closed:
+    means = means_of(connection.execute(sa.select(table).where(*over)), mean0, half_life_s)
+    if not means:
         return {}
     connection.execute(table.delete().where(*over))
-    means = means_of(closed, mean0, half_life_s)
     _write_seen(connection, network, means, newest - KEEP_HALF_LIVES * half_life_s)
     return means
 
