@@ -9,14 +9,13 @@ import advice_toys as toys
 import numpy as np
 import pytest
 
-from isplit_plugin.advice import Change, Policy, Query, Standing, recommend
+from isplit_plugin.advice import Policy, Query, recommend
 from isplit_plugin.errors import ServingError, StoreError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Observation, Recommendation
 from isplit_plugin.serving.picks import held_answer, policy_of
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.delta import Delta
-from isplit_plugin.traffic.switches import KEEP_CHANGES
 
 AT = 1e9
 HALF_LIFE = 1000
@@ -52,7 +51,7 @@ def send(store: Store, classes: np.ndarray, at: float, rng: np.random.Generator,
             Observation("", "b", "uint8", c, 0.9, 5_000, 0.25, 8.0, at + i, head_ms=2.0, encode_ms=0.5, group=group)
         )
     for c in np.unique(classes).tolist():
-        noise = rng.lognormal(0, 0.3, (int((classes == c).sum()), 1)) * rng.lognormal(0, 0.1, (1, 5))
+        noise = rng.lognormal(0, 0.3, (int((classes == c).sum()), 1))
         when = at + float(np.flatnonzero(classes == c).mean())
         values = SHAPES[c] * noise * rng.lognormal(0, 0.1, (len(noise), 5))
         delta.add_importance([c] * len(noise), values, source="input", target="predicted", group=group, at=when)
@@ -95,7 +94,7 @@ def test_traffic_that_shifts_fades_and_the_advice_follows(store: Store) -> None:
         assert seen.weight[seen.class_ids == 0][0] == pytest.approx(old * 2 ** -(after / HALF_LIFE), rel=1e-9)
     # Half of the weight is class 2's after one half-life (1000 requests); the proof takes some more.
     assert 1000 <= followed["use"] <= 1500
-    assert followed["place"] <= 1800
+    assert 1000 <= followed["place"] <= 1500
     kinds = [(c.kind, c.before, c.after) for c in store.changes(toys.manifest(), "all")]
     assert sorted(kinds[:2]) == [("place", "b", "d"), ("use", "b as uint8", "d as fp32")]
     assert len(kinds) == 3  # the start, and one change of each
@@ -131,31 +130,6 @@ def test_a_group_that_nobody_is_in_leaves_nothing_behind(store: Store) -> None:
         assert ask(store, name).split_point == "b"
         assert store.changes(toys.manifest(), name) == ()
         assert store.held(toys.manifest(), name).standing is None
-
-
-def test_whoever_comes_second_reads_again(store: Store) -> None:
-    manifest = toys.manifest()
-    one = Standing(("b", "uint8"), "b", AT, "basis", 1)
-    two = Standing(("d", "fp32"), "b", AT, "basis", 2, AT)
-    change = Change(1, "start", AT, None, "b as uint8; b", "words", 1)
-    assert store.put_standing(manifest, "all", None, one, [change])
-    revision = store.revision()
-    assert not store.put_standing(manifest, "all", None, two, [change])
-    assert not store.put_standing(manifest, "all", two, one, [change])
-    assert store.revision() == revision
-    assert store.held(manifest, "all").standing == one
-    assert store.put_standing(manifest, "all", one, two, [Change(2, "use", AT, "a", "b", "words", 2)])
-    assert [c.number for c in store.changes(manifest, "all")] == [2, 1]
-
-
-def test_old_changes_are_dropped(store: Store) -> None:
-    manifest, before = toys.manifest(), None
-    for number in range(1, KEEP_CHANGES + 20):
-        after = Standing(("b", "uint8"), "b", AT, "basis", number)
-        assert store.put_standing(manifest, "all", before, after, [Change(number, "use", AT, "a", "b", "words", 1)])
-        before = after
-    kept = store.changes(manifest, "all")
-    assert (len(kept), kept[0].number) == (KEEP_CHANGES, KEEP_CHANGES + 19)
 
 
 def test_a_store_that_takes_no_writes_keeps_what_is_in_force(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,8 +190,8 @@ class Passes:
 
 
 @pytest.fixture
-def recorder(path: Path, store: Store) -> Iterator[Recorder]:
-    with Recorder(f"sqlite:///{path}", NETWORK, manifest=manifest(), profile=profile(), labels=True) as made:
+def recorder(url: str, store: Store) -> Iterator[Recorder]:
+    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), labels=True) as made:
         yield made
 
 
@@ -218,15 +218,15 @@ def test_a_label_that_came_first_yields_a_row_of_the_true_class(
     np.testing.assert_allclose(mean, 1.0 + true_class)
 
 
-def test_no_label_is_looked_up_where_labels_are_off(path: Path, store: Store) -> None:
-    with Recorder(f"sqlite:///{path}", NETWORK, manifest=manifest(), profile=profile()) as recorder:
+def test_no_label_is_looked_up_where_labels_are_off(url: str, store: Store) -> None:
+    with Recorder(url, NETWORK, manifest=manifest(), profile=profile()) as recorder:
         recorder.observe(observation(1))
         assert recorder.flush()
         assert recorder.label_of("r1") is None
         assert rows(store) == []
 
 
-def test_a_lookup_never_raises(recorder: Recorder, path: Path) -> None:
+def test_a_lookup_never_raises(path: Path, recorder: Recorder) -> None:
     assert recorder.label_of("r1") is None  # nothing was opened yet
     recorder.observe(observation(1))
     assert recorder.flush()
