@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from itertools import count, pairwise, product
 from pathlib import Path
@@ -15,6 +16,7 @@ from toy_traffic import CLASSES, NETWORK, POINTS, manifest, profile
 
 from isplit_plugin.advice.curves import class_curves, live_moments
 from isplit_plugin.advice.live import LiveView
+from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Sampler, Store, devices, staging
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.devices import SKETCH, UNSIGNED, count_seen, merge_seen, seen_of
@@ -359,3 +361,26 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
             }
             assert found == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
             assert store.view(NETWORK).importance[0].devices[0].tolist() == [4.0] * POINTS
+
+
+@pytest.mark.parametrize(
+    ("statement", "hours"),
+    [
+        ("UPDATE isplit_device_bucket SET sums = x'00'", 0),
+        ("UPDATE isplit_device_bucket SET bucket = 'noon'", 0),
+        ("UPDATE isplit_device_seen SET seen = x'00'", 9),
+    ],
+)
+def test_damaged_rows_are_store_errors(tmp_path: Path, statement: str, hours: int) -> None:
+    with Store(tmp_path / "x.db") as store:
+        store.put_network(manifest(), profile())
+        for at in sorted({AT, AT + hours * HOUR}):
+            one = delta()
+            add(one, curve(0), "a", at)
+            store.add(NETWORK, one)
+        other = sqlite3.connect(tmp_path / "x.db")
+        other.execute(statement)
+        other.commit()
+        other.close()
+        with pytest.raises(StoreError, match="expected"):
+            store.view(NETWORK)
