@@ -187,3 +187,8 @@ def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
     assert "b as uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
     assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("d", "uint8"))) == []
     assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("c", "uint8"))) == []  # not measured
+
+
+def test_a_default_without_its_codec(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["package", "--network", "n", "--profile", "none", "--default", "layer3"]) == 3
+    assert "--default: expected POINT:CODEC, such as layer3:uint8+zstd, got 'layer3'" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ..errors import QueryError
 from ..schema import INPUT, Manifest
 from . import common
 from .network_options import add_network, load
@@ -54,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
     from ..profile import Profile
     from ..serving import package
 
+    default = tuple(options.default.split(":", 1)) if options.default else None
+    if default is not None and len(default) != 2:
+        raise QueryError(f"--default: expected POINT:CODEC, such as layer3:uint8+zstd, got {options.default!r}")
     profile = Profile.load(options.profile)
     common.make_folder(options.output)
     common.note(options, f"capturing {options.network} ...")
@@ -73,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         model=options.name or profile.model,
         version=options.model_version,
         deployed=deployed,
-        default=tuple(options.default.split(":", 1)) if options.default else None,
+        default=default,
         variants=variants,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import IsplitError
+from ..errors import ImageError, WireError
 from ..schema import INPUT, OUTPUT
 from . import common
 
@@ -68,10 +68,8 @@ def run(options: argparse.Namespace) -> int:
         for photo in options.photos:
             try:
                 prediction = client.predict(photo)
-            except IsplitError as error:
-                # One photo's fault must not hide the others' answers; a server's fault ends the run.
-                if error.status >= 500 or error.status == 401:
-                    raise
+            except (ImageError, WireError) as error:
+                # One photo's fault must not hide the others' answers; any other fault would come again for each.
                 failed += 1
                 rows.append({"photo": str(photo), **error.to_json()})
                 if not options.json:
