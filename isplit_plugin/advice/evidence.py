@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..profile import Profile
 from .agreement import class_shares
 from .anytime import factor
 from .choices import Option
 from .latency import LatencyModel, edge
-from .live import F64, I64, ImportanceRows, LiveView, positions
+from .live import F64, I64, MOST, ImportanceRows, LiveView, positions
 from .mix import Mix
 from .query import Constraints
 
@@ -49,8 +50,9 @@ class Proof(NamedTuple):
 def live_size(live: LiveView) -> float:
     """How many observations the live mix is worth: at least the sum of weights, where the newest weighs 1."""
     seen = live.class_seen
-    good = np.isfinite(seen.weight) & (seen.weight > 0)
-    return float(min(seen.weight[good].sum(), seen.count[good].sum())) if good.any() else 0.0
+    good = np.isfinite(seen.weight) & (seen.weight > 0) & (seen.count > 0) & (seen.count <= MOST)
+    # No observation weighs more than the newest, which weighs 1.
+    return float(np.minimum(seen.weight[good], seen.count[good]).sum())
 
 
 # ------------------------------------------------------------------------------------------------------ places
@@ -98,7 +100,7 @@ class Importance:
         same = bool((self.every.count[:, p] == self.every.count[:, q]).all())
         sums = self.every if same else self.whole
         within, dof = self.pairs
-        known = np.minimum(sums.weight2[:, p], sums.weight2[:, q]) > 0
+        known = _usable(sums, p) & _usable(sums, q)
         covered = math.fsum(self.weights[known])
         if covered < MIN_COVERED or not min(dof[p, p], dof[q, q], dof[p, q]) >= MIN_OBSERVATIONS:
             return Proof(False, "too few observations that know both points")
@@ -107,22 +109,31 @@ class Importance:
         spread = math.fsum(w * w / n)
         if 1 / spread < MIN_OBSERVATIONS:
             return Proof(False, f"{1 / spread:.0f} observations, it takes {MIN_OBSERVATIONS:.0f}")
-        g = 1 + gain
-        mean = self.mean0 + sums.sum1[known] / sums.weight[known]
-        difference = mean[:, p] - g * mean[:, q]
-        total = math.fsum(w * difference)
-        one = within[p, p] / dof[p, p] + g * g * within[q, q] / dof[q, q] - 2 * g * within[p, q] / dof[p, q]
         # Where devices are known, there are no more independent observations than devices.
         devices = np.fmax.reduce(sums.devices[known][:, [p, q]], axis=None, initial=np.nan)
         clump = max(1.0, 1 / spread / devices) if devices > 0 else 1.0
-        mixed = math.fsum(w * (difference - total) ** 2) / max(self.mix_size, 1.0)
-        error = math.sqrt(max(one, 0.0) * spread * clump + mixed)
         size = min(float(sums.weight2[known, p].sum()), float(sums.count[known, p].sum())) / clump
-        reach = float(factor(size, alpha, half_lives=self.half_lives)) * error
-        at_p, at_q = math.fsum(w * mean[:, p]), math.fsum(w * mean[:, q])
-        least = f" ({(total - reach) / at_q + g:.3g} at least)" if at_q > 0 and math.isfinite(reach) else ""
-        times = f"{at_p / at_q:.3g}{least} times" if at_q > 0 else "infinitely"
-        return Proof(total - reach > 0, f"{times} as important as {self.names[q]} on {1 / spread:.0f} observations")
+        g = 1 + gain
+        with np.errstate(all="ignore"):  # what is out of range is told below
+            mean = self.mean0 + sums.sum1[known] / sums.weight[known]
+            at_p, at_q = (w * mean[:, p]).sum(), (w * mean[:, q]).sum()
+            difference = mean[:, p] - g * mean[:, q]
+            total = (w * difference).sum()
+            one = within[p, p] / dof[p, p] + g * g * within[q, q] / dof[q, q] - 2 * g * within[p, q] / dof[p, q]
+            mixed = (w * (difference - total) ** 2).sum() / max(self.mix_size, 1.0)
+            error = np.sqrt(np.maximum(one, 0.0) * spread * clump + mixed)
+            low = total - float(factor(size, alpha, half_lives=self.half_lives)) * error
+        if not all(map(np.isfinite, (at_p, at_q, low))):
+            return Proof(False, "values out of range")
+        times = f"{at_p / at_q:.3g} ({low / at_q + g:.3g} at least) times" if at_q > 0 else "infinitely"
+        return Proof(bool(low > 0), f"{times} as important as {self.names[q]} on {1 / spread:.0f} observations")
+
+
+def _usable(sums: _Sums, point: int) -> npt.NDArray[np.bool_]:
+    """Classes (M,) with observations at a point whose sums can be those of any: (sum w)^2 <= n sum w^2."""
+    parts = (sums.count[:, point], sums.weight[:, point], sums.weight2[:, point])
+    good: npt.NDArray[np.bool_] = np.all([np.isfinite(x) & (x > 0) & (x <= MOST) for x in parts], axis=0)
+    return good
 
 
 def _sums(rows: Sequence[ImportanceRows], mix: Mix, points: int) -> _Sums:
@@ -138,7 +149,8 @@ def _sums(rows: Sequence[ImportanceRows], mix: Mix, points: int) -> _Sums:
             (out.weight2, part.weight2),
             (out.sum1, part.sum1),
         ):
-            whole[to] += np.where(np.isfinite(cell[at]), cell[at], 0.0)
+            with np.errstate(over="ignore"):
+                whole[to] += np.where(np.isfinite(cell[at]), cell[at], 0.0)
         if part.devices is not None:
             out.devices[to] = np.fmax(out.devices[to], part.devices[at])
     return out

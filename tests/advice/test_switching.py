@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import advice_toys as toys
 import numpy as np
 import pytest
+from advice_views import views
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from isplit_plugin.advice import (
     Change,
@@ -217,6 +222,20 @@ def test_states_and_changes_survive_json() -> None:
             Standing.from_json(raw)
     with pytest.raises(StoreError, match="change"):
         Change.from_json({"more": 1})
+
+
+_MATRIX = arrays(np.float64, (POINTS, POINTS), elements=st.floats(-1e308, 1e308) | st.floats(0, 1e6))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(live=views(), within=_MATRIX, dof=_MATRIX, before=st.sampled_from([None, ("b", "uint8"), ("gone", "x")]))
+def test_any_view_is_settled(live: LiveView, within: np.ndarray, dof: np.ndarray, before: Any) -> None:
+    standing = None if before is None else Standing(before, "b", AT, "", 1)
+    for told in (profile(), None):
+        found = settle(toys.manifest(), told, live, Query(), standing, pairs=(within, dof), half_life_s=HALF_LIFE)
+        again = settle(toys.manifest(), told, live, Query(), found.standing, pairs=(within, dof), half_life_s=HALF_LIFE)
+        assert again == (found.recommendation, found.standing, ())
+        assert Recommendation.from_json(json.loads(json.dumps(found.recommendation.to_json(), allow_nan=False)))
 
 
 # ------------------------------------------------------------------------------------------------------ A/A runs
