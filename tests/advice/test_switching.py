@@ -32,7 +32,7 @@ from isplit_plugin.advice import (
     recommend,
     settle,
 )
-from isplit_plugin.advice.anytime import median_ranks
+from isplit_plugin.advice.anytime import factor, median_ranks
 from isplit_plugin.advice.evidence import ALPHA, Importance
 from isplit_plugin.advice.mix import Mix
 from isplit_plugin.advice.rules import local_maxima
@@ -371,3 +371,62 @@ def test_choices_that_are_equally_fast_are_not_switched() -> None:
 def test_a_faster_choice_is_found() -> None:
     changed, _ = choosing(0.7, seed=8, runs=20)
     assert changed == 20
+
+
+# ------------------------------------------------------------------------------------------------ evidence by hand
+
+
+def one_class(n: float, p: float, q: float, *, source: str = "input", **changes: Any) -> ImportanceRows:
+    """``n`` observations of class 0, their mean ``p`` at d and ``q`` elsewhere; the shift is the toy's."""
+    mean = np.full((1, POINTS), float(q))
+    mean[0, 3] = p
+    count = np.full((1, POINTS), n)
+    sum1 = n * (mean - toys.profile().mean0)
+    values = {"count": count, "weight": count, "weight2": count, "sum1": sum1, "sum2": sum1**2 / n, **changes}
+    return ImportanceRows(source, "predicted", np.zeros(1, np.int64), **values)  # type: ignore[arg-type]
+
+
+def above(*rows: ImportanceRows, variance: float = 1.0, correlation: float = 0.0) -> Any:
+    dof = np.full((POINTS, POINTS), 999.0)
+    within = 999.0 * variance * (correlation + (1 - correlation) * np.eye(POINTS))
+    mix = Mix("asked", np.zeros(1, np.int64), np.ones(1))
+    importance = Importance.of(toys.profile(), LiveView(rows), mix, (within, dof), 0.0)
+    return importance.above(3, 1, 0.0, 0.01)
+
+
+def test_the_bound_by_hand() -> None:
+    n, variance = 1000.0, 1.0
+    reach = float(factor(n, 0.01)) * math.sqrt(2 * variance / n)  # two independent points
+    proven = above(one_class(n, 5 + reach * 1.001, 5))
+    assert proven.proven
+    assert proven.words == f"{1 + reach / 5:.3g} (1 at least) times as important as b on 1000 observations"
+    assert not above(one_class(n, 5 + reach * 0.999, 5)).proven
+
+
+def test_points_that_move_together_are_told_apart_sooner() -> None:
+    rows = one_class(1000.0, 5.1, 5.0)
+    assert not above(rows).proven
+    assert above(rows, correlation=0.87).proven
+
+
+def test_there_are_no_more_observations_than_devices() -> None:
+    few = np.full((1, POINTS), 40.0)
+    assert above(one_class(1000.0, 5.5, 5.0)).proven
+    assert not above(one_class(1000.0, 5.5, 5.0, devices=few)).proven
+
+
+def test_different_requests_are_not_compared() -> None:
+    # Split traffic knows d (and everything after it) on requests of its own; 200 whole images know both points.
+    cut = np.where(np.arange(POINTS) >= 3, 1000.0, 0.0)[None]
+    split = one_class(1000.0, 9.0, 5.0, source="tail", count=cut, weight=cut, weight2=cut)
+    whole = one_class(200.0, 5.0, 5.0)
+    assert above(split).words == "too few observations that know both points"
+    told = above(split, whole)
+    assert not told.proven
+    assert told.words.startswith("1 (")
+    assert told.words.endswith("on 200 observations")
+
+
+def test_a_hundred_observations_are_the_least() -> None:
+    assert above(one_class(99.0, 500.0, 5.0)).words == "99 observations, it takes 100"
+    assert above(one_class(100.0, 500.0, 5.0)).proven
