@@ -399,3 +399,19 @@ def test_made_up_activations_of_ordinary_requests_are_bounded_too(
     assert len(found) <= 2
     assert all((curve[POINTS_BEFORE:] <= limits[POINTS_BEFORE:] * (1 + 1e-9)).all() for curve in found.values())
     assert any((curve[POINTS_BEFORE:] > 2 * honest.values[0, POINTS_BEFORE:]).any() for curve in found.values())
+
+
+def test_the_group_that_the_operator_signed_outranks_the_one_that_the_device_names(
+    served: Bridge, built: Built, secret: Path, store_url: str
+) -> None:
+    (photo,) = toy_photos(1)
+    with client_of(served.url, built.bundle, group="window") as device:
+        device._device_token = issue(read_secret(secret), "d1", days=1, group="door")
+        device.predict(photo)
+        ProbeClient(device).probe(photo)
+    served.tail.close()
+    with Store(store_url) as store:
+        view = store.view(built.manifest.network_hash, "door")
+        assert [row.requests for row in view.served] == [1]
+        assert [row.source for row in view.importance] == ["probe"]
+        assert store.view(built.manifest.network_hash, "window").served == ()
