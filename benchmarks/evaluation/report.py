@@ -1,4 +1,4 @@
-"""Tables and figures over all results of the study: ``tables.md``, ``prediction.svg`` and ``bytes.svg``."""
+"""Tables and figures over all results of the study: ``tables.md``, ``prediction.png`` and ``bytes.svg``."""
 
 from __future__ import annotations
 
@@ -35,9 +35,13 @@ def overall(results: list[dict[str, Any]], repeats: int = 2000) -> str:
                 cells.append("-")
                 continue
             scale, digits = (100, 1) if statistic.startswith("regret") else (1, 2)
-            kept = values[np.isfinite(values)]
-            means = kept[drawn[:, : len(kept)] % len(kept)].mean(axis=1)
-            value, low, high = interval(float(kept.mean()), means)
+            # A stage's concordance weighs as many pairs as it has; everything else weighs every result the same.
+            weights = np.asarray([m["pairs"] if statistic == "within" else 1 for m in mine], dtype=float)
+            weights[~np.isfinite(values)] = 0
+            kept = np.nan_to_num(values)
+            with np.errstate(invalid="ignore"):
+                means = (kept * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
+            value, low, high = interval(float(kept @ weights / weights.sum()), means)
             cells.append(f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]")
             first = value if statistic == "spearman" else first
         cells.append(f"{1e3 * float(np.mean([m['seconds'] for m in mine])):.1f}")
@@ -51,7 +55,7 @@ def report(out: Path) -> str:
     results = load(out)
     if not results:
         raise SystemExit(f"{out}: no results; make them with: python -m benchmarks.evaluation run ...")
-    prediction_figure(results, out / "prediction.svg")
+    prediction_figure(results, out / "prediction.png")
     bytes_figure(results, out / "bytes.svg")
     parts = ["# All predictors, over all results", overall(results)]
     for result in results:

@@ -208,6 +208,7 @@ def evaluate(
                 "training_cpu_seconds": round(training_seconds, 1),
             },
             "left_out": left_out,
+            "macs": points[0].macs.head + points[0].macs.tail,
             "points": [
                 {
                     "name": point.name,

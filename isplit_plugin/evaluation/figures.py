@@ -64,6 +64,8 @@ def bytes_figure(results: Sequence[Result], path: str | Path) -> Path:
         _frontier(axis, codes, "C3", "o", "trained bottleneck")
         axis.axhline(100 * result["full_accuracy"], color="k", linewidth=0.7, linestyle="--", label="whole network")
         axis.set_xscale("log")
+        full = 100 * result["full_accuracy"]
+        axis.set_ylim(max(0.0, full - 30), full + 3)  # what loses more is of no use to anyone
         axis.set_title(result["name"], fontsize=9)
         axis.tick_params(labelsize=7)
     for axis in axes[len(results) :]:
@@ -88,5 +90,5 @@ def _save(figure: Figure, path: str | Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # No date and fixed ids: the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "isplit", "svg.fonttype": "none"}):
-        figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+        figure.savefig(target, dpi=110, metadata={"Date": None} if target.suffix == ".svg" else None)
     return target

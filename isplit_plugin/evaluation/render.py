@@ -36,13 +36,15 @@ def points_table(result: Result, predictors: Sequence[str] = ("cui", "kl-pool2",
             point["name"],
             " x ".join(map(str, point["shape"])),
             " x ".join(map(str, point["code_shape"])),
+            _device_share(result, point["name"]),
             f"{100 * point['accuracy']:.1f}",
             f"{100 * min(point['accuracy_by_seed']):.1f}-{100 * max(point['accuracy_by_seed']):.1f}",
             *(f"{point['predictions'][p]:.3g}" for p in shown),
         ]
         for point in result["points"]
     ]
-    return markdown_table(["split point", "activation", "code", "accuracy %", "seeds", *shown], rows)
+    header = ["split point", "activation", "code", "device MACs %", "accuracy %", "seeds"]
+    return markdown_table([*header, *shown], rows)
 
 
 def predictors_table(result: Result) -> str:
@@ -76,21 +78,33 @@ def predictors_table(result: Result) -> str:
 
 
 def rivals_table(result: Result) -> str:
-    """Bytes and accuracy: the naive rivals, and the best trained code at every size."""
-    rows = [
-        [r["kind"], r["split_point"], r["detail"], f"{r['nbytes']:.0f}", f"{100 * r['accuracy']:.1f}"]
-        for r in result["rivals"]
-        if r["kind"] != "codec"
-    ]
+    """Bytes and accuracy: the naive rivals, and the best of codecs and trained codes at every size. "Half": the best
+    where the device runs at most half of the multiply-accumulates."""
+    rows = [_row(r["kind"], r, result) for r in result["rivals"] if r["kind"] != "codec"]
     codecs = [r for r in result["rivals"] if r["kind"] == "codec"]
-    rows += [_row("codec", r["split_point"], r["detail"], r) for r in _frontier(codecs)]
     codes = [{"split_point": p["name"], "detail": c["codec"], **c} for p in result["points"] for c in p["codes"]]
-    rows += [_row("bottleneck", r["split_point"], r["detail"], r) for r in _frontier(codes)]
-    return markdown_table(["what", "split point", "how", "bytes", "accuracy %"], rows)
+    for kind, mine in (("codec", codecs), ("bottleneck", codes)):
+        rows += [_row(kind, r, result) for r in _frontier(mine)]
+        half = [r for r in mine if _share(result, r["split_point"]) <= 0.5]
+        rows += [_row(f"{kind}, half", r, result) for r in _frontier(half)]
+    return markdown_table(["what", "split point", "how", "device MACs %", "bytes", "accuracy %"], rows)
 
 
-def _row(kind: str, point: str, detail: str, row: Mapping[str, Any]) -> list[str]:
-    return [kind, point, detail, f"{row['nbytes']:.0f}", f"{100 * row['accuracy']:.1f}"]
+def _row(kind: str, row: Mapping[str, Any], result: Result) -> list[str]:
+    point = row["split_point"]
+    share = _device_share(result, point)
+    return [kind, point, row["detail"], share, f"{row['nbytes']:.0f}", f"{100 * row['accuracy']:.1f}"]
+
+
+def _share(result: Result, point: str) -> float:
+    """The share of multiply-accumulates that the device runs, without the encoder."""
+    macs = {p["name"]: p["head_macs"] for p in result["points"]}
+    total = result.get("macs") or max(macs.values())
+    return float({"input": 0.0, "output": 1.0}.get(point, macs.get(point, total) / total))
+
+
+def _device_share(result: Result, point: str) -> str:
+    return f"{100 * _share(result, point):.0f}"
 
 
 def _frontier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
