@@ -373,6 +373,26 @@ def test_a_faster_choice_is_found() -> None:
     assert changed == 20
 
 
+def test_a_mix_on_the_edge_of_the_tolerance_is_not_switched() -> None:
+    # Half of the traffic is class 2: b as uint8 agrees on exactly as many images as the tolerance asks for.
+    rng = np.random.default_rng(9)
+    changed = flips = 0
+    for _ in range(RUNS):
+        ones = np.cumsum(rng.random(SIZE) < 0.5)
+        standing, before = held(view(), None).standing, "b"
+        for i, end in enumerate((30, 100, 300, 1000, 3000, SIZE)):
+            share = (float(ones[end - 1]), 0.0, float(end - ones[end - 1]))
+            found = held(view(mix=share, as_of=AT + 60.0 * i), standing, policy=Policy(0.0, 0.0))
+            plain = "d" if share[2] > share[0] else "b"
+            flips += plain != before
+            before = plain
+            changed += any(c.kind == "use" for c in found.changes)
+            if found.changes:
+                break
+    assert changed < ALPHA * RUNS
+    assert flips > RUNS
+
+
 # ------------------------------------------------------------------------------------------------ evidence by hand
 
 
