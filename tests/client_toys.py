@@ -294,3 +294,4 @@ BUSY = torchserve_error(
     503, "ServiceUnavailableException", 'Model "toy" has no worker to serve inference request. Please use scale workers'
 )
 DIED = torchserve_error(500, "InternalServerException", "Worker died.")
+KILLED = torchserve_error(507, "InternalServerException", "Worker died.")  # by SIGKILL: TorchServe takes it for memory

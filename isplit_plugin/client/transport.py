@@ -1,8 +1,8 @@
 """HTTP to TorchServe: one kept connection, timeouts, careful retries, typed errors.
 
 A request is sent again only where the server cannot have answered it, or says that it did not run: the connection was
-refused, or broke before an answer; the queue was full (503); the worker died under it (500, once). Redirects are not
-followed: a token goes to the address it was given for.
+refused, or broke before an answer; the queue was full (503); the worker died under it (500 or 507, once). Redirects are
+not followed: a token goes to the address it was given for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ Token = str | Callable[[], str] | None
 DEFAULT_TIMEOUT: Final = (5.0, 60.0)
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
+_DIED: Final = (500, 507)
+"""TorchServe's answers for a worker that died under a request; 507 where it was killed, by lack of memory mostly."""
 _BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
 
@@ -118,7 +120,7 @@ class Transport:
                 if isinstance(error, AuthenticationError) and may_renew:
                     may_renew, self._known = False, None
                     continue
-                if may_die and status == 500 and "worker died" in error.message.lower():
+                if may_die and status in _DIED and "worker died" in error.message.lower():
                     may_die, again = False, True
             if not again or left <= 0:
                 raise error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +158,14 @@ def _export(model: nn.Module, example: torch.Tensor) -> tuple[ExportedProgram, n
 def _traced(model: nn.Module, example: torch.Tensor, paths: list[str]) -> tuple[ExportedProgram, naming.ModuleCalls]:
     """Export and decompose, recording the calls of the modules at ``paths``."""
     # Shapes and layout alone matter; an example of zeros keeps the caller's data out of saved files.
-    program = torch.export.export(
-        model,
-        (torch.zeros_like(example),),
-        dynamic_shapes=({0: Dim("batch", min=1)},),
-        strict=False,
-        preserve_module_call_signature=tuple(paths),
-    )
+    with redirect_stderr(io.StringIO()):  # where it fails it prints the whole graph, twice
+        program = torch.export.export(
+            model,
+            (torch.zeros_like(example),),
+            dynamic_shapes=({0: Dim("batch", min=1)},),
+            strict=False,
+            preserve_module_call_signature=tuple(paths),
+        )
     calls = naming.ModuleCalls(program)
     return program.run_decompositions({}), calls
 

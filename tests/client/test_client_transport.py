@@ -14,6 +14,7 @@ import pytest
 from client_toys import (
     BUSY,
     DIED,
+    KILLED,
     TOKEN,
     Fault,
     Server,
@@ -47,7 +48,9 @@ Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)
 
 
-@pytest.mark.parametrize("fault", [reset, hang_up, BUSY, DIED], ids=["reset", "hang up", "busy", "worker died"])
+@pytest.mark.parametrize(
+    "fault", [reset, hang_up, BUSY, DIED, KILLED], ids=["reset", "hang up", "busy", "died", "killed"]
+)
 def test_what_is_safe_is_tried_again(connect: Connect, server: Server, fault: Fault) -> None:
     server.state.faults = [fault]
     assert connect().predict(GREEN).label == "green"
@@ -71,6 +74,7 @@ def test_a_server_that_closes_idle_connections(connect: Connect, server: Server)
         (hang_up, 3, ServerUnavailableError, "RemoteDisconnected"),
         (BUSY, 3, ServerBusyError, "queue is full"),
         (DIED, 2, ServerUnavailableError, "Worker died"),
+        (KILLED, 2, ServerUnavailableError, "507: Worker died"),
         (truncated, 1, ServerUnavailableError, "broke off"),
         (torchserve_error(503, "ServiceUnavailable", "Prediction failed"), 1, ServerUnavailableError, "Prediction fai"),
         (answering(502, b"<html>Bad\r\n\x00Gateway"), 1, ServerUnavailableError, "502: <html>Bad   Gateway"),

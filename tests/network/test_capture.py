@@ -401,3 +401,9 @@ class ReadsANumber(nn.Module):
 def test_a_number_read_out_of_the_data_is_refused_by_its_line() -> None:
     with pytest.raises(CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"):
         capture(seeded(ReadsANumber), torch.rand(1, 3, 4, 4))
+
+
+def test_a_failed_capture_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CaptureError, match="control flow depends on data"):
+        capture(Steered(), torch.randn(1, 4))
+    assert "def forward" not in "".join(capfd.readouterr())
