@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from isplit_plugin import errors
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
-from isplit_plugin.cli.common import class_ids, read_key, table
+from isplit_plugin.cli.common import class_ids, note, read_key, table
 from isplit_plugin.schema import Prediction, Timings, TopClass
 
 
@@ -192,3 +193,11 @@ def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
 def test_a_default_without_its_codec(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["package", "--network", "n", "--profile", "none", "--default", "layer3"]) == 3
     assert "--default: expected POINT:CODEC, such as layer3:uint8+zstd, got 'layer3'" in capsys.readouterr().err
+
+
+def test_notes_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    note(argparse.Namespace(json=True), "hidden")
+    note(argparse.Namespace(json=False), "shown")
+    note(argparse.Namespace(), "a command without --json")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "shown\na command without --json\n")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import advice_toys as toys
 import pytest
 
+from isplit_plugin.cli import main
 from isplit_plugin.cli import profile as command
 from isplit_plugin.errors import QueryError, UnknownCodecError
 from isplit_plugin.wire import CODECS, codec_names
@@ -26,6 +28,25 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
     assert command.summary(nothing)["smallest"] == {"b": None}
     found = command.summary(toys.profile())["smallest"]["d"]  # type: ignore[index]
     assert (found["codec"], found["bytes"], found["agreement"], found["images"]) == ("uint8", 100, 1.0, 300)
+
+
+def test_photos_that_were_left_out_are_told() -> None:
+    assert "skipped" not in command.render(toys.profile())
+    assert command.summary(toys.profile())["skipped"] == 0
+    left = toys.profile(provenance={"skipped": "2", "skipped_why": "2 x image 'a.jpg': no bytes"})
+    assert command.render(left).splitlines()[1] == "warning: 2 skipped, 2 x image 'a.jpg': no bytes"
+    assert command.summary(left)["skipped"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"), [([], True), (["--weights", "w.safetensors"], False), (["--json"], False)]
+)
+def test_a_network_without_weights_is_warned_of(
+    words: list[str], warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A network that does not exist: nothing is built.
+    assert main(["profile", "--network", "torchvision:none", "--data", "x", "-o", str(tmp_path / "x"), *words]) == 3
+    assert ("torchvision:none is made of random numbers" in capsys.readouterr().err) is warned
 
 
 def test_codecs_are_chosen_by_name() -> None:

@@ -73,7 +73,7 @@ def make_folder(path: Path) -> Path:
 
 def note(options: argparse.Namespace, text: str) -> None:
     """Say on stderr what takes a while; nothing where a program reads."""
-    if not options.json:
+    if not getattr(options, "json", False):
         print(text, file=sys.stderr, flush=True)
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from . import common
 
 if TYPE_CHECKING:
     from ..network import CapturedNetwork, LoadedNetwork
+
+
+WEIGHTS: Final = ".safetensors, or a state dict (.pt, .pth); without, torchvision:NAME and timm:NAME are random numbers"
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +24,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file that you trust (it is code)",
     )
-    group.add_argument("--weights", type=Path, metavar="FILE", help=".safetensors, or a state dict (.pt, .pth)")
+    group.add_argument("--weights", type=Path, metavar="FILE", help=WEIGHTS)
     group.add_argument("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
     group.add_argument("--input-size", type=int, metavar="PIXELS", help="crop, where the network's own is not wanted")
     group.add_argument("--resize", type=int, metavar="PIXELS", help="shorter side before the crop; 0: not resized")
@@ -41,6 +46,10 @@ def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
     """Load and capture the network that the options name."""
     from ..network import load_network
 
+    if options.weights is None and options.network.startswith(("torchvision:", "timm:")):
+        common.note(
+            options, f"warning: no --weights: {options.network} is made of random numbers, nothing is downloaded"
+        )
     overrides: dict[str, Any] = {
         name: value
         for name in ("classes", "input_size", "resize", "interpolation", "mean", "std")

@@ -161,6 +161,7 @@ def summary(result: Profile, tolerance: float = 0.01) -> dict[str, object]:
         "model": result.model,
         "network_hash": result.network_hash,
         "images": int(result.count.sum()),
+        "skipped": int(result.provenance.get("skipped", "0")),
         "classes_seen": [int(c) for c in result.class_ids],
         "accuracy": result.accuracy,
         "curve": {point.name: float(value) for point, value in zip(result.split_points, mean, strict=True)},
@@ -240,4 +241,7 @@ def render(result: Profile) -> str:
         )
     header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
     title = f"{result.model}: {images} photos, {len(result.class_ids)} classes seen{accuracy}"
+    told = result.provenance
+    if told.get("skipped", "0") != "0":
+        title += f"\nwarning: {told['skipped']} skipped, {told.get('skipped_why', 'unreadable')}"
     return f"{title}\n{common.table(header, rows[:24])}"
