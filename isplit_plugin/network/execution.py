@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 from torch.fx import GraphModule, Interpreter, Node
 
-from ..errors import CaptureError
+from ..errors import CaptureError, DataError
 from . import graph
 from .captured import CapturedNetwork
 
@@ -83,7 +83,9 @@ def activations(module: GraphModule, nodes: Mapping[str, Node], x: Tensor) -> tu
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Run the body with that many CPU threads (``None``: as it is)."""
+    """Run the body with that many CPU threads (``None``: as it is). Raises DataError for none."""
+    if count is not None and count < 1:
+        raise DataError(f"threads: expected at least 1, got {count}")
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

@@ -71,8 +71,6 @@ def profile(
         raise DataError(f"preprocessing gives {preprocessing.shape}, the network takes {net.input_shape}")
     if batch_size < 1:
         raise DataError(f"batch size: expected at least 1, got {batch_size}")
-    if threads is not None and threads < 1:
-        raise DataError(f"threads: expected at least 1, got {threads}")
     work = _Work(on_best_device(net) if device is None else on_device(net, device), split_points, target)
     tails = {name: work.net.bisect(name)[1] for name in (INPUT, *work.measured)}
     meter = CodecMeter(tails, codecs, preprocessing, {point.name: point.channel_axis for point in net.split_points})

@@ -263,6 +263,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
         ([], {"target": "both"}, DataError, "'predicted' or 'true'"),
         ([], {"classes": ("a",)}, DataError, "4 scores, but 1 class names"),
         ([], {"batch_size": 0}, DataError, "batch size"),
+        ([], {"threads": 0}, DataError, "threads: expected at least 1, got 0"),
         ([], {"preprocessing": Preprocessing(crop=(9, 9))}, DataError, r"gives \(3, 9, 9\), the network takes"),
         ([], {"split_points": ["layer9"]}, UnknownSplitPointError, "layer1"),
         ([], {"split_points": ["layer1.0.conv"]}, SplitPointError, "live"),
