@@ -14,7 +14,9 @@ import pytest
 from isplit_plugin import errors
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
 from isplit_plugin.cli.common import class_ids, note, read_key, table
+from isplit_plugin.cli.store import _when
 from isplit_plugin.schema import Prediction, Timings, TopClass
+from isplit_plugin.traffic import Store
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -201,3 +203,14 @@ def test_notes_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     note(argparse.Namespace(), "a command without --json")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "shown\na command without --json\n")
+
+
+def test_the_store_of_a_server_that_was_never_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    assert main(["store", "check", "--store", url]) == 5
+    assert "expected an existing file" in capsys.readouterr().err
+    with Store(url) as store:
+        store.put_network(toys.manifest(), toys.profile())
+    assert main(["store", "check", "--store", url]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("none yet")
+    assert _when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,9 @@ examples:
   isplit store check --store sqlite:////var/lib/isplit/store.sqlite3
   isplit store export --store postgresql+psycopg://isplit@db.example/isplit --output store.jsonl
   isplit store compact
-The servers may go on meanwhile. Without --store: ISPLIT_STORE, else the file that `isplit serve` writes by default.
+  isplit store check --store sqlite:///isplit-run/store.db       # what `isplit serve` writes: WORKDIR/store.db
+The servers may go on meanwhile. Without --store: ISPLIT_STORE, else what a TorchServe of your own writes by default,
+~/.local/state/isplit/isplit-store.sqlite3.
 """
 
 
@@ -76,10 +79,17 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         if name == "rows":
             print("\n" + common.table(("table", "rows"), value.items()))
         elif name == "networks":
-            lines = [(n["model"], n["version"], n["network_hash"][:20], n["as_of"]) for n in value]
+            lines = [(n["model"], n["version"], n["network_hash"][:20], _when(n["as_of"])) for n in value]
             print("\n" + common.table(("model", "version", "network", "newest observation"), lines))
         else:
             print(f"{name:<14}{common.kilobytes(value) if name.startswith('bytes') else value}")
+
+
+def _when(seconds: float | None) -> str:
+    """Seconds since 1970 as people read them."""
+    if not seconds:
+        return "none yet"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
 
 
 def _export(store: Store, output: Path | None) -> None:

@@ -105,7 +105,7 @@ def _example(model: object, given: object) -> torch.Tensor:
     """A batch of two: torch.export takes a batch of one for a constant."""
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    required = _required_inputs(model)
+    required = required_inputs(model)
     if len(required) > 1:
         raise CaptureError(f"expected a network of one input, this one needs {len(required)}: {', '.join(required)}")
     if isinstance(given, tuple | list) and len(given) == 1:
@@ -122,7 +122,8 @@ def _example(model: object, given: object) -> torch.Tensor:
     return given[:2].clone() if len(given) > 1 else torch.cat([given, given])
 
 
-def _required_inputs(model: nn.Module) -> list[str]:
+def required_inputs(model: nn.Module) -> list[str]:
+    """The names of the inputs that have no default."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind in positional]

@@ -28,7 +28,7 @@ from ..errors import ArtifactError, CaptureError, DataError, UnknownModelError
 from ..schema import Preprocessing
 from . import captured
 from .captured import CapturedNetwork
-from .capturing import capture
+from .capturing import capture, required_inputs
 from .weights import load_weights, read_classes
 
 __all__ = ["IMAGENET_RESIZE", "LoadedNetwork", "load_network"]
@@ -279,6 +279,11 @@ def _labels(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def _count_scores(model: nn.Module, example: Tensor, spec: str) -> int:
+    required = required_inputs(model)
+    if len(required) > 1:
+        raise CaptureError(
+            f"network {spec!r}: expected a network of one input, this one needs {len(required)}: {', '.join(required)}"
+        )
     try:
         with torch.inference_mode():
             scores = model(example)

@@ -55,6 +55,15 @@ def short_tuple() -> tuple[nn.Module, Preprocessing]:
     return Tiny(), TINY
 
 
+class Masked(Tiny):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x * mask)
+
+
+def wants_two() -> tuple[nn.Module, Preprocessing]:
+    return Masked(), TINY
+
+
 instance = Tiny()
 not_a_network = 3
 
@@ -148,6 +157,7 @@ def test_what_is_given_outranks_what_the_network_says() -> None:
         ("not_a_network", {}, CaptureError, "got int"),
         ("wrong_preprocessing", {}, CaptureError, "Tiny and str"),
         ("no_classifier", {}, CaptureError, r"class scores of shape \(N, classes\), got \(1, 3, 6, 6\)"),
+        ("wants_two", {}, CaptureError, "one input, this one needs 2: x, mask"),
         ("wants_grey", {}, CaptureError, r"does not run on inputs of shape \(1, 3, 8, 8\)"),
         ("described", {"mean": [1.0]}, DataError, "mean: expected 3 numbers"),
         ("described", {"std": [1.0, 0.0, 1.0]}, DataError, "above 0"),
