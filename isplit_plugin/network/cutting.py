@@ -8,7 +8,7 @@ from operator import attrgetter
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from .graph import make_module, placeholder, result
+from .graph import make_module, needed_by, placeholder, result
 
 
 def head(network: GraphModule, cut: Node) -> GraphModule:
@@ -37,14 +37,7 @@ def _copy(
     """Copy what ``outputs`` need, from ``entry`` (or the input) on."""
     origin = placeholder(old)
     start = origin if entry is None else entry
-    needed: set[Node] = set()
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if node not in needed:
-            needed.add(node)
-            if node is not start:
-                stack.extend(node.all_input_nodes)
+    needed = needed_by(outputs, start)
     given = new.placeholder("x" if entry is None else "activation")
     given.meta = dict(start.meta)
     copied = {start: given}

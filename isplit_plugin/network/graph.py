@@ -8,7 +8,7 @@ activation's own size does not tell, so they are not counted: see :func:`depends
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -215,3 +215,16 @@ def _can_travel(node: Node, batch: Any) -> bool:
         and _same(value.shape[0], batch)
         and all(isinstance(size, int) for size in value.shape[1:])
     )
+
+
+def needed_by(results: Iterable[Node], start: Node) -> set[Node]:
+    """``results`` and every node that computing them from ``start`` needs."""
+    needed: set[Node] = set()
+    stack = list(results)
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            if node is not start:
+                stack.extend(node.all_input_nodes)
+    return needed

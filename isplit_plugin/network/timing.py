@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from ..schema import INPUT, OUTPUT
+from .graph import needed_by
 
 __all__ = ["head_and_tail_ms"]
 
@@ -66,24 +67,11 @@ def head_and_tail_ms(
                 whole.append(elapsed)
                 samples.append(dict(clock.seconds))
     cost = {node: median(sample[node] for sample in samples) for node in samples[0]}
-    total = sum(cost.get(node, 0.0) for node in _needed(final, entry))
+    total = sum(cost.get(node, 0.0) for node in needed_by([final], entry))
     scale = 1e3 * median(whole) / total if total else 0.0
     heads = {INPUT: 0.0, OUTPUT: 1e3 * median(whole)}
     tails = {INPUT: 1e3 * median(whole), OUTPUT: 0.0}
     for name, node in nodes.items():
-        heads[name] = scale * sum(cost.get(n, 0.0) for n in _needed(node, entry))
-        tails[name] = scale * sum(cost.get(n, 0.0) for n in _needed(final, node) - {node})
+        heads[name] = scale * sum(cost.get(n, 0.0) for n in needed_by([node], entry))
+        tails[name] = scale * sum(cost.get(n, 0.0) for n in needed_by([final], node) - {node})
     return heads, tails
-
-
-def _needed(result: Node, start: Node) -> set[Node]:
-    """``result`` and every node that computing it from ``start`` needs."""
-    needed: set[Node] = set()
-    stack = [result]
-    while stack:
-        node = stack.pop()
-        if node not in needed:
-            needed.add(node)
-            if node is not start:
-                stack.extend(node.all_input_nodes)
-    return needed
