@@ -3,6 +3,7 @@
 ``run`` prepares the data, trains the network from scratch where its weights are not there yet, evaluates it with the
 stated budget and writes ``<network>_<data>.json`` below ``--out``. What is expensive stays in ``--work``, so that an
 interrupted run goes on where it stopped. ``report`` turns all results below ``--out`` into tables and figures.
+``encoders`` compares the trained encoders under onnxruntime with the same under torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from isplit_plugin.cli import main as isplit
 
+from .encoders import encoders
 from .networks import BUILDERS, DATA_SETS, LARGE
 from .prepare import prepare
 from .report import report
@@ -72,9 +74,18 @@ def main() -> int:
     one.add_argument("--slice", type=int, metavar="N", help="only N photos of each class: a quick try, no result")
     two = commands.add_parser("report", help="tables and figures of all results")
     two.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
+    three = commands.add_parser("encoders", help="trained encoders under onnxruntime against torch, whole test sets")
+    three.add_argument("network", nargs="*", metavar="NETWORK_DATA", help="default: all that were run")
+    three.add_argument("--work", type=Path, required=True, metavar="DIR", help="the folder of `run`")
+    three.add_argument("--seeds", type=int, default=1, metavar="N", help="%(default)s")
     options, extra = parser.parse_known_args()
+    if extra and options.command != "run":
+        parser.error(f"unknown arguments: {' '.join(extra)}")
     if options.command == "report":
         print(report(options.out))
+        return 0
+    if options.command == "encoders":
+        print(encoders(options.work, options.network, options.seeds))
         return 0
     if options.device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", "1")
