@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
 from ..schema import INPUT, OUTPUT, Manifest
-from ..wire import IMAGE_CODECS, unknown_codec
+from ..wire import IMAGE_CODECS, codec_names, describe, unknown_codec
 
 NONE: Final = "none"
 """The codec of `output`, where nothing is sent."""
@@ -59,6 +59,14 @@ def _split_point(manifest: Manifest, asked: str) -> str:
             f"split point {name!r} is not deployed; deployed: {', '.join(known)}", known=list(known)
         )
     return name
+
+
+def refused(error: UnknownCodecError) -> UnknownCodecError:
+    """The server's refusal of a codec, with what this client codes behind what the server knows; the names are in
+    ``details["client"]``."""
+    ours = (*codec_names(), *IMAGE_CODECS)
+    message = f"the server says: {error.message}; this client codes: {describe(ours)}"
+    return UnknownCodecError(message, **{**error.details, "client": list(ours)})
 
 
 def _codecs(manifest: Manifest, split_point: str) -> tuple[str, ...]:

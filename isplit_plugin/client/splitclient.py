@@ -18,6 +18,7 @@ from ..errors import (
     ProtocolError,
     ServerBusyError,
     ServerUnavailableError,
+    UnknownCodecError,
     WireError,
     WireSizeError,
 )
@@ -37,7 +38,7 @@ from ..wire import (
 )
 from ..wire.request import MAX_TOP_K
 from .bundle import HeadBundle
-from .choices import NONE, Pair, resolve
+from .choices import NONE, Pair, refused, resolve
 from .photos import file_bytes
 from .recommendations import Constraint, ask
 from .runtimes import HeadRuntime, Trust, make_runtime
@@ -248,7 +249,10 @@ class SplitClient:
         )
         body, length = request.encode()
         started = time.perf_counter()
-        reply = self._transport.post(f"/predictions/{self._model}", body, http_headers(length))
+        try:
+            reply = self._transport.post(f"/predictions/{self._model}", body, http_headers(length))
+        except UnknownCodecError as error:
+            raise refused(error) from error
         round_trip_ms = _since(started)
         try:
             answer = decode_response(reply.body, header_length(reply.headers))

@@ -186,6 +186,19 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
     assert server.state.seen == []
 
 
+def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server: Server) -> None:
+    server.state.manifest = make_manifest(codecs=("uint8", "fp16"), default=("double", "uint8"))
+    with pytest.raises(UnknownCodecError) as caught:
+        connect().predict(GREEN, "double", "fp32")
+    told = caught.value.message
+    assert told.startswith("the server says: unknown codec 'fp32'; known: uint8, fp16 (accepted by the tail); ")
+    assert told.endswith(
+        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, file, q<2-8>[c][+rle][+zstd]"
+    )
+    assert caught.value.details["known"] == ["uint8", "fp16"]
+    assert {"fp32", "q4c+rle+zstd", "jpeg"} <= set(caught.value.details["client"])
+
+
 def test_an_alias_names_the_same_place(connect: Connect) -> None:
     assert connect(split_point="double.out").split_point == "double"
     assert connect().predict(GREEN, "double.out").split_point == "double"
