@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from . import resnet50
 from .harness import table
 
 NAMES = ("importance", "codecs", "bottleneck", "serving", "store", "probes", "bias", "client")
@@ -21,7 +22,12 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="machine-readable result")
+    parser.add_argument(
+        "--resnet50", type=Path, metavar="FILE", help=f"ImageNet weights for more rows; default: ${resnet50.VARIABLE}"
+    )
     options = parser.parse_args()
+    if options.resnet50 is not None:
+        os.environ[resnet50.VARIABLE] = str(options.resnet50)
     result: dict[str, object] = {
         "python": platform.python_version(),
         "machine": platform.machine(),

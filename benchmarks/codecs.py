@@ -1,6 +1,7 @@
 """Every codec on real activations: bytes, encode and decode, beside JPEG encodes of the same photos in the same run.
 
-EfficientNet-Lite0 (ImageNet weights) on the ImageNet photos that come with foolbox, cut early and late.
+EfficientNet-Lite0 and, where its weights are given (:mod:`.resnet50`), ResNet-50 on the ImageNet photos that come with
+foolbox, each cut early and late.
 """
 
 from __future__ import annotations
@@ -15,28 +16,32 @@ import numpy as np
 import torch
 
 from isplit_plugin import image
-from isplit_plugin.network import capture
+from isplit_plugin.network import LoadedNetwork, capture
 from isplit_plugin.network.zoo import efficientnet_lite0
 from isplit_plugin.wire import codec_names, decode_activation, encode_activation
 
+from . import resnet50
 from .harness import Row, interleaved, row
 
 JPEG: Final = "jpeg, quality 90"
+SIDES: Final = {"efficientnet-lite0": (28, 7), "resnet50": (28, 14)}
+"""Cut at the smallest block output of these sides, the last of equals."""
 FEW: Final = ("fp32", "uint8", "uint8+zstd", "q4", "q4+zstd", "q4c+zstd", "q4+rle+zstd")
 
 
 def run(quick: bool = False) -> list[Row]:
-    """Rows at the smallest block outputs of 28x28 and of 7x7. Times are of one photo (medians)."""
+    """Rows at two split points of each network. Times are of one photo (medians)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _run(quick)
+        rows = _run("efficientnet-lite0", efficientnet_lite0(), quick)
+        large = resnet50.with_weights()
+        return rows if large is None else rows + _run("resnet50", large, quick)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run(quick: bool) -> list[Row]:
-    loaded = efficientnet_lite0()
+def _run(network: str, loaded: LoadedNetwork, quick: bool) -> list[Row]:
     pre = loaded.preprocessing
     files = sorted(Path(foolbox.__file__).parent.glob("data/imagenet_*.jpg"))[: 2 if quick else 20]
     crops = [image.crop(image.load(file), pre) for file in files]
@@ -46,13 +51,13 @@ def _run(quick: bool) -> list[Row]:
     jpeg_bytes = statistics.fmean(len(image.to_jpeg(crop, 90)) for crop in crops)
     names = FEW if quick else codec_names()
     blocks = [point for point in net.split_points if point.is_block and len(point.shape) == 3]
-    for side in (28, 7):
+    for side in SIDES[network]:
         point = min((p for p in blocks if p.shape[-1] == side), key=lambda p: (p.nbytes, -p.macs.head))
         with torch.inference_mode():
             activations = net.bisect(point.name)[0](inputs).numpy()
             full = loaded.model(inputs).argmax(1)
         tail = net.bisect(point.name)[1]
-        label = f"{point.name} {'x'.join(map(str, point.shape))}"
+        label = f"{network} {point.name} {'x'.join(map(str, point.shape))}"
         ms = _times(names, activations, point.channel_axis, crops, rounds=2 if quick else 5)
         rows.append(row(f"{label}: {JPEG}, encode", ms[JPEG, "encode"], "ms", nbytes=jpeg_bytes))
         for codec in names:
@@ -61,7 +66,13 @@ def _run(quick: bool) -> list[Row]:
             decoded = np.concatenate([decode_activation(t, shape=point.shape) for t in tensors])
             with torch.inference_mode():
                 agreement = float((tail(torch.from_numpy(decoded)).argmax(1) == full).float().mean())
-            about = {"codec": codec, "split_point": point.name, "rival": JPEG, "agreement": agreement}
+            about = {
+                "codec": codec,
+                "network": network,
+                "split_point": point.name,
+                "rival": JPEG,
+                "agreement": agreement,
+            }
             rows.append(row(f"{label}: {codec}, size", nbytes, "bytes", ratio=nbytes / jpeg_bytes, **about))
             for what in ("encode", "decode"):
                 value = ms[codec, what]
