@@ -47,6 +47,8 @@ def capture(model: nn.Module, example_input: torch.Tensor) -> CapturedNetwork:
         with torch.no_grad():
             actual = seen.run(example)
         _check_equal(expected, actual)
+        with torch.no_grad():
+            _check_independent(module, example)
         paths = blocks.block_paths(model)
         layers = {path for path, m in model.named_modules() if blocks.is_layer(m)}
     points, names = _describe(module, calls, seen, example, (paths, layers))
@@ -255,4 +257,20 @@ def _check_equal(expected: object, actual: torch.Tensor) -> None:
         raise CaptureError(
             "the captured graph does not compute what the network computes: largest difference "
             f"{float((expected - actual).abs().max()):.3g}. Is it random in eval mode, or does it keep state?"
+        )
+
+
+def _check_independent(module: GraphModule, example: torch.Tensor) -> None:
+    """Requests of strangers share a batch: the scores of one must not depend on the other."""
+    noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+    spread = float(example.std()) or 1.0
+    first = example[:1] + 0.1 * spread * noise[:1]
+    alone = module(torch.cat([first, noise[1:] * spread]))[0]
+    beside = module(torch.cat([first, example[1:] - 2 * spread * noise[1:]]))[0]
+    difference = float((alone - beside).abs().max())
+    if difference > 1e-4 * float(alone.abs().max()) + 1e-12:
+        raise CaptureError(
+            f"the scores of an item change with its neighbours in a batch (by {difference:.3g}, of at most "
+            f"{float(alone.abs().max()):.3g}), so requests would disturb one another; does a batch norm run without "
+            "running statistics (track_running_stats=False)?"
         )

@@ -407,3 +407,11 @@ def test_a_failed_capture_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> 
     with pytest.raises(CaptureError, match="control flow depends on data"):
         capture(Steered(), torch.randn(1, 4))
     assert "def forward" not in "".join(capfd.readouterr())
+
+
+def test_items_that_depend_on_their_neighbours_are_refused() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(CaptureError, match="neighbours in a batch"):
+        capture(model, torch.randn(1, 3, 8, 8))
