@@ -1,7 +1,8 @@
 """Bottlenecks: time of encoder and decoder beside head and JPEG, bytes, and what training costs.
 
 Weights of the bottlenecks are random: times do not depend on them, and of the bytes only the codes with run lengths
-do. What trained ones do is in ``docs/evaluation.md``.
+do. What trained ones do is in ``docs/evaluation.md``. ResNet-50 has its ImageNet weights where they are given
+(:mod:`.resnet50`), else random ones, which changes no time.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from functools import cache, partial
 import numpy as np
 import PIL.Image
 import torch
-import torchvision
 
 from isplit_plugin import image
 from isplit_plugin.bottleneck import Bottleneck
 from isplit_plugin.network import CapturedNetwork, capture, load_network
 from isplit_plugin.wire import decode_activation, encode_activation
 
+from . import resnet50
 from .harness import Row, interleaved, row
 
 CODECS = ("uint8", "q4", "q4+rle", "q2+rle")
@@ -30,8 +31,9 @@ def _networks() -> dict[str, CapturedNetwork]:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 224, 224)
     lite = load_network("isplit_plugin.network.zoo:efficientnet_lite0")
+    large = resnet50.with_weights(otherwise="ResNet-50 has random weights")
     return {
-        "resnet50": capture(torchvision.models.resnet50(weights=None).eval(), x),
+        "resnet50": capture(resnet50.resnet50().model if large is None else large.model, x),
         "efficientnet-lite0": capture(lite.model, lite.example_input),
     }
 

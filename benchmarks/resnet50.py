@@ -36,11 +36,11 @@ def resnet50() -> LoadedNetwork:
     return LoadedNetwork(model.eval(), torch.zeros(1, *PREPROCESSING.shape), PREPROCESSING, classes)
 
 
-def with_weights() -> LoadedNetwork | None:
-    """The network with the weights of the file that was given; without one ``None``, said on stderr."""
+def with_weights(otherwise: str = "no rows of ResNet-50") -> LoadedNetwork | None:
+    """The network with the weights of the file that was given; without one ``None``, and stderr says ``otherwise``."""
     file = os.environ.get(VARIABLE)
     if not file:
-        print(f"no rows of ResNet-50: no weights file was given (--resnet50 FILE, or {VARIABLE})", file=sys.stderr)
+        print(f"{otherwise}: no weights file was given (--resnet50 FILE, or {VARIABLE})", file=sys.stderr)
         return None
     loaded = resnet50()
     load_weights(loaded.model, Path(file))
