@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..advice import smallest_codec
 from ..errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT, Manifest, Preprocessing
@@ -84,7 +85,7 @@ def make_manifest(
         split_points=tuple(net.split_points),
         deployed=chosen,
         codecs=accepted,
-        default=_default(net, chosen, accepted, _by_name(default, variants)),
+        default=_default(net, profile, chosen, accepted, _by_name(default, variants)),
         created_with=_created_with(),
         variants=places,
     )
@@ -110,10 +111,14 @@ def choose_deployed(profile: Profile) -> tuple[str, ...]:
 
 
 def _default(
-    net: CapturedNetwork, deployed: Sequence[str], codecs: Sequence[str], asked: tuple[str, str] | None
+    net: CapturedNetwork,
+    profile: Profile,
+    deployed: Sequence[str],
+    codecs: Sequence[str],
+    asked: tuple[str, str] | None,
 ) -> tuple[str, str]:
     if asked is None:
-        return deployed[0], "uint8+zstd" if "uint8+zstd" in codecs else codecs[0]
+        return _first_choice(profile, deployed, codecs)
     point, codec = asked
     if point in (INPUT, OUTPUT):
         known: tuple[str, ...] = IMAGE_CODECS if point == INPUT else ("none",)
@@ -126,6 +131,21 @@ def _default(
     if codec not in codecs:
         raise UnknownCodecError.of(codec, codecs)
     return name, codec
+
+
+def _first_choice(profile: Profile, deployed: Sequence[str], codecs: Sequence[str]) -> tuple[str, str]:
+    """What a client does until it has asked: the earliest cut that undercuts the JPEG as plain as can be, else the
+    smallest faithful pair there is, else the first cut."""
+    plain = "uint8+zstd" if "uint8+zstd" in codecs else codecs[0]
+    jpeg = profile.measure(INPUT, "jpeg")
+    for point in deployed:
+        measure = profile.measure(point, plain)
+        if jpeg is not None and measure is not None and measure.nbytes < jpeg.nbytes:
+            return point, plain
+    originals = {p.name for p in profile.split_points}
+    found = [s.measure for p in deployed if p in originals and (s := smallest_codec(profile, p)) is not None]
+    smallest = min((m for m in found if m.codec in codecs), key=lambda m: m.nbytes, default=None)
+    return (deployed[0], plain) if smallest is None else (smallest.split_point, smallest.codec)
 
 
 def _by_name(default: tuple[str, str] | None, variants: Sequence[Variant]) -> tuple[str, str] | None:

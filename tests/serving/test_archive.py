@@ -116,7 +116,7 @@ def test_package_writes_three_files_of_one_network(net: CapturedNetwork, profile
         tmp_path / n for n in ("toy.mar", "toy.head.zip", "isplit.mar")
     )
     assert built.manifest.deployed == ("relu2",)  # 130 bytes against 900 of the JPEG; relu1 takes 1024
-    assert built.manifest.default == ("relu2", "uint8+zstd")
+    assert built.manifest.default == ("relu2", "uint8")  # the one codec that was measured there
 
 
 def _measured(profile: Profile, *rows: tuple[str, str, float, int]) -> Profile:
@@ -139,6 +139,20 @@ def test_points_worth_deploying(profile: Profile) -> None:
     large = [(p, "fp32", n, 12) for p, n in (("conv1", 5e3), ("relu1", 2e3), ("conv2", 4e3), ("relu2", 3e3))]
     assert choose_deployed(_measured(profile, *large)) == ("relu1", "conv2", "relu2")
     assert choose_deployed(_measured(profile)) == ()
+
+
+def test_what_a_client_starts_with(net: CapturedNetwork, profile: Profile) -> None:
+    deployed = ["conv1", "relu1", "relu2"]
+
+    def default(*rows: tuple[str, str, float, int]) -> tuple[str, str]:
+        return _make(net, _measured(profile, *rows), deployed=deployed)[0].default
+
+    plain = [(p, "uint8+zstd", n, 12) for p, n in (("conv1", 901.0), ("relu1", 899.0), ("relu2", 100.0))]
+    assert default(*plain) == ("relu1", "uint8+zstd")  # the earliest that undercuts the JPEG's 900 bytes
+    large = [(p, "uint8+zstd", 5e3, 12) for p in deployed]
+    # conv1's is too unfaithful to count, relu2's is the smallest of the others.
+    assert default(*large, ("conv1", "q2c+zstd", 1e3, 6), ("relu2", "q4+zstd", 2e3, 12)) == ("relu2", "q4+zstd")
+    assert default() == ("conv1", "uint8+zstd")
 
 
 def test_names_resolve_to_the_first_name() -> None:
