@@ -10,10 +10,13 @@ from pathlib import Path
 
 import advice_toys as toys
 import pytest
+from report_toys import make_manifest, make_profile
 
 from isplit_plugin import errors
+from isplit_plugin.advice import LiveView, recommend
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
 from isplit_plugin.cli.common import class_ids, note, read_key, table
+from isplit_plugin.cli.recommend import render, worth_showing
 from isplit_plugin.cli.store import _when
 from isplit_plugin.schema import Prediction, Timings, TopClass
 from isplit_plugin.traffic import Store
@@ -214,3 +217,14 @@ def test_the_store_of_a_server_that_was_never_asked(tmp_path: Path, capsys: pyte
     assert main(["store", "check", "--store", url]) == 0
     assert capsys.readouterr().out.rstrip().endswith("none yet")
     assert _when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
+
+
+def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
+    profile = make_profile()
+    answer = recommend(make_manifest(profile), profile, LiveView.empty())
+    pairs = [(choice.split_point, choice.variant) for choice in worth_showing(answer, 1)]
+    assert pairs[0] == (answer.choices[0].split_point, answer.choices[0].variant)
+    assert ("input", "jpeg") in pairs
+    assert "output" in {point for point, _ in pairs}
+    assert len(set(pairs)) == len(pairs)
+    assert render(answer, limit=1).count("\n") < render(answer).count("\n")

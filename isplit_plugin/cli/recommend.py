@@ -7,10 +7,11 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError
+from ..schema import INPUT, OUTPUT
 from . import common
 
 if TYPE_CHECKING:
-    from ..schema import Recommendation
+    from ..schema import Choice, Recommendation
 
 HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
 DESCRIPTION: Final = """\
@@ -100,7 +101,7 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
                     "-" if choice.agreement is None else f"{choice.agreement:.1%}",
                     choice.reason,
                 )
-                for choice in answer.choices[:limit]
+                for choice in worth_showing(answer, limit)
             ),
         ),
         "",
@@ -124,3 +125,14 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def worth_showing(answer: Recommendation, limit: int) -> list[Choice]:
+    """The best choices, and of those further down the first that sends the photo and the one that stays here: what
+    everybody compares with."""
+    shown = list(answer.choices[:limit])
+    for point in (INPUT, OUTPUT):
+        if not any(choice.split_point == point for choice in shown):
+            shown += [choice for choice in answer.choices[limit:] if choice.split_point == point][:1]
+    jpeg = [c for c in answer.choices if (c.split_point, c.variant) == (INPUT, "jpeg")]
+    return [*shown, *(c for c in jpeg if c not in shown)]

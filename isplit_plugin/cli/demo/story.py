@@ -30,8 +30,9 @@ from .photos import Photo, labelled_photos, view
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
-LINK: Final = {"bandwidth_mbps": 1.0, "rtt_ms": 30.0, "device_slowdown": 4.0}
-"""What the phases are advised for: a slow uplink and a device four times slower than this machine."""
+LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0, "device_slowdown": 16.0}
+"""What the phases are advised for: a modest uplink and a small board, sixteen times slower than this machine. Other
+links and devices are asked for at the end."""
 UPLINKS: Final = (0.5, 1.0, 4.0, 20.0)
 SLOWDOWNS: Final = (1.0, 4.0, 16.0)
 CALIBRATION_VIEWS: Final = 3
