@@ -58,7 +58,7 @@ class VariantMeasure:
     agree: Int64Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Profile:
     """Per-class moments of the importance, sizes, times and measured agreement of one network.
 

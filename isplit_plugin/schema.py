@@ -403,13 +403,14 @@ class Recommendation:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types; every row is an object with names, so that curl users can read it. NaN becomes null."""
-        raw = asdict(self)
-        raw["classes"] = [c._asdict() for c in self.classes]
+        # By hand: asdict copies every value, which takes longer than working the answer out.
+        raw = {name: getattr(self, name) for name in self.__slots__}
+        raw["classes"] = [{"class_id": c, "label": label, "weight": weight} for c, label, weight in self.classes]
         raw["standing"] = [p._asdict() for p in self.standing]
         raw["curve"] = [_nan_to_null(p._asdict()) for p in self.curve]
-        raw["candidates"] = [_nan_to_null(c) for c in raw["candidates"]]
-        raw["choices"] = [_nan_to_null(c) for c in raw["choices"]]
-        raw["use"] = _nan_to_null(raw["use"])
+        raw["candidates"] = [_nan_to_null(_shallow(c)) for c in self.candidates]
+        raw["choices"] = [_nan_to_null(_shallow(c)) for c in self.choices]
+        raw["use"] = _nan_to_null(_shallow(self.use))
         raw["split_point"], raw["codec"] = self.split_point, self.codec
         return raw
 
@@ -432,6 +433,10 @@ class Recommendation:
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"not a recommendation ({type(error).__name__}: {error})") from error
+
+
+def _shallow(row: Choice | Candidate) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__slots__}
 
 
 def _choice(raw: Mapping[str, Any]) -> Choice:

@@ -28,6 +28,7 @@ from ..errors import StoreError
 from ..profile import Profile
 from ..schema import CurvePoint
 from .live import F64, I64, ImportanceRows, LiveView, positions
+from .memo import once
 
 K_MIN: Final = 1.0
 K_MAX: Final = 10.0
@@ -87,26 +88,29 @@ class Curve:
     def points(self, profile: Profile) -> tuple[CurvePoint, ...]:
         """The curve in the form of an answer."""
         devices = np.full(len(self.value), np.nan) if self.devices is None else self.devices
+        cells = (self.value, self.standard_error, self.live_count, self.profile_count, devices)
+        rows = zip(*(np.asarray(cell, np.float64).tolist() for cell in cells), strict=True)
         return tuple(
             CurvePoint(
                 point.name,
-                number(self.value[i]),
-                number(self.standard_error[i]),
+                number(value),
+                number(error),
                 self.source(i),
-                float(self.live_count[i]),
-                float(self.profile_count[i]),
+                live,
+                known,
                 point.nbytes,
-                None if np.isnan(devices[i]) else round(float(devices[i])),
+                None if math.isnan(some) else round(some),
             )
-            for i, point in enumerate(profile.split_points)
+            for i, (point, (value, error, live, known, some)) in enumerate(zip(profile.split_points, rows, strict=True))
         )
 
 
 def number(value: float | np.floating[npt.NBitBase]) -> float:
     """A float that is finite, or the one NaN."""
-    return float(value) if np.isfinite(value) else math.nan
+    return float(value) if math.isfinite(value) else math.nan
 
 
+@once
 def components(profile: Profile) -> Components:
     """Variance components by the analysis of variance of unequal groups (S. R. Searle et al., 1992, section 3.6)."""
     n = profile.count.astype(np.float64)
@@ -153,7 +157,9 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
             continue
         at = at[to]
         cells = [np.asarray(a, np.float64)[at] for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)]
-        good = np.all([np.isfinite(c) for c in cells], axis=0) & (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
+        good = (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
+        for cell in cells:
+            good &= np.isfinite(cell)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told apart below
             for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
                 whole[to] += np.where(good, cell, 0.0)
@@ -175,10 +181,13 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
 
 def _weighted(n1: F64, x1: F64, n2: F64, x2: F64) -> F64:
     """(n1 x1 + n2 x2) / (n1 + n2), where a part of no weight or no value does not count."""
-    w1, w2 = np.where(np.isfinite(x1), n1, 0.0), np.where(np.isfinite(x2), n2, 0.0)
+    known1, known2 = np.isfinite(x1), np.isfinite(x2)
+    w1, w2 = np.where(known1, n1, 0.0), np.where(known2, n2, 0.0)
+    total = w1 + w2
     with np.errstate(all="ignore"):
-        mean = (w1 * np.nan_to_num(x1) + w2 * np.nan_to_num(x2)) / (w1 + w2)
-    return np.asarray(np.where(w1 + w2 > 0, mean, np.nan))
+        mean = (w1 * np.where(known1, x1, 0.0) + w2 * np.where(known2, x2, 0.0)) / total
+    mean[~(total > 0)] = np.nan
+    return np.asarray(mean)
 
 
 def _levels(n: F64, mean: F64, grand: F64) -> F64:
@@ -200,19 +209,25 @@ def _levels(n: F64, mean: F64, grand: F64) -> F64:
 def _effects(n: F64, mean: F64, parts: Components, profile: Profile) -> F64:
     """The factor of each class, (M, 1), leaning on 1; over the profile's images the levels average to 1."""
     level = _levels(n, mean, parts.grand)
-    counts = profile.count.astype(np.float64)
-    with np.errstate(all="ignore"):
-        own = profile.mean0 + profile.sum1 / counts[:, None]
-    own_level = _levels(np.broadcast_to(counts[:, None], own.shape), own, parts.grand)
-    known = np.isfinite(own_level)
-    if known.any():
+    centre = _centre(profile)
+    if centre is not None:
         # A median of skewed ratios lies below their mean; without this every class would look too low.
-        centre = float(np.average(own_level[known], weights=counts[known]))
         level = level / centre if centre > 0 else np.full_like(level, np.nan)
     # Points of one image are correlated: a class is known as well as its best-known point, not as their sum.
     best = n.max(axis=1)
     k = float(np.median(parts.k))
     return np.asarray(np.clip(np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0), *_EFFECT)[:, None])
+
+
+@once
+def _centre(profile: Profile) -> float | None:
+    """The mean level of the profile's images; ``None`` where no level is known."""
+    counts = profile.count.astype(np.float64)
+    with np.errstate(all="ignore"):
+        own = profile.mean0 + profile.sum1 / counts[:, None]
+    level = _levels(np.broadcast_to(counts[:, None], own.shape), own, components(profile).grand)
+    known = np.isfinite(level)
+    return float(np.average(level[known], weights=counts[known])) if known.any() else None
 
 
 def class_curves(profile: Profile, live: LiveView, class_ids: I64, target: str | None = None) -> tuple[Curve, ...]:
@@ -250,6 +265,16 @@ def mix_curve(profile: Profile, live: LiveView, class_ids: I64, weights: F64, ta
         profile_count=n_profile.sum(0),
         devices=np.fmax.reduce(moments.devices, axis=0, initial=np.nan),
     )
+
+
+def unseen_mean(profile: Profile, class_ids: I64, weights: F64) -> F64:
+    """The value (P,) of :func:`mix_curve` without live traffic."""
+    return np.asarray((weights[:, None] * _unseen(profile)[class_ids]).sum(0))
+
+
+@once
+def _unseen(profile: Profile) -> F64:
+    return _estimate(profile, LiveView.empty(), np.arange(len(profile.classes), dtype=np.int64), None)[0]
 
 
 def _estimate(

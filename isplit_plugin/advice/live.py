@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -123,8 +123,7 @@ class ServedRow:
     uplink: Times = NO_TIMES
 
 
-@dataclass(frozen=True, eq=False)
-class OutcomeRow:
+class OutcomeRow(NamedTuple):
     """Predictions of one class at one served split point and variant: how many, how many of them have a label by now,
     and how many of those labels agree."""
 

@@ -33,9 +33,8 @@ class Mix:
     def shares(self, labels: Sequence[str]) -> tuple[ClassShare, ...]:
         """The classes with their labels, heaviest first."""
         order = np.lexsort((self.class_ids, -self.weights))
-        return tuple(
-            ClassShare(int(self.class_ids[i]), labels[int(self.class_ids[i])], float(self.weights[i])) for i in order
-        )
+        ids, weights = self.class_ids[order].tolist(), self.weights[order].tolist()
+        return tuple(map(ClassShare, ids, [labels[i] for i in ids], weights))
 
 
 def live_weights(live: LiveView, classes: int) -> tuple[F64, F64]:

@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -17,16 +19,19 @@ from ..errors import ProfileError, QueryError
 from ..profile import Profile
 from ..schema import Manifest, Pick, Recommendation
 from .choices import Option, Verdict, judge, options
-from .curves import Curve, mix_curve
+from .curves import Curve, mix_curve, unseen_mean
 from .evidence import WHOLE_CURVES
 from .latency import LatencyModel
 from .live import F64, LiveView
+from .memo import once
 from .mix import Mix, resolve
 from .query import Query
 from .rules import GLOBAL, Placement, place, place_by
 
 CUI: Final = "cui"
 DEPTH: Final = "depth"
+MAX_CURVES: Final = 8
+"""Curves of mixes that are kept with a view."""
 
 
 def bare_profile(manifest: Manifest) -> Profile:
@@ -97,9 +102,7 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
             f"got one of {profile.network_hash} with {len(profile.split_points)}"
         )
     mix = resolve(query, profile, live, manifest.classes)
-    curve = mix_curve(profile, live, mix.class_ids, mix.weights)
-    whole = replace(live, importance=tuple(r for r in live.importance if r.source in WHOLE_CURVES))
-    base = curve if whole.importance == live.importance else mix_curve(profile, whole, mix.class_ids, mix.weights)
+    curve, base = _curves(profile, live, mix)
     limits = query.constraints
     model = LatencyModel.of(profile, live, limits)
     found = tuple(options(manifest, live, mix, limits, model))
@@ -107,7 +110,7 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
         placement = place(
             profile.split_points,
             curve,
-            base=base.value,
+            base=base,
             rule=query.rule,
             candidate_set=query.candidate_set,
             max_head_macs=limits.max_head_macs,
@@ -122,6 +125,30 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
         )
     verdict = judge(found, limits)
     return Assessed(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
+
+
+def _curves(profile: Profile, live: LiveView, mix: Mix) -> tuple[Curve, F64]:
+    """The mix's curve, and (P,) the value of one from the profile and whole live curves alone."""
+    known = _known_curves(live)
+    key = (profile, mix.class_ids.tobytes(), mix.weights.tobytes())
+    if key not in known:
+        curve = mix_curve(profile, live, mix.class_ids, mix.weights)
+        whole = tuple(r for r in live.importance if r.source in WHOLE_CURVES)
+        if whole == live.importance:
+            base = curve.value
+        elif whole or mix.class_ids.max(initial=-1) >= len(profile.classes):
+            base = mix_curve(profile, replace(live, importance=whole), mix.class_ids, mix.weights).value
+        else:
+            base = unseen_mean(profile, mix.class_ids, mix.weights)
+        known[key] = curve, base
+        if len(known) > MAX_CURVES:
+            del known[next(iter(known))]
+    return known[key]
+
+
+@once
+def _known_curves(_: LiveView) -> dict[tuple[Profile, bytes, bytes], tuple[Curve, F64]]:
+    return {}
 
 
 def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
@@ -194,7 +221,64 @@ def revision(
     _json(digest, [manifest.network_hash, manifest.model, manifest.version, query.to_json()])
     if standing:
         _json(digest, [pick._asdict() for pick in standing])
-    _json(digest, [list(manifest.deployed), list(manifest.codecs), list(manifest.classes)])
+    digest.update(_of_deployment(*_deployment(manifest)))
+    digest.update(_of_profile(profile))
+    digest.update(_of_live(live))
+    return digest.hexdigest()
+
+
+def basis(manifest: Manifest, profile: Profile) -> str:
+    """16 hexadecimal digits over network, deployment and profile: what picks in force belong to."""
+    key = (manifest.network_hash, manifest.model, manifest.version, *_deployment(manifest))
+    known = _bases(profile)
+    if key not in known:
+        digest = hashlib.blake2b(digest_size=8)
+        _json(digest, [manifest.network_hash, manifest.model, manifest.version, Query().to_json()])
+        _feed_deployment(digest, *_deployment(manifest))
+        _feed_profile(digest, profile)
+        _feed_live(digest, LiveView.empty())
+        known[key] = digest.hexdigest()
+    return known[key]
+
+
+@once
+def _bases(_: Profile) -> dict[tuple[object, ...], str]:
+    return {}
+
+
+_Names = tuple[str, ...]
+
+
+def _deployment(manifest: Manifest) -> tuple[_Names, _Names, _Names]:
+    return tuple(manifest.deployed), tuple(manifest.codecs), tuple(manifest.classes)
+
+
+@lru_cache(maxsize=16)
+def _of_deployment(deployed: _Names, codecs: _Names, classes: _Names) -> bytes:
+    digest = hashlib.blake2b()
+    _feed_deployment(digest, deployed, codecs, classes)
+    return digest.digest()
+
+
+@once
+def _of_profile(profile: Profile) -> bytes:
+    digest = hashlib.blake2b()
+    _feed_profile(digest, profile)
+    return digest.digest()
+
+
+@once
+def _of_live(live: LiveView) -> bytes:
+    digest = hashlib.blake2b()
+    _feed_live(digest, live)
+    return digest.digest()
+
+
+def _feed_deployment(digest: Any, deployed: _Names, codecs: _Names, classes: _Names) -> None:
+    _json(digest, [list(deployed), list(codecs), list(classes)])
+
+
+def _feed_profile(digest: Any, profile: Profile) -> None:
     _json(digest, [dict(profile.head_ms), dict(profile.tail_ms), profile.target])
     _json(digest, {name: list(values) for name, values in profile.predictions.items()})
     for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
@@ -203,6 +287,9 @@ def revision(
         _json(digest, [measure.split_point, measure.codec, measure.nbytes, measure.encode_ms, measure.decode_ms])
         _array(digest, measure.seen)
         _array(digest, measure.agree)
+
+
+def _feed_live(digest: Any, live: LiveView) -> None:
     _json(digest, [live.as_of, live.observations])
     for part in sorted(live.importance, key=lambda r: (r.source, r.target)):
         order = np.argsort(part.class_ids, kind="stable")
@@ -210,12 +297,13 @@ def revision(
         for array in (part.class_ids, part.count, part.weight, part.weight2, part.sum1, part.sum2):
             _array(digest, np.asarray(array)[order])
     _json(digest, sorted(repr(r) for r in live.served))
-    outcomes = sorted((r.split_point, r.variant, r.class_id, r.seen, r.labelled, r.correct) for r in live.outcomes)
-    _json(digest, outcomes)
+    served, variants, *numbers = zip(*sorted(live.outcomes), strict=True) if live.outcomes else ((),) * 6
+    _json(digest, [(place, len(list(some))) for place, some in groupby(zip(served, variants, strict=True))])
+    for column in numbers:
+        _array(digest, np.array(column, np.float64))
     order = np.argsort(live.class_seen.class_ids, kind="stable")
     for array in (live.class_seen.class_ids, live.class_seen.weight, live.class_seen.count):
         _array(digest, np.asarray(array)[order])
-    return digest.hexdigest()
 
 
 def _json(digest: Any, value: Any) -> None:
@@ -226,4 +314,4 @@ def _json(digest: Any, value: Any) -> None:
 def _array(digest: Any, array: Any) -> None:
     array = np.ascontiguousarray(array)
     _json(digest, [str(array.dtype), list(array.shape)])
-    digest.update(array.tobytes())
+    digest.update(array.reshape(-1))

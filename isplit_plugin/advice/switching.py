@@ -25,7 +25,7 @@ from .choices import Option, judge
 from .evidence import ALPHA, Choosing, Importance, Proof
 from .live import F64, LiveView
 from .query import Query
-from .recommend import Assessed, answer, assess, revision
+from .recommend import Assessed, answer, assess, basis
 from .rules import candidate_points
 
 
@@ -124,9 +124,9 @@ def settle(
     if seen.as_of is None:
         return Settled(answer(seen), standing, ())
     changes: list[Change] = []
-    basis = revision(manifest, seen.profile, LiveView.empty(), Query())
-    if standing is None or standing.basis != basis:
-        standing = _start(seen, basis, standing)
+    known_as = basis(manifest, seen.profile)
+    if standing is None or standing.basis != known_as:
+        standing = _start(seen, known_as, standing)
         after = f"{_name(standing.use)}; {standing.place}"
         what = "the profile" if _has_profile(seen.profile) else "the traffic so far, for there is no profile"
         changes.append(_change(standing, "start", seen, None, after, f"a new deployment; picks of {what}"))

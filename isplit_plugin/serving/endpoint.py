@@ -28,6 +28,7 @@ from ..traffic import Store
 from ..traffic.delta import MAX_GROUPS, OTHER
 from ..wire import find_header
 from . import answers, listings
+from .known import Known
 from .label_intake import read_labels, take_labels
 from .picks import held_answer, policy_of
 from .probe_intake import DEFAULT_PER_HOUR, read_report, take
@@ -61,7 +62,8 @@ class Endpoint:
         self._policy = policy_of(ours)
         self._probes_per_hour = int(ours.get("probes_per_hour", DEFAULT_PER_HOUR))
         self._store: Store | None = None
-        self._cache: OrderedDict[tuple[int, str], str] = OrderedDict()
+        self._known: Known | None = None
+        self._cache: OrderedDict[tuple[tuple[int, int], str], str] = OrderedDict()
         self._cached_bytes = 0
         self._counts: dict[str, int] = defaultdict(int)
 
@@ -100,16 +102,18 @@ class Endpoint:
     def answer(self, question: Question) -> str:
         """The JSON body for one question. Raises the errors of :mod:`isplit_plugin.errors` alone.
 
-        Answers are kept by the store's revision: as long as nothing was written, the same question costs one read.
+        Answers are kept by the store's revision: as long as nothing was written, a question costs one read, and one
+        that was asked before nothing else.
         """
         if question.topic == "help":
             return _dump(_help())
         store = self._open()
-        key = (store.revision(), question.key())
+        known = self._at_revision(store)
+        key = (known.revision, question.key())
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        text = _dump(self._compute(store, question))
+        text = _dump(self._compute(store, known, question))
         if len(text) > MAX_ANSWER:
             raise WireSizeError(f"the answer takes {len(text)} bytes, at most {MAX_ANSWER}: ask for fewer classes")
         self._keep(key, text)
@@ -126,27 +130,34 @@ class Endpoint:
             self._store = Store(self._url)
         return self._store
 
-    def _keep(self, key: tuple[int, str], text: str) -> None:
+    def _keep(self, key: tuple[tuple[int, int], str], text: str) -> None:
         self._cache[key] = text
         self._cached_bytes += len(text)
         while len(self._cache) > CACHED_ANSWERS or self._cached_bytes > CACHED_BYTES:
             _, old = self._cache.popitem(last=False)
             self._cached_bytes -= len(old)
 
-    def _compute(self, store: Store, question: Question) -> dict[str, Any]:
+    def _at_revision(self, store: Store) -> Known:
+        revision = store.revision(), store.opened  # in this order: reading follows a file that took another's place
+        if self._known is None or self._known.revision != revision:
+            self._known = Known(store, revision)
+        return self._known
+
+    def _compute(self, store: Store, known: Known, question: Question) -> dict[str, Any]:
         if question.topic == "models":
             return _models(store)
-        manifest = store.manifest(question.model, question.version)
+        manifest = known.manifest(question.model, question.version)
         if question.topic == "groups":
-            return listings.groups(manifest, store.groups(manifest.network_hash))
-        query = _known_group(store, manifest, question.query)
+            return listings.groups(manifest, known.groups(manifest.network_hash))
+        query = _known_group(known, manifest, question.query)
         question = replace(question, query=query)
         if question.topic == "changes":
             return listings.changes(manifest, query.group, store.changes(manifest, query.group))
-        profile = store.profile(manifest.network_hash)
+        profile = known.profile(manifest.network_hash)
         if question.topic == "recommendations" and is_held(query):
-            return held_answer(store, manifest, profile, query, self._policy).to_json()
-        live = store.view(manifest.network_hash, query.group)
+            held = known.held(manifest, query.group)
+            return held_answer(store, manifest, profile, query, self._policy, known=held).to_json()
+        live = known.view(manifest.network_hash, query.group)
         if question.topic == "accuracy":
             return listings.accuracy(manifest, live, query.classes)
         if question.topic == "classes":
@@ -156,11 +167,11 @@ class Endpoint:
         return recommend(manifest, profile, live, question.query).to_json()
 
 
-def _known_group(store: Store, manifest: Manifest, query: Query) -> Query:
+def _known_group(at: Known, manifest: Manifest, query: Query) -> Query:
     """The question for the group that a device of this name is counted in: above the cap that is ``other``."""
     if query.group == ALL_GROUPS:
         return query
-    known = {group.name for group in store.groups(manifest.network_hash)}
+    known = {group.name for group in at.groups(manifest.network_hash)}
     full = OTHER in known and len(known - {OTHER}) >= MAX_GROUPS
     return replace(query, group=OTHER) if full and query.group not in known else query
 

@@ -36,11 +36,20 @@ def policy_of(section: Mapping[str, Any]) -> Policy:
 
 
 def held_answer(
-    store: Store, manifest: Manifest, profile: Profile | None, query: Query, policy: Policy
+    store: Store,
+    manifest: Manifest,
+    profile: Profile | None,
+    query: Query,
+    policy: Policy,
+    *,
+    known: Held | None = None,
 ) -> Recommendation:
-    """Answer, and put into force what follows from the store's contents. Raises as advice.settle and Store do."""
+    """Answer, and put into force what follows from the store's contents. Raises as advice.settle and Store do.
+
+    ``known``: what was read of the store already; it is read again where others changed it since.
+    """
     for _ in range(_TRIES):
-        held = store.held(manifest, query.group)
+        held, known = known or store.held(manifest, query.group), None
 
         def settled(policy: Policy, held: Held = held) -> Settled:
             live, pairs, half_life = held.live, held.pairs, store.half_life_s

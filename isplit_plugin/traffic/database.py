@@ -42,6 +42,7 @@ class Database:
         self._path = _file_of(self._url)
         self._file: tuple[int, int] | None = None
         self._create = create
+        self.opened = 0
         with self._guard("an SQLite file or a PostgreSQL database"):
             self.engine = self._engine()
         try:
@@ -132,6 +133,7 @@ class Database:
             with self.engine.connect() as connection:
                 self.half_life_s = connection.scalar(value_of("half_life_s")) or self.half_life_s
         self._file = self._identity()
+        self.opened += 1
 
     def _schema_now(self) -> int | None:
         with self.engine.connect() as connection:

@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -128,6 +129,7 @@ def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
     return found
 
 
+@lru_cache(maxsize=2048)  # of all hours but the last, the bytes stay the same
 def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
     found = []
     offset = 0

@@ -69,7 +69,8 @@ class Store:
         if half_life_s <= 0:
             raise StoreError(f"half_life_s: expected seconds above 0, got {half_life_s}")
         self._db = Database(url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s)
-        self._profiles: dict[str, tuple[int, Profile | None]] = {}
+        self._profiles: dict[str, tuple[tuple[int, int], Profile | None]] = {}
+        self._manifests: dict[tuple[str, str], tuple[tuple[int, int], Manifest]] = {}
 
     @property
     def url(self) -> str:
@@ -79,6 +80,11 @@ class Store:
     @property
     def half_life_s(self) -> int:
         return self._db.half_life_s
+
+    @property
+    def opened(self) -> int:
+        """How often the database was opened: revisions of a file that took another's place count from zero again."""
+        return self._db.opened
 
     @property
     def schema(self) -> int:
@@ -122,19 +128,26 @@ class Store:
         Raises UnknownModelError, StoreError.
         """
         table = tables.model
-        query = sa.select(table.c.manifest).where(table.c.model == model).order_by(table.c.revision.desc())
+        query = sa.select(table.c.version, table.c.revision).where(table.c.model == model)
         if version is not None:
             query = query.where(table.c.version == version)
         with self._db.read() as connection:
-            found = connection.scalar(query.limit(1))
-            known = () if found else list_networks(connection)
-        if found is None:
-            asked = model if version is None else f"{model}/{version}"
-            raise UnknownModelError.of(asked, [f"{n.model}/{n.version}" if version else n.model for n in known])
+            row = connection.execute(query.order_by(table.c.revision.desc()).limit(1)).first()
+            if row is None:
+                asked = model if version is None else f"{model}/{version}"
+                known = [f"{n.model}/{n.version}" if version else n.model for n in list_networks(connection)]
+                raise UnknownModelError.of(asked, known)
+            key, age = (model, row.version), (self.opened, row.revision)
+            if key in self._manifests and self._manifests[key][0] == age:
+                return self._manifests[key][1]
+            this = (table.c.model == model, table.c.version == row.version)
+            raw = connection.scalar(sa.select(table.c.manifest).where(*this))
         try:
-            return Manifest.from_json(json.loads(found), where=f"manifest of {model}")
+            found = Manifest.from_json(json.loads(str(raw)), where=f"manifest of {model}")
         except (ArtifactError, ValueError) as error:
             raise self._db.error(f"expected a manifest of {model}, found {error}") from error
+        self._manifests[key] = age, found
+        return found
 
     def profile(self, network_hash: str) -> Profile | None:
         """The profile of a network, ``None`` where it was put without one. Raises UnknownModelError, StoreError."""
@@ -143,15 +156,16 @@ class Store:
             revision = connection.scalar(sa.select(table.c.revision).where(table.c.network == network_hash))
             if revision is None:
                 raise UnknownModelError.of(network_hash, [n.network_hash for n in list_networks(connection)])
+            age = self.opened, int(revision)
             known = self._profiles.get(network_hash)
-            if known is not None and known[0] == revision:
+            if known is not None and known[0] == age:
                 return known[1]
             raw = connection.scalar(sa.select(table.c.profile).where(table.c.network == network_hash))
         try:
             found = None if raw is None else Profile.from_bytes(raw, where=f"profile of {network_hash}")
         except ProfileError as error:
             raise self._db.error(f"expected a readable profile, found {error}") from error
-        self._profiles[network_hash] = (revision, found)
+        self._profiles[network_hash] = age, found
         return found
 
     def view(self, network_hash: str, group: str | None = None) -> LiveView:

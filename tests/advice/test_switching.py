@@ -175,7 +175,7 @@ def test_labels_prove_what_the_profile_could_not_know() -> None:
     assert [c.after for c in found.changes] == ["d as fp32"]
     loser = next(c for c in found.recommendation.choices if (c.split_point, c.variant) == ("b", "uint8"))
     assert (loser.verdict, loser.agreement_source) == ("inaccurate", "live labels")
-    few = tuple(replace(r, labelled=r.labelled / 60, correct=r.correct / 60) for r in rows)  # 33 labels each
+    few = tuple(r._replace(labelled=r.labelled / 60, correct=r.correct / 60) for r in rows)  # 33 labels each
     assert held(replace(live, outcomes=few), start).changes == ()
 
 

@@ -265,7 +265,7 @@ def test_unexpected_failure_keeps_its_text_in_the_log(ask: Ask, store: Store, mo
 def test_answers_are_kept_until_the_store_changes(ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = endpoint_module.held_answer
-    monkeypatch.setattr(endpoint_module, "held_answer", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(endpoint_module, "held_answer", lambda *a, **k: calls.append(1) or real(*a, **k))
     first = one(ask, path="recommendations/toy")
     assert one(ask, path="recommendations/toy") == first
     assert len(calls) == 1
@@ -273,6 +273,40 @@ def test_answers_are_kept_until_the_store_changes(ask: Ask, store: Store, monkey
     status, body = one(ask, path="recommendations/toy")
     assert (status, body["version"], len(calls)) == (200, "2.0", 2)
     assert one(ask, path="recommendations/toy/version/1.0")[1] == first[1]
+
+
+def test_another_question_at_the_same_revision_reads_nothing_again(
+    ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    for name in ("manifest", "profile", "view", "held"):
+        real = getattr(Store, name)
+        monkeypatch.setattr(Store, name, lambda *a, name=name, real=real: reads.append(name) or real(*a))
+    paths = [f"{topic}/toy/classes/{i}" for topic in ("recommendations", "curves", "accuracy") for i in range(3)]
+    paths += ["recommendations/toy", "recommendations/toy/group/nobody"]
+    assert one(ask, path="recommendations/toy")[0] == 200
+    reads.clear()
+    found = [one(ask, path=path) for path in paths]
+    assert [status for status, _ in found] == [200] * len(paths)
+    assert reads == ["held"]  # of the group that was not asked for before
+    delta = Delta(toys.profile().mean0, store.half_life_s, 3)
+    delta.add_observation(seen(0, class_id=2, head_ms=20.0, tail_ms=4.0))
+    store.add(toys.HASH, delta)
+    after = one(ask, path="recommendations/toy/classes/2")[1]
+    assert (after["observations"], after["as_of"]) == (1, AT)
+
+
+def test_a_file_in_the_place_of_another_is_read_anew(ask: Ask, store: Store, tmp_path: Path) -> None:
+    assert one(ask, path="recommendations/toy/classes/0")[1]["version"] == "1.0"
+    before = store.revision()
+    with Store(tmp_path / "other.sqlite3") as other:
+        other.put_network(toys.manifest(version="2.0"), toys.profile())
+        assert other.revision() == before
+    store.close()
+    for end in ("-wal", "-shm"):
+        (tmp_path / f"store.sqlite3{end}").unlink(missing_ok=True)
+    (tmp_path / "other.sqlite3").replace(tmp_path / "store.sqlite3")
+    assert one(ask, path="recommendations/toy/classes/0")[1]["version"] == "2.0"
 
 
 def test_cache_is_bounded(ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
