@@ -41,20 +41,34 @@ def _forward_backward(model: torch.nn.Module, x: torch.Tensor) -> None:
     model(leaf).max().backward(inputs=[leaf])
 
 
+_PEAK = """
+import sys, threading, time
+import psutil, torch
+torch.set_num_threads(1)
+from benchmarks.importance import _forward_backward, _network
+model, net, x = _network(sys.argv[1])
+model.requires_grad_(False)
+job = {"importance": lambda: net.importance(x), "forward + backward": lambda: _forward_backward(model, x)}[sys.argv[2]]
+process, done, peak = psutil.Process(), threading.Event(), 0
+before = process.memory_info().rss
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, process.memory_info().rss)
+        time.sleep(0.001)
+watcher = threading.Thread(target=watch)
+watcher.start()
+job()
+done.set()
+watcher.join()
+print((peak - before) / 1e6)
+"""
+
+
 def peak_memory(name: str, job: str) -> float:
-    """Peak resident memory in MB of a fresh process that does one job on one network."""
-    code = (
-        "import resource, sys, torch; torch.set_num_threads(1)\n"
-        "from benchmarks.importance import _network, _forward_backward\n"
-        f"model, net, x = _network({name!r})\n"
-        f"job = {job!r}\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "if job == 'importance': net.importance(x)\n"
-        "elif job == 'forward + backward': _forward_backward(model, x)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, before / 1e3)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[0])
+    """MB that one job adds to the resident memory of a fresh process at its peak, looked at every millisecond."""
+    done = subprocess.run([sys.executable, "-c", _PEAK, name, job], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def run(quick: bool = False) -> list[Row]:
@@ -92,7 +106,7 @@ def run(quick: bool = False) -> list[Row]:
                 peaks = {job: peak_memory(name, job) for job in ("importance", "forward + backward")}
                 rows.append(
                     row(
-                        f"{name}: peak memory of importance",
+                        f"{name}: peak memory added by importance",
                         peaks["importance"],
                         "MB",
                         rival="forward + backward",
