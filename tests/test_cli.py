@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import advice_toys as toys
@@ -15,10 +16,9 @@ from report_toys import make_manifest, make_profile
 from isplit_plugin import errors
 from isplit_plugin.advice import LiveView, recommend
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
-from isplit_plugin.cli.common import class_ids, note, read_key, table
+from isplit_plugin.cli.common import class_ids, note, read_key, table, when
 from isplit_plugin.cli.recommend import render, worth_showing
-from isplit_plugin.cli.store import _when
-from isplit_plugin.schema import Prediction, Timings, TopClass
+from isplit_plugin.schema import Pick, Prediction, Timings, TopClass
 from isplit_plugin.traffic import Store
 
 
@@ -216,7 +216,7 @@ def test_the_store_of_a_server_that_was_never_asked(tmp_path: Path, capsys: pyte
         store.put_network(toys.manifest(), toys.profile())
     assert main(["store", "check", "--store", url]) == 0
     assert capsys.readouterr().out.rstrip().endswith("none yet")
-    assert _when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
+    assert when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
 
 
 def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
@@ -228,3 +228,19 @@ def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
     assert "output" in {point for point, _ in pairs}
     assert len(set(pairs)) == len(pairs)
     assert render(answer, limit=1).count("\n") < render(answer).count("\n")
+
+
+def test_a_recommendation_says_what_is_in_force_and_what_waits_for_proof() -> None:
+    profile = make_profile()
+    answer = recommend(make_manifest(profile), profile, LiveView.empty())
+    assert "in force" not in render(answer)
+    picks = (
+        Pick("use", "b as uint8", 1_795_160_169.0, 2, "d as fp32", "3 ms faster, which is not proven"),
+        Pick("place", None, None, 2),
+    )
+    lines = render(replace(answer, standing=picks)).splitlines()
+    assert [line for line in lines if "in force" in line] == [
+        "  in force to use now: b as uint8, since 2026-11-20 07:36:09 UTC; d as fp32 waits for proof "
+        "(3 ms faster, which is not proven)",
+        "  in force for a bottleneck: no place, as the profile has it; nothing else is estimated to be better",
+    ]

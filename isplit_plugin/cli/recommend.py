@@ -11,7 +11,7 @@ from ..schema import INPUT, OUTPUT
 from . import common
 
 if TYPE_CHECKING:
-    from ..schema import Choice, Recommendation
+    from ..schema import Choice, Pick, Recommendation
 
 HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
 DESCRIPTION: Final = """\
@@ -77,8 +77,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _in_force(pick: Pick) -> str:
+    """A pick that is held, since when, and what waits for proof."""
+    what = {"use": "to use now", "place": "for a bottleneck"}.get(pick.kind, pick.kind)
+    since = "as the profile has it" if pick.since is None else f"since {common.when(pick.since)}"
+    waits = "nothing else is estimated to be better"
+    if pick.rival is not None:
+        waits = f"{pick.rival} waits for proof ({pick.reason})"
+    return f"  in force {what}: {pick.pick or 'no place'}, {since}; {waits}"
+
+
 def render(answer: Recommendation, *, limit: int = 12) -> str:
-    """A recommendation for people: the pick, the choices with their reasons, the candidates."""
+    """A recommendation for people: the pick, what is in force, the choices with their reasons, the candidates."""
     classes = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:6])
     more = f" and {len(answer.classes) - 6} more" if len(answer.classes) > 6 else ""
     lines = [
@@ -87,6 +97,7 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
         f"  classes ({answer.mix}): {classes or 'none seen'}{more}",
         f"  from {answer.observations} live requests and the profile; source {answer.source}, "
         f"confidence {answer.confidence:.2f}, revision {answer.revision}",
+        *map(_in_force, answer.standing),
         "",
         "What to use now",
         common.table(

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,17 +78,10 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         if name == "rows":
             print("\n" + common.table(("table", "rows"), value.items()))
         elif name == "networks":
-            lines = [(n["model"], n["version"], n["network_hash"][:20], _when(n["as_of"])) for n in value]
+            lines = [(n["model"], n["version"], n["network_hash"][:20], common.when(n["as_of"])) for n in value]
             print("\n" + common.table(("model", "version", "network", "newest observation"), lines))
         else:
             print(f"{name:<14}{common.kilobytes(value) if name.startswith('bytes') else value}")
-
-
-def _when(seconds: float | None) -> str:
-    """Seconds since 1970 as people read them."""
-    if not seconds:
-        return "none yet"
-    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
 
 
 def _export(store: Store, output: Path | None) -> None:
