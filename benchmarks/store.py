@@ -1,12 +1,15 @@
-"""The store: what an observation costs a request, and what an answer of the endpoint costs with a thousand classes by
-forty points behind it, after 10^4 requests and after a simulated 10^9, against a do-nothing handler beside it."""
+"""The store: what an observation costs a request, what labels cost, and what an answer of the endpoint costs with a
+thousand classes by forty points behind it, after 10^4 requests and after a simulated 10^9, against a do-nothing handler
+beside it: the first one at a new revision, another question at a revision that is known, and one asked before."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,11 @@ import requests
 from isplit_plugin.profile import Profile, VariantMeasure
 from isplit_plugin.schema import INPUT, OUTPUT, Macs, Manifest, Observation, Preprocessing, SplitPoint
 from isplit_plugin.serving import TorchServe, build_endpoint_archive
+from isplit_plugin.serving.label_intake import read_labels, take_labels
 from isplit_plugin.traffic import Recorder, Store
 from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
 from isplit_plugin.traffic.histogram import Histogram
+from isplit_plugin.traffic.labels import MAX_LABELS
 from isplit_plugin.traffic.moments import Moments, Products, landmark
 
 from .harness import Row, against, row
@@ -35,11 +40,13 @@ POINT_LIST = tuple(
     SplitPoint(f"layer{i}", (), (64, 14, 14), "float32", 50_176, Macs(i, POINTS - i), 1, (0, 1, 2, 3), i % 4 == 3)
     for i in range(POINTS)
 )
-QUESTIONS = {
-    "one class": "recommendations/big/classes/7",
-    "ten classes": "recommendations/big/classes/" + ",".join(str(7 * i) for i in range(10)),
-    "the live mix": "recommendations/big",
+ASK = "predictions/isplit/1.0/recommendations/big"
+QUESTIONS: dict[str, Callable[[int], str]] = {
+    "one class": lambda i: f"{ASK}/classes/{i}",
+    "ten classes": lambda i: f"{ASK}/classes/" + ",".join(str(i + 7 * j) for j in range(10)),
+    "the live mix": lambda i: f"models/isplit/invoke?model=big&rtt_ms={i}" if i else ASK,
 }
+"""The i-th question of a kind; of the live mix all but the first are for one link each, and none of these is held."""
 
 
 def _manifest() -> Manifest:
@@ -139,10 +146,49 @@ def _observe(url: str, rounds: int) -> list[Row]:
 def _ask(session: requests.Session, server: TorchServe, path: str) -> float:
     headers = {"Authorization": f"Bearer {server.token()}"}
     started = time.perf_counter()
-    answer = session.get(f"{server.inference_url}/predictions/{path}", headers=headers, timeout=60)
+    answer = session.get(f"{server.inference_url}/{path}", headers=headers, timeout=60)
     elapsed = (time.perf_counter() - started) * 1e3
     assert answer.status_code == 200, answer.text
     return elapsed
+
+
+def _label(folder: Path, rounds: int) -> list[Row]:
+    """A thousand labels in one call, as the endpoint takes it: reading, joining with their requests, writing."""
+    url = f"sqlite:///{folder}/labels.db"
+    with Store(url) as store:
+        random = np.random.default_rng(0)
+        store.put_network(_manifest(), _profile(random))
+        _fill(store, 1e4, random)
+        return _label_in(store, folder, rounds)
+
+
+def _label_in(store: Store, folder: Path, rounds: int) -> list[Row]:
+    number = MAX_LABELS
+    secret = folder / "labels.secret"
+    secret.touch(mode=0o600)
+    secret.write_text("0123456789abcdef" * 4, encoding="utf-8")
+    times = []
+    with Recorder(f"sqlite:///{folder}/labels.db", NETWORK, flush_s=3600, labels=True) as recorder:
+        for r in range(rounds + 1):
+            names = [f"labelled-{r}-{i}" for i in range(number)]
+            for i, name in enumerate(names):
+                recorder.observe(replace(_observation(i), request_id=name))
+            recorder.flush(60)
+            labels = [{"request_id": name, "class": i % CLASSES} for i, name in enumerate(names)]
+            body = json.dumps({"labels": labels, "token": secret.read_text(encoding="utf-8")}).encode()
+            started = time.perf_counter()
+            call = read_labels({"body": body}, {})
+            assert call is not None
+            told = json.dumps(take_labels(store, str(secret), call))
+            elapsed = (time.perf_counter() - started) * 1e3
+            assert json.loads(told)["labelled"] == number, told[:300]
+            if r:
+                times.append(elapsed)
+    one_call = statistics.median(times)
+    return [
+        row(f"{number} labels in one call, in the endpoint", one_call, "ms", rounds=rounds),
+        row("one label of these", one_call / number * 1e3, "us"),
+    ]
 
 
 def _answers(server: TorchServe, store: Store, size: str, rounds: int) -> list[Row]:
@@ -157,14 +203,18 @@ def _answers(server: TorchServe, store: Store, size: str, rounds: int) -> list[R
         return None
 
     with requests.Session() as session:
-        before: dict[str, Callable[[], None]] = {"first": change, "cached": same}
-        for what, path in QUESTIONS.items():
-            for kind, prepare in before.items():
+        kinds: dict[str, tuple[Callable[[], None], bool]] = {
+            "first at a revision": (change, False),
+            "another question at that revision": (same, True),
+            "cached": (same, False),
+        }
+        for what, question in QUESTIONS.items():
+            for kind, (prepare, another) in kinds.items():
                 times: dict[str, list[float]] = {"endpoint": [], "do nothing": []}
                 for number in range(rounds + 1):
                     prepare()
-                    asked = _ask(session, server, f"isplit/1.0/{path}")
-                    idle = _ask(session, server, "do_nothing")
+                    asked = _ask(session, server, question(number + 1 if another else 0))
+                    idle = _ask(session, server, "predictions/do_nothing")
                     if number:
                         times["endpoint"].append(asked)
                         times["do nothing"].append(idle)
@@ -189,7 +239,7 @@ def run(quick: bool = False) -> list[Row]:
                 store.put_network(_manifest(), _profile(random))
                 _fill(store, seen, random)
                 if size == "10^4":
-                    rows += _observe(url, rounds)
+                    rows += _observe(url, rounds) + _label(Path(folder), rounds)
                 _, nbytes = store.compact()
                 rows.append(row(f"size of the store after {size} requests", nbytes / 1e6, "MB"))
                 with TorchServe(model_store=archives, models=["isplit.mar", "do_nothing.mar"], store=url) as server:
