@@ -117,15 +117,19 @@ def unpack(raw: bytes, number: int) -> list[Histogram]:
 
 def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
     """The sums of what :func:`unpack` reads from each of ``raws``, but faster."""
-    counts, totals = np.zeros((number, BUCKETS), np.int64), np.zeros(number)
+    parts: list[list[bytes]] = [[] for _ in range(number)]
+    totals = [0.0] * number
     for raw in raws:
         for i, (total, pairs) in enumerate(_read(raw, number)):
-            counts[i, pairs["bucket"]] += pairs["count"].astype(np.int64)  # a histogram has a bucket once
+            parts[i].append(pairs.tobytes())
             totals[i] += total
     found = []
-    for row, total in zip(counts, totals.tolist(), strict=True):
-        used = np.flatnonzero(row)
-        found.append(Histogram(dict(zip(used.tolist(), row[used].tolist(), strict=True)), total))
+    for mine, total in zip(parts, totals, strict=True):
+        counts = np.zeros(BUCKETS, np.int64)
+        every = np.frombuffer(b"".join(mine), _PAIR)
+        np.add.at(counts, every["bucket"], every["count"].astype(np.int64))
+        used = np.flatnonzero(counts)
+        found.append(Histogram(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), total))
     return found
 
 
