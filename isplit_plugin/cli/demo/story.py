@@ -355,15 +355,16 @@ def compare(measured: Profile, before: Recommendation, phases: Sequence[Phase]) 
 
 def conclusions(before: Recommendation, phases: Sequence[Phase]) -> list[str]:
     """In words, whether the recommendation moved. It says so too where it did not."""
-    columns = [("profile", before), *((phase.name, phase.advice) for phase in phases)]
+    columns = [("before, all calibrated classes", before)]
+    columns += [(f"the classes of {phase.name}", phase.advice) for phase in phases]
     sentences = []
     for what, attribute in (("cut to use", "split_point"), ("best place for a bottleneck", "pick")):
         values = [getattr(advice, attribute) for _, advice in columns]
         if len(set(values)) == 1:
-            sentences.append(f"The {what} is {values[0]}, before the traffic and after both phases.")
+            sentences.append(f"The {what} is {values[0]}, before the traffic and for the classes of every phase.")
         else:
-            moves = (f"{name}: {value}" for (name, _), value in zip(columns, values, strict=True))
-            sentences.append(f"The {what} moved. {', '.join(moves)}.")
+            places = (f"{name}: {value}" for (name, _), value in zip(columns, values, strict=True))
+            sentences.append(f"The {what} depends on classes and traffic: {'; '.join(places)}.")
     return sentences
 
 
