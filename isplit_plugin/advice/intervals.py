@@ -6,7 +6,6 @@ import math
 from typing import Final
 
 Z95: Final = 1.959963984540054
-Z99: Final = 2.5758293035489004
 
 
 def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:

@@ -78,7 +78,7 @@ def note(options: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def class_ids(text: str, labels: Sequence[str] | None = None) -> tuple[int, ...]:
+def class_ids(text: str) -> tuple[int, ...]:
     """Comma-separated class ids. Raises QueryError naming the word that is none."""
     ids = []
     for word in (w.strip() for w in text.split(",")):

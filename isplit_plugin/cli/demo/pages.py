@@ -11,6 +11,7 @@ import numpy as np
 from ...profile import Profile
 from ...report import Line, Page, curve_figure, profile_page
 from ...schema import Recommendation
+from .served import by_choice, right_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +58,7 @@ def write(
 
 
 def _phase(page: Page, phase: Phase) -> None:
-    right = sum(r["true_class"] == r["predicted_class"] for r in phase.rows)
+    right = right_of(phase.rows)
     page.section(f"Traffic: {phase.name}")
     page.facts(
         [
@@ -67,13 +68,14 @@ def _phase(page: Page, phase: Phase) -> None:
             (phase.advice.pick, "best place for a bottleneck"),
         ]
     )
-    rows = []
-    for pair in dict.fromkeys((r["split_point"], r["codec"]) for r in phase.rows):
-        mine = [r for r in phase.rows if (r["split_point"], r["codec"]) == pair]
-        keys = ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")
-        hits = sum(r["true_class"] == r["predicted_class"] for r in mine)
-        sent = round(float(np.mean([r["bytes_sent"] for r in mine])))
-        rows.append((*pair, len(mine), sent, *(float(np.median([r[k] for r in mine])) for k in keys), hits / len(mine)))
+    rows = [
+        (
+            *(s.split_point, s.codec, s.photos, round(s.bytes_sent)),
+            *(s.head_ms, s.encode_ms, s.round_trip_ms, s.tail_ms),
+            s.right / s.photos,
+        )
+        for s in by_choice(phase.rows)
+    ]
     header = ("split point", "codec", "photos", "bytes sent", "head ms", "encode ms", "round trip ms", "tail ms")
     page.table((*header, "share right"), rows, caption="Means of bytes, medians of times; loopback, no slow link.")
 

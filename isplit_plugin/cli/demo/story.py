@@ -25,8 +25,9 @@ from ...schema import INPUT, OUTPUT, Recommendation
 from ...serving import Built, TorchServe, package
 from ..common import kilobytes, table
 from ..recommend import render
-from ..serve import curl_hint
+from ..serve import curl_hint, keep_tokens
 from .photos import Photo, labelled_photos, view
+from .served import by_choice, right_of
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
@@ -220,7 +221,7 @@ class Demo:
         torch_there = "yes" if facts["torch_loaded"] else "no"
         print(f"{len(rows)} predictions by a device process (torch loaded there: {torch_there})")
         print(served_table(rows))
-        right = sum(r["true_class"] == r["predicted_class"] for r in rows)
+        right = right_of(rows)
         print(f"right: {right} of {len(rows)} ({right / len(rows):.0%})")
         classes = tuple(sorted({photo.class_id for photo in photos}))
         self._settle()
@@ -235,7 +236,7 @@ class Demo:
         print("(MODEL is efficientnet_lite0.) Ctrl-C stops it.", flush=True)
         try:
             while server.pid is not None:
-                server.token()  # renews an old one in the key file
+                keep_tokens(server)
                 time.sleep(5)
         except KeyboardInterrupt:
             print("\nstopping ...")
@@ -318,21 +319,16 @@ def _spread(measured: Profile, most: int = 3) -> list[str]:
 
 def served_table(rows: Sequence[dict[str, Any]]) -> str:
     """Bytes, times and hits by split point."""
-    found = []
-    order = list(dict.fromkeys((r["split_point"], r["codec"]) for r in rows))
-    for split_point, codec in sorted(order, key=order.index):
-        mine = [r for r in rows if (r["split_point"], r["codec"]) == (split_point, codec)]
-        right = sum(r["true_class"] == r["predicted_class"] for r in mine)
-        medians = [float(np.median([r[k] for r in mine])) for k in ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")]
-        found.append(
-            (
-                split_point,
-                codec,
-                kilobytes(float(np.mean([r["bytes_sent"] for r in mine]))),
-                *(f"{m:.1f}" for m in medians),
-                f"{right}/{len(mine)}",
-            )
+    found = [
+        (
+            served.split_point,
+            served.codec,
+            kilobytes(served.bytes_sent),
+            *(f"{ms:.1f}" for ms in (served.head_ms, served.encode_ms, served.round_trip_ms, served.tail_ms)),
+            f"{served.right}/{served.photos}",
         )
+        for served in by_choice(rows)
+    ]
     header = ("split point", "codec", "sent", "head ms", "encode ms", "round trip ms", "tail ms", "right")
     return table(header, found)
 
