@@ -23,7 +23,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds: does it run at all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="machine-readable result")
     parser.add_argument(
-        "--resnet50", type=Path, metavar="FILE", help=f"ImageNet weights for more rows; default: ${resnet50.VARIABLE}"
+        "--resnet50",
+        type=Path,
+        metavar="FILE",
+        help=f"ImageNet weights for more rows; default: ${resnet50.VARIABLE}",
     )
     options = parser.parse_args()
     if options.resnet50 is not None:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from isplit_plugin import image
-from isplit_plugin.cli.demo.photos import labelled_photos, view
+from isplit_plugin.demo.photos import labelled_photos, view
 from isplit_plugin.network import CapturedNetwork, HeadImportance, capture, graph
 from isplit_plugin.network.zoo import efficientnet_lite0
-from isplit_plugin.wire import ProbeResponse, decode_activation, decode_probe_response, encode_activation
+from isplit_plugin.probing.messages import ProbeResponse, decode_probe_response
+from isplit_plugin.wire import decode_activation, encode_activation
 
 from .harness import Row, row
 
@@ -36,7 +37,9 @@ def inside(net: CapturedNetwork, point: str) -> HeadImportance:
 def travelled(activation: torch.Tensor, codec: str) -> torch.Tensor:
     """What the tail decodes."""
     array = activation.numpy()
-    return torch.from_numpy(decode_activation(encode_activation(array, codec), shape=array.shape[1:]).copy())
+    return torch.from_numpy(
+        decode_activation(encode_activation(array, codec), shape=array.shape[1:]).copy()
+    )
 
 
 def through_wire(gradient: torch.Tensor, codec: str) -> torch.Tensor:
@@ -62,7 +65,11 @@ def _errors(name: str, found: np.ndarray, whole: np.ndarray) -> list[Row]:
     single = np.abs(found - whole)[:, kept] / np.maximum(whole[:, kept], 1e-2 * mean[kept])
     return [
         row(
-            f"{name}: mean curve, worst point", 100 * float(bias.max()), "%", points=int(kept.sum()), images=len(whole)
+            f"{name}: mean curve, worst point",
+            100 * float(bias.max()),
+            "%",
+            points=int(kept.sum()),
+            images=len(whole),
         ),
         row(f"{name}: mean curve, median point", 100 * float(np.median(bias)), "%"),
         row(f"{name}: single image, median", 100 * float(np.median(single)), "%"),
@@ -93,14 +100,20 @@ def run(quick: bool = False) -> list[Row]:
                 for codec in ("fp32", *CODECS):
                     tail, gradient = net.gradient_from(cut, travelled(activation, codec), target)
                     before = int(np.isnan(tail.values[0]).sum())
-                    found.setdefault(f"{cut}, {codec} activation, tail", []).append(tail.values[:, before:])
+                    found.setdefault(f"{cut}, {codec} activation, tail", []).append(
+                        tail.values[:, before:]
+                    )
                     for kind in ("fp16",) if codec != "fp32" else ("fp32", "fp16"):
                         joined = looked.run(one[None]).finish(through_wire(gradient, kind))
                         name = f"{cut}, {codec} activation, {kind} gradient, head"
                         found.setdefault(name, []).append(joined)
             for name, parts in found.items():
                 part = np.concatenate(parts)
-                compared = values[:, : part.shape[1]] if name.endswith("head") else values[:, -part.shape[1] :]
+                compared = (
+                    values[:, : part.shape[1]]
+                    if name.endswith("head")
+                    else values[:, -part.shape[1] :]
+                )
                 rows += _errors(name, part, compared)
     finally:
         torch.set_num_threads(threads)

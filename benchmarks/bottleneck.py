@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 
 from isplit_plugin import image
-from isplit_plugin.bottleneck import Bottleneck
+from isplit_plugin.bottleneck import Autoencoder
 from isplit_plugin.network import CapturedNetwork, capture, load_network
 from isplit_plugin.wire import decode_activation, encode_activation
 
@@ -40,7 +40,9 @@ def _networks() -> dict[str, CapturedNetwork]:
 
 def _points(net: CapturedNetwork, places: tuple[str | float, ...]) -> list[str]:
     """Named points, or block outputs with maps at these shares of the way."""
-    maps = [p.name for p in net.split_points if p.is_block and len(p.shape) == 3 and p.shape[1] >= 4]
+    maps = [
+        p.name for p in net.split_points if p.is_block and len(p.shape) == 3 and p.shape[1] >= 4
+    ]
     return [p if isinstance(p, str) else maps[round(p * (len(maps) - 1))] for p in places]
 
 
@@ -90,7 +92,7 @@ def run(quick: bool = False) -> list[Row]:
         for point_name in _points(net, PLACES[name]):
             point = net.split_point(point_name)
             head, _ = net.bisect(point_name)
-            made = Bottleneck(point).eval()
+            made = Autoencoder(point).eval()
             x = torch.randn(1, *net.input_shape)
             with torch.inference_mode():
                 activation = head(x)
@@ -118,12 +120,33 @@ def run(quick: bool = False) -> list[Row]:
                     },
                     rounds=rounds,
                 )
-                rows.append(row(f"{where}: code as {codec}", tensor.nbytes, "bytes", nearest_jpeg_bytes=size))
+                rows.append(
+                    row(
+                        f"{where}: code as {codec}", tensor.nbytes, "bytes", nearest_jpeg_bytes=size
+                    )
+                )
                 for part, found in times.items():
-                    label = f"JPEG of quality {quality}, {size} bytes" if part == "jpeg" else f"{part} {codec}"
+                    label = (
+                        f"JPEG of quality {quality}, {size} bytes"
+                        if part == "jpeg"
+                        else f"{part} {codec}"
+                    )
                     rows.append(row(f"{where}: {label}", float(np.median(found)), "ms"))
     photos = 16 if quick else 64
     before, peak, seconds = peak_training_memory(photos)
-    rows.append(row("training, resnet50 layer3: peak memory above the start", peak - before, "MB", photos=photos))
-    rows.append(row("training, resnet50 layer3: one photo, one epoch and its share of features", seconds / photos, "s"))
+    rows.append(
+        row(
+            "training, resnet50 layer3: peak memory above the start",
+            peak - before,
+            "MB",
+            photos=photos,
+        )
+    )
+    rows.append(
+        row(
+            "training, resnet50 layer3: one photo, one epoch and its share of features",
+            seconds / photos,
+            "s",
+        )
+    )
     return rows

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from .harness import Row, row
 
-_CODE = "import time; t = time.perf_counter(); import {module}; print((time.perf_counter() - t) * 1e3)"
+_CODE = (
+    "import time; t = time.perf_counter(); import {module}; print((time.perf_counter() - t) * 1e3)"
+)
 
 
 def _import_ms(python: Path, module: str, rounds: int) -> float:
     command = [str(python), "-c", _CODE.format(module=module)]
     return statistics.median(
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(rounds)
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(rounds)
     )
 
 

@@ -52,7 +52,9 @@ def _run(network: str, loaded: LoadedNetwork, quick: bool) -> list[Row]:
     names = FEW if quick else codec_names()
     blocks = [point for point in net.split_points if point.is_block and len(point.shape) == 3]
     for side in SIDES[network]:
-        point = min((p for p in blocks if p.shape[-1] == side), key=lambda p: (p.nbytes, -p.macs.head))
+        point = min(
+            (p for p in blocks if p.shape[-1] == side), key=lambda p: (p.nbytes, -p.macs.head)
+        )
         with torch.inference_mode():
             activations = net.bisect(point.name)[0](inputs).numpy()
             full = loaded.model(inputs).argmax(1)
@@ -61,11 +63,16 @@ def _run(network: str, loaded: LoadedNetwork, quick: bool) -> list[Row]:
         ms = _times(names, activations, point.channel_axis, crops, rounds=2 if quick else 5)
         rows.append(row(f"{label}: {JPEG}, encode", ms[JPEG, "encode"], "ms", nbytes=jpeg_bytes))
         for codec in names:
-            tensors = [encode_activation(a[None], codec, channel_axis=point.channel_axis) for a in activations]
+            tensors = [
+                encode_activation(a[None], codec, channel_axis=point.channel_axis)
+                for a in activations
+            ]
             nbytes = statistics.fmean(t.nbytes for t in tensors)
             decoded = np.concatenate([decode_activation(t, shape=point.shape) for t in tensors])
             with torch.inference_mode():
-                agreement = float((tail(torch.from_numpy(decoded)).argmax(1) == full).float().mean())
+                agreement = float(
+                    (tail(torch.from_numpy(decoded)).argmax(1) == full).float().mean()
+                )
             about = {
                 "codec": codec,
                 "network": network,
@@ -73,10 +80,20 @@ def _run(network: str, loaded: LoadedNetwork, quick: bool) -> list[Row]:
                 "rival": JPEG,
                 "agreement": agreement,
             }
-            rows.append(row(f"{label}: {codec}, size", nbytes, "bytes", ratio=nbytes / jpeg_bytes, **about))
+            rows.append(
+                row(f"{label}: {codec}, size", nbytes, "bytes", ratio=nbytes / jpeg_bytes, **about)
+            )
             for what in ("encode", "decode"):
                 value = ms[codec, what]
-                rows.append(row(f"{label}: {codec}, {what}", value, "ms", ratio=value / ms[JPEG, "encode"], **about))
+                rows.append(
+                    row(
+                        f"{label}: {codec}, {what}",
+                        value,
+                        "ms",
+                        ratio=value / ms[JPEG, "encode"],
+                        **about,
+                    )
+                )
     return rows
 
 
@@ -91,7 +108,9 @@ def _times(
         jobs = {f"{JPEG}|encode": lambda c=crop: image.to_jpeg(c, 90)}
         for codec in names:
             tensor = encode_activation(photo, codec, channel_axis=axis)
-            jobs[f"{codec}|encode"] = lambda c=codec, p=photo: encode_activation(p, c, channel_axis=axis)
+            jobs[f"{codec}|encode"] = lambda c=codec, p=photo: encode_activation(
+                p, c, channel_axis=axis
+            )
             jobs[f"{codec}|decode"] = lambda t=tensor: decode_activation(t, shape=shape)
         for job, times in interleaved(jobs, rounds=rounds).items():
             name, what = job.split("|")

@@ -10,7 +10,9 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def interleaved(jobs: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    jobs: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 1
+) -> dict[str, list[float]]:
     """Milliseconds of each job in each round. Jobs take turns, so that a noisy minute hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(warmup + rounds):
@@ -27,7 +29,9 @@ def row(name: str, value: float, unit: str, **more: Any) -> Row:
     return {"name": name, "value": value, "unit": unit, **more}
 
 
-def against(name: str, times: dict[str, list[float]], ours: str, rival: str, *, expected: str = "") -> Row:
+def against(
+    name: str, times: dict[str, list[float]], ours: str, rival: str, *, expected: str = ""
+) -> Row:
     """The median of ours, and how many times the rival's median it is, with the quartiles of the paired ratios."""
     ratios = sorted(a / b for a, b in zip(times[ours], times[rival], strict=True))
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
@@ -59,5 +63,8 @@ def table(rows: Sequence[Row]) -> str:
         for r in rows
     ]
     widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in [header, *cells]
+    ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

@@ -67,7 +67,9 @@ print((peak - before) / 1e6)
 
 def peak_memory(name: str, job: str) -> float:
     """MB that one job adds to the resident memory of a fresh process at its peak, looked at every millisecond."""
-    done = subprocess.run([sys.executable, "-c", _PEAK, name, job], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, name, job], capture_output=True, text=True, check=True
+    )
     return float(done.stdout)
 
 
@@ -95,15 +97,29 @@ def run(quick: bool = False) -> list[Row]:
             )
             count = len(net.split_points)
             rows += [
-                against(f"{name}: importance, {count} points", times, "ours", "forward + backward", expected="<= 1.3"),
+                against(
+                    f"{name}: importance, {count} points",
+                    times,
+                    "ours",
+                    "forward + backward",
+                    expected="<= 1.3",
+                ),
                 against(f"{name}: importance, {count} points", times, "ours", "forward"),
                 {
-                    **against(f"{name}: captum, {len(points)} layers", layered, "captum", "ours", expected=">= 10"),
+                    **against(
+                        f"{name}: captum, {len(points)} layers",
+                        layered,
+                        "captum",
+                        "ours",
+                        expected=">= 10",
+                    ),
                     "points_ours": count,
                 },
             ]
             if not quick:
-                peaks = {job: peak_memory(name, job) for job in ("importance", "forward + backward")}
+                peaks = {
+                    job: peak_memory(name, job) for job in ("importance", "forward + backward")
+                }
                 rows.append(
                     row(
                         f"{name}: peak memory added by importance",

@@ -16,19 +16,12 @@ import torch
 
 from isplit_plugin.network import capture, profile
 from isplit_plugin.network.zoo import efficientnet_lite0
+from isplit_plugin.probing.endpoint import take
+from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
+from isplit_plugin.probing.tickets import Ticket
 from isplit_plugin.serving import make_manifest
-from isplit_plugin.serving.probe_intake import take
-from isplit_plugin.serving.tickets import Ticket
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import (
-    ProbeReport,
-    ProbeResponse,
-    TailRequest,
-    TailResponse,
-    decode_activation,
-    decode_probe_response,
-    encode_activation,
-)
+from isplit_plugin.wire import TailRequest, TailResponse, decode_activation, encode_activation
 
 from .bias import DEPTHS, inside, photos
 from .harness import Row, against, interleaved, row
@@ -49,7 +42,11 @@ def run(quick: bool = False) -> list[Row]:
         cuts = [blocks[int(depth * len(blocks))] for depth in (DEPTHS[:1] if quick else DEPTHS)]
         images = [(one.numpy(), None) for one in x]
         measured = profile(
-            net, images, preprocessing=loaded.preprocessing, classes=loaded.classes, split_points=cuts[:1]
+            net,
+            images,
+            preprocessing=loaded.preprocessing,
+            classes=loaded.classes,
+            split_points=cuts[:1],
         )
         manifest, _ = make_manifest(
             net, model="lite0", version="1.0", profile=measured, preprocessing=loaded.preprocessing,
@@ -62,13 +59,17 @@ def run(quick: bool = False) -> list[Row]:
     return rows
 
 
-def _costs(net: object, manifest: object, measured: object, cut: str, x: torch.Tensor, *, rounds: int) -> list[Row]:
+def _costs(
+    net: object, manifest: object, measured: object, cut: str, x: torch.Tensor, *, rounds: int
+) -> list[Row]:
     head, tail = net.bisect(cut)  # type: ignore[attr-defined]
     looked = inside(net, cut)  # type: ignore[arg-type]
     point, secret = net.split_point(cut), os.urandom(32)  # type: ignore[attr-defined]
 
     def send(activation: torch.Tensor) -> np.ndarray:
-        return encode_activation(activation.contiguous().numpy(), CODEC, channel_axis=point.channel_axis)
+        return encode_activation(
+            activation.contiguous().numpy(), CODEC, channel_axis=point.channel_axis
+        )
 
     def device_plain() -> object:
         with torch.inference_mode():
@@ -77,27 +78,40 @@ def _costs(net: object, manifest: object, measured: object, cut: str, x: torch.T
     def device_probe() -> object:
         forward = looked.run(x)
         send(forward.activation)
-        return forward.finish(torch.from_numpy(decode_probe_response(*answer, point.shape).gradient))
+        return forward.finish(
+            torch.from_numpy(decode_probe_response(*answer, point.shape).gradient)
+        )
 
     def server_plain() -> object:
         with torch.inference_mode():
             scores = tail(torch.from_numpy(decode_activation(sent, shape=point.shape))).numpy()
         told = {"split_point": cut, "network_hash": manifest.network_hash}  # type: ignore[attr-defined]
-        return TailResponse.from_scores(scores, manifest.classes, k=5, with_scores=False, **told).encode()  # type: ignore[attr-defined]
+        return TailResponse.from_scores(
+            scores, manifest.classes, k=5, with_scores=False, **told
+        ).encode()  # type: ignore[attr-defined]
 
     def server_probe() -> tuple[bytes, int | None]:
         found, gradient = net.gradient_from(  # type: ignore[attr-defined]
             cut, torch.from_numpy(decode_activation(sent, shape=point.shape))
         )
-        told = {"network_hash": manifest.network_hash, "split_point": cut, "class_id": int(found.target[0])}  # type: ignore[attr-defined]
+        told = {
+            "network_hash": manifest.network_hash,
+            "split_point": cut,
+            "class_id": int(found.target[0]),
+        }  # type: ignore[attr-defined]
         values = found.values[0][~np.isnan(found.values[0])].astype(np.float64)
-        ticket = Ticket.new(variant=CODEC, group="all", device=None, tail=values, **told)
+        ticket = Ticket.new(codec=CODEC, group="all", device=None, tail=values, **told)
         return ProbeResponse(gradient=gradient.numpy(), ticket=ticket.seal(secret), **told).encode()
 
     with torch.inference_mode():
         sent = send(head(x))
     answer = server_probe()
-    jobs = {"plain": device_plain, "probe": device_probe, "tail plain": server_plain, "tail probe": server_probe}
+    jobs = {
+        "plain": device_plain,
+        "probe": device_probe,
+        "tail plain": server_plain,
+        "tail probe": server_probe,
+    }
     times = interleaved(jobs, rounds=rounds)
     values = tuple(map(float, device_probe()[0]))  # type: ignore[index]
     decoded = decode_probe_response(*answer, point.shape)
@@ -107,18 +121,30 @@ def _costs(net: object, manifest: object, measured: object, cut: str, x: torch.T
         def report() -> ProbeReport:
             ticket = decode_probe_response(*server_probe(), point.shape).ticket
             return ProbeReport(
-                ticket=ticket, values=values, network_hash=decoded.network_hash, class_id=decoded.class_id
+                ticket=ticket,
+                values=values,
+                network_hash=decoded.network_hash,
+                class_id=decoded.class_id,
             )
 
         ready = iter([_parsed(report()) for _ in range(rounds + 1)])
-        taken = interleaved({"take": lambda: take(store, secret, next(ready), per_hour=10**6)}, rounds=rounds)
+        taken = interleaved(
+            {"take": lambda: take(store, secret, next(ready), per_hour=10**6)}, rounds=rounds
+        )
     plain = len(TailRequest(split_point=cut, codec=CODEC, tensor=sent).encode()[0])
     probe = plain + len(answer[0]) + len(report().encode())
     return [
         against(f"{cut}: device", times, "probe", "plain", expected="<= 6"),
         against(f"{cut}: server", times, "tail probe", "tail plain", expected="<= 4"),
         row(f"{cut}: endpoint, check and store", float(np.median(taken["take"])), "ms"),
-        row(f"{cut}: bytes of a probe", probe, "bytes", rival="plain", rival_value=plain, ratio=probe / plain),
+        row(
+            f"{cut}: bytes of a probe",
+            probe,
+            "bytes",
+            rival="plain",
+            rival_value=plain,
+            ratio=probe / plain,
+        ),
     ]
 
 

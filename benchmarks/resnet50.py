@@ -23,7 +23,10 @@ from isplit_plugin.schema import Preprocessing
 
 VARIABLE: Final = "ISPLIT_RESNET50"
 PREPROCESSING: Final = Preprocessing(
-    crop=(224, 224), resize=256, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3
+    crop=(224, 224),
+    resize=256,
+    mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
+    std=(1 / 255,) * 3,
 )
 
 
@@ -40,7 +43,10 @@ def with_weights(otherwise: str = "no rows of ResNet-50") -> LoadedNetwork | Non
     """The network with the weights of the file that was given; without one ``None``, and stderr says ``otherwise``."""
     file = os.environ.get(VARIABLE)
     if not file:
-        print(f"{otherwise}: no weights file was given (--resnet50 FILE, or {VARIABLE})", file=sys.stderr)
+        print(
+            f"{otherwise}: no weights file was given (--resnet50 FILE, or {VARIABLE})",
+            file=sys.stderr,
+        )
         return None
     loaded = resnet50()
     load_weights(loaded.model, Path(file))

@@ -15,8 +15,8 @@ from typing import Any
 
 import requests
 
-from isplit_plugin.cli.demo.photos import labelled_photos
 from isplit_plugin.client import SplitClient
+from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.network import capture, load_network, profile
 from isplit_plugin.serving import TorchServe, package
 
@@ -25,7 +25,9 @@ from .harness import Row, against, interleaved, row
 SPEC = "isplit_plugin.network.zoo:efficientnet_lite0"
 CONFIGS: dict[str, dict[str, Any]] = {
     "everything": {"isplit": {"sampling": 0.05, "cpu_budget": 0.01}},
-    "everything_again": {"isplit": {"sampling": 0.05, "cpu_budget": 0.01}},  # A/A: what the machine's noise looks like
+    "everything_again": {
+        "isplit": {"sampling": 0.05, "cpu_budget": 0.01}
+    },  # A/A: what the machine's noise looks like
     "no_sampling": {"isplit": {"sampling": 0.0}},
     "nothing": {"isplit": {"statistics": False}},
 }
@@ -40,10 +42,30 @@ def _do_nothing(folder: Path, store: Path) -> None:
     handler.write_text(_NOTHING)
     config = folder / "nothing.yaml"
     config.write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\n")
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "do_nothing", "--version", "1.0"]
-    command += ["--handler", str(handler), "--config-file", str(config), "--export-path", str(store), "--force"]
+    command = [
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        "do_nothing",
+        "--version",
+        "1.0",
+    ]
+    command += [
+        "--handler",
+        str(handler),
+        "--config-file",
+        str(config),
+        "--export-path",
+        str(store),
+        "--force",
+    ]
     subprocess.run(
-        command, check=True, capture_output=True, cwd=folder, env={"TMPDIR": str(folder), "PATH": "/usr/bin"}
+        command,
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env={"TMPDIR": str(folder), "PATH": "/usr/bin"},
     )
 
 
@@ -104,7 +126,9 @@ def run(quick: bool = False) -> list[Row]:
     return rows
 
 
-def _latency(server: TorchServe, bundle: Path, photo: Path, points: list[str], rounds: int) -> list[Row]:
+def _latency(
+    server: TorchServe, bundle: Path, photo: Path, points: list[str], rounds: int
+) -> list[Row]:
     rows = []
     session = requests.Session()
     with SplitClient(
@@ -126,7 +150,9 @@ def _latency(server: TorchServe, bundle: Path, photo: Path, points: list[str], r
             rows.append(against(f"{point}, uint8+zstd: whole request", times, "split", "jpeg"))
             sample = client.predict(photo, split_point=point, codec="uint8+zstd")
             # What travels and waits: the round trip, less the tail's own computing, beside a handler that does nothing.
-            idle = interleaved({"nothing": nothing(sample.bytes_sent)}, rounds=rounds, warmup=5)["nothing"]
+            idle = interleaved({"nothing": nothing(sample.bytes_sent)}, rounds=rounds, warmup=5)[
+                "nothing"
+            ]
             ours = []
             for _ in range(rounds):
                 timings = client.predict(photo, split_point=point, codec="uint8+zstd").timings
@@ -144,7 +170,12 @@ def _latency(server: TorchServe, bundle: Path, photo: Path, points: list[str], r
                 )
             )
             rows.append(
-                row(f"{point}: bytes sent", sample.bytes_sent, "B", **_jpeg_ratio(client, photo, sample.bytes_sent))
+                row(
+                    f"{point}: bytes sent",
+                    sample.bytes_sent,
+                    "B",
+                    **_jpeg_ratio(client, photo, sample.bytes_sent),
+                )
             )
     return rows
 
@@ -159,7 +190,9 @@ def _cost_of_statistics(
 ) -> list[Row]:
     found: dict[str, list[float]] = {name: [] for name in bundles}
     clients = {
-        name: SplitClient(server.inference_url, model=name, head=path, token=server.token, raw_scores=False)
+        name: SplitClient(
+            server.inference_url, model=name, head=path, token=server.token, raw_scores=False
+        )
         for name, path in bundles.items()
     }
     try:

@@ -15,10 +15,18 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from isplit_plugin.profile import Profile, VariantMeasure
-from isplit_plugin.schema import INPUT, OUTPUT, Macs, Manifest, Observation, Preprocessing, SplitPoint
+from isplit_plugin.profile import CutMeasurement, Profile
+from isplit_plugin.schema import (
+    INPUT,
+    OUTPUT,
+    Macs,
+    Manifest,
+    Observation,
+    Preprocessing,
+    SplitPoint,
+)
 from isplit_plugin.serving import TorchServe, build_endpoint_archive
-from isplit_plugin.serving.label_intake import read_labels, take_labels
+from isplit_plugin.serving.endpoint.labels import read_labels, take_labels
 from isplit_plugin.traffic import Recorder, Store
 from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
 from isplit_plugin.traffic.histogram import Histogram
@@ -37,7 +45,17 @@ SEEN = CUTS[:1]
 PREPROCESSING = Preprocessing(crop=(224, 224))
 LABELS = tuple(f"class {i}" for i in range(CLASSES))
 POINT_LIST = tuple(
-    SplitPoint(f"layer{i}", (), (64, 14, 14), "float32", 50_176, Macs(i, POINTS - i), 1, (0, 1, 2, 3), i % 4 == 3)
+    SplitPoint(
+        f"layer{i}",
+        (),
+        (64, 14, 14),
+        "float32",
+        50_176,
+        Macs(i, POINTS - i),
+        1,
+        (0, 1, 2, 3),
+        i % 4 == 3,
+    )
     for i in range(POINTS)
 )
 ASK = "predictions/isplit/1.0/recommendations/big"
@@ -85,7 +103,7 @@ def _profile(random: np.random.Generator) -> Profile:
         comoment_dof=9 * CLASSES,
         head_ms={name: float(i) for i, name in enumerate(names)},
         tail_ms={name: float(len(names) - i) for i, name in enumerate(names)},
-        measures=tuple(VariantMeasure(p, c, 10_000.0, 1.0, 1.0, seen, seen) for p, c in choices),
+        measures=tuple(CutMeasurement(p, c, 10_000.0, 1.0, 1.0, seen, seen) for p, c in choices),
         accuracy=0.8,
         provenance={"made": "by a benchmark"},
     )
@@ -112,14 +130,18 @@ def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> No
             for hour in hours:
                 served = Served(max(1, round(each * CLASSES / len(hours))), 0, 10_000, 0)
                 served.times = [Histogram.of(random.lognormal(2, 0.5, 200)) for _ in served.times]
-                where = ServedKey(POINT_LIST[cut].name, "uint8", f"g{group}", int(AT // 3600 - hour) * 3600)
+                where = ServedKey(
+                    POINT_LIST[cut].name, "uint8", f"g{group}", int(AT // 3600 - hour) * 3600
+                )
                 delta.served[where] = served
     store.add(NETWORK, delta)
 
 
 def _observation(number: int) -> Observation:
     name = POINT_LIST[CUTS[0]].name
-    return Observation(f"r{number}", name, "uint8", number % CLASSES, 0.9, 10_000, 1.0, 2.0, AT, head_ms=3.0)
+    return Observation(
+        f"r{number}", name, "uint8", number % CLASSES, 0.9, 10_000, 1.0, 2.0, AT, head_ms=3.0
+    )
 
 
 def _observe(url: str, rounds: int) -> list[Row]:
@@ -175,7 +197,9 @@ def _label_in(store: Store, folder: Path, rounds: int) -> list[Row]:
                 recorder.observe(replace(_observation(i), request_id=name))
             recorder.flush(60)
             labels = [{"request_id": name, "class": i % CLASSES} for i, name in enumerate(names)]
-            body = json.dumps({"labels": labels, "token": secret.read_text(encoding="utf-8")}).encode()
+            body = json.dumps(
+                {"labels": labels, "token": secret.read_text(encoding="utf-8")}
+            ).encode()
             started = time.perf_counter()
             call = read_labels({"body": body}, {})
             assert call is not None
@@ -242,6 +266,8 @@ def run(quick: bool = False) -> list[Row]:
                     rows += _observe(url, rounds) + _label(Path(folder), rounds)
                 _, nbytes = store.compact()
                 rows.append(row(f"size of the store after {size} requests", nbytes / 1e6, "MB"))
-                with TorchServe(model_store=archives, models=["isplit.mar", "do_nothing.mar"], store=url) as server:
+                with TorchServe(
+                    model_store=archives, models=["isplit.mar", "do_nothing.mar"], store=url
+                ) as server:
                     rows += _answers(server, store, size, rounds)
     return rows

@@ -20,7 +20,9 @@ ASK_EVERY = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     parser.add_argument("--model", required=True)
@@ -33,14 +35,16 @@ def main() -> None:
         key: str = json.loads(options.key_file.read_text())["inference"]["key"]
         return key
 
-    with SplitClient(
-        options.url,
-        model=options.model,
-        head=options.head,
-        token=token,
-        local_fallback=True,  # the whole network runs here while the server is away, if the bundle has it
-        raw_scores=False,
-    ) as client:
+    with (
+        SplitClient(
+            options.url,
+            model=options.model,
+            head=options.head,
+            token=token,
+            local_fallback=True,  # the whole network runs here while the server is away, if the bundle has it
+            raw_scores=False,
+        ) as client
+    ):
         for number, photo in enumerate(sorted(options.folder.iterdir())):
             if number % ASK_EVERY == 0:
                 try:
@@ -58,7 +62,9 @@ def main() -> None:
             else:
                 where = f"cut at {prediction.split_point}, {prediction.bytes_sent} bytes"
                 took = f"{prediction.timings.total_ms:.0f} ms"
-                print(f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), {where}, {took}")
+                print(
+                    f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), {where}, {took}"
+                )
 
 
 if __name__ == "__main__":

@@ -87,8 +87,12 @@ class UnknownNameError(IsplitError):
     def of(cls, name: object, known: Iterable[object], *, limit: int = 60) -> Self:
         """Build the error for ``name``, listing at most ``limit`` of the ``known`` names."""
         names = [str(k) for k in known]
-        shown = ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-        return cls(f"unknown {cls.kind} {str(name)[:200]!r}; known: {shown or 'none'}", known=names[:limit])
+        shown = ", ".join(names[:limit]) + (
+            f", ... ({len(names)} in all)" if len(names) > limit else ""
+        )
+        return cls(
+            f"unknown {cls.kind} {str(name)[:200]!r}; known: {shown or 'none'}", known=names[:limit]
+        )
 
 
 class UnknownModelError(UnknownNameError):
@@ -289,6 +293,10 @@ def from_json(body: Mapping[str, Any], *, status: int) -> IsplitError:
     code, message, details = body.get("code"), body.get("error"), body.get("details")
     kind = _tree(IsplitError).get(code) if isinstance(code, str) else None
     text = message if isinstance(message, str) else f"HTTP {status} without a message"
-    facts = {k: v for k, v in details.items() if isinstance(k, str)} if isinstance(details, Mapping) else {}
+    facts = (
+        {k: v for k, v in details.items() if isinstance(k, str)}
+        if isinstance(details, Mapping)
+        else {}
+    )
     facts.pop("message", None)
     return (kind or ProtocolError)(text, **facts)

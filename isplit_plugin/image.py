@@ -21,9 +21,21 @@ import PIL.ImageOps
 from .errors import ArtifactError, ImageError
 from .schema import FloatArray, Preprocessing
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "Image", "crop", "load", "normalize", "preprocess", "read_file", "to_jpeg"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "Image",
+    "crop",
+    "load",
+    "normalize",
+    "preprocess",
+    "read_file",
+    "to_jpeg",
+]
 
-Image: TypeAlias = "str | Path | bytes | bytearray | memoryview | PIL.Image.Image | npt.NDArray[np.generic]"
+Image: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | PIL.Image.Image | npt.NDArray[np.generic]"
+)
 """A path, the bytes of an image file, a Pillow image, or uint8 pixels (H, W, 3), (H, W, 1) or (H, W)."""
 
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -40,7 +52,9 @@ _RESAMPLING: Final = {
 }
 
 
-def load(image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+def load(
+    image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> PIL.Image.Image:
     """Decode an image whole and turn it upright (EXIF orientation). Of several frames the first counts.
 
     Raises ImageError, saying what came, for anything that is no readable image within the limits.
@@ -54,7 +68,9 @@ def load(image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXE
     elif isinstance(image, (bytes, bytearray, memoryview)):
         where, data = "image", memoryview(image)
     else:
-        raise ImageError(f"expected a path, bytes, a Pillow image or a uint8 array, got {type(image).__qualname__}")
+        raise ImageError(
+            f"expected a path, bytes, a Pillow image or a uint8 array, got {type(image).__qualname__}"
+        )
     if data.nbytes > max_bytes:
         raise ImageError(f"{where}: more than the {max_bytes} bytes allowed")
     try:
@@ -62,9 +78,15 @@ def load(image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXE
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{where}: more than the {max_pixels} pixels allowed") from error
     except PIL.UnidentifiedImageError as error:
-        begin = f"{data.nbytes} bytes beginning {data.tobytes()[:8].hex(' ')}" if data.nbytes else "no bytes"
+        begin = (
+            f"{data.nbytes} bytes beginning {data.tobytes()[:8].hex(' ')}"
+            if data.nbytes
+            else "no bytes"
+        )
         raise ImageError(f"{where}: expected {', '.join(FORMATS)}, got {begin}") from error
-    except Exception as error:  # whatever a decoder trips over in hostile bytes is the image's fault
+    except (
+        Exception
+    ) as error:  # whatever a decoder trips over in hostile bytes is the image's fault
         raise ImageError(f"{where}: unreadable ({type(error).__name__}: {error})") from error
     return _upright(opened, where, max_pixels)
 
@@ -129,7 +151,9 @@ def preprocess(image: Image, pre: Preprocessing) -> FloatArray:
         array = np.ascontiguousarray(image, dtype=np.float32)
         finite = np.isfinite(array)
         if not finite.all():
-            raise ImageError(f"preprocessed array: {array.size - int(finite.sum())} of {array.size} values not finite")
+            raise ImageError(
+                f"preprocessed array: {array.size - int(finite.sum())} of {array.size} values not finite"
+            )
         return array
     return normalize(crop(image, pre), pre)
 
@@ -140,7 +164,9 @@ def to_jpeg(cropped: PIL.Image.Image, quality: int = 90) -> bytes:
     try:
         cropped.save(buffer, "JPEG", quality=quality)
     except (OSError, ValueError) as error:
-        raise ImageError(f"cannot write {cropped.mode} of {cropped.width}x{cropped.height} as JPEG: {error}") from error
+        raise ImageError(
+            f"cannot write {cropped.mode} of {cropped.width}x{cropped.height} as JPEG: {error}"
+        ) from error
     return buffer.getvalue()
 
 
@@ -153,14 +179,20 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise ImageError(f"image {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(
+            f"image {str(path)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _from_array(pixels: npt.NDArray[np.generic], max_pixels: int) -> PIL.Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise ImageError(f"expected uint8 of shape (H, W, 3) or (H, W), got {pixels.dtype} of shape {pixels.shape}")
+    if pixels.dtype != np.uint8 or not (
+        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    ):
+        raise ImageError(
+            f"expected uint8 of shape (H, W, 3) or (H, W), got {pixels.dtype} of shape {pixels.shape}"
+        )
     _check_size((pixels.shape[1], pixels.shape[0]), "image", max_pixels)
     return PIL.Image.fromarray(pixels)
 
@@ -178,7 +210,9 @@ def _upright(image: PIL.Image.Image, where: str, max_pixels: int) -> PIL.Image.I
     try:
         image.load()
     except Exception as error:  # the many decoders raise many types
-        raise ImageError(f"{where}: broken {image.format or 'image'} file ({type(error).__name__}: {error})") from error
+        raise ImageError(
+            f"{where}: broken {image.format or 'image'} file ({type(error).__name__}: {error})"
+        ) from error
     try:
         turned = image.getexif().get(_ORIENTATION, 1) not in (None, 1)
         return PIL.ImageOps.exif_transpose(image) if turned else image
@@ -192,19 +226,27 @@ def _to_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         deep = np.asarray(picture)
         if picture.mode == "I" and (int(deep.min()) < 0 or int(deep.max()) > 0xFFFF):
-            raise ImageError(f"expected at most 16 bits a pixel, got values from {deep.min()} to {deep.max()}")
+            raise ImageError(
+                f"expected at most 16 bits a pixel, got values from {deep.min()} to {deep.max()}"
+            )
         picture = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
     elif picture.mode == "F":
         raise ImageError("expected 8 or 16 bits a pixel, got floating point")
     elif picture.mode in ("P", "PA") and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow warns about a palette with transparency otherwise
+        picture = picture.convert(
+            "RGBA"
+        )  # Pillow warns about a palette with transparency otherwise
     try:
         return picture.convert(mode)
     except (OSError, ValueError) as error:
-        raise ImageError(f"expected an image convertible to {mode}, got mode {picture.mode}") from error
+        raise ImageError(
+            f"expected an image convertible to {mode}, got mode {picture.mode}"
+        ) from error
 
 
-def _resize(picture: PIL.Image.Image, shorter: int, resample: PIL.Image.Resampling) -> PIL.Image.Image:
+def _resize(
+    picture: PIL.Image.Image, shorter: int, resample: PIL.Image.Resampling
+) -> PIL.Image.Image:
     width, height = picture.size
     # torchvision's rounding: the longer side is truncated.
     longer = int(shorter * max(width, height) / min(width, height))
@@ -213,7 +255,9 @@ def _resize(picture: PIL.Image.Image, shorter: int, resample: PIL.Image.Resampli
         return picture
     # A 1 x 60,000 image would become 256 x 15 million.
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"image: {width}x{height} pixels is too long and thin to resize to {size[0]}x{size[1]}")
+        raise ImageError(
+            f"image: {width}x{height} pixels is too long and thin to resize to {size[0]}x{size[1]}"
+        )
     return picture.resize(size, resample)
 
 

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ProfileError, UnknownClassError, UnknownSplitPointError
-from .schema import INPUT, OUTPUT, VARIANT_MARK, Preprocessing, SplitPoint
+from .schema import BOTTLENECK_MARK, INPUT, OUTPUT, Preprocessing, SplitPoint
 
-__all__ = ["PROFILE_FORMAT", "Curve", "Profile", "VariantMeasure"]
+__all__ = ["PROFILE_FORMAT", "Curve", "CutMeasurement", "Profile"]
 
 PROFILE_FORMAT: Final = 1
 TARGETS: Final = ("predicted", "true")
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class VariantMeasure:
+class CutMeasurement:
     """One measured (split point, codec).
 
     ``nbytes``: mean bytes on the wire for one image. ``seen`` and ``agree``, shape (K,) int64, by class row: images,
@@ -91,7 +91,7 @@ class Profile:
     comoment_dof: int
     head_ms: Mapping[str, float]
     tail_ms: Mapping[str, float]
-    measures: tuple[VariantMeasure, ...]
+    measures: tuple[CutMeasurement, ...]
     accuracy: float | None
     provenance: Mapping[str, str]
     predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -133,9 +133,11 @@ class Profile:
         spread = np.maximum(self.sum2[rows].sum(axis=0) - n * shift * shift, 0.0)
         return Curve(self.mean0 + shift, np.sqrt(spread / (n - 1) / n), n)
 
-    def measure(self, split_point: str, codec: str) -> VariantMeasure | None:
+    def measure(self, split_point: str, codec: str) -> CutMeasurement | None:
         """What was measured for this pair, ``None`` if it was not."""
-        return next((m for m in self.measures if (m.split_point, m.codec) == (split_point, codec)), None)
+        return next(
+            (m for m in self.measures if (m.split_point, m.codec) == (split_point, codec)), None
+        )
 
     def to_bytes(self) -> bytes:
         """The profile file's content; equal profiles give equal bytes."""
@@ -155,7 +157,9 @@ class Profile:
             scratch.replace(target)
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            raise ProfileError(f"{target}: cannot write the profile ({error.strerror or error})") from error
+            raise ProfileError(
+                f"{target}: cannot write the profile ({error.strerror or error})"
+            ) from error
         return hashlib.sha256(data).hexdigest()
 
     @classmethod
@@ -179,9 +183,13 @@ class Profile:
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
         except Exception as error:  # the library raises several types, its own among them
-            raise ProfileError(f"{where}: not a safetensors file ({type(error).__name__}: {error})") from error
+            raise ProfileError(
+                f"{where}: not a safetensors file ({type(error).__name__}: {error})"
+            ) from error
         if _KEY not in metadata:
-            raise ProfileError(f"{where}: a safetensors file, but no profile: metadata {_KEY!r} is missing")
+            raise ProfileError(
+                f"{where}: a safetensors file, but no profile: metadata {_KEY!r} is missing"
+            )
         try:
             signed = json.loads(metadata[_KEY])
             head, kept = signed["profile"], signed["sha256"]
@@ -191,20 +199,33 @@ class Profile:
                 )
             found = _digest(head, arrays)
             if found != kept:
-                raise ProfileError(f"{where}: content has SHA-256 {found}, expected {kept}: damaged or edited")
+                raise ProfileError(
+                    f"{where}: content has SHA-256 {found}, expected {kept}: damaged or edited"
+                )
             return _assemble(cls, head, arrays)
         except ProfileError as error:
             raise ProfileError(
                 error.message if error.message.startswith(where) else f"{where}: {error.message}"
             ) from error
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise ProfileError(f"{where}: not a profile ({type(error).__name__}: {error})") from error
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise ProfileError(
+                f"{where}: not a profile ({type(error).__name__}: {error})"
+            ) from error
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         shape = (len(self.measures), len(self.class_ids))
         arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
         arrays["seen"] = np.asarray([m.seen for m in self.measures], dtype=np.int64).reshape(shape)
-        arrays["agree"] = np.asarray([m.agree for m in self.measures], dtype=np.int64).reshape(shape)
+        arrays["agree"] = np.asarray([m.agree for m in self.measures], dtype=np.int64).reshape(
+            shape
+        )
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def _head(self) -> dict[str, Any]:
@@ -219,7 +240,9 @@ class Profile:
             "comoment_dof": self.comoment_dof,
             "head_ms": dict(self.head_ms),
             "tail_ms": dict(self.tail_ms),
-            "measures": [[m.split_point, m.codec, m.nbytes, m.encode_ms, m.decode_ms] for m in self.measures],
+            "measures": [
+                [m.split_point, m.codec, m.nbytes, m.encode_ms, m.decode_ms] for m in self.measures
+            ],
             "accuracy": self.accuracy,
             "provenance": dict(self.provenance),
             # Only where there are any, so that profiles without them keep their bytes.
@@ -261,14 +284,21 @@ def _digest(head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> 
     return sha.hexdigest()
 
 
-def _assemble(cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Profile:
+def _assemble(
+    cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
+) -> Profile:
     missing = sorted({*_ARRAYS, "seen", "agree"} - set(arrays))
     if missing:
         raise ProfileError(f"arrays {', '.join(missing)} are missing")
-    classes, rows = arrays["class_ids"].shape[0] if arrays["class_ids"].ndim else 0, len(head["measures"])
+    classes, rows = (
+        arrays["class_ids"].shape[0] if arrays["class_ids"].ndim else 0,
+        len(head["measures"]),
+    )
     for name in ("seen", "agree"):
         if arrays[name].shape != (rows, classes):
-            raise ProfileError(f"{name}: expected shape {(rows, classes)}, found {arrays[name].shape}")
+            raise ProfileError(
+                f"{name}: expected shape {(rows, classes)}, found {arrays[name].shape}"
+            )
     accuracy = head["accuracy"]
     return cls(
         model=str(head["model"]),
@@ -282,7 +312,7 @@ def _assemble(cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, 
         head_ms={str(k): float(v) for k, v in head["head_ms"].items()},
         tail_ms={str(k): float(v) for k, v in head["tail_ms"].items()},
         measures=tuple(
-            VariantMeasure(
+            CutMeasurement(
                 str(point),
                 str(codec),
                 float(nbytes),
@@ -305,10 +335,14 @@ def _assemble(cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, 
 def _check(profile: Profile) -> None:
     sizes = {"P": len(profile.split_points), "K": len(profile.class_ids)}
     for name, (dtype, letters) in _ARRAYS.items():
-        _check_array(name, getattr(profile, name), dtype, tuple(sizes[letter] for letter in letters))
+        _check_array(
+            name, getattr(profile, name), dtype, tuple(sizes[letter] for letter in letters)
+        )
     names = [p.name for p in profile.split_points]
     _require(len(set(names)) == len(names), f"split points: names must differ, found {names}")
-    _require(profile.target in TARGETS, f"target: expected one of {TARGETS}, found {profile.target!r}")
+    _require(
+        profile.target in TARGETS, f"target: expected one of {TARGETS}, found {profile.target!r}"
+    )
     ids = profile.class_ids
     _require(len(np.unique(ids)) == len(ids), "class_ids: expected every class once")
     if len(ids):
@@ -318,22 +352,37 @@ def _check(profile: Profile) -> None:
         )
     _require(bool((profile.count >= 0).all()), "count: expected none below 0")
     _require(bool((profile.sum2 >= 0).all()), "sum2: expected none below 0")
-    _require(bool((np.diag(profile.comoment) >= 0).all()), "comoment: expected a diagonal of none below 0")
-    _require(profile.comoment_dof >= 0, f"comoment_dof: expected at least 0, found {profile.comoment_dof}")
+    _require(
+        bool((np.diag(profile.comoment) >= 0).all()),
+        "comoment: expected a diagonal of none below 0",
+    )
+    _require(
+        profile.comoment_dof >= 0,
+        f"comoment_dof: expected at least 0, found {profile.comoment_dof}",
+    )
     everywhere = {INPUT, OUTPUT, *names}
     for label, times in (("head_ms", profile.head_ms), ("tail_ms", profile.tail_ms)):
         unknown = sorted(name for name in times if _place(name) not in everywhere)
         _require(not unknown, f"{label}: unknown split points {unknown[:5]}")
         for name, value in times.items():
-            _require(math.isfinite(value) and value >= 0, f"{label}[{name}]: expected milliseconds, found {value}")
+            _require(
+                math.isfinite(value) and value >= 0,
+                f"{label}[{name}]: expected milliseconds, found {value}",
+            )
     for m in profile.measures:
         label = f"measure {m.split_point}/{m.codec}"
         _require(_place(m.split_point) in everywhere, f"{label}: unknown split point")
         for value in (m.nbytes, m.encode_ms, m.decode_ms):
-            _require(math.isfinite(value) and value >= 0, f"{label}: expected bytes and milliseconds, found {value}")
+            _require(
+                math.isfinite(value) and value >= 0,
+                f"{label}: expected bytes and milliseconds, found {value}",
+            )
         _check_array(f"{label}: seen", m.seen, np.int64, (sizes["K"],))
         _check_array(f"{label}: agree", m.agree, np.int64, (sizes["K"],))
-        _require(bool(((m.agree >= 0) & (m.agree <= m.seen)).all()), f"{label}: expected 0 <= agree <= seen")
+        _require(
+            bool(((m.agree >= 0) & (m.agree <= m.seen)).all()),
+            f"{label}: expected 0 <= agree <= seen",
+        )
     for name, values in profile.predictions.items():
         _require(
             len(values) == sizes["P"] and not any(math.isinf(v) for v in values),
@@ -343,18 +392,24 @@ def _check(profile: Profile) -> None:
     _require(accuracy is None or 0 <= accuracy <= 1, f"accuracy: expected 0 to 1, found {accuracy}")
 
 
-def _predictions_to_json(predictions: Mapping[str, tuple[float, ...]]) -> dict[str, list[float | None]]:
+def _predictions_to_json(
+    predictions: Mapping[str, tuple[float, ...]],
+) -> dict[str, list[float | None]]:
     return {k: [None if math.isnan(v) else v for v in values] for k, values in predictions.items()}
 
 
 def _place(name: str) -> str:
-    """The split point of a variant's name; any other name as it is."""
-    return name.rpartition(VARIANT_MARK)[0] or name
+    """The split point of a bottleneck's name; any other name as it is."""
+    return name.rpartition(BOTTLENECK_MARK)[0] or name
 
 
 def _check_array(name: str, array: object, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        what = (
+            f"{array.dtype} {array.shape}"
+            if isinstance(array, np.ndarray)
+            else type(array).__name__
+        )
         raise ProfileError(f"{name}: expected {np.dtype(dtype)} {shape}, found {what}")
     _require(bool(np.isfinite(array).all()), f"{name}: expected finite values")
 

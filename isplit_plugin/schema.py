@@ -68,15 +68,15 @@ class SplitPoint:
         )
 
 
-VARIANT_MARK: Final = "~"
-"""Between the split point and the shape in a variant's name: ``layer2~n64s4d2``."""
+BOTTLENECK_MARK: Final = "~"
+"""Between the split point and the shape in a bottleneck's name: ``layer2~n64s4d2``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class BottleneckPoint:
     """A trained bottleneck at a split point, as a place where one can cut.
 
-    ``point``: the code as what travels; its name is the variant's, its shape the code's. ``of``: the split point whose
+    ``point``: the code as what travels; its name is the bottleneck's, its shape the code's. ``of``: the split point whose
     activation the encoder takes. Its importance is another network's: it is no point of the curve.
     """
 
@@ -84,7 +84,7 @@ class Variant:
     of: str
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Variant:
+    def from_json(cls, raw: Mapping[str, Any]) -> BottleneckPoint:
         return cls(SplitPoint.from_json(raw["point"]), str(raw["of"]))
 
 
@@ -129,7 +129,7 @@ class Manifest:
     ``input_shape`` is without batch. ``split_points`` is the whole curve in execution order; ``deployed`` names those
     that are served (``input`` and ``output`` are always served besides). ``files`` maps a path inside the bundle or
     archive to its SHA-256. ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a
-    client starts with. ``variants``: trained bottlenecks, each a place of its own beside the curve: its name can stand
+    client starts with. ``bottlenecks``: trained bottlenecks, each a place of its own beside the curve: its name can stand
     in ``deployed`` and wherever a served split point is named, and its shape is the code's.
     """
 
@@ -145,16 +145,16 @@ class Manifest:
     default: tuple[str, str]
     files: Mapping[str, str] = field(default_factory=dict)
     created_with: Mapping[str, str] = field(default_factory=dict)
-    variants: tuple[Variant, ...] = ()
+    bottlenecks: tuple[BottleneckPoint, ...] = ()
 
     def split_point(self, name: str) -> SplitPoint:
-        """Look a split point up by any of its names, or a variant by its own. Raises UnknownSplitPointError."""
+        """Look a split point up by any of its names, or a bottleneck by its own. Raises UnknownSplitPointError."""
         for point in self.split_points:
             if name in point.names:
                 return point
-        for variant in self.variants:
-            if name == variant.point.name:
-                return variant.point
+        for bottleneck in self.bottlenecks:
+            if name == bottleneck.point.name:
+                return bottleneck.point
         raise UnknownSplitPointError.of(name, (INPUT, *(p.name for p in self.split_points), OUTPUT))
 
     def to_json(self) -> dict[str, Any]:
@@ -185,10 +185,12 @@ class Manifest:
                 default=(str(split_point), str(codec)),
                 files={str(k): str(v) for k, v in raw["files"].items()},
                 created_with={str(k): str(v) for k, v in raw["created_with"].items()},
-                variants=tuple(Variant.from_json(v) for v in raw.get("variants", ())),
+                bottlenecks=tuple(BottleneckPoint.from_json(v) for v in raw.get("bottlenecks", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"{where}: not a manifest ({type(error).__name__}: {error})") from error
+            raise ArtifactError(
+                f"{where}: not a manifest ({type(error).__name__}: {error})"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ class Observation:
 
     request_id: str
     split_point: str
-    variant: str
+    codec: str
     class_id: int | None
     confidence: float
     bytes_received: int
@@ -305,8 +307,8 @@ class ClassShare(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One deployed (split point, variant) pair as an answer to "what should this device use now".
+class RatedCut:
+    """One deployed (split point, codec) pair as an answer to "what should this device use now".
 
     ``agreement``: share of images whose top-1 equals the full network's, for the asked classes (``None``: never
     measured), with its Wilson interval. ``latency_ms`` at the asked bandwidth and round-trip time, NaN where no time is
@@ -315,7 +317,7 @@ class Choice:
     """
 
     split_point: str
-    variant: str
+    codec: str
     agreement: float | None
     agreement_low: float | None
     agreement_high: float | None
@@ -380,8 +382,8 @@ class Recommendation:
     mix: str
     group: str
     classes: tuple[ClassShare, ...]
-    use: Choice
-    choices: tuple[Choice, ...]
+    use: RatedCut
+    choices: tuple[RatedCut, ...]
     rule: str
     candidate_set: str
     predictor: str
@@ -399,13 +401,15 @@ class Recommendation:
 
     @property
     def codec(self) -> str:
-        return self.use.variant
+        return self.use.codec
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types; every row is an object with names, so that curl users can read it. NaN becomes null."""
         # By hand: asdict copies every value, which takes longer than working the answer out.
         raw = {name: getattr(self, name) for name in self.__slots__}
-        raw["classes"] = [{"class_id": c, "label": label, "weight": weight} for c, label, weight in self.classes]
+        raw["classes"] = [
+            {"class_id": c, "label": label, "weight": weight} for c, label, weight in self.classes
+        ]
         raw["standing"] = [p._asdict() for p in self.standing]
         raw["curve"] = [_nan_to_null(p._asdict()) for p in self.curve]
         raw["candidates"] = [_nan_to_null(_shallow(c)) for c in self.candidates]
@@ -419,29 +423,40 @@ class Recommendation:
         """Read an answer; fields that a newer server adds are ignored. Raises ArtifactError where one is missing."""
         try:
             fields = {k: raw[k] for k in cls.__slots__ if k != "standing"}
-            fields["standing"] = tuple(Pick(**_known(Pick._fields, p)) for p in raw.get("standing", ()))
-            fields["classes"] = tuple(ClassShare(**_known(ClassShare._fields, c)) for c in raw["classes"])
+            fields["standing"] = tuple(
+                Pick(**_known(Pick._fields, p)) for p in raw.get("standing", ())
+            )
+            fields["classes"] = tuple(
+                ClassShare(**_known(ClassShare._fields, c)) for c in raw["classes"]
+            )
             fields["curve"] = tuple(
-                CurvePoint(**_null_to_nan(_known(CurvePoint._fields, p), "cui", "standard_error")) for p in raw["curve"]
+                CurvePoint(**_null_to_nan(_known(CurvePoint._fields, p), "cui", "standard_error"))
+                for p in raw["curve"]
             )
             fields["candidates"] = tuple(
-                Candidate(**_null_to_nan(_known(Candidate.__slots__, c), "predictor_value", "standard_error"))
+                Candidate(
+                    **_null_to_nan(
+                        _known(Candidate.__slots__, c), "predictor_value", "standard_error"
+                    )
+                )
                 for c in raw["candidates"]
             )
             fields["choices"] = tuple(_choice(c) for c in raw["choices"])
             fields["use"] = _choice(raw["use"])
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"not a recommendation ({type(error).__name__}: {error})") from error
+            raise ArtifactError(
+                f"not a recommendation ({type(error).__name__}: {error})"
+            ) from error
 
 
-def _shallow(row: Choice | Candidate) -> dict[str, Any]:
+def _shallow(row: RatedCut | Candidate) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__slots__}
 
 
-def _choice(raw: Mapping[str, Any]) -> Choice:
-    row = _null_to_nan(_known(Choice.__slots__, raw), "latency_ms")
-    return Choice(**{**row, "violations": tuple(raw["violations"])})
+def _choice(raw: Mapping[str, Any]) -> RatedCut:
+    row = _null_to_nan(_known(RatedCut.__slots__, raw), "latency_ms")
+    return RatedCut(**{**row, "violations": tuple(raw["violations"])})
 
 
 def _known(names: tuple[str, ...], row: Mapping[str, Any]) -> dict[str, Any]:

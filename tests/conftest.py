@@ -10,9 +10,12 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from postgres_toys import Postgres
+    from toys.postgres import Postgres
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Fixtures that tests of several folders use.
+pytest_plugins = ["toys.bottleneck_fixtures", "toys.client_fixtures"]
 
 # No deadline: cores are shared, and a test must not fail because another one is running.
 settings.register_profile("isplit", deadline=None)
@@ -22,7 +25,7 @@ settings.load_profile("isplit")
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, started for the first test that asks for it."""
-    from postgres_toys import postgres_server
+    from toys.postgres import postgres_server
 
     with postgres_server() as server:
         yield server
@@ -32,5 +35,8 @@ def postgres() -> Iterator[Postgres]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a slip shows within a minute, the servers start last."""
     items.sort(
-        key=lambda item: (item.get_closest_marker("server") is not None, item.get_closest_marker("slow") is not None)
+        key=lambda item: (
+            item.get_closest_marker("server") is not None,
+            item.get_closest_marker("slow") is not None,
+        )
     )

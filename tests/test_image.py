@@ -29,7 +29,9 @@ PRE = Preprocessing(crop=(24, 24), resize=32)
 def photo(width: int, height: int, mode: str = "RGB", seed: int = 0) -> PIL.Image.Image:
     """Smooth enough to survive JPEG, rough enough that a shift by one pixel shows."""
     rng = np.random.default_rng(seed)
-    small = PIL.Image.fromarray(rng.integers(0, 256, (max(height // 3, 1), max(width // 3, 1), 3), dtype=np.uint8))
+    small = PIL.Image.fromarray(
+        rng.integers(0, 256, (max(height // 3, 1), max(width // 3, 1), 3), dtype=np.uint8)
+    )
     return small.resize((width, height), PIL.Image.Resampling.BICUBIC).convert(mode)
 
 
@@ -41,16 +43,32 @@ def encoded(image: PIL.Image.Image, format: str = "PNG", **options: object) -> b
 
 def oracle(image: PIL.Image.Image, pre: Preprocessing) -> np.ndarray:
     """The same steps in torchvision."""
-    steps = [] if pre.resize is None else [T.Resize(pre.resize, InterpolationMode(pre.interpolation))]
+    steps = (
+        [] if pre.resize is None else [T.Resize(pre.resize, InterpolationMode(pre.interpolation))]
+    )
     steps += [T.CenterCrop(pre.crop), T.ToTensor(), T.Normalize(pre.mean, pre.std)]
     return T.Compose(steps)(image.convert(pre.mode)).numpy()
 
 
 @pytest.mark.parametrize(
-    "size", [(32, 32), (33, 47), (101, 57), (57, 101), (7, 5), (24, 300), (23, 24), (1, 1), (31, 20), (640, 427)]
+    "size",
+    [
+        (32, 32),
+        (33, 47),
+        (101, 57),
+        (57, 101),
+        (7, 5),
+        (24, 300),
+        (23, 24),
+        (1, 1),
+        (31, 20),
+        (640, 427),
+    ],
 )
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
-@pytest.mark.parametrize(("resize", "crop"), [(32, (24, 24)), (None, (24, 24)), (20, (25, 31)), (33, (24, 17))])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [(32, (24, 24)), (None, (24, 24)), (20, (25, 31)), (33, (24, 17))]
+)
 def test_equals_torchvision(
     size: tuple[int, int], interpolation: str, resize: int | None, crop: tuple[int, int]
 ) -> None:
@@ -59,12 +77,20 @@ def test_equals_torchvision(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.one_of(st.none(), st.integers(1, 60)), st.integers(1, 60), st.data())
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.one_of(st.none(), st.integers(1, 60)),
+    st.integers(1, 60),
+    st.data(),
+)
 def test_equals_torchvision_for_any_size(
     width: int, height: int, resize: int | None, crop: int, data: st.DataObject
 ) -> None:
     pre = Preprocessing(crop=(crop, data.draw(st.integers(1, 60))), resize=resize)
-    np.testing.assert_array_equal(im.preprocess(photo(width, height), pre), oracle(photo(width, height), pre))
+    np.testing.assert_array_equal(
+        im.preprocess(photo(width, height), pre), oracle(photo(width, height), pre)
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA", "LA", "P", "CMYK", "YCbCr", "HSV"])
@@ -95,7 +121,9 @@ def test_sixteen_bit_greyscale_is_scaled_and_not_clipped() -> None:
     shallow = PIL.Image.fromarray((deep >> 8).astype(np.uint8))
     data = encoded(PIL.Image.fromarray(deep))
     np.testing.assert_array_equal(im.preprocess(data, PRE), oracle(shallow, PRE))
-    np.testing.assert_array_equal(im.preprocess(PIL.Image.fromarray(deep.astype(np.int32)), PRE), oracle(shallow, PRE))
+    np.testing.assert_array_equal(
+        im.preprocess(PIL.Image.fromarray(deep.astype(np.int32)), PRE), oracle(shallow, PRE)
+    )
 
 
 @pytest.mark.parametrize("values", [-1, 65536])
@@ -113,18 +141,26 @@ def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
     upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data)))
     assert upright.size == ((60, 40) if orientation < 5 else (40, 60))
     np.testing.assert_array_equal(im.preprocess(data, PRE), oracle(upright, PRE))
-    np.testing.assert_array_equal(im.preprocess(PIL.Image.open(io.BytesIO(data)), PRE), oracle(upright, PRE))
+    np.testing.assert_array_equal(
+        im.preprocess(PIL.Image.open(io.BytesIO(data)), PRE), oracle(upright, PRE)
+    )
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's word on what this test feeds it
+@pytest.mark.filterwarnings(
+    "ignore:Corrupt EXIF data:UserWarning"
+)  # Pillow's word on what this test feeds it
 def test_broken_exif_does_not_cost_the_photo() -> None:
     data = encoded(photo(60, 40), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40)
-    np.testing.assert_array_equal(im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE))
+    np.testing.assert_array_equal(
+        im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE)
+    )
 
 
 def test_stereo_photo_is_read_as_its_first_picture() -> None:
     data = encoded(photo(60, 40), "MPO", save_all=True, append_images=[photo(60, 40, seed=1)])
-    np.testing.assert_array_equal(im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE))
+    np.testing.assert_array_equal(
+        im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE)
+    )
 
 
 def test_all_ways_in_agree(tmp_path: Path) -> None:
@@ -134,7 +170,16 @@ def test_all_ways_in_agree(tmp_path: Path) -> None:
     path.write_bytes(data)
     want = oracle(picture, PRE)
     pixels = np.asarray(picture)
-    for way in (picture, data, bytearray(data), memoryview(data), path, str(path), pixels, np.asfortranarray(pixels)):
+    for way in (
+        picture,
+        data,
+        bytearray(data),
+        memoryview(data),
+        path,
+        str(path),
+        pixels,
+        np.asfortranarray(pixels),
+    ):
         np.testing.assert_array_equal(im.preprocess(way, PRE), want)
     grey = np.asarray(picture.convert("L"))
     for way in (grey, grey[:, :, None]):
@@ -144,7 +189,9 @@ def test_all_ways_in_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_formats(format: str) -> None:
     data = encoded(photo(50, 40), format)
-    np.testing.assert_array_equal(im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE))
+    np.testing.assert_array_equal(
+        im.preprocess(data, PRE), oracle(PIL.Image.open(io.BytesIO(data)), PRE)
+    )
 
 
 def test_preprocessed_array_passes_untouched() -> None:
@@ -168,11 +215,16 @@ def png(width: int, height: int) -> bytes:
     """A PNG header that announces a size, with next to no data behind it."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -185,8 +237,14 @@ BAD = {
     "bomb": (png(9000, 9000), "9000x9000"),
     "bomb beyond Pillow's warning": (png(12000, 12000), "pixels"),
     "bomb beyond Pillow's error": (png(60000, 60000), "pixels"),
-    "nan": (np.full(PRE.shape, np.nan, dtype=np.float32), f"{24 * 24 * 3} of {24 * 24 * 3} values not finite"),
-    "one infinity": (np.pad(np.full((1, 1, 1), np.inf, dtype=np.float32), ((0, 2), (0, 23), (0, 23))), "1 of 1728"),
+    "nan": (
+        np.full(PRE.shape, np.nan, dtype=np.float32),
+        f"{24 * 24 * 3} of {24 * 24 * 3} values not finite",
+    ),
+    "one infinity": (
+        np.pad(np.full((1, 1, 1), np.inf, dtype=np.float32), ((0, 2), (0, 23), (0, 23))),
+        "1 of 1728",
+    ),
     "float64": (np.zeros(PRE.shape), "float64"),
     "wrong shape": (np.zeros((24, 24, 3), dtype=np.float32), r"\(24, 24, 3\)"),
     "int array": (np.zeros((24, 24, 3), dtype=np.int64), "int64"),

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import ProfileError, UnknownClassError, UnknownSplitPointError
-from isplit_plugin.profile import Profile, VariantMeasure, _digest
+from isplit_plugin.profile import CutMeasurement, Profile, _digest
 from isplit_plugin.schema import Macs, Preprocessing, SplitPoint
 
 VALUES = np.array([[1.0, 10.0, 0.0], [3.0, 30.0, 0.0], [5.0, 20.0, 0.0], [7.0, 60.0, 0.0]])
@@ -31,7 +31,9 @@ def make(**changes: Any) -> Profile:
     """Four images of classes 2 and 0, three points, values small enough to add up by hand."""
     mean0 = VALUES.mean(axis=0)
     shifted = VALUES - mean0
-    sums = [np.stack([part[k == ROWS].sum(axis=0) for k in (0, 1)]) for part in (shifted, shifted**2)]
+    sums = [
+        np.stack([part[k == ROWS].sum(axis=0) for k in (0, 1)]) for part in (shifted, shifted**2)
+    ]
     within = np.concatenate([VALUES[k == ROWS] - VALUES[k == ROWS].mean(axis=0) for k in (0, 1)])
     ints = {"class_ids": [2, 0], "count": [2, 2]}
     fields: dict[str, Any] = {
@@ -49,15 +51,22 @@ def make(**changes: Any) -> Profile:
         "comoment_dof": 2,
         "head_ms": {"input": 0.0, "conv1": 0.5, "output": 3.0},
         "tail_ms": {"input": 3.0, "conv1": 2.5, "output": 0.0},
-        "measures": (measure("input", "jpeg", [2, 2], [2, 1]), measure("conv1", "uint8", [2, 2], [2, 2])),
+        "measures": (
+            measure("input", "jpeg", [2, 2], [2, 1]),
+            measure("conv1", "uint8", [2, 2], [2, 2]),
+        ),
         "accuracy": 0.75,
         "provenance": {"torch": "2.15", "images": "4"},
     }
     return Profile(**{**fields, **changes})
 
 
-def measure(name: str, codec: str, seen: list[int], agree: list[int], nbytes: float = 7.5) -> VariantMeasure:
-    return VariantMeasure(name, codec, nbytes, 0.1, 0.2, np.array(seen, np.int64), np.array(agree, np.int64))
+def measure(
+    name: str, codec: str, seen: list[int], agree: list[int], nbytes: float = 7.5
+) -> CutMeasurement:
+    return CutMeasurement(
+        name, codec, nbytes, 0.1, 0.2, np.array(seen, np.int64), np.array(agree, np.int64)
+    )
 
 
 def same(one: Profile, other: Profile) -> None:
@@ -71,7 +80,9 @@ def test_curve_is_mean_and_standard_error() -> None:
     profile = make()
     curve = profile.curve()
     np.testing.assert_allclose(curve.mean, [4.0, 30.0, 0.0], rtol=1e-14)
-    np.testing.assert_allclose(curve.standard_error, VALUES.std(axis=0, ddof=1) / 2, rtol=1e-14, atol=1e-300)
+    np.testing.assert_allclose(
+        curve.standard_error, VALUES.std(axis=0, ddof=1) / 2, rtol=1e-14, atol=1e-300
+    )
     assert curve.n == 4
     one = profile.curve([2])  # class 2 stands in row 0: images 1 and 3
     np.testing.assert_allclose(one.mean, [2.0, 20.0, 0.0], rtol=1e-14)
@@ -125,7 +136,8 @@ def test_file_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"measures": ()}, {"accuracy": None}, {"head_ms": {}, "tail_ms": {}, "provenance": {}}]
+    "changes",
+    [{"measures": ()}, {"accuracy": None}, {"head_ms": {}, "tail_ms": {}, "provenance": {}}],
 )
 def test_round_trip_of_small_profiles(changes: dict[str, Any]) -> None:
     same(Profile.from_bytes(make(**changes).to_bytes()), make(**changes))
@@ -146,7 +158,11 @@ def test_stays_readable_by_safetensors_alone() -> None:
 
 
 def rewrite(
-    data: bytes, *, head: dict[str, Any] | None = None, arrays: dict[str, Any] | None = None, sign: bool = True
+    data: bytes,
+    *,
+    head: dict[str, Any] | None = None,
+    arrays: dict[str, Any] | None = None,
+    sign: bool = True,
 ) -> bytes:
     """A profile file with parts replaced, signed anew so that only the check under test can object."""
     length = int.from_bytes(data[:8], "little")
@@ -165,7 +181,11 @@ DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "newer": ({"format": 2}, {}, "format 2 is newer than 1"),
     "infinite format": ({"format": float("inf")}, {}, "OverflowError"),
     "missing array": ({}, {"sum1": None}, "sum1 are missing"),
-    "wrong shape": ({}, {"sum1": np.zeros((2, 2))}, r"sum1: expected float64 \(2, 3\), found float64 \(2, 2\)"),
+    "wrong shape": (
+        {},
+        {"sum1": np.zeros((2, 2))},
+        r"sum1: expected float64 \(2, 3\), found float64 \(2, 2\)",
+    ),
     "wrong dtype": ({}, {"count": np.zeros(2, np.int32)}, "count: expected int64"),
     "scalar ids": ({}, {"class_ids": np.array(3)}, r"seen: expected shape \(2, 0\)"),
     "nan": ({}, {"mean0": np.array([0.0, np.nan, 0.0])}, "mean0: expected finite"),
@@ -173,11 +193,23 @@ DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "negative squares": ({}, {"sum2": np.full((2, 3), -1.0)}, "sum2: expected none below 0"),
     "negative variance": ({}, {"comoment": -np.eye(3)}, "comoment: expected a diagonal"),
     "negative freedom": ({"comoment_dof": -1}, {}, "comoment_dof"),
-    "class beyond": ({}, {"class_ids": np.array([0, 3])}, "class_ids: expected 0 to 2, found 0 to 3"),
+    "class beyond": (
+        {},
+        {"class_ids": np.array([0, 3])},
+        "class_ids: expected 0 to 2, found 0 to 3",
+    ),
     "class twice": ({}, {"class_ids": np.array([1, 1])}, "every class once"),
     "agree above seen": ({}, {"agree": np.array([[2, 3], [2, 2]])}, "0 <= agree <= seen"),
-    "measures and rows": ({}, {"seen": np.zeros((1, 2), np.int64)}, r"seen: expected shape \(2, 2\)"),
-    "measure of nothing": ({"measures": [["conv9", "uint8", 1, 1, 1]] * 2}, {}, "conv9/uint8: unknown split point"),
+    "measures and rows": (
+        {},
+        {"seen": np.zeros((1, 2), np.int64)},
+        r"seen: expected shape \(2, 2\)",
+    ),
+    "measure of nothing": (
+        {"measures": [["conv9", "uint8", 1, 1, 1]] * 2},
+        {},
+        "conv9/uint8: unknown split point",
+    ),
     "negative bytes": ({"measures": [["conv1", "uint8", -1, 1, 1]] * 2}, {}, "expected bytes"),
     "short measure": ({"measures": [["conv1"]] * 2}, {}, "not a profile"),
     "target": ({"target": "both"}, {}, "target: expected one of"),
@@ -201,7 +233,9 @@ def test_damage_is_named(name: str, tmp_path: Path) -> None:
     assert caught.value.message.startswith(str(path))
 
 
-@pytest.mark.parametrize("changes", [{"head": {"model": "other"}}, {"arrays": {"mean0": np.ones(3)}}])
+@pytest.mark.parametrize(
+    "changes", [{"head": {"model": "other"}}, {"arrays": {"mean0": np.ones(3)}}]
+)
 def test_edits_break_the_checksum(changes: dict[str, Any]) -> None:
     with pytest.raises(ProfileError, match="SHA-256"):
         Profile.from_bytes(rewrite(make().to_bytes(), **changes, sign=False))
@@ -231,7 +265,9 @@ def test_any_damaged_byte_raises_nothing_but_profile_errors(data: st.DataObject)
     raw[place] ^= data.draw(st.integers(1, 255))
     raw = raw[: data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw) - 1)))]
     with contextlib.suppress(ProfileError):
-        same(Profile.from_bytes(bytes(raw)), make())  # only a change that means nothing (JSON white space) may pass
+        same(
+            Profile.from_bytes(bytes(raw)), make()
+        )  # only a change that means nothing (JSON white space) may pass
 
 
 @settings(max_examples=100, deadline=None)

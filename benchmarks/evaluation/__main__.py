@@ -21,7 +21,13 @@ from .prepare import prepare
 from .report import report
 from .train import EPOCHS, train
 
-BUDGET = {"--epochs": "4", "--images": "2000", "--seeds": "2", "--calibration": "256", "--rival-photos": "500"}
+BUDGET = {
+    "--epochs": "4",
+    "--images": "2000",
+    "--seeds": "2",
+    "--calibration": "256",
+    "--rival-photos": "500",
+}
 
 
 def run(options: argparse.Namespace, extra: list[str]) -> int:
@@ -30,7 +36,9 @@ def run(options: argparse.Namespace, extra: list[str]) -> int:
     weights = work / "weights"
     if not (weights / f"{network}_{data}.json").exists():
         epochs = options.base_epochs or EPOCHS[data]
-        train(network, data, folder, weights, epochs=epochs, init=options.init, device=options.device)
+        train(
+            network, data, folder, weights, epochs=epochs, init=options.init, device=options.device
+        )
     out.mkdir(parents=True, exist_ok=True)
     arguments = [
         "evaluate",
@@ -62,21 +70,43 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="one network on one data set; more options go to `isplit evaluate`")
+    one = commands.add_parser(
+        "run", help="one network on one data set; more options go to `isplit evaluate`"
+    )
     one.add_argument("network", choices=sorted((*BUILDERS, *LARGE)))
     one.add_argument("data", choices=sorted(DATA_SETS))
-    one.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the archives")
-    one.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for everything in between")
-    one.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
-    one.add_argument("--init", type=Path, metavar="FILE", help="weights that the base network starts from")
+    one.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="folder with the archives"
+    )
+    one.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="folder for everything in between"
+    )
+    one.add_argument(
+        "--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s"
+    )
+    one.add_argument(
+        "--init", type=Path, metavar="FILE", help="weights that the base network starts from"
+    )
     one.add_argument("--device", default="cpu", help="%(default)s")
-    one.add_argument("--base-epochs", type=int, metavar="N", help=f"of the base network; default: {EPOCHS}")
-    one.add_argument("--slice", type=int, metavar="N", help="only N photos of each class: a quick try, no result")
+    one.add_argument(
+        "--base-epochs", type=int, metavar="N", help=f"of the base network; default: {EPOCHS}"
+    )
+    one.add_argument(
+        "--slice", type=int, metavar="N", help="only N photos of each class: a quick try, no result"
+    )
     two = commands.add_parser("report", help="tables and figures of all results")
-    two.add_argument("--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s")
-    three = commands.add_parser("encoders", help="trained encoders under onnxruntime against torch, whole test sets")
-    three.add_argument("network", nargs="*", metavar="NETWORK_DATA", help="default: all that were run")
-    three.add_argument("--work", type=Path, required=True, metavar="DIR", help="the folder of `run`")
+    two.add_argument(
+        "--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s"
+    )
+    three = commands.add_parser(
+        "encoders", help="trained encoders under onnxruntime against torch, whole test sets"
+    )
+    three.add_argument(
+        "network", nargs="*", metavar="NETWORK_DATA", help="default: all that were run"
+    )
+    three.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="the folder of `run`"
+    )
     three.add_argument("--seeds", type=int, default=1, metavar="N", help="%(default)s")
     options, extra = parser.parse_known_args()
     if extra and options.command != "run":

@@ -19,8 +19,8 @@ import torch
 
 from isplit_plugin.bottleneck import (
     SUFFIX,
+    Bottleneck,
     Photos,
-    Variant,
     decoder_tail,
     encoder_head,
     export_encoder,
@@ -65,12 +65,17 @@ def encoders(work: Path, networks: Sequence[str], seeds: int) -> str:
         began = time.perf_counter()
         mine = list(_of_network(work, name, seeds))
         found += mine
-        print(f"{name}: {len(mine) // len(CODECS)} bottlenecks, {time.perf_counter() - began:.0f} s", flush=True)
+        print(
+            f"{name}: {len(mine) // len(CODECS)} bottlenecks, {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
     return render(found)
 
 
 def _of_network(work: Path, name: str, seeds: int) -> Iterator[Compared]:
-    loaded = load_network(f"benchmarks.evaluation.networks:{name}", weights=work / "weights" / f"{name}.safetensors")
+    loaded = load_network(
+        f"benchmarks.evaluation.networks:{name}", weights=work / "weights" / f"{name}.safetensors"
+    )
     photos = photos_of(work / name.rpartition("_")[2] / "val", loaded)
     net = capture(loaded.model, loaded.example_input)
     for seed in range(seeds):
@@ -78,14 +83,16 @@ def _of_network(work: Path, name: str, seeds: int) -> Iterator[Compared]:
             yield from compare(name, net, load_bottleneck(path, net, loaded.preprocessing), photos)
 
 
-def compare(name: str, net: CapturedNetwork, variant: Variant, photos: Photos) -> Iterator[Compared]:
+def compare(
+    name: str, net: CapturedNetwork, bottleneck: Bottleneck, photos: Photos
+) -> Iterator[Compared]:
     """One line for each codec, on all photos."""
-    head, tail = encoder_head(net, variant), decoder_tail(net, variant)
+    head, tail = encoder_head(net, bottleneck), decoder_tail(net, bottleneck)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
-        export_encoder(net, variant, file)
+        export_encoder(net, bottleneck, file)
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     given, codes, theirs = session.get_inputs()[0].name, [], []
     with torch.inference_mode():
@@ -101,7 +108,7 @@ def compare(name: str, net: CapturedNetwork, variant: Variant, photos: Photos) -
         every = np.arange(len(ours))
         yield Compared(
             network=name,
-            bottleneck=variant.name,
+            bottleneck=bottleneck.name,
             codec=codec,
             photos=len(ours),
             same=int((ours == got).sum()),
@@ -118,12 +125,16 @@ def _batches(count: int) -> Iterator[range]:
 
 def _through(codec: str, code: Floats) -> Floats:
     shape = code.shape[1:]
-    return np.concatenate([decode_activation(encode_activation(one[None], codec), shape=shape) for one in code])
+    return np.concatenate(
+        [decode_activation(encode_activation(one[None], codec), shape=shape) for one in code]
+    )
 
 
 def _scores(tail: torch.nn.Module, code: Floats) -> Floats:
     with torch.inference_mode():
-        return np.concatenate([tail(torch.from_numpy(code[list(rows)])).numpy() for rows in _batches(len(code))])
+        return np.concatenate(
+            [tail(torch.from_numpy(code[list(rows)])).numpy() for rows in _batches(len(code))]
+        )
 
 
 def render(found: Sequence[Compared]) -> str:
@@ -145,5 +156,7 @@ def render(found: Sequence[Compared]) -> str:
                 f"{same / photos:.4%} | {worst.same / worst.photos:.2%}{which} | "
                 f"{max(c.scores for c in some):.1e} | {max(c.margin for c in some):.1e} |"
             )
-    lines.append(f"\nLargest difference of a code, over its largest value: {max(c.codes for c in found):.1e}.")
+    lines.append(
+        f"\nLargest difference of a code, over its largest value: {max(c.codes for c in found):.1e}."
+    )
     return "\n".join(lines)

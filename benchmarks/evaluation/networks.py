@@ -21,9 +21,14 @@ __all__ = ["BUILDERS", "DATA_SETS", "LARGE", "build"]
 
 GREY_28: Final = Preprocessing(crop=(28, 28), resize=None, mean=(0.42,), std=(0.45,), mode="L")
 GREY_64: Final = Preprocessing(crop=(64, 64), resize=64, mean=(0.48,), std=(0.23,), mode="L")
-RGB_64: Final = Preprocessing(crop=(64, 64), resize=None, mean=(0.48, 0.45, 0.40), std=(0.28, 0.27, 0.28))
+RGB_64: Final = Preprocessing(
+    crop=(64, 64), resize=None, mean=(0.48, 0.45, 0.40), std=(0.28, 0.27, 0.28)
+)
 CAFFE_224: Final = Preprocessing(
-    crop=(224, 224), resize=224, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=(1 / 255,) * 3
+    crop=(224, 224),
+    resize=224,
+    mean=(123.68 / 255, 116.779 / 255, 103.939 / 255),
+    std=(1 / 255,) * 3,
 )
 """Of the ImageNet weights that the large study starts from: mean subtracted, nothing divided."""
 RGB_224: Final = Preprocessing(crop=(224, 224), resize=224)
@@ -58,13 +63,22 @@ def resnet20(channels: int, classes: int, stem_stride: int) -> nn.Module:
     layers: list[tuple[str, nn.Module]] = [
         (
             "stem",
-            nn.Sequential(nn.Conv2d(channels, 16, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+            nn.Sequential(
+                nn.Conv2d(channels, 16, 3, stem_stride, 1, bias=False),
+                nn.BatchNorm2d(16),
+                nn.ReLU(),
+            ),
         )
     ]
     width = 16
     for stage, out in enumerate((16, 32, 64), start=1):
         for index in range(3):
-            layers.append((f"block{stage}{'abc'[index]}", Block(width, out, 2 if index == 0 and stage > 1 else 1)))
+            layers.append(
+                (
+                    f"block{stage}{'abc'[index]}",
+                    Block(width, out, 2 if index == 0 and stage > 1 else 1),
+                )
+            )
             width = out
     return _classifier(layers, width, classes)
 
@@ -79,7 +93,11 @@ def vgg6(channels: int, classes: int, stem_stride: int) -> nn.Module:
             layers.append(
                 (
                     f"conv{stage}{'ab'[index]}",
-                    nn.Sequential(nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()),
+                    nn.Sequential(
+                        nn.Conv2d(width, out, 3, stride, 1, bias=False),
+                        nn.BatchNorm2d(out),
+                        nn.ReLU(),
+                    ),
                 )
             )
             width = out
@@ -90,7 +108,11 @@ def vgg6(channels: int, classes: int, stem_stride: int) -> nn.Module:
 def _classifier(layers: list[tuple[str, nn.Module]], width: int, classes: int) -> nn.Module:
     from collections import OrderedDict
 
-    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("head", nn.Linear(width, classes))]
+    layers += [
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("head", nn.Linear(width, classes)),
+    ]
     net = nn.Sequential(OrderedDict(layers))
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -132,7 +154,9 @@ def build(network: str, data: str) -> LoadedNetwork:
     else:
         pre = SMALL[data]
         model = BUILDERS[network](pre.shape[0], classes, 2 if pre.crop[0] > 32 else 1)
-    return LoadedNetwork(model.eval(), torch.rand(1, *pre.shape), pre, tuple(str(i) for i in range(classes)))
+    return LoadedNetwork(
+        model.eval(), torch.rand(1, *pre.shape), pre, tuple(str(i) for i in range(classes))
+    )
 
 
 def __getattr__(name: str) -> partial[LoadedNetwork]:

@@ -83,7 +83,9 @@ def _write(archive: zipfile.ZipFile, name: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, required=True, help="folder with the archives")
     parser.add_argument("--work", type=Path, required=True, help="where the image folders go")
     parser.add_argument("data", nargs="*", default=sorted(DATA_SETS), help="%(default)s")

@@ -10,7 +10,13 @@ import numpy as np
 
 from isplit_plugin.evaluation.figures import bytes_figure, prediction_figure
 from isplit_plugin.evaluation.ranks import interval
-from isplit_plugin.evaluation.render import classes_table, markdown_table, points_table, predictors_table, rivals_table
+from isplit_plugin.evaluation.render import (
+    classes_table,
+    markdown_table,
+    points_table,
+    predictors_table,
+    rivals_table,
+)
 
 STATISTICS = ("spearman", "kendall", "partial", "versus_depth", "within", "by_class")
 
@@ -30,23 +36,37 @@ def overall(results: list[dict[str, Any]], repeats: int = 2000) -> str:
         mine = [next(s for s in r["predictors"] if s["name"] == name) for r in results]
         cells, first = [name], 0.0
         for statistic in (*STATISTICS, "regret", "regret_reach"):
-            values = np.asarray([np.nan if m[statistic]["value"] is None else m[statistic]["value"] for m in mine])
+            values = np.asarray(
+                [np.nan if m[statistic]["value"] is None else m[statistic]["value"] for m in mine]
+            )
             if not np.isfinite(values).any():
                 cells.append("-")
                 continue
             scale, digits = (100, 1) if statistic.startswith("regret") else (1, 2)
             # A stage's concordance weighs as many pairs as it has; everything else weighs every result the same.
-            weights = np.asarray([m["pairs"] if statistic == "within" else 1 for m in mine], dtype=float)
+            weights = np.asarray(
+                [m["pairs"] if statistic == "within" else 1 for m in mine], dtype=float
+            )
             weights[~np.isfinite(values)] = 0
             kept = np.nan_to_num(values)
             with np.errstate(invalid="ignore"):
                 means = (kept * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
             value, low, high = interval(float(kept @ weights / weights.sum()), means)
-            cells.append(f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]")
+            cells.append(
+                f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+            )
             first = value if statistic == "spearman" else first
         cells.append(f"{1e3 * float(np.mean([m['seconds'] for m in mine])):.1f}")
         rows.append((first, cells))
-    header = ["predictor", "Spearman", "Kendall", "given depth", "minus depth's", "within stage", "per class"]
+    header = [
+        "predictor",
+        "Spearman",
+        "Kendall",
+        "given depth",
+        "minus depth's",
+        "within stage",
+        "per class",
+    ]
     ordered = [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
     return markdown_table([*header, "regret, points", "regret in reach", "ms a photo"], ordered)
 
@@ -54,7 +74,9 @@ def overall(results: list[dict[str, Any]], repeats: int = 2000) -> str:
 def report(out: Path) -> str:
     results = load(out)
     if not results:
-        raise SystemExit(f"{out}: no results; make them with: python -m benchmarks.evaluation run ...")
+        raise SystemExit(
+            f"{out}: no results; make them with: python -m benchmarks.evaluation run ..."
+        )
     prediction_figure(results, out / "prediction.png")
     bytes_figure(results, out / "bytes.svg")
     parts = ["# All predictors, over all results", overall(results)]

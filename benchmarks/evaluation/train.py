@@ -63,7 +63,9 @@ def train(
     net = loaded.model.to(device, memory_format=torch.channels_last).train()
     if init is not None:
         state, own = load_file(init), net.state_dict()
-        net.load_state_dict({n: t.float() for n, t in state.items() if t.shape == own[n].shape}, strict=False)
+        net.load_state_dict(
+            {n: t.float() for n, t in state.items() if t.shape == own[n].shape}, strict=False
+        )
     photos, test = photos_of(folder / "train", loaded), photos_of(folder / "val", loaded)
     y = torch.from_numpy(photos.labels)
     batch = min(batch, len(y))
@@ -72,9 +74,14 @@ def train(
     decay = [p for p in net.parameters() if p.ndim > 1]
     rest = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": 5e-4}, {"params": rest}], lr=0.1 * scale, momentum=0.9, nesterov=True
+        [{"params": decay, "weight_decay": 5e-4}, {"params": rest}],
+        lr=0.1 * scale,
+        momentum=0.9,
+        nesterov=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2 * scale, total_steps=steps, pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.2 * scale, total_steps=steps, pct_start=0.25
+    )
     weight = None
     if data == "chest":  # three in four training images show pneumonia
         weight = (len(y) / (2.0 * torch.bincount(y).float())).to(device)
@@ -86,7 +93,9 @@ def train(
             inputs = shifted(photos.tensor(rows.numpy()), data.startswith("tiny"), generator)
             inputs = inputs.to(device, memory_format=torch.channels_last)
             with half:
-                loss = F.cross_entropy(net(inputs), y[rows].to(device), weight=weight, label_smoothing=0.1)
+                loss = F.cross_entropy(
+                    net(inputs), y[rows].to(device), weight=weight, label_smoothing=0.1
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -104,7 +113,8 @@ def train(
     accuracy = float((answers == torch.from_numpy(test.labels)).float().mean())
     out.mkdir(parents=True, exist_ok=True)
     save_file(
-        {k: v.cpu().contiguous() for k, v in net.state_dict().items()}, str(out / f"{network}_{data}.safetensors")
+        {k: v.cpu().contiguous() for k, v in net.state_dict().items()},
+        str(out / f"{network}_{data}.safetensors"),
     )
     facts = {
         "network": network,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from .live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
+from .live_view import (
+    ALL_GROUPS,
+    ClassCounts,
+    ImportanceRows,
+    LiveView,
+    OutcomeRow,
+    ServedRow,
+    Times,
+)
 from .query import MAX_CLASSES, Constraints, Query
 from .recommend import recommend
-from .smallest import Smallest, smallest_codec
-from .switching import Change, Policy, Settled, Standing, is_held, settle
+from .smallest_codec import SmallestCodec, smallest_codec
+from .standing import Change, Policy, Settlement, Standing, is_held, settle
 
 __all__ = [
     "ALL_GROUPS",
     "MAX_CLASSES",
     "Change",
-    "ClassSeen",
+    "ClassCounts",
     "Constraints",
     "ImportanceRows",
     "LiveView",
@@ -20,8 +28,8 @@ __all__ = [
     "Policy",
     "Query",
     "ServedRow",
-    "Settled",
-    "Smallest",
+    "Settlement",
+    "SmallestCodec",
     "Standing",
     "Times",
     "is_held",

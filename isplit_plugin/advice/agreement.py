@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ..profile import VariantMeasure
+from ..profile import CutMeasurement
 from .anytime import factor
 from .curves import K_MAX, K_MIN
 from .intervals import newcombe, wilson
-from .live import F64, I64, MOST, OutcomeRow, positions
+from .live_view import F64, I64, MOST, OutcomeRow, positions
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
@@ -69,7 +69,11 @@ def stratified(weights: F64, n: F64, hits: F64) -> Share:
     w = weights[known] / covered
     # By misses: where all agree the share is exactly 1.
     missed = math.fsum(w * (1 - hits[known] / n[known]))
-    return Share(max(0.0, 1 - missed), 1 / math.fsum(w * w / n[known]), 1.0 if covered > 1 - 1e-9 else covered)
+    return Share(
+        max(0.0, 1 - missed),
+        1 / math.fsum(w * w / n[known]),
+        1.0 if covered > 1 - 1e-9 else covered,
+    )
 
 
 def prior_strength(n: F64, hits: F64) -> float:
@@ -91,7 +95,7 @@ def prior_strength(n: F64, hits: F64) -> float:
     return float(np.clip((1 - rho) / rho, K_MIN, K_MAX))
 
 
-def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
+def measured(measure: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
     """Agreement of one measured (split point, codec) for a mix.
 
     Classes without images are estimated by all classes; the interval leaves them open from 0 to 1.
@@ -119,7 +123,7 @@ def measured(measure: VariantMeasure, profile_ids: I64, mix: Mix) -> Agreement:
     )
 
 
-def class_shares(measure: VariantMeasure | None, profile_ids: I64, class_ids: I64) -> F64:
+def class_shares(measure: CutMeasurement | None, profile_ids: I64, class_ids: I64) -> F64:
     """Measured agreement of each of ``class_ids`` (M,); that of all classes where a class has no image."""
     if measure is None or not measure.seen.sum() > 0:
         return np.zeros(len(class_ids))
@@ -133,12 +137,16 @@ Key = tuple[str, str]
 
 
 def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Key, tuple[F64, F64]]:
-    """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, variant)."""
+    """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, codec)."""
     at = {int(c): i for i, c in enumerate(mix.class_ids)}
     found: dict[Key, tuple[F64, F64]] = {}
-    known = [r for r in outcomes if 0 < r.labelled <= MOST and math.isfinite(r.correct) and r.class_id in at]
-    for row in sorted(known, key=lambda r: (r.split_point, r.variant, r.class_id)):
-        key = (row.split_point, row.variant)
+    known = [
+        r
+        for r in outcomes
+        if 0 < r.labelled <= MOST and math.isfinite(r.correct) and r.class_id in at
+    ]
+    for row in sorted(known, key=lambda r: (r.split_point, r.codec, r.class_id)):
+        key = (row.split_point, row.codec)
         if key not in found:
             found[key] = np.zeros(len(at)), np.zeros(len(at))
         n, hits = found[key]
@@ -180,7 +188,13 @@ def outrank(
             share = 1 + min(0.0, one.value - two.value)
             low, high = newcombe(one.value, one.n, two.value, two.n)
             out[key] = Agreement(
-                share, _clip(1 + low), max(share, _clip(1 + high)), one.n, "live labels", share, decided
+                share,
+                _clip(1 + low),
+                max(share, _clip(1 + high)),
+                one.n,
+                "live labels",
+                share,
+                decided,
             )
     return out
 
@@ -190,7 +204,10 @@ def _clip(value: float) -> float:
 
 
 def _rivals(
-    key: Key, agreements: Mapping[Key, Agreement], labels: Mapping[Key, tuple[F64, F64]], whole: Iterable[Key]
+    key: Key,
+    agreements: Mapping[Key, Agreement],
+    labels: Mapping[Key, tuple[F64, F64]],
+    whole: Iterable[Key],
 ) -> tuple[F64, F64] | None:
     served_whole = [labels[k] for k in sorted(whole) if k in labels and k != key]
     if served_whole:

@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .live import F64
+from .live_view import F64
 
 TIGHTEST: Final = 100.0
 """Observations at which the bound of a mean is tightest; with fewer, skewed values have no normal mean yet."""
@@ -35,7 +35,9 @@ MEDIAN_ALPHA: Final = 5e-4
 """Error of one median: 5 % over a hundred quantities."""
 
 
-def factor(weight2: npt.ArrayLike, alpha: float, *, half_lives: float = 0.0, tightest: float = TIGHTEST) -> F64:
+def factor(
+    weight2: npt.ArrayLike, alpha: float, *, half_lives: float = 0.0, tightest: float = TIGHTEST
+) -> F64:
     """By what to multiply a standard error so that the bound holds at all times; infinite without observations.
 
     ``weight2``: the sum of squared weights, where the newest observation weighs 1 (without decay: their number).

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ..errors import StoreError
 from ..profile import Profile
 from ..schema import CurvePoint
-from .live import F64, I64, ImportanceRows, LiveView, positions
+from .live_view import F64, I64, ImportanceRows, LiveView, positions
 from .memo import once
 
 K_MIN: Final = 1.0
@@ -101,7 +101,9 @@ class Curve:
                 point.nbytes,
                 None if math.isnan(some) else round(some),
             )
-            for i, (point, (value, error, live, known, some)) in enumerate(zip(profile.split_points, rows, strict=True))
+            for i, (point, (value, error, live, known, some)) in enumerate(
+                zip(profile.split_points, rows, strict=True)
+            )
         )
 
 
@@ -135,7 +137,9 @@ def components(profile: Profile) -> Components:
     return Components(profile.mean0 + shift, within, k)
 
 
-def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, target: str) -> LiveMoments:
+def live_moments(
+    rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, target: str
+) -> LiveMoments:
     """Pool every source of one target for these classes. Raises StoreError where a view has another curve's length.
 
     Sums add over sources, because all are relative to the same shift and landmark.
@@ -156,14 +160,19 @@ def live_moments(rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, t
         if not len(to):
             continue
         at = at[to]
-        cells = [np.asarray(a, np.float64)[at] for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)]
+        cells = [
+            np.asarray(a, np.float64)[at]
+            for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)
+        ]
         good = (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
         for cell in cells:
             good &= np.isfinite(cell)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told apart below
             for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
                 whole[to] += np.where(good, cell, 0.0)
-        if part.devices is not None:  # one device may be behind several sources: at least the most of any of them
+        if (
+            part.devices is not None
+        ):  # one device may be behind several sources: at least the most of any of them
             told = np.asarray(part.devices, np.float64)[at]
             devices[to] = np.fmax(devices[to], np.where(good & (told > 0), told, np.nan))
     with np.errstate(all="ignore"):
@@ -202,7 +211,10 @@ def _levels(n: F64, mean: F64, grand: F64) -> F64:
     number = np.isfinite(ratio).sum(axis=1)
     ratio = np.sort(ratio, axis=1)  # NaN last
     row = np.arange(len(ratio))
-    low, high = ratio[row, np.maximum(number - 1, 0) // 2], ratio[row, np.minimum(number // 2, ratio.shape[1] - 1)]
+    low, high = (
+        ratio[row, np.maximum(number - 1, 0) // 2],
+        ratio[row, np.minimum(number // 2, ratio.shape[1] - 1)],
+    )
     return np.asarray(np.where(number > 0, (low + high) / 2, np.nan))
 
 
@@ -216,7 +228,11 @@ def _effects(n: F64, mean: F64, parts: Components, profile: Profile) -> F64:
     # Points of one image are correlated: a class is known as well as its best-known point, not as their sum.
     best = n.max(axis=1)
     k = float(np.median(parts.k))
-    return np.asarray(np.clip(np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0), *_EFFECT)[:, None])
+    return np.asarray(
+        np.clip(np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0), *_EFFECT)[
+            :, None
+        ]
+    )
 
 
 @once
@@ -230,7 +246,9 @@ def _centre(profile: Profile) -> float | None:
     return float(np.average(level[known], weights=counts[known])) if known.any() else None
 
 
-def class_curves(profile: Profile, live: LiveView, class_ids: I64, target: str | None = None) -> tuple[Curve, ...]:
+def class_curves(
+    profile: Profile, live: LiveView, class_ids: I64, target: str | None = None
+) -> tuple[Curve, ...]:
     """The curve of each class, in the order of ``class_ids``. ``target``: "predicted" or "true", default the profile's.
 
     Standard errors are those of sampling: they do not hold that the live classes may differ from the profile's.
@@ -251,7 +269,9 @@ def class_curves(profile: Profile, live: LiveView, class_ids: I64, target: str |
     )
 
 
-def mix_curve(profile: Profile, live: LiveView, class_ids: I64, weights: F64, target: str | None = None) -> Curve:
+def mix_curve(
+    profile: Profile, live: LiveView, class_ids: I64, weights: F64, target: str | None = None
+) -> Curve:
     """The curve of a mix: the weighted mean over classes; ``weights`` (M,) sum to 1. Shapes and errors as above."""
     value, variance, prior, share, moments, n_profile = _estimate(profile, live, class_ids, target)
     w = weights[:, None]
@@ -274,7 +294,9 @@ def unseen_mean(profile: Profile, class_ids: I64, weights: F64) -> F64:
 
 @once
 def _unseen(profile: Profile) -> F64:
-    return _estimate(profile, LiveView.empty(), np.arange(len(profile.classes), dtype=np.int64), None)[0]
+    return _estimate(
+        profile, LiveView.empty(), np.arange(len(profile.classes), dtype=np.int64), None
+    )[0]
 
 
 def _estimate(
@@ -298,10 +320,16 @@ def _estimate(
     # Posterior variance given that class means scatter with within / k (level 1), then sampling error (level 2).
     prior_variance = parts.within / (n_c + k)
     value = _weighted(moments.n, moments.mean, k, prior)
-    share = np.where(np.isfinite(prior), moments.n / (moments.n + k), (moments.n > 0).astype(np.float64))
+    share = np.where(
+        np.isfinite(prior), moments.n / (moments.n + k), (moments.n > 0).astype(np.float64)
+    )
     own = np.where(np.isfinite(moments.variance), np.maximum(moments.n - 1, 0), 0.0)
-    spread = _weighted(own, moments.variance, np.full_like(own, K_MAX), np.broadcast_to(parts.within, own.shape))
+    spread = _weighted(
+        own, moments.variance, np.full_like(own, K_MAX), np.broadcast_to(parts.within, own.shape)
+    )
     with np.errstate(all="ignore"):
-        sampling = np.where(moments.n > 0, share**2 * spread / np.fmin(moments.n, moments.devices), 0.0)
+        sampling = np.where(
+            moments.n > 0, share**2 * spread / np.fmin(moments.n, moments.devices), 0.0
+        )
     rest = np.where(share < 1, (1 - share) ** 2 * prior_variance, 0.0)
     return value, sampling + rest, prior, share, moments, n_c

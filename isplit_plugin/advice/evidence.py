@@ -24,9 +24,9 @@ import numpy.typing as npt
 from ..profile import Profile
 from .agreement import class_shares
 from .anytime import factor
-from .choices import Option
+from .cuts import CutEstimate
 from .latency import LatencyModel, edge
-from .live import F64, I64, MOST, ImportanceRows, LiveView, positions
+from .live_view import F64, I64, MOST, ImportanceRows, LiveView, positions
 from .mix import Mix
 from .query import Constraints
 
@@ -49,7 +49,7 @@ class Proof(NamedTuple):
 
 def live_size(live: LiveView) -> float:
     """How many observations the live mix is worth: at least the sum of weights, where the newest weighs 1."""
-    seen = live.class_seen
+    seen = live.class_counts
     good = np.isfinite(seen.weight) & (seen.weight > 0) & (seen.count > 0) & (seen.count <= MOST)
     # No observation weighs more than the newest, which weighs 1.
     return float(np.minimum(seen.weight[good], seen.count[good]).sum())
@@ -86,7 +86,9 @@ class Importance:
     half_lives: float
 
     @classmethod
-    def of(cls, profile: Profile, live: LiveView, mix: Mix, pairs: tuple[F64, F64], half_lives: float) -> Importance:
+    def of(
+        cls, profile: Profile, live: LiveView, mix: Mix, pairs: tuple[F64, F64], half_lives: float
+    ) -> Importance:
         rows = [part for part in live.importance if part.target == profile.target]
         points = len(profile.mean0)
         every = _sums(rows, mix, points)
@@ -119,26 +121,39 @@ class Importance:
             at_p, at_q = (w * mean[:, p]).sum(), (w * mean[:, q]).sum()
             difference = mean[:, p] - g * mean[:, q]
             total = (w * difference).sum()
-            one = within[p, p] / dof[p, p] + g * g * within[q, q] / dof[q, q] - 2 * g * within[p, q] / dof[p, q]
+            one = (
+                within[p, p] / dof[p, p]
+                + g * g * within[q, q] / dof[q, q]
+                - 2 * g * within[p, q] / dof[p, q]
+            )
             mixed = (w * (difference - total) ** 2).sum() / max(self.mix_size, 1.0)
             error = np.sqrt(np.maximum(one, 0.0) * spread * clump + mixed)
             low = total - float(factor(size, alpha, half_lives=self.half_lives)) * error
         if not all(map(np.isfinite, (at_p, at_q, low))):
             return Proof(False, "values out of range")
-        times = f"{at_p / at_q:.3g} ({low / at_q + g:.3g} at least) times" if at_q > 0 else "infinitely"
-        return Proof(bool(low > 0), f"{times} as important as {self.names[q]} on {1 / spread:.0f} observations")
+        times = (
+            f"{at_p / at_q:.3g} ({low / at_q + g:.3g} at least) times" if at_q > 0 else "infinitely"
+        )
+        return Proof(
+            bool(low > 0),
+            f"{times} as important as {self.names[q]} on {1 / spread:.0f} observations",
+        )
 
 
 def _usable(sums: _Sums, point: int) -> npt.NDArray[np.bool_]:
     """Classes (M,) with observations at a point whose sums can be those of any: (sum w)^2 <= n sum w^2."""
     parts = (sums.count[:, point], sums.weight[:, point], sums.weight2[:, point])
-    good: npt.NDArray[np.bool_] = np.all([np.isfinite(x) & (x > 0) & (x <= MOST) for x in parts], axis=0)
+    good: npt.NDArray[np.bool_] = np.all(
+        [np.isfinite(x) & (x > 0) & (x <= MOST) for x in parts], axis=0
+    )
     return good
 
 
 def _sums(rows: Sequence[ImportanceRows], mix: Mix, points: int) -> _Sums:
     shape = (len(mix.class_ids), points)
-    out = _Sums(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, np.nan))
+    out = _Sums(
+        np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, np.nan)
+    )
     for part in sorted(rows, key=lambda r: r.source):
         at = positions(np.asarray(part.class_ids, np.int64), mix.class_ids)
         to = np.flatnonzero(at >= 0)
@@ -160,10 +175,10 @@ def _sums(rows: Sequence[ImportanceRows], mix: Mix, points: int) -> _Sums:
 
 
 @dataclass(frozen=True, eq=False)
-class Choosing:
+class CutEvidence:
     """The deployed choices with what is uncertain about them."""
 
-    options: tuple[Option, ...]
+    options: tuple[CutEstimate, ...]
     limits: Constraints
     model: LatencyModel
     low: LatencyModel
@@ -175,14 +190,16 @@ class Choosing:
     @classmethod
     def of(  # noqa: PLR0917
         cls,
-        options: Sequence[Option],
+        options: Sequence[CutEstimate],
         limits: Constraints,
         model: LatencyModel,
         live: LiveView,
         mix: Mix,
         half_lives: float,
-    ) -> Choosing:
-        low, high = (LatencyModel.of(model.profile, edge(live, side), limits) for side in (False, True))
+    ) -> CutEvidence:
+        low, high = (
+            LatencyModel.of(model.profile, edge(live, side), limits) for side in (False, True)
+        )
         size = live_size(live) if mix.name == "live" else math.inf
         return cls(tuple(options), limits, model, low, high, mix, size, half_lives)
 
@@ -192,29 +209,35 @@ class Choosing:
         number = len(self.options)
         return ALPHA / (number * (number + 1) / 2)
 
-    def accurate(self, option: Option) -> bool | None:
+    def accurate(self, option: CutEstimate) -> bool | None:
         """Is it within the tolerance, whatever the mix really is? ``None`` where that is open."""
         agreement = option.agreement
         if agreement.decided is not None or agreement.estimate is None:
             return agreement.decided
-        reach = self._reach(self._shares(option, self.mix.class_ids), self._shares(option, self._every))
+        reach = self._reach(
+            self._shares(option, self.mix.class_ids), self._shares(option, self._every)
+        )
         wanted = 1 - self.limits.accuracy_tolerance
         if agreement.estimate - reach >= wanted - 1e-9:
             return True
         return False if agreement.estimate + reach < wanted else None
 
-    def agrees_more(self, rival: Option, incumbent: Option) -> Proof:
+    def agrees_more(self, rival: CutEstimate, incumbent: CutEstimate) -> Proof:
         """Does it agree with the full network more often, on the classes that are really seen?"""
         if rival.agreement.decided is not None and incumbent.agreement.decided is not None:
             return Proof(rival.agreement.decided > incumbent.agreement.decided, "live labels")
         shares, every = (
-            self._shares(rival, ids) - self._shares(incumbent, ids) for ids in (self.mix.class_ids, self._every)
+            self._shares(rival, ids) - self._shares(incumbent, ids)
+            for ids in (self.mix.class_ids, self._every)
         )
         gain = (rival.agreement.estimate or 0.0) - (incumbent.agreement.estimate or 0.0)
         least = gain - self._reach(shares, every)
-        return Proof(least > 0, f"agrees with the full network on {gain:.3g} more of the images ({least:.3g} at least)")
+        return Proof(
+            least > 0,
+            f"agrees with the full network on {gain:.3g} more of the images ({least:.3g} at least)",
+        )
 
-    def faster(self, rival: Option, incumbent: Option, gain: float) -> Proof:
+    def faster(self, rival: CutEstimate, incumbent: CutEstimate, gain: float) -> Proof:
         """Is its latency less than 1 - ``gain`` times the incumbent's?"""
         if math.isnan(rival.latency.ms):
             return Proof(False, "its latency is not known")
@@ -223,7 +246,10 @@ class Choosing:
         factors: dict[str, float] = {}
         bounds: dict[str, tuple[float, float]] = {}
         for option, sign in ((rival, 1.0), (incumbent, gain - 1)):
-            low, high = (m.terms(option.split_point, option.variant, option.nbytes) for m in (self.low, self.high))
+            low, high = (
+                m.terms(option.split_point, option.codec, option.nbytes)
+                for m in (self.low, self.high)
+            )
             for least, most in zip(low, high, strict=True):
                 factors[least.name] = factors.get(least.name, 0.0) + sign * least.factor
                 bounds[least.name] = (least.value, most.value)
@@ -231,15 +257,17 @@ class Choosing:
         by = incumbent.latency.ms - rival.latency.ms
         words = f"{by:.3g} ms faster"
         if worst < 0:
-            return Proof(True, f"{words}, by more than {gain:.0%} at all ends of the medians' intervals")
+            return Proof(
+                True, f"{words}, by more than {gain:.0%} at all ends of the medians' intervals"
+            )
         return Proof(False, f"{words}, which is not proven to be more than {gain:.0%}")
 
     @property
     def _every(self) -> I64:
         return np.union1d(self.model.profile.class_ids, self.mix.class_ids)
 
-    def _shares(self, option: Option, class_ids: I64) -> F64:
-        measure = self.model.profile.measure(option.split_point, option.variant)
+    def _shares(self, option: CutEstimate, class_ids: I64) -> F64:
+        measure = self.model.profile.measure(option.split_point, option.codec)
         return class_shares(measure, self.model.profile.class_ids, class_ids)
 
     def _reach(self, shares: F64, every: F64) -> float:

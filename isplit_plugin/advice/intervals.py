@@ -21,7 +21,9 @@ def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:
     return low, high
 
 
-def newcombe(share1: float, n1: float, share2: float, n2: float, z: float = Z95) -> tuple[float, float]:
+def newcombe(
+    share1: float, n1: float, share2: float, n2: float, z: float = Z95
+) -> tuple[float, float]:
     """Interval of ``share1 - share2``, independent samples (R. G. Newcombe, Statistics in Medicine 1998, method 10)."""
     low1, high1 = wilson(share1, n1, z)
     low2, high2 = wilson(share2, n2, z)

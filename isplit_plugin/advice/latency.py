@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT
-from .live import MOST, LiveView, ServedRow, Times
+from .live_view import MOST, LiveView, ServedRow, Times
 from .query import Constraints
 
 MIN_REPORTS: Final = 10
@@ -102,7 +102,9 @@ def link_of(constraints: Constraints, live: LiveView) -> Link:
                 bits.append(row.uplink.count * size * 8)
                 ms.append(row.uplink.count * median)
         if ms:
-            bandwidth = min(max(math.fsum(bits) / math.fsum(ms) / 1000, _BANDWIDTH[0]), _BANDWIDTH[1])
+            bandwidth = min(
+                max(math.fsum(bits) / math.fsum(ms) / 1000, _BANDWIDTH[0]), _BANDWIDTH[1]
+            )
             source = "live"
         else:
             bandwidth, source = DEFAULT_BANDWIDTH_MBPS, "assumed"
@@ -128,7 +130,7 @@ class LatencyModel:
 
     @classmethod
     def of(cls, profile: Profile, live: LiveView, constraints: Constraints) -> LatencyModel:
-        served = tuple(sorted(live.served, key=lambda r: (r.split_point, r.variant, r.group)))
+        served = tuple(sorted(live.served, key=lambda r: (r.split_point, r.codec, r.group)))
         device: list[tuple[float, float]] = []
         server: list[tuple[float, float]] = []
         for row in served:
@@ -137,7 +139,12 @@ class LatencyModel:
                 (row.tail, profile.tail_ms.get(row.split_point), server),
             ):
                 median = _reported([times])
-                if median is not None and median > 0 and known is not None and known >= _SHORTEST_MS:
+                if (
+                    median is not None
+                    and median > 0
+                    and known is not None
+                    and known >= _SHORTEST_MS
+                ):
                     into.append((median / known, times.count))
         slowdown, source = constraints.device_slowdown, "asked"
         if slowdown is None:
@@ -145,31 +152,41 @@ class LatencyModel:
         if slowdown is None:
             slowdown, source = 1.0, "assumed"
         load = _factor(server)
-        return cls(profile, served, link_of(constraints, live), slowdown, source, 1.0 if load is None else load)
+        return cls(
+            profile,
+            served,
+            link_of(constraints, live),
+            slowdown,
+            source,
+            1.0 if load is None else load,
+        )
 
-    def nbytes(self, split_point: str, variant: str) -> float:
+    def nbytes(self, split_point: str, codec: str) -> float:
         """Mean bytes of one image on the wire as served, NaN where too few were."""
-        sizes = [(r.requests, mean_bytes(r)) for r in self._rows(split_point, variant)]
+        sizes = [(r.requests, mean_bytes(r)) for r in self._rows(split_point, codec)]
         good = [(n, size) for n, size in sizes if not math.isnan(size)]
         total = math.fsum(n for n, _ in good)
         return math.fsum(n / total * size for n, size in good) if good else math.nan
 
-    def latency(self, split_point: str, variant: str, nbytes: float) -> Latency:
+    def latency(self, split_point: str, codec: str, nbytes: float) -> Latency:
         """One prediction with this choice. ``nbytes``: what it sends; on the device, nothing is sent."""
-        return _sum(self._parts(split_point, variant), 0.0 if split_point == OUTPUT else self.link.transfer_ms(nbytes))
+        return _sum(
+            self._parts(split_point, codec),
+            0.0 if split_point == OUTPUT else self.link.transfer_ms(nbytes),
+        )
 
-    def terms(self, split_point: str, variant: str, nbytes: float) -> tuple[Term, ...]:
+    def terms(self, split_point: str, codec: str, nbytes: float) -> tuple[Term, ...]:
         """The latency as a sum of terms; those that two choices share cancel in their difference."""
-        parts = tuple(self._parts(split_point, variant))
+        parts = tuple(self._parts(split_point, codec))
         if split_point == OUTPUT:
             return parts
         megabits = nbytes * 8 / 1000
         uplink = Term("uplink", megabits, 1 / self.link.bandwidth_mbps, False)
         return (*parts, uplink, Term("rtt", 1.0, self.link.rtt_ms, False))
 
-    def _parts(self, split_point: str, variant: str) -> list[Term]:
-        measure = self.profile.measure(split_point, variant)
-        pair = self._rows(split_point, variant)
+    def _parts(self, split_point: str, codec: str) -> list[Term]:
+        measure = self.profile.measure(split_point, codec)
+        pair = self._rows(split_point, codec)
         point = [r for r in self.served if r.split_point == split_point]
         # Coding that was never measured is taken as free: next to head, transfer and tail it hardly counts.
         encode = measure.encode_ms if measure is not None else 0.0
@@ -178,10 +195,14 @@ class LatencyModel:
         if split_point != INPUT:
             whole = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
             head = self.profile.head_ms.get(split_point, whole)
-            parts.append(self._part(f"head {split_point}", self._device(r.head for r in point), head, "slowdown"))
+            parts.append(
+                self._part(
+                    f"head {split_point}", self._device(r.head for r in point), head, "slowdown"
+                )
+            )
         if split_point == OUTPUT:
             return parts
-        name = f"{split_point} {variant}"
+        name = f"{split_point} {codec}"
         tail = self.profile.tail_ms.get(split_point)
         return [
             *parts,
@@ -194,8 +215,8 @@ class LatencyModel:
         # Who names the device's speed asks about that device, not about those that reported.
         return None if self.slowdown_source == "asked" else _reported(times)
 
-    def _rows(self, split_point: str, variant: str) -> list[ServedRow]:
-        return [r for r in self.served if (r.split_point, r.variant) == (split_point, variant)]
+    def _rows(self, split_point: str, codec: str) -> list[ServedRow]:
+        return [r for r in self.served if (r.split_point, r.codec) == (split_point, codec)]
 
     def _part(self, name: str, live: float | None, known: float | None, shared: str) -> Term:
         """A live time as a quantity of its own; a time of the profile as a multiple of slowdown or load."""
@@ -224,7 +245,14 @@ def edge(live: LiveView, high: bool) -> LiveView:
         return replace(times, median_ms=math.nan if math.isnan(times.median_ms) else value)
 
     served = tuple(
-        replace(r, head=at(r.head), encode=at(r.encode), decode=at(r.decode), tail=at(r.tail), uplink=at(r.uplink))
+        replace(
+            r,
+            head=at(r.head),
+            encode=at(r.encode),
+            decode=at(r.decode),
+            tail=at(r.tail),
+            uplink=at(r.uplink),
+        )
         for r in live.served
     )
     return replace(live, served=served)

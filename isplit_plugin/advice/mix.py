@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UnknownClassError
 from ..profile import Profile
 from ..schema import ClassShare
-from .live import F64, I64, MOST, LiveView
+from .live_view import F64, I64, MOST, LiveView
 from .query import Query
 
 MIN_LIVE_MIX: Final = 10
@@ -43,7 +43,7 @@ def live_weights(live: LiveView, classes: int) -> tuple[F64, F64]:
     Ids that do not exist are left out.
     """
     weight, count = np.zeros(classes), np.zeros(classes)
-    seen = live.class_seen
+    seen = live.class_counts
     good = (seen.class_ids >= 0) & (seen.class_ids < classes)
     good &= np.isfinite(seen.weight) & (seen.weight > 0) & (seen.count > 0) & (seen.count <= MOST)
     top = seen.weight[good].max(initial=0.0)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ..errors import QueryError
-from .live import ALL_GROUPS
+from .live_view import ALL_GROUPS
 
 RULES: Final = ("local-maxima", "global-maximum")
 CANDIDATE_SETS: Final = ("blocks", "all")
@@ -21,10 +21,14 @@ MAX_PREDICTOR: Final = 64
 
 def _one_of(name: str, value: object, known: Iterable[str]) -> None:
     if value not in tuple(known):
-        raise QueryError(f"{name}: expected one of {', '.join(known)}, got {str(value)[:100]!r}", field=name)
+        raise QueryError(
+            f"{name}: expected one of {', '.join(known)}, got {str(value)[:100]!r}", field=name
+        )
 
 
-def _number(name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False) -> None:
+def _number(
+    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
+) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if good and isinstance(value, int | float):
         try:
@@ -91,9 +95,14 @@ class Query:
         if self.classes is not None:
             self._check_classes(self.classes)
             object.__setattr__(self, "classes", tuple(sorted({int(c) for c in self.classes})))
-        if not isinstance(self.group, str) or not 0 < len(self.group) <= MAX_GROUP or not self.group.isprintable():
+        if (
+            not isinstance(self.group, str)
+            or not 0 < len(self.group) <= MAX_GROUP
+            or not self.group.isprintable()
+        ):
             raise QueryError(
-                f"group: expected 1 to {MAX_GROUP} printable characters, got {str(self.group)[:100]!r}", field="group"
+                f"group: expected 1 to {MAX_GROUP} printable characters, got {str(self.group)[:100]!r}",
+                field="group",
             )
         _one_of("rule", self.rule, RULES)
         if not isinstance(self.predictor, str) or not 0 < len(self.predictor) <= MAX_PREDICTOR:
@@ -110,10 +119,20 @@ class Query:
     @staticmethod
     def _check_classes(classes: tuple[int, ...]) -> None:
         if not 0 < len(classes) <= MAX_CLASSES:
-            raise QueryError(f"classes: expected 1 to {MAX_CLASSES} class ids, got {len(classes)}", field="classes")
+            raise QueryError(
+                f"classes: expected 1 to {MAX_CLASSES} class ids, got {len(classes)}",
+                field="classes",
+            )
         for class_id in classes:
-            if not isinstance(class_id, int) or isinstance(class_id, bool) or not 0 <= class_id < 2**31:
-                raise QueryError(f"classes: expected class ids from 0, got {str(class_id)[:100]!r}", field="classes")
+            if (
+                not isinstance(class_id, int)
+                or isinstance(class_id, bool)
+                or not 0 <= class_id < 2**31
+            ):
+                raise QueryError(
+                    f"classes: expected class ids from 0, got {str(class_id)[:100]!r}",
+                    field="classes",
+                )
 
     @property
     def wanted_mix(self) -> str:
@@ -125,6 +144,8 @@ class Query:
         raw = asdict(self)
         raw["mix"] = self.wanted_mix
         raw["constraints"] = {
-            k: float(v) if isinstance(v, int | float) else v for k, v in raw["constraints"].items() if v is not None
+            k: float(v) if isinstance(v, int | float) else v
+            for k, v in raw["constraints"].items()
+            if v is not None
         }
         return raw

@@ -18,15 +18,15 @@ import numpy as np
 from ..errors import ProfileError, QueryError
 from ..profile import Profile
 from ..schema import Manifest, Pick, Recommendation
-from .choices import Option, Verdict, judge, options
 from .curves import Curve, mix_curve, unseen_mean
+from .cuts import CutEstimate, CutRanking, judge, options
 from .evidence import WHOLE_CURVES
 from .latency import LatencyModel
-from .live import F64, LiveView
+from .live_view import F64, LiveView
 from .memo import once
 from .mix import Mix, resolve
+from .placement import GLOBAL, Placement, place, place_by
 from .query import Query
-from .rules import GLOBAL, Placement, place, place_by
 
 CUI: Final = "cui"
 DEPTH: Final = "depth"
@@ -60,7 +60,7 @@ def bare_profile(manifest: Manifest) -> Profile:
 
 
 @dataclass(frozen=True, eq=False)
-class Assessed:
+class Assessment:
     """Everything a recommendation is made of, before any pick is held."""
 
     manifest: Manifest
@@ -70,8 +70,8 @@ class Assessed:
     mix: Mix
     curve: Curve
     model: LatencyModel
-    options: tuple[Option, ...]
-    verdict: Verdict
+    options: tuple[CutEstimate, ...]
+    verdict: CutRanking
     placement: Placement
 
     @property
@@ -93,10 +93,12 @@ def recommend(
     return answer(assess(manifest, profile, live, query or Query()))
 
 
-def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Query) -> Assessed:
+def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Query) -> Assessment:
     """Work out choices and places. Parameters and errors as of :func:`recommend`."""
     profile = bare_profile(manifest) if profile is None else profile
-    if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(manifest.split_points):
+    if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(
+        manifest.split_points
+    ):
         raise ProfileError(
             f"expected a profile of network {manifest.network_hash} with {len(manifest.split_points)} points, "
             f"got one of {profile.network_hash} with {len(profile.split_points)}"
@@ -124,7 +126,7 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
             max_head_macs=limits.max_head_macs,
         )
     verdict = judge(found, limits)
-    return Assessed(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
+    return Assessment(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
 
 
 def _curves(profile: Profile, live: LiveView, mix: Mix) -> tuple[Curve, F64]:
@@ -137,7 +139,9 @@ def _curves(profile: Profile, live: LiveView, mix: Mix) -> tuple[Curve, F64]:
         if whole == live.importance:
             base = curve.value
         elif whole or mix.class_ids.max(initial=-1) >= len(profile.classes):
-            base = mix_curve(profile, replace(live, importance=whole), mix.class_ids, mix.weights).value
+            base = mix_curve(
+                profile, replace(live, importance=whole), mix.class_ids, mix.weights
+            ).value
         else:
             base = unseen_mean(profile, mix.class_ids, mix.weights)
         known[key] = curve, base
@@ -151,13 +155,22 @@ def _known_curves(_: LiveView) -> dict[tuple[Profile, bytes, bytes], tuple[Curve
     return {}
 
 
-def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
+def answer(seen: Assessment, standing: tuple[Pick, ...] = ()) -> Recommendation:
     """The recommendation in words and numbers. ``standing``: the picks that are in force."""
-    manifest, profile, live, query, mix = seen.manifest, seen.profile, seen.live, seen.query, seen.mix
+    manifest, profile, live, query, mix = (
+        seen.manifest,
+        seen.profile,
+        seen.live,
+        seen.query,
+        seen.mix,
+    )
     verdict, placement = seen.verdict, seen.placement
     points = seen.curve.points(profile)
     observations = max(0, int(live.observations))
-    sources = {p.source for p in points} | {_plain(verdict.use.latency_source), _plain(verdict.use.agreement_source)}
+    sources = {p.source for p in points} | {
+        _plain(verdict.use.latency_source),
+        _plain(verdict.use.agreement_source),
+    }
     sources.add("live" if mix.name == "live" else "profile")
     return Recommendation(
         model=manifest.model,
@@ -179,7 +192,8 @@ def answer(seen: Assessed, standing: tuple[Pick, ...] = ()) -> Recommendation:
         curve=points,
         confidence=verdict.use.agreement_low or 0.0,
         observations=observations,
-        reason=_statement(query, observations, mix.note, verdict, seen.model) + f"; {placement.reason}",
+        reason=_statement(query, observations, mix.note, verdict, seen.model)
+        + f"; {placement.reason}",
         standing=standing,
     )
 
@@ -190,7 +204,9 @@ def _predicted(profile: Profile, predictor: str) -> F64:
         return np.arange(len(profile.split_points), dtype=np.float64)
     if predictor not in profile.predictions:
         known = ", ".join((CUI, DEPTH, *sorted(profile.predictions)))
-        raise QueryError(f"predictor: expected one of {known}, got {predictor!r}", field="predictor")
+        raise QueryError(
+            f"predictor: expected one of {known}, got {predictor!r}", field="predictor"
+        )
     return np.asarray(profile.predictions[predictor], dtype=np.float64)
 
 
@@ -198,10 +214,16 @@ def _plain(source: str) -> str:
     return source if source == "mixed" else "live" if source.startswith("live") else "profile"
 
 
-def _statement(query: Query, observations: int, note: str, verdict: Verdict, model: LatencyModel) -> str:
+def _statement(
+    query: Query, observations: int, note: str, verdict: CutRanking, model: LatencyModel
+) -> str:
     group = "" if query.group == "all" else f" from group {query.group}"
-    first = f"{observations} live requests{group}" if observations else f"profile only: no traffic yet{group}"
-    use = f"use {verdict.use.split_point} as {verdict.use.variant}: {verdict.reason}"
+    first = (
+        f"{observations} live requests{group}"
+        if observations
+        else f"profile only: no traffic yet{group}"
+    )
+    use = f"use {verdict.use.split_point} as {verdict.use.codec}: {verdict.reason}"
     speed = {
         "assumed": "the device is taken to be as fast as the machine that made the profile",
         "asked": f"the device is taken to be {model.slowdown:.3g} times slower than the machine that made the profile",
@@ -211,7 +233,11 @@ def _statement(query: Query, observations: int, note: str, verdict: Verdict, mod
 
 
 def revision(
-    manifest: Manifest, profile: Profile, live: LiveView, query: Query, standing: tuple[Pick, ...] = ()
+    manifest: Manifest,
+    profile: Profile,
+    live: LiveView,
+    query: Query,
+    standing: tuple[Pick, ...] = (),
 ) -> str:
     """16 hexadecimal digits over network, deployment, profile, the view's contents, the question and what is in force.
 
@@ -284,7 +310,16 @@ def _feed_profile(digest: Any, profile: Profile) -> None:
     for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
         _array(digest, array)
     for measure in sorted(profile.measures, key=lambda m: (m.split_point, m.codec)):
-        _json(digest, [measure.split_point, measure.codec, measure.nbytes, measure.encode_ms, measure.decode_ms])
+        _json(
+            digest,
+            [
+                measure.split_point,
+                measure.codec,
+                measure.nbytes,
+                measure.encode_ms,
+                measure.decode_ms,
+            ],
+        )
         _array(digest, measure.seen)
         _array(digest, measure.agree)
 
@@ -297,12 +332,17 @@ def _feed_live(digest: Any, live: LiveView) -> None:
         for array in (part.class_ids, part.count, part.weight, part.weight2, part.sum1, part.sum2):
             _array(digest, np.asarray(array)[order])
     _json(digest, sorted(repr(r) for r in live.served))
-    served, variants, *numbers = zip(*sorted(live.outcomes), strict=True) if live.outcomes else ((),) * 6
-    _json(digest, [(place, len(list(some))) for place, some in groupby(zip(served, variants, strict=True))])
+    served, codecs, *numbers = (
+        zip(*sorted(live.outcomes), strict=True) if live.outcomes else ((),) * 6
+    )
+    _json(
+        digest,
+        [(place, len(list(some))) for place, some in groupby(zip(served, codecs, strict=True))],
+    )
     for column in numbers:
         _array(digest, np.array(column, np.float64))
-    order = np.argsort(live.class_seen.class_ids, kind="stable")
-    for array in (live.class_seen.class_ids, live.class_seen.weight, live.class_seen.count):
+    order = np.argsort(live.class_counts.class_ids, kind="stable")
+    for array in (live.class_counts.class_ids, live.class_counts.weight, live.class_counts.count):
         _array(digest, np.asarray(array)[order])
 
 

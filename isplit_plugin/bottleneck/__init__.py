@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from .autoencoder import Autoencoder, AutoencoderConfig
 from .budget import Budget, Epoch
 from .features import Features, Teacher, gather, teach
 from .measuring import measure, quantised_codecs
-from .modules import Bottleneck, BottleneckConfig
 from .photos import Photos
 from .run import train_bottlenecks
-from .training import Fitted, fit
-from .variant import (
+from .trained import (
     SUFFIX,
-    CodeMeasure,
-    Variant,
+    Bottleneck,
+    CodeMeasurement,
+    bottleneck_name,
+    bottleneck_point,
     decoder_tail,
     encoder_head,
     export_encoder,
     load_bottleneck,
-    place_of,
-    variant_name,
 )
+from .training import Fitted, fit
 
 __all__ = [
     "SUFFIX",
+    "Autoencoder",
+    "AutoencoderConfig",
     "Bottleneck",
-    "BottleneckConfig",
     "Budget",
-    "CodeMeasure",
+    "CodeMeasurement",
     "Epoch",
     "Features",
     "Fitted",
     "Photos",
     "Teacher",
-    "Variant",
+    "bottleneck_name",
+    "bottleneck_point",
     "decoder_tail",
     "encoder_head",
     "export_encoder",
@@ -40,9 +42,7 @@ __all__ = [
     "gather",
     "load_bottleneck",
     "measure",
-    "place_of",
     "quantised_codecs",
     "teach",
     "train_bottlenecks",
-    "variant_name",
 ]

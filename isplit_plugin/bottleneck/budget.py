@@ -47,12 +47,21 @@ class Budget:
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("whole_epochs", 0), ("patience", 1), ("batch_size", 2)):
             if getattr(self, name) < low:
-                raise ArtifactError(f"budget: {name}: expected at least {low}, got {getattr(self, name)}")
+                raise ArtifactError(
+                    f"budget: {name}: expected at least {low}, got {getattr(self, name)}"
+                )
         if not 0 < self.holdout < 1 or (self.images is not None and self.images < 2):
-            raise ArtifactError(f"budget: expected a holdout within (0, 1) of at least 2 images, got {self}")
+            raise ArtifactError(
+                f"budget: expected a holdout within (0, 1) of at least 2 images, got {self}"
+            )
         numbers = (self.lr, self.whole_lr, self.temperature)
-        if not all(math.isfinite(v) and v > 0 for v in numbers) or min(self.feature, self.distill, self.label) < 0:
-            raise ArtifactError(f"budget: expected rates and temperature above 0 and weights from 0, got {self}")
+        if (
+            not all(math.isfinite(v) and v > 0 for v in numbers)
+            or min(self.feature, self.distill, self.label) < 0
+        ):
+            raise ArtifactError(
+                f"budget: expected rates and temperature above 0 and weights from 0, got {self}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,7 +72,9 @@ class Budget:
         try:
             return cls(**{f.name: raw[f.name] for f in fields(cls)})
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"not a training budget ({type(error).__name__}: {error})") from error
+            raise ArtifactError(
+                f"not a training budget ({type(error).__name__}: {error})"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +111,13 @@ def losses(
         total = total + budget.feature * F.mse_loss(restored.float(), activation.float()) / variance
     if budget.distill:
         t = budget.temperature
-        student, goal = F.log_softmax(scores.float() / t, dim=1), F.log_softmax(full.float() / t, dim=1)
-        total = total + budget.distill * t * t * F.kl_div(student, goal, reduction="batchmean", log_target=True)
+        student, goal = (
+            F.log_softmax(scores.float() / t, dim=1),
+            F.log_softmax(full.float() / t, dim=1),
+        )
+        total = total + budget.distill * t * t * F.kl_div(
+            student, goal, reduction="batchmean", log_target=True
+        )
     known = labels >= 0
     if budget.label and bool(torch.any(known)):
         total = total + budget.label * F.cross_entropy(scores.float()[known], labels[known])

@@ -16,19 +16,33 @@ from torch.optim import Optimizer
 
 from ..errors import ArtifactError, NetworkMismatchError
 
-__all__ = ["FORMAT", "check_owner", "optimizer_tensors", "read", "restore_module", "restore_optimizer", "write"]
+__all__ = [
+    "FORMAT",
+    "check_owner",
+    "optimizer_tensors",
+    "read",
+    "restore_module",
+    "restore_optimizer",
+    "write",
+]
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 16 << 30
 
 
-def write(path: Path, key: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write(
+    path: Path, key: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
     """Replace ``path`` by a file with these tensors and ``described`` under ``key``. Raises ArtifactError."""
     metadata = {key: json.dumps({"format": FORMAT, **described}, sort_keys=True, allow_nan=False)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}, str(temporary), metadata)
+        save_file(
+            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
+            str(temporary),
+            metadata,
+        )
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
@@ -43,12 +57,16 @@ def read(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             described = json.loads((file.metadata() or {})[key])
             if not isinstance(described, dict) or int(described["format"]) > FORMAT:
-                raise ArtifactError(f"{path}: expected format {FORMAT} or older, found {str(described)[:80]}")
+                raise ArtifactError(
+                    f"{path}: expected format {FORMAT} or older, found {str(described)[:80]}"
+                )
             return described, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not a file of this kind ({type(error).__name__}: {error})") from error
+        raise ArtifactError(
+            f"{path}: not a file of this kind ({type(error).__name__}: {error})"
+        ) from error
 
 
 def check_owner(path: Path, described: Mapping[str, Any], network_hash: str) -> None:
@@ -62,7 +80,9 @@ def check_owner(path: Path, described: Mapping[str, Any], network_hash: str) -> 
         )
 
 
-def restore_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+def restore_module(
+    path: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str
+) -> None:
     """Load the tensors under ``prefix`` into a module. Raises ArtifactError where names or shapes do not fit."""
     mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     try:
@@ -88,6 +108,8 @@ def restore_optimizer(path: Path, optimizer: Optimizer, tensors: Mapping[str, Te
             _, index, name = full.split(".")
             state.setdefault(int(index), {})[name] = value
     try:
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     except (ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path}: its optimizer does not fit ({error})") from error

@@ -51,7 +51,9 @@ class Features:
         if self.kept is not None:
             return self.kept[places].to(like)
         with torch.no_grad():
-            activation: Tensor = self.head(self.photos.tensor(self.teacher.rows[places.numpy()], like))
+            activation: Tensor = self.head(
+                self.photos.tensor(self.teacher.rows[places.numpy()], like)
+            )
         return activation
 
 
@@ -59,7 +61,9 @@ def teach(net: CapturedNetwork, photos: Photos, rows: Rows, *, batch_size: int =
     """Run the full network over these photos."""
     like = _like(net)
     with torch.inference_mode():
-        parts = [net.model(photos.tensor(part, like)).float().cpu() for part in _parts(rows, batch_size)]
+        parts = [
+            net.model(photos.tensor(part, like)).float().cpu() for part in _parts(rows, batch_size)
+        ]
     scores = torch.cat(parts).clone()  # a normal tensor: inference tensors cannot enter a loss
     return Teacher(rows, scores, torch.from_numpy(photos.labels[rows]))
 
@@ -110,17 +114,26 @@ def _kept(
         values, _ = activations(module, nodes, photos.tensor(part, like))
         for name, value in values.items():
             found = value.float()
-            moments[name] += found.numel(), float(found.double().sum()), float(found.double().square().sum())
+            moments[name] += (
+                found.numel(),
+                float(found.double().sum()),
+                float(found.double().square().sum()),
+            )
             if store[name].dtype == torch.float16 and float(found.abs().max()) > 65504:
                 store[name] = store[name].float()
             store[name][place : place + len(part)] = found.cpu()
         place += len(part)
         if progress is not None:
             progress(place, count)
-    return [Features(n, teacher, photos, net.bisect(n)[0], store[n], _variance(moments[n])) for n in group]
+    return [
+        Features(n, teacher, photos, net.bisect(n)[0], store[n], _variance(moments[n]))
+        for n in group
+    ]
 
 
-def _not_kept(net: CapturedNetwork, photos: Photos, name: str, teacher: Teacher, batch_size: int) -> Features:
+def _not_kept(
+    net: CapturedNetwork, photos: Photos, name: str, teacher: Teacher, batch_size: int
+) -> Features:
     head = net.bisect(name)[0]
     with torch.no_grad():
         some: Tensor = head(photos.tensor(teacher.rows[:batch_size], _like(net))).double()

@@ -40,7 +40,9 @@ class Grid:
         """The grid of a split point. Raises SplitPointError where the activation has no positions."""
         shape, axis = point.shape, point.channel_axis
         if not 1 <= axis <= len(shape):
-            raise SplitPointError(f"{point.name!r}: channel axis {axis} of an activation of shape {('N', *shape)}")
+            raise SplitPointError(
+                f"{point.name!r}: channel axis {axis} of an activation of shape {('N', *shape)}"
+            )
         places = [size for d, size in enumerate(shape, start=1) if d != axis]
         channels = shape[axis - 1]
         if len(places) == 2:
@@ -62,7 +64,11 @@ class Grid:
         if not self.tokens:
             return activation.movedim(self.channel_axis, 1), None
         rows = activation.transpose(1, 2) if self.channel_axis == 1 else activation
-        maps = rows[:, self.prefix :].transpose(1, 2).reshape(-1, self.channels, self.height, self.width)
+        maps = (
+            rows[:, self.prefix :]
+            .transpose(1, 2)
+            .reshape(-1, self.channels, self.height, self.width)
+        )
         return maps, rows[:, : self.prefix] if self.prefix else None
 
     def join(self, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:

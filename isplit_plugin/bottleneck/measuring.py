@@ -1,4 +1,4 @@
-"""What a variant costs and what it changes: bytes of its code under each codec, agreement, accuracy."""
+"""What a bottleneck costs and what it changes: bytes of its code under each codec, agreement, accuracy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..schema import FloatArray
 from ..wire import codec_names, decode_activation, encode_activation
 from .features import Teacher, teach
 from .photos import Photos
-from .variant import CodeMeasure, Variant, decoder_tail, encoder_head
+from .trained import Bottleneck, CodeMeasurement, decoder_tail, encoder_head
 
 Ids = npt.NDArray[np.int64]
 
@@ -30,22 +30,24 @@ def quantised_codecs() -> tuple[str, ...]:
 
 def measure(
     net: CapturedNetwork,
-    variant: Variant,
+    bottleneck: Bottleneck,
     photos: Photos,
     *,
     codecs: Sequence[str] | None = None,
     rows: Ids | None = None,
     teacher: Teacher | None = None,
     batch_size: int = 64,
-) -> tuple[CodeMeasure, ...]:
+) -> tuple[CodeMeasurement, ...]:
     """Encode, decode and classify photos (all, or these ``rows``) with each codec, each image on its own.
 
     ``teacher``: the full network's answers to the same rows where they are known already.
     Raises UnknownCodecError.
     """
     if teacher is None:
-        teacher = teach(net, photos, np.arange(len(photos)) if rows is None else rows, batch_size=batch_size)
-    head, tail = encoder_head(net, variant), decoder_tail(net, variant)
+        teacher = teach(
+            net, photos, np.arange(len(photos)) if rows is None else rows, batch_size=batch_size
+        )
+    head, tail = encoder_head(net, bottleneck), decoder_tail(net, bottleneck)
     like = torch.empty(0, dtype=net.dtype, device=net.device)
     top = teacher.scores.argmax(dim=1).numpy()
     labels = teacher.labels.numpy()
@@ -66,12 +68,15 @@ def measure(
         if answer is None:
             with torch.inference_mode():
                 parts = np.array_split(decoded, max(1, len(decoded) // batch_size))
-                top1 = [tail(torch.from_numpy(part).to(like)).argmax(dim=1).cpu().numpy() for part in parts]
+                top1 = [
+                    tail(torch.from_numpy(part).to(like)).argmax(dim=1).cpu().numpy()
+                    for part in parts
+                ]
             answer = np.concatenate(top1)
             answer[np.isnan(decoded).reshape(len(decoded), -1).any(axis=1)] = -1
             alike.append((decoded, answer))
         found.append(
-            CodeMeasure(
+            CodeMeasurement(
                 codec,
                 *cost,
                 seen=_count(top, net.classes),

@@ -47,7 +47,9 @@ class Photos:
         held = 0
         for number, (source, label) in enumerate(images):
             if label is not None and not 0 <= label < classes:
-                raise DataError(f"image {_name(source, number)}: class {label}, the network has 0 to {classes - 1}")
+                raise DataError(
+                    f"image {_name(source, number)}: class {label}, the network has 0 to {classes - 1}"
+                )
             try:
                 pixels = np.asarray(im.crop(source, preprocessing))
             except ImageError as error:
@@ -82,7 +84,9 @@ class Photos:
         out /= np.asarray(pre.std, np.float32)[:, None, None]
         return out
 
-    def tensor(self, rows: Sequence[int] | npt.NDArray[np.integer], like: torch.Tensor | None = None) -> torch.Tensor:
+    def tensor(
+        self, rows: Sequence[int] | npt.NDArray[np.integer], like: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """:meth:`inputs` as a tensor, on the device and of the type of ``like``."""
         x = torch.from_numpy(self.inputs(rows))
         return x if like is None else x.to(like)
@@ -107,4 +111,8 @@ class Photos:
 
 
 def _name(source: object, number: int) -> str:
-    return str(source) if isinstance(source, str) or hasattr(source, "__fspath__") else f"number {number}"
+    return (
+        str(source)
+        if isinstance(source, str) or hasattr(source, "__fspath__")
+        else f"number {number}"
+    )

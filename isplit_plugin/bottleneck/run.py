@@ -16,13 +16,13 @@ from ..errors import DataError
 from ..network import CapturedNetwork
 from ..network.execution import on_device
 from ..schema import Preprocessing
+from .autoencoder import Autoencoder, AutoencoderConfig
 from .budget import Budget, Epoch
 from .features import gather, teach
 from .measuring import measure, quantised_codecs
-from .modules import Bottleneck, BottleneckConfig
 from .photos import Photos
+from .trained import SUFFIX, Bottleneck, bottleneck_name, load_bottleneck
 from .training import fit
-from .variant import SUFFIX, Variant, load_bottleneck, variant_name
 
 __all__ = ["train_bottlenecks"]
 
@@ -36,7 +36,7 @@ def train_bottlenecks(
     *,
     preprocessing: Preprocessing,
     test: Photos,
-    config: BottleneckConfig | None = None,
+    config: AutoencoderConfig | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     codecs: Sequence[str] | None = None,
@@ -45,12 +45,12 @@ def train_bottlenecks(
     max_bytes: int = 2 << 30,
     device: str | None = None,
     progress: Progress | None = None,
-) -> list[Variant]:
-    """Train, measure on ``test`` and (with ``directory``) write one variant for each split point.
+) -> list[Bottleneck]:
+    """Train, measure on ``test`` and (with ``directory``) write one bottleneck for each split point.
 
-    An interrupted run goes on where it stopped: finished variants in ``directory`` are checked and kept, the one under
+    An interrupted run goes on where it stopped: finished bottlenecks in ``directory`` are checked and kept, the one under
     way resumes from ``<name>.checkpoint.safetensors``. ``resume=False`` begins anew. ``max_bytes`` bounds the features
-    in memory. ``progress(variant, stage, epoch, epochs, line)``.
+    in memory. ``progress(bottleneck, stage, epoch, epochs, line)``.
 
     Every bottleneck is checked against its split point before anything is trained. Raises SplitPointError,
     UnknownSplitPointError, UnknownCodecError, DataError, NetworkMismatchError, ArtifactError.
@@ -60,7 +60,7 @@ def train_bottlenecks(
         raise DataError("no split points to train a bottleneck at")
     work = on_device(net, device or ("cuda" if torch.cuda.is_available() else net.device))
     points = [work.split_point(name) for name in dict.fromkeys(split_points)]
-    names = {point.name: variant_name(Bottleneck(point, config)) for point in points}
+    names = {point.name: bottleneck_name(Autoencoder(point, config)) for point in points}
     owner = work.network_hash(preprocessing)
     folder = None if directory is None else Path(directory)
     rows = photos.sample(budget.images, seed=seed)
@@ -78,7 +78,7 @@ def train_bottlenecks(
         "skipped": len(photos.skipped) + len(test.skipped),
     }
     test_teacher = teach(work, test, test.sample(None))
-    done: dict[str, Variant] = {}
+    done: dict[str, Bottleneck] = {}
     for point in points:
         kept = _finished(work, folder, names[point.name], preprocessing, facts) if resume else None
         if kept is not None:
@@ -107,36 +107,52 @@ def train_bottlenecks(
                 "history": [asdict(line) for line in fitted.history],
                 "cpu_seconds": round(time.process_time() - began, 2),
             }
-            variant = Variant(
+            bottleneck = Bottleneck(
                 name,
                 owner,
-                fitted.bottleneck,
+                fitted.autoencoder,
                 training=training,
                 head=None if fitted.head is None else fitted.head.state_dict(),
                 tail=None if fitted.tail is None else fitted.tail.state_dict(),
             )
             measures = measure(
-                work, variant, test, codecs=quantised_codecs() if codecs is None else codecs, teacher=test_teacher
+                work,
+                bottleneck,
+                test,
+                codecs=quantised_codecs() if codecs is None else codecs,
+                teacher=test_teacher,
             )
-            variant = Variant(name, owner, fitted.bottleneck, measures, training, head=variant.head, tail=variant.tail)
+            bottleneck = Bottleneck(
+                name,
+                owner,
+                fitted.autoencoder,
+                measures,
+                training,
+                head=bottleneck.head,
+                tail=bottleneck.tail,
+            )
             if folder is not None:
-                variant.save(folder / f"{name}{SUFFIX}")
+                bottleneck.save(folder / f"{name}{SUFFIX}")
             if checkpoint_path is not None:
                 checkpoint_path.unlink(missing_ok=True)
-            done[features.split_point] = variant
+            done[features.split_point] = bottleneck
     return [done[point.name] for point in points]
 
 
 def _finished(
-    net: CapturedNetwork, folder: Path | None, name: str, preprocessing: Preprocessing, facts: dict[str, Any]
-) -> Variant | None:
-    """A variant that an earlier run of the same training finished; of another training it is made anew."""
+    net: CapturedNetwork,
+    folder: Path | None,
+    name: str,
+    preprocessing: Preprocessing,
+    facts: dict[str, Any],
+) -> Bottleneck | None:
+    """A bottleneck that an earlier run of the same training finished; of another training it is made anew."""
     path = None if folder is None else folder / f"{name}{SUFFIX}"
     if path is None or not path.exists():
         return None
-    variant = load_bottleneck(path, net, preprocessing)
-    same = all(variant.training.get(key) == facts[key] for key in ("seed", "budget", "data"))
-    return variant if same else None
+    bottleneck = load_bottleneck(path, net, preprocessing)
+    same = all(bottleneck.training.get(key) == facts[key] for key in ("seed", "budget", "data"))
+    return bottleneck if same else None
 
 
 def _named(progress: Progress, name: str) -> Callable[[str, int, int, Epoch], None]:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..errors import ArtifactError, DataError
 from ..schema import SplitPoint
 from . import checkpoint
+from .autoencoder import Autoencoder, AutoencoderConfig
 from .budget import Budget, Epoch, learning_rate, losses
 from .features import Features
-from .modules import Bottleneck, BottleneckConfig
 
 __all__ = ["Fitted", "fit"]
 
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int, Epoch], None]
 class Fitted:
     """A trained bottleneck (evaluation mode). ``head`` and ``tail`` are given where the whole network was trained."""
 
-    bottleneck: Bottleneck
+    autoencoder: Autoencoder
     head: nn.Module | None
     tail: nn.Module | None
     history: tuple[Epoch, ...]
@@ -48,7 +48,7 @@ def fit(
     tail: nn.Module,
     *,
     network_hash: str,
-    config: BottleneckConfig | None = None,
+    config: AutoencoderConfig | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     checkpoint_path: Path | None = None,
@@ -68,13 +68,15 @@ def fit(
         raise DataError(f"training at {point.name!r} needs at least 4 photos, got {len(features)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        bottleneck = Bottleneck(point, config)
-    device = next((p.device for p in (*tail.parameters(), *features.head.parameters())), torch.device("cpu"))
-    run = _Run(features, bottleneck.to(device), tail, budget, seed)
+        autoencoder = Autoencoder(point, config)
+    device = next(
+        (p.device for p in (*tail.parameters(), *features.head.parameters())), torch.device("cpu")
+    )
+    run = _Run(features, autoencoder.to(device), tail, budget, seed)
     owner = {
         "network_hash": network_hash,
         "split_point": point.name,
-        "config": bottleneck.config.to_json(),
+        "config": autoencoder.config.to_json(),
         "budget": budget.to_json(),
         "seed": seed,
         "images": len(features),
@@ -83,7 +85,13 @@ def fit(
         if epochs:
             run.stage(stage, epochs, owner, checkpoint_path, progress)
     whole = budget.whole_epochs > 0
-    return Fitted(bottleneck.eval(), run.head if whole else None, run.tail if whole else None, tuple(run.history), seed)
+    return Fitted(
+        autoencoder.eval(),
+        run.head if whole else None,
+        run.tail if whole else None,
+        tuple(run.history),
+        seed,
+    )
 
 
 @dataclass(slots=True)
@@ -99,15 +107,22 @@ class _State:
 class _Run:
     """The state of one training."""
 
-    def __init__(self, features: Features, bottleneck: Bottleneck, tail: nn.Module, budget: Budget, seed: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        autoencoder: Autoencoder,
+        tail: nn.Module,
+        budget: Budget,
+        seed: int,
+    ) -> None:
         self._features = features
-        self._bottleneck = bottleneck
+        self._autoencoder = autoencoder
         # Copies, because the second stage changes them; the captured network stays as it is.
         self.head = copy.deepcopy(features.head) if budget.whole_epochs else features.head
         self.tail = copy.deepcopy(tail) if budget.whole_epochs else tail
         self._budget = budget
         self._seed = seed
-        self._device = next(bottleneck.parameters()).device
+        self._device = next(autoencoder.parameters()).device
         self._like = torch.empty(0, device=self._device)
         self.history: list[Epoch] = []
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
@@ -115,7 +130,12 @@ class _Run:
         self._held, self._train = order[:held], order[held:]
 
     def stage(
-        self, stage: str, epochs: int, owner: Mapping[str, Any], path: Path | None, progress: Progress | None
+        self,
+        stage: str,
+        epochs: int,
+        owner: Mapping[str, Any],
+        path: Path | None,
+        progress: Progress | None,
     ) -> None:
         """Train one stage and leave its best epoch's weights in place."""
         budget = self._budget
@@ -127,13 +147,17 @@ class _Run:
         optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=budget.weight_decay)
         scaler = torch.amp.GradScaler("cuda", enabled=self._half is torch.float16)
         state = _State(0, math.inf, 0, self._weights(modules))
-        if path is not None and path.exists() and not self._resume(stage, path, owner, state, optimizer):
+        if (
+            path is not None
+            and path.exists()
+            and not self._resume(stage, path, owner, state, optimizer)
+        ):
             return
         steps = math.ceil(len(self._train) / budget.batch_size)
         while state.epoch < epochs and state.stale < budget.patience:
             first = state.epoch * steps
             train_loss = 0.0
-            self._bottleneck.train()
+            self._autoencoder.train()
             for step, places in enumerate(self._batches(stage, state.epoch), start=first):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(peak, step, epochs * steps, max(1, steps // 10))
@@ -143,7 +167,7 @@ class _Run:
                 scaler.step(optimizer)
                 scaler.update()
                 train_loss += float(loss.detach()) * len(places)
-            self._bottleneck.eval()
+            self._autoencoder.eval()
             held_loss, agreement = self._evaluate(stage)
             line = Epoch(stage, train_loss / len(self._train), held_loss, agreement)
             self.history.append(line)
@@ -155,37 +179,61 @@ class _Run:
             if progress is not None:
                 progress(stage, state.epoch, epochs, line)
         for name, module in modules.items():
-            mine = {n.removeprefix(f"{name}."): t for n, t in state.best.items() if n.startswith(f"{name}.")}
+            mine = {
+                n.removeprefix(f"{name}."): t
+                for n, t in state.best.items()
+                if n.startswith(f"{name}.")
+            }
             module.load_state_dict(mine)
-        self._bottleneck.eval()
+        self._autoencoder.eval()
 
     def _resume(
-        self, stage: str, path: Path, owner: Mapping[str, Any], state: _State, optimizer: torch.optim.Optimizer
+        self,
+        stage: str,
+        path: Path,
+        owner: Mapping[str, Any],
+        state: _State,
+        optimizer: torch.optim.Optimizer,
     ) -> bool:
         """Continue from a checkpoint. False: it is of the second stage, so the first one is over."""
         described, tensors = checkpoint.read(path, _KEY)
         checkpoint.check_owner(path, described, str(owner["network_hash"]))
         if described.get("owner") != dict(owner):
-            raise ArtifactError(f"{path}: a checkpoint of another training (budget, shape, seed or photos differ)")
+            raise ArtifactError(
+                f"{path}: a checkpoint of another training (budget, shape, seed or photos differ)"
+            )
         try:
             found = str(described["stage"])
             if found == stage:
                 state.epoch, state.stale = int(described["epoch"]), int(described["stale"])
-                state.best_loss = math.inf if described["best_loss"] is None else float(described["best_loss"])
+                state.best_loss = (
+                    math.inf if described["best_loss"] is None else float(described["best_loss"])
+                )
                 self.history = [Epoch(**line) for line in described["history"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from error
+            raise ArtifactError(
+                f"{path}: not a checkpoint ({type(error).__name__}: {error})"
+            ) from error
         if found == stage:
             for name, module in self._modules(stage).items():
                 checkpoint.restore_module(path, module, tensors, f"{name}.")
-            state.best = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
+            state.best = {
+                n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")
+            }
             checkpoint.restore_optimizer(path, optimizer, tensors)
         return not (stage == "bottleneck" and found == "whole")
 
     def _write(
-        self, stage: str, path: Path, owner: Mapping[str, Any], state: _State, optimizer: torch.optim.Optimizer
+        self,
+        stage: str,
+        path: Path,
+        owner: Mapping[str, Any],
+        state: _State,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
-        tensors = self._weights(self._modules(stage)) | {f"best.{n}": t for n, t in state.best.items()}
+        tensors = self._weights(self._modules(stage)) | {
+            f"best.{n}": t for n, t in state.best.items()
+        }
         described = {
             "owner": dict(owner),
             "network_hash": owner["network_hash"],
@@ -198,15 +246,25 @@ class _Run:
         checkpoint.write(path, _KEY, described, tensors | checkpoint.optimizer_tensors(optimizer))
 
     def _modules(self, stage: str) -> dict[str, nn.Module]:
-        trained: dict[str, nn.Module] = {"bottleneck": self._bottleneck}
-        return trained if stage == "bottleneck" else trained | {"head": self.head, "tail": self.tail}
+        trained: dict[str, nn.Module] = {"bottleneck": self._autoencoder}
+        return (
+            trained if stage == "bottleneck" else trained | {"head": self.head, "tail": self.tail}
+        )
 
     def _weights(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        return {f"{n}.{k}": v.detach().clone() for n, m in modules.items() for k, v in m.state_dict().items()}
+        return {
+            f"{n}.{k}": v.detach().clone()
+            for n, m in modules.items()
+            for k, v in m.state_dict().items()
+        }
 
     def _batches(self, stage: str, epoch: int) -> Iterator[Tensor]:
-        key = np.random.SeedSequence([self._seed, epoch, int(stage == "whole")]).generate_state(1)[0]
-        order = self._train[torch.randperm(len(self._train), generator=torch.Generator().manual_seed(int(key)))]
+        key = np.random.SeedSequence([self._seed, epoch, int(stage == "whole")]).generate_state(1)[
+            0
+        ]
+        order = self._train[
+            torch.randperm(len(self._train), generator=torch.Generator().manual_seed(int(key)))
+        ]
         for places in torch.split(order, self._budget.batch_size):
             # Batch norm cannot learn from one item at one position.
             if len(places) > 1:
@@ -231,7 +289,7 @@ class _Run:
                 rows = teacher.rows[places.numpy()]
                 activation = self.head(self._features.photos.tensor(rows, self._like))
                 known = None
-            restored = self._bottleneck(activation)
+            restored = self._autoencoder(activation)
             scores = self.tail(restored)
         loss = losses(
             self._budget,

@@ -56,7 +56,9 @@ See everything at work first: isplit demo
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The argument parser; with ``only``, the other commands are listed but not loaded."""
     parser = argparse.ArgumentParser(
-        prog="isplit", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="isplit",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"isplit-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -105,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except (
-        OSError
-    ) as error:  # a file that an option names: a folder where a file is expected, no permission, a full disk
+    except OSError as error:  # a file that an option names: a folder where a file is expected, no permission, a full disk
         if error.filename is None:
             raise
         print(f"isplit {options.command}: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -119,8 +119,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing(module: str | None) -> str:
-    extras = {"onnxruntime": "onnx", "torch": "torch", "torchvision": "torch", "safetensors": "torch", "ts": "server"}
-    extras |= {"onnx": "torch", "sqlalchemy": "server", "matplotlib": "report", "timm": "timm", "rich": "torch"}
-    extras |= {"model_archiver": "server", "yaml": "server", "foolbox": "demo", "efficientnet_lite_pytorch": "demo"}
+    extras = {
+        "onnxruntime": "onnx",
+        "torch": "torch",
+        "torchvision": "torch",
+        "safetensors": "torch",
+        "ts": "server",
+    }
+    extras |= {
+        "onnx": "torch",
+        "sqlalchemy": "server",
+        "matplotlib": "report",
+        "timm": "timm",
+        "rich": "torch",
+    }
+    extras |= {
+        "model_archiver": "server",
+        "yaml": "server",
+        "foolbox": "demo",
+        "efficientnet_lite_pytorch": "demo",
+    }
     root = (module or "").split(".", maxsplit=1)[0]
     return f"Install it with: pip install 'isplit-plugin[{extras.get(root, 'all')}]'"

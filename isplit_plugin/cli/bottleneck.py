@@ -14,9 +14,9 @@ from .bottleneck_options import add_bottleneck, budget_of, config_of, names_of
 from .network_options import add_network, load
 
 if TYPE_CHECKING:
-    from ..bottleneck import Variant
+    from ..bottleneck import Bottleneck
 
-Labelled = tuple[Path, int | None]
+LabelResult = tuple[Path, int | None]
 
 HELP: Final = "train bottlenecks at split points"
 DESCRIPTION: Final = """\
@@ -39,14 +39,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("train",), help="train")
     add_network(parser)
     parser.add_argument("--split", required=True, metavar="A,B", help="split points, by name")
-    parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="photos to train on, labelled or not")
-    parser.add_argument("--test", type=Path, metavar="PATH", help="other photos to measure the result on")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="where variants are written")
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="photos to train on, labelled or not",
+    )
+    parser.add_argument(
+        "--test", type=Path, metavar="PATH", help="other photos to measure the result on"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="where bottlenecks are written",
+    )
     add_bottleneck(parser)
-    parser.add_argument("--codecs", metavar="A,B", help="codecs to measure on the code (default: all quantised ones)")
-    parser.add_argument("--memory", type=float, default=2.0, metavar="GB", help="features kept in memory (%(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="ignore what an earlier run left in DIR")
-    parser.add_argument("--json", action="store_true", help="the variants as JSON on stdout, no progress")
+    parser.add_argument(
+        "--codecs",
+        metavar="A,B",
+        help="codecs to measure on the code (default: all quantised ones)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        default=2.0,
+        metavar="GB",
+        help="features kept in memory (%(default)s)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="ignore what an earlier run left in DIR"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the bottlenecks as JSON on stdout, no progress"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,10 +89,14 @@ def run(options: argparse.Namespace) -> int:
         found, held = _hold_out(found)
     else:
         held = calibration_folder(options.test, loaded.classes)
-    photos, test = (Photos(part, loaded.preprocessing, len(loaded.classes)) for part in (found, held))
+    photos, test = (
+        Photos(part, loaded.preprocessing, len(loaded.classes)) for part in (found, held)
+    )
     for part in (photos, test):
         if part.skipped:
-            print(f"skipped {len(part.skipped)} unreadable: {part.skipped_names()}", file=sys.stderr)
+            print(
+                f"skipped {len(part.skipped)} unreadable: {part.skipped_names()}", file=sys.stderr
+            )
 
     def show(name: str, stage: str, epoch: int, epochs: int, line: Epoch) -> None:
         print(
@@ -74,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         )
 
     with cpu_threads(options.threads):
-        variants = train_bottlenecks(
+        bottlenecks = train_bottlenecks(
             net,
             names_of(options.split) or (),
             photos,
@@ -91,28 +124,37 @@ def run(options: argparse.Namespace) -> int:
             progress=None if options.json else show,
         )
     if options.json:
-        common.emit_json([variant.describe() for variant in variants])
+        common.emit_json([bottleneck.describe() for bottleneck in bottlenecks])
     else:
-        print(render(variants))
-        print(f"\nwrote {len(variants)} variants to {options.output}")
+        print(render(bottlenecks))
+        print(f"\nwrote {len(bottlenecks)} bottlenecks to {options.output}")
     return 0
 
 
-def _hold_out(found: list[Labelled], every: int = 5) -> tuple[list[Labelled], list[Labelled]]:
+def _hold_out(
+    found: list[LabelResult], every: int = 5
+) -> tuple[list[LabelResult], list[LabelResult]]:
     """One photo in five, spread over the classes because the list is sorted by class. Raises DataError."""
     if len(found) < every:
         raise DataError(f"expected at least {every} photos, or --test, got {len(found)}")
     return [f for i, f in enumerate(found) if i % every], found[::every]
 
 
-def render(variants: list[Variant]) -> str:
-    """One line for each variant and codec, the smallest first."""
+def render(bottlenecks: list[Bottleneck]) -> str:
+    """One line for each bottleneck and codec, the smallest first."""
     rows = [
-        (v.name, "x".join(map(str, v.code_shape)), m.codec, round(m.nbytes), f"{m.agreement:.1%}", _percent(m.accuracy))
-        for v in variants
+        (
+            v.name,
+            "x".join(map(str, v.code_shape)),
+            m.codec,
+            round(m.nbytes),
+            f"{m.agreement:.1%}",
+            _percent(m.accuracy),
+        )
+        for v in bottlenecks
         for m in sorted(v.measures, key=lambda m: m.nbytes)[:6]
     ]
-    return common.table(("variant", "code", "codec", "bytes", "agreement", "accuracy"), rows)
+    return common.table(("bottleneck", "code", "codec", "bytes", "agreement", "accuracy"), rows)
 
 
 def _percent(share: float) -> str:

@@ -20,7 +20,9 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     """The options that say where the server is and how to be let in."""
     group = parser.add_argument_group("server")
     group.add_argument(
-        "--url", default=os.environ.get("ISPLIT_URL", "http://127.0.0.1:8080"), help="inference address (%(default)s)"
+        "--url",
+        default=os.environ.get("ISPLIT_URL", "http://127.0.0.1:8080"),
+        help="inference address (%(default)s)",
     )
     group.add_argument(
         "--token-file",
@@ -28,7 +30,9 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TorchServe's key_file.json; read again when the token has expired",
     )
-    group.add_argument("--token", metavar="TOKEN", help="the inference token itself (or set ISPLIT_TOKEN)")
+    group.add_argument(
+        "--token", metavar="TOKEN", help="the inference token itself (or set ISPLIT_TOKEN)"
+    )
 
 
 def token_of(options: argparse.Namespace, kind: str = "inference") -> Token:
@@ -83,7 +87,9 @@ def class_ids(text: str) -> tuple[int, ...]:
     ids = []
     for word in (w.strip() for w in text.split(",")):
         if not word.isdigit():
-            raise QueryError(f"expected class ids like 281,282, got {word!r}; names are listed by the endpoint")
+            raise QueryError(
+                f"expected class ids like 281,282, got {word!r}; names are listed by the endpoint"
+            )
         ids.append(int(word))
     return tuple(ids)
 
@@ -91,14 +97,21 @@ def class_ids(text: str) -> tuple[int, ...]:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns aligned for a terminal: numbers to the right, words to the left."""
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cells)) if cells else len(name) for i, name in enumerate(header)]
+    widths = [
+        max(len(name), *(len(row[i]) for row in cells)) if cells else len(name)
+        for i, name in enumerate(header)
+    ]
     right = [bool(cells) and all(_numeric(row[i]) for row in cells) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
-        parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        parts = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ]
         return "  ".join(parts).rstrip()
 
-    return "\n".join([line(list(header)), line(["-" * w for w in widths]), *(line(row) for row in cells)])
+    return "\n".join(
+        [line(list(header)), line(["-" * w for w in widths]), *(line(row) for row in cells)]
+    )
 
 
 def _cell(value: object) -> str:

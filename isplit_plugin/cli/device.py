@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from ..device_tokens import SECRET_VARIABLE, issue, new_secret, peek, read_secret, verify
 from ..errors import SecretError
-from ..identity import SECRET_VARIABLE, issue, new_secret, peek, read_secret, verify
 from . import common
 
 HELP: Final = "issue the token of a device, or look at one"
@@ -32,15 +32,24 @@ model-config.yaml, or makes its own with: isplit serve --devices
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     issuing = actions.add_parser("issue", help="print a token")
-    issuing.add_argument("--id", required=True, metavar="ID", help="1 to 64 letters, digits and . _ : @ -")
-    issuing.add_argument("--days", required=True, type=float, metavar="N", help="how long the token holds")
-    issuing.add_argument("--group", metavar="NAME", help="put the device in a group, whatever it says itself")
+    issuing.add_argument(
+        "--id", required=True, metavar="ID", help="1 to 64 letters, digits and . _ : @ -"
+    )
+    issuing.add_argument(
+        "--days", required=True, type=float, metavar="N", help="how long the token holds"
+    )
+    issuing.add_argument(
+        "--group", metavar="NAME", help="put the device in a group, whatever it says itself"
+    )
     showing = actions.add_parser("show", help="what a token says")
     showing.add_argument("token", metavar="TOKEN")
     making = actions.add_parser("secret", help="make a secret file")
     for action in (issuing, showing, making):
         action.add_argument(
-            "--secret-file", type=Path, metavar="FILE", help=f"the operator's secret (or set {SECRET_VARIABLE})"
+            "--secret-file",
+            type=Path,
+            metavar="FILE",
+            help=f"the operator's secret (or set {SECRET_VARIABLE})",
         )
         action.add_argument("--json", action="store_true", help="one JSON document for programs")
 
@@ -50,7 +59,9 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "show":
         return show(options, Path(named) if named else None)
     if not named:
-        raise SecretError(f"expected --secret-file FILE or the environment variable {SECRET_VARIABLE}, got neither")
+        raise SecretError(
+            f"expected --secret-file FILE or the environment variable {SECRET_VARIABLE}, got neither"
+        )
     if options.action == "secret":
         path = new_secret(named)
         common.emit_json({"secret_file": str(path)}) if options.json else print(path)
@@ -67,13 +78,23 @@ def run(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace, secret_file: Path | None) -> int:
     """What a token claims, and with a secret whether that is true. Raises TokenError where it is not."""
     device_id, group, expires = peek(options.token)
-    told: dict[str, object] = {"id": device_id, "group": group, "expires": expires, "verified": False}
+    told: dict[str, object] = {
+        "id": device_id,
+        "group": group,
+        "expires": expires,
+        "verified": False,
+    }
     if secret_file is not None:
-        told |= {"verified": True, "hashed": verify(read_secret(secret_file), options.token.strip()).hashed}
+        told |= {
+            "verified": True,
+            "hashed": verify(read_secret(secret_file), options.token.strip()).hashed,
+        }
     if options.json:
         common.emit_json(told)
         return 0
     until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(expires))
     print(f"device {device_id}, group {group or '(its own)'}, until {until}")
-    print(f"stored as {told['hashed']}" if secret_file else "not verified: no secret file was named")
+    print(
+        f"stored as {told['hashed']}" if secret_file else "not verified: no secret file was named"
+    )
     return 0

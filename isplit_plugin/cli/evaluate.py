@@ -30,23 +30,55 @@ writes evaluation.json, evaluation.md, evaluation-prediction.svg and evaluation-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--train", required=True, type=Path, metavar="PATH", help="photos to train bottlenecks on")
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="held-out labelled photos: to predict and to measure"
+        "--train", required=True, type=Path, metavar="PATH", help="photos to train bottlenecks on"
     )
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="trained bottlenecks (default: NAME.work)")
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="held-out labelled photos: to predict and to measure",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="trained bottlenecks (default: NAME.work)"
+    )
     parser.add_argument("--name", help="title (default: the last part of --output)")
-    parser.add_argument("--split-points", metavar="A,B", help="candidates (default: every block output that fits)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings at each point (%(default)s)")
-    parser.add_argument("--calibration", type=int, default=256, metavar="N", help="photos of --data for the predictors")
+    parser.add_argument(
+        "--split-points", metavar="A,B", help="candidates (default: every block output that fits)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="trainings at each point (%(default)s)"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=int,
+        default=256,
+        metavar="N",
+        help="photos of --data for the predictors",
+    )
     parser.add_argument("--test-limit", type=int, metavar="N", help="measure on at most N photos")
-    parser.add_argument("--rival-photos", type=int, default=500, metavar="N", help="for JPEG and codecs (%(default)s)")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (%(default)s)")
+    parser.add_argument(
+        "--rival-photos",
+        type=int,
+        default=500,
+        metavar="N",
+        help="for JPEG and codecs (%(default)s)",
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=1000, metavar="N", help="resamples (%(default)s)"
+    )
     parser.add_argument("--predictors", metavar="A,B", help="default: all that are registered")
     add_bottleneck(parser)
-    parser.add_argument("--no-figures", action="store_true", help="no SVG files (they need matplotlib)")
-    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, no progress")
+    parser.add_argument(
+        "--no-figures", action="store_true", help="no SVG files (they need matplotlib)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the result as JSON on stdout, no progress"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,7 +95,10 @@ def run(options: argparse.Namespace) -> int:
     )
     for photos in (train, test):
         if photos.skipped:
-            print(f"skipped {len(photos.skipped)} unreadable: {photos.skipped_names()}", file=sys.stderr)
+            print(
+                f"skipped {len(photos.skipped)} unreadable: {photos.skipped_names()}",
+                file=sys.stderr,
+            )
     settings = Settings(
         config=config_of(options),
         budget=budget_of(options),
@@ -87,7 +122,9 @@ def run(options: argparse.Namespace) -> int:
             settings=settings,
             directory=options.work or output.with_name(f"{output.name}.work"),
             device=options.device,
-            progress=None if options.json else lambda line: print(line, file=sys.stderr, flush=True),
+            progress=None
+            if options.json
+            else lambda line: print(line, file=sys.stderr, flush=True),
         )
     written = [save(result, output.with_name(f"{output.name}.json"))]
     tables = output.with_name(f"{output.name}.md")
@@ -96,7 +133,9 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_figures:
         from ..evaluation.figures import bytes_figure, prediction_figure
 
-        written.append(prediction_figure([result], output.with_name(f"{output.name}-prediction.svg")))
+        written.append(
+            prediction_figure([result], output.with_name(f"{output.name}-prediction.svg"))
+        )
         written.append(bytes_figure([result], output.with_name(f"{output.name}-bytes.svg")))
     if options.json:
         common.emit_json(result)

@@ -27,14 +27,16 @@ Each line: a request's id (isplit_request_id of its answer, Prediction.request_i
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="CSV with two columns and no header; - for standard input")
-    parser.add_argument("--secret-file", type=Path, required=True, metavar="FILE", help="the secret of labels")
+    parser.add_argument(
+        "--secret-file", type=Path, required=True, metavar="FILE", help="the secret of labels"
+    )
     parser.add_argument("--json", action="store_true", help="what became of them, as JSON")
     common.add_connection(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from ..client.labels import send_labels
-    from ..identity import read_secret
+    from ..device_tokens import read_secret
 
     labels = _read(options.file)
     try:
@@ -62,7 +64,9 @@ def _read(name: str) -> list[tuple[str, int | str]]:
         if not row:
             continue
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
-            raise DataError(f"{name}, line {number}: expected a request id, a comma and a class, got {row!r:.100}")
+            raise DataError(
+                f"{name}, line {number}: expected a request id, a comma and a class, got {row!r:.100}"
+            )
         word = row[1].strip()
         found.append((row[0].strip(), int(word) if word.isascii() and word.isdigit() else word))
     if not found:

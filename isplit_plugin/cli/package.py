@@ -32,9 +32,13 @@ none is, the three smallest.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--profile", required=True, type=Path, metavar="FILE", help="written by isplit profile")
+    parser.add_argument(
+        "--profile", required=True, type=Path, metavar="FILE", help="written by isplit profile"
+    )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
-    parser.add_argument("--version", default="1.0", dest="model_version", metavar="V", help="%(default)s")
+    parser.add_argument(
+        "--version", default="1.0", dest="model_version", metavar="V", help="%(default)s"
+    )
     parser.add_argument("--split-points", metavar="A,B", help="the split points to deploy")
     parser.add_argument(
         "--bottleneck",
@@ -45,9 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="deploy a trained bottleneck too (written by isplit bottleneck; may be repeated)",
     )
     parser.add_argument("--default", metavar="POINT:CODEC", help="what a client starts with")
-    parser.add_argument("--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)")
-    parser.add_argument("--no-output-head", action="store_true", help="leave out the whole network for the device")
-    parser.add_argument("-o", "--output", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s")
+    parser.add_argument(
+        "--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)"
+    )
+    parser.add_argument(
+        "--no-output-head", action="store_true", help="leave out the whole network for the device"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="what was written, as JSON")
 
 
@@ -57,18 +67,27 @@ def run(options: argparse.Namespace) -> int:
 
     default = tuple(options.default.split(":", 1)) if options.default else None
     if default is not None and len(default) != 2:
-        raise QueryError(f"--default: expected POINT:CODEC, such as layer3:uint8+zstd, got {options.default!r}")
+        raise QueryError(
+            f"--default: expected POINT:CODEC, such as layer3:uint8+zstd, got {options.default!r}"
+        )
     profile = Profile.load(options.profile)
     common.make_folder(options.output)
     common.note(options, f"capturing {options.network} ...")
     loaded, net = load(options)
-    deployed = [w.strip() for w in options.split_points.split(",")] if options.split_points else None
-    variants = []
+    deployed = (
+        [w.strip() for w in options.split_points.split(",")] if options.split_points else None
+    )
+    bottlenecks = []
     if options.bottleneck:
         from ..bottleneck import load_bottleneck
 
-        variants = [load_bottleneck(path, net, loaded.preprocessing) for path in options.bottleneck]
-    common.note(options, "writing the archive and a head for each split point (a minute or two where it is large) ...")
+        bottlenecks = [
+            load_bottleneck(path, net, loaded.preprocessing) for path in options.bottleneck
+        ]
+    common.note(
+        options,
+        "writing the archive and a head for each split point (a minute or two where it is large) ...",
+    )
     built = package(
         net,
         profile=profile,
@@ -78,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         version=options.model_version,
         deployed=deployed,
         default=default,
-        variants=variants,
+        bottlenecks=bottlenecks,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         out_dir=options.output,
@@ -102,7 +121,11 @@ def run(options: argparse.Namespace) -> int:
         f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}; "
         f"a client starts with {' as '.join(built.manifest.default)}"
     )
-    print(common.table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values())))
+    print(
+        common.table(
+            ("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values())
+        )
+    )
     print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
     return 0
 

@@ -31,19 +31,28 @@ A photo that cannot be read is reported and the others go on; the exit code is t
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--model", required=True, help="the name it was registered by")
-    parser.add_argument("--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip")
-    parser.add_argument("--split-point", help="where to cut: a deployed split point, input or output")
     parser.add_argument(
-        "--codec", help="fp32, fp16, uint8 or q<2-8>[c][+rle], each also with +zstd, as served; jpeg or file at input"
+        "--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip"
     )
-    parser.add_argument("--auto", action="store_true", help="ask the recommendation endpoint first and obey it")
+    parser.add_argument(
+        "--split-point", help="where to cut: a deployed split point, input or output"
+    )
+    parser.add_argument(
+        "--codec",
+        help="fp32, fp16, uint8 or q<2-8>[c][+rle], each also with +zstd, as served; jpeg or file at input",
+    )
+    parser.add_argument(
+        "--auto", action="store_true", help="ask the recommendation endpoint first and obey it"
+    )
     parser.add_argument(
         "--device-token",
         default=os.environ.get("ISPLIT_DEVICE_TOKEN"),
         metavar="TOKEN",
         help="who this device is, from isplit device issue (or set ISPLIT_DEVICE_TOKEN)",
     )
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)")
+    parser.add_argument(
+        "--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document for programs")
     common.add_connection(parser)
 
@@ -110,7 +119,9 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     """One prediction for people."""
     top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
     times = prediction.timings
-    unsigned = f"\n    device token {prediction.device}" if prediction.device.startswith("invalid") else ""
+    unsigned = (
+        f"\n    device token {prediction.device}" if prediction.device.startswith("invalid") else ""
+    )
     if prediction.split_point == OUTPUT:
         return f"{photo}: {top}\n    the whole network here: nothing sent, {times.head_ms:.1f} ms"
     where = f"cut at {prediction.split_point} as {prediction.codec}"

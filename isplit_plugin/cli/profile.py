@@ -37,11 +37,17 @@ writes resnet50.profile.safetensors and resnet50.html (curves, sizes, codecs: op
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("--data", required=True, type=Path, metavar="PATH", help="calibration folder or CSV")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="PATH", help="calibration folder or CSV"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending"
+    )
     parser.add_argument("--name", help="the model's name (default: the last part of --output)")
     parser.add_argument(
-        "--split-points", metavar="A,B", help="where to measure codecs (default: every block output); `all` for all"
+        "--split-points",
+        metavar="A,B",
+        help="where to measure codecs (default: every block output); `all` for all",
     )
     parser.add_argument(
         "--target",
@@ -67,11 +73,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="more predictors of where a bottleneck is worth training, such as kl-linear (see isplit evaluate)",
     )
     parser.add_argument(
-        "--show-classes", metavar="ID,ID", help="classes to draw in the figure (default: the 5 commonest)"
+        "--show-classes",
+        metavar="ID,ID",
+        help="classes to draw in the figure (default: the 5 commonest)",
     )
-    parser.add_argument("--limit", type=common.whole, metavar="N", help="use the first N photos of each class only")
-    parser.add_argument("--batch-size", type=common.whole, default=8, metavar="N", help="%(default)s")
-    parser.add_argument("--threads", type=common.whole, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--limit", type=common.whole, metavar="N", help="use the first N photos of each class only"
+    )
+    parser.add_argument(
+        "--batch-size", type=common.whole, default=8, metavar="N", help="%(default)s"
+    )
+    parser.add_argument(
+        "--threads", type=common.whole, metavar="N", help="CPU threads (default: torch's choice)"
+    )
     parser.add_argument("--no-report", action="store_true", help="do not write the HTML page")
     parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
 
@@ -124,7 +138,10 @@ def run(options: argparse.Namespace) -> int:
         page = options.output.with_name(f"{options.output.name}.html")
         write_report(page, result, shown_classes=shown)
     if options.json:
-        common.emit_json(summary(result, options.tolerance) | {"profile": str(path), "report": page and str(page)})
+        common.emit_json(
+            summary(result, options.tolerance)
+            | {"profile": str(path), "report": page and str(page)}
+        )
     else:
         print(render(result))
         print(f"\n{render_smallest(result, options.tolerance)}")
@@ -164,7 +181,9 @@ def summary(result: Profile, tolerance: float = 0.01) -> dict[str, object]:
         "skipped": int(result.provenance.get("skipped", "0")),
         "classes_seen": [int(c) for c in result.class_ids],
         "accuracy": result.accuracy,
-        "curve": {point.name: float(value) for point, value in zip(result.split_points, mean, strict=True)},
+        "curve": {
+            point.name: float(value) for point, value in zip(result.split_points, mean, strict=True)
+        },
         "measures": [
             {
                 "split_point": m.split_point,

@@ -11,7 +11,7 @@ from ..schema import INPUT, OUTPUT
 from . import common
 
 if TYPE_CHECKING:
-    from ..schema import Choice, Pick, Recommendation
+    from ..schema import Pick, RatedCut, Recommendation
 
 HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
 DESCRIPTION: Final = """\
@@ -41,13 +41,19 @@ _CONSTRAINTS: Final = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="the name it was registered by")
-    parser.add_argument("--classes", metavar="ID[,ID...]", help="for these classes instead of the live mix")
+    parser.add_argument(
+        "--classes", metavar="ID[,ID...]", help="for these classes instead of the live mix"
+    )
     parser.add_argument("--group", help="for one device group")
     for name, text in _CONSTRAINTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
-    parser.add_argument("--objective", choices=("latency", "bytes"), help="what to keep small (latency)")
     parser.add_argument(
-        "--predictor", metavar="NAME", help="what ranks places for a bottleneck: cui (default), depth, or the profile's"
+        "--objective", choices=("latency", "bytes"), help="what to keep small (latency)"
+    )
+    parser.add_argument(
+        "--predictor",
+        metavar="NAME",
+        help="what ranks places for a bottleneck: cui (default), depth, or the profile's",
     )
     parser.add_argument("--json", action="store_true", help="the endpoint's answer as it is")
     common.add_connection(parser)
@@ -106,7 +112,7 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
                 (
                     "*" if choice.verdict == "picked" else "",
                     choice.split_point,
-                    choice.variant,
+                    choice.codec,
                     round(choice.nbytes),
                     round(choice.latency_ms, 1),
                     "-" if choice.agreement is None else f"{choice.agreement:.1%}",
@@ -125,7 +131,9 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
                     "*" if candidate.split_point == answer.pick else "",
                     candidate.split_point,
                     f"{candidate.predictor_value:.3e}",
-                    "-" if math.isnan(candidate.standard_error) else f"{candidate.standard_error:.1e}",
+                    "-"
+                    if math.isnan(candidate.standard_error)
+                    else f"{candidate.standard_error:.1e}",
                     candidate.source,
                     round(candidate.live_count),
                     round(candidate.profile_count),
@@ -138,12 +146,14 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
     return "\n".join(lines)
 
 
-def worth_showing(answer: Recommendation, limit: int) -> list[Choice]:
+def worth_showing(answer: Recommendation, limit: int) -> list[RatedCut]:
     """The best choices, and of those further down the first that sends the photo and the one that stays here: what
     everybody compares with."""
     shown = list(answer.choices[:limit])
     for point in (INPUT, OUTPUT):
         if not any(choice.split_point == point for choice in shown):
-            shown += [choice for choice in answer.choices[limit:] if choice.split_point == point][:1]
-    jpeg = [c for c in answer.choices if (c.split_point, c.variant) == (INPUT, "jpeg")]
+            shown += [choice for choice in answer.choices[limit:] if choice.split_point == point][
+                :1
+            ]
+    jpeg = [c for c in answer.choices if (c.split_point, c.codec) == (INPUT, "jpeg")]
     return [*shown, *(c for c in jpeg if c not in shown)]

@@ -26,13 +26,23 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archives", nargs="+", type=Path, metavar="MAR")
-    parser.add_argument("--management-url", default="http://127.0.0.1:8081", metavar="URL", help="%(default)s")
+    parser.add_argument(
+        "--management-url", default="http://127.0.0.1:8081", metavar="URL", help="%(default)s"
+    )
     parser.add_argument("--workers", type=common.whole, default=1, metavar="N", help="%(default)s")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json")
-    parser.add_argument("--token", metavar="TOKEN", help="the management token itself (or set ISPLIT_TOKEN)")
-    parser.add_argument("--server-log", type=Path, metavar="FILE", help="the server's log, to say why a load failed")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json"
+    )
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="the management token itself (or set ISPLIT_TOKEN)"
+    )
+    parser.add_argument(
+        "--server-log", type=Path, metavar="FILE", help="the server's log, to say why a load failed"
+    )
     parser.add_argument("--timeout", type=float, default=180.0, metavar="S", help="%(default)s")
-    parser.add_argument("--print-curl", action="store_true", help="print the curl commands and do nothing")
+    parser.add_argument(
+        "--print-curl", action="store_true", help="print the curl commands and do nothing"
+    )
     parser.add_argument("--json", action="store_true", help="what was registered, as JSON")
 
 
@@ -57,9 +67,13 @@ def run(options: argparse.Namespace) -> int:
             timeout=options.timeout,
             log_path=options.server_log,
         )
-        done.append({"model": status.name, "version": status.version, "workers": list(status.workers)})
+        done.append(
+            {"model": status.name, "version": status.version, "workers": list(status.workers)}
+        )
         if not options.json:
-            print(f"{status.name} {status.version}: {len(status.workers)} worker(s), {', '.join(status.workers)}")
+            print(
+                f"{status.name} {status.version}: {len(status.workers)} worker(s), {', '.join(status.workers)}"
+            )
     if options.json:
         common.emit_json(done)
     return 0

@@ -29,30 +29,64 @@ Statistics live in WORKDIR/store.db and survive restarts. A TorchServe of your o
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="names in the model store (default: all)")
-    parser.add_argument("--model-store", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s")
     parser.add_argument(
-        "--workdir", type=Path, default=Path("isplit-run"), metavar="DIR", help="log, tokens, store (%(default)s)"
+        "models", nargs="*", metavar="MODEL", help="names in the model store (default: all)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address of the inference port (%(default)s)")
-    parser.add_argument("--inference-port", type=int, default=8080, metavar="N", help="0: a free one (%(default)s)")
-    parser.add_argument("--management-port", type=int, default=8081, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--model-store", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s"
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        default=Path("isplit-run"),
+        metavar="DIR",
+        help="log, tokens, store (%(default)s)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address of the inference port (%(default)s)"
+    )
+    parser.add_argument(
+        "--inference-port", type=int, default=8080, metavar="N", help="0: a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--management-port", type=int, default=8081, metavar="N", help="%(default)s"
+    )
     parser.add_argument("--metrics-port", type=int, default=8082, metavar="N", help="%(default)s")
-    parser.add_argument("--store", metavar="URL", help="SQLAlchemy address of the statistics (sqlite in the workdir)")
     parser.add_argument(
-        "--devices", action="store_true", help="know devices by tokens; the secret is WORKDIR/device.secret"
+        "--store",
+        metavar="URL",
+        help="SQLAlchemy address of the statistics (sqlite in the workdir)",
     )
-    parser.add_argument("--token-minutes", type=float, default=60.0, metavar="M", help="a token's life (%(default)s)")
-    parser.add_argument("--no-tokens", action="store_true", help="let everybody in (not for a reachable address)")
+    parser.add_argument(
+        "--devices",
+        action="store_true",
+        help="know devices by tokens; the secret is WORKDIR/device.secret",
+    )
+    parser.add_argument(
+        "--token-minutes",
+        type=float,
+        default=60.0,
+        metavar="M",
+        help="a token's life (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-tokens", action="store_true", help="let everybody in (not for a reachable address)"
+    )
     parser.add_argument("--model-api", action="store_true", help="allow registering while it runs")
-    parser.add_argument("--timeout", type=float, default=180.0, metavar="S", help="until all is ready (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="one JSON line when ready, for programs")
+    parser.add_argument(
+        "--timeout", type=float, default=180.0, metavar="S", help="until all is ready (%(default)s)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON line when ready, for programs"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     from ..serving import ENDPOINT_MODEL, TorchServe
 
-    options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)  # tokens and statistics are nobody else's
+    options.workdir.mkdir(
+        mode=0o700, parents=True, exist_ok=True
+    )  # tokens and statistics are nobody else's
     models = [f"{name.removesuffix('.mar')}.mar" for name in options.models] or None
     endpoint = f"{ENDPOINT_MODEL}.mar"
     if models is not None and endpoint not in models and (options.model_store / endpoint).is_file():
@@ -82,7 +116,10 @@ def run(options: argparse.Namespace) -> int:
                 if not options.no_tokens:
                     keep_tokens(server)
                 if server.pid is None:
-                    print(f"isplit serve: TorchServe ended by itself; see {server.log_path}", file=sys.stderr)
+                    print(
+                        f"isplit serve: TorchServe ended by itself; see {server.log_path}",
+                        file=sys.stderr,
+                    )
                     return 5
         except KeyboardInterrupt:
             pass
@@ -96,7 +133,9 @@ def keep_tokens(server: TorchServe) -> None:
     try:
         server.token("inference")
         server.token("management")
-    except IsplitError as error:  # tried again in a second; the next look at the process says whether it lives
+    except (
+        IsplitError
+    ) as error:  # tried again in a second; the next look at the process says whether it lives
         print(f"isplit serve: {error.message}", file=sys.stderr)
 
 
@@ -120,11 +159,21 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
     rows = [("inference", server.inference_url), ("management", server.management_url)]
     rows += [("metrics", f"{server.metrics_url}/metrics"), ("log", str(server.log_path))]
     if tokens:
-        rows.append(("tokens", f"{server.key_path} (renewed by TorchServe's token API; the CLI reads it again)"))
+        rows.append(
+            (
+                "tokens",
+                f"{server.key_path} (renewed by TorchServe's token API; the CLI reads it again)",
+            )
+        )
     if options.devices:
-        rows.append(("devices", f"isplit device issue --id ID --days 90 --secret-file {server.secret_path}"))
+        rows.append(
+            ("devices", f"isplit device issue --id ID --days 90 --secret-file {server.secret_path}")
+        )
     print(common.table(("ready", "where"), rows))
-    print(f"\n{curl_hint(server.inference_url, server.key_path if tokens else None)}\nCtrl-C stops it.", flush=True)
+    print(
+        f"\n{curl_hint(server.inference_url, server.key_path if tokens else None)}\nCtrl-C stops it.",
+        flush=True,
+    )
 
 
 def curl_hint(url: str, key_path: Path | None) -> str:

@@ -35,8 +35,12 @@ The servers may go on meanwhile. Without --store: ISPLIT_STORE, else what a Torc
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("check", "export", "compact"))
-    parser.add_argument("--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://...")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="export: write here instead of to stdout")
+    parser.add_argument(
+        "--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://..."
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="export: write here instead of to stdout"
+    )
     parser.add_argument("--json", action="store_true", help="check, compact: the result as JSON")
 
 
@@ -51,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
             _show(_check(store), as_json=options.json)
         else:
             before, after = store.compact()
-            _show({"store": store.url, "bytes_before": before, "bytes": after}, as_json=options.json)
+            _show(
+                {"store": store.url, "bytes_before": before, "bytes": after}, as_json=options.json
+            )
     return 0
 
 
@@ -78,7 +84,10 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         if name == "rows":
             print("\n" + common.table(("table", "rows"), value.items()))
         elif name == "networks":
-            lines = [(n["model"], n["version"], n["network_hash"][:20], common.when(n["as_of"])) for n in value]
+            lines = [
+                (n["model"], n["version"], n["network_hash"][:20], common.when(n["as_of"]))
+                for n in value
+            ]
             print("\n" + common.table(("model", "version", "network", "newest observation"), lines))
         else:
             print(f"{name:<14}{common.kilobytes(value) if name.startswith('bytes') else value}")

@@ -39,9 +39,13 @@ class HeadBundle:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._source: _Zip | _Folder = _Folder(self.path) if self.path.is_dir() else _Zip(self.path)
+            self._source: _Zip | _Folder = (
+                _Folder(self.path) if self.path.is_dir() else _Zip(self.path)
+            )
         except OSError as error:
-            raise BundleError(f"head bundle {self.path}: cannot be read ({error.strerror})") from error
+            raise BundleError(
+                f"head bundle {self.path}: cannot be read ({error.strerror})"
+            ) from error
         try:
             raw = b"".join(self._chunks(MANIFEST, MAX_MANIFEST_BYTES))
             self.manifest = self._read_manifest(raw)
@@ -79,7 +83,9 @@ class HeadBundle:
         try:
             return self.manifest.files[_head_path(split_point, suffix)]
         except KeyError:
-            raise BundleError(f"head bundle {self.path} has no {_head_path(split_point, suffix)}") from None
+            raise BundleError(
+                f"head bundle {self.path} has no {_head_path(split_point, suffix)}"
+            ) from None
 
     def close(self) -> None:
         self._source.close()
@@ -89,7 +95,9 @@ class HeadBundle:
         try:
             parsed = load_json(raw, where)
             if not isinstance(parsed, dict):
-                raise BundleError(f"{where}: expected a JSON object, got {type(parsed).__name__}", file=MANIFEST)
+                raise BundleError(
+                    f"{where}: expected a JSON object, got {type(parsed).__name__}", file=MANIFEST
+                )
             return Manifest.from_json(parsed, where=where)
         except BundleError:
             raise
@@ -106,7 +114,9 @@ class HeadBundle:
                 )
         for name in self._source.names():
             if name != MANIFEST and name not in self.manifest.files:
-                raise BundleError(f"head bundle {self.path}: {name[:200]!a} is not in {MANIFEST}", file=name[:200])
+                raise BundleError(
+                    f"head bundle {self.path}: {name[:200]!a} is not in {MANIFEST}", file=name[:200]
+                )
 
     def _chunks(self, name: str, limit: int) -> Iterator[bytes]:
         """A file in pieces. Raises BundleError where it is missing, damaged or longer than ``limit``."""
@@ -116,12 +126,24 @@ class HeadBundle:
                 while chunk := file.read(_CHUNK):
                     total += len(chunk)
                     if total > limit:
-                        raise BundleError(f"head bundle {self.path}: {name} has more than {limit} bytes", file=name)
+                        raise BundleError(
+                            f"head bundle {self.path}: {name} has more than {limit} bytes",
+                            file=name,
+                        )
                     yield chunk
         except (KeyError, FileNotFoundError):
             raise BundleError(f"head bundle {self.path}: {name} is missing", file=name) from None
-        except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-            raise BundleError(f"head bundle {self.path}: {name} cannot be read ({error})", file=name) from error
+        except (
+            OSError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise BundleError(
+                f"head bundle {self.path}: {name} cannot be read ({error})", file=name
+            ) from error
 
     def _verify(self, name: str, chunks: Iterator[bytes]) -> None:
         digest = hashlib.sha256()
@@ -150,7 +172,9 @@ class _Zip:
         names = self._zip.namelist()
         if len(names) > MAX_FILES or len(set(names)) != len(names):
             self.close()
-            raise BundleError(f"head bundle {path}: {len(names)} files, at most {MAX_FILES}, each once")
+            raise BundleError(
+                f"head bundle {path}: {len(names)} files, at most {MAX_FILES}, each once"
+            )
 
     def names(self) -> list[str]:
         return [name for name in self._zip.namelist() if not name.endswith("/")]

@@ -42,8 +42,14 @@ def send_labels(
     """
     pairs = list(labels.items() if isinstance(labels, Mapping) else labels)
     for request_id, class_id in pairs:
-        if not isinstance(request_id, str) or isinstance(class_id, bool) or not isinstance(class_id, int | str):
-            raise QueryError(f"labels: expected a request id and a class, got {(request_id, class_id)!r:.80}")
+        if (
+            not isinstance(request_id, str)
+            or isinstance(class_id, bool)
+            or not isinstance(class_id, int | str)
+        ):
+            raise QueryError(
+                f"labels: expected a request id and a class, got {(request_id, class_id)!r:.80}"
+            )
     transport = Transport(url, token=token, timeout=timeout)
     taken = correct = 0
     errors: dict[str, IsplitError] = {}
@@ -69,6 +75,10 @@ def _rows(body: bytes | memoryview, count: int) -> list[dict[str, Any]]:
     except WireError as error:
         raise ProtocolError(f"the endpoint's answer: {error.message}") from error
     rows = raw.get("labels") if isinstance(raw, dict) else None
-    if not isinstance(rows, list) or len(rows) != count or not all(isinstance(row, dict) for row in rows):
+    if (
+        not isinstance(rows, list)
+        or len(rows) != count
+        or not all(isinstance(row, dict) for row in rows)
+    ):
         raise ProtocolError(f"expected an answer for each of {count} labels")
     return rows

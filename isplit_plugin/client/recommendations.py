@@ -58,11 +58,21 @@ def ask(
         path = f"{ENDPOINT}/1.0/recommendations/{quote(model, safe='')}"
         reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
     else:
-        question = {"model": model, "classes": ids, "group": group, "predictor": predictor, "constraints": limits}
+        question = {
+            "model": model,
+            "classes": ids,
+            "group": group,
+            "predictor": predictor,
+            "constraints": limits,
+        }
         try:
-            text = json.dumps({k: v for k, v in question.items() if v not in (None, {})}, allow_nan=False)
+            text = json.dumps(
+                {k: v for k, v in question.items() if v not in (None, {})}, allow_nan=False
+            )
         except (TypeError, ValueError) as error:
-            raise QueryError(f"constraints: expected finite numbers, got {limits!r:.200}") from error
+            raise QueryError(
+                f"constraints: expected finite numbers, got {limits!r:.200}"
+            ) from error
         reply = transport.post(ENDPOINT, text.encode(), {"Content-Type": "application/json"})
     try:
         raw = load_json(reply.body, "recommendation")
@@ -77,7 +87,9 @@ def _ids(classes: Iterable[int]) -> list[int]:
     ids = list(classes)
     for class_id in ids:
         if type(class_id) is not int or class_id < 0:
-            raise QueryError(f"classes: expected class ids, whole numbers from 0, got {class_id!r:.80}")
+            raise QueryError(
+                f"classes: expected class ids, whole numbers from 0, got {class_id!r:.80}"
+            )
     if not ids:
         raise QueryError("classes: expected at least one class id, got none")
     return ids

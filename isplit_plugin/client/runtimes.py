@@ -63,12 +63,19 @@ class _BundleRuntime:
         try:
             out = np.asarray(runner(x))
         except Exception as error:  # engines have exceptions of their own, without a common base
-            raise BundleError(f"{name}: the head failed on {x.shape} ({_first_line(error)})", file=name) from error
+            raise BundleError(
+                f"{name}: the head failed on {x.shape} ({_first_line(error)})", file=name
+            ) from error
         manifest = self._bundle.manifest
-        shape = (len(manifest.classes),) if split_point == OUTPUT else manifest.split_point(split_point).shape
+        shape = (
+            (len(manifest.classes),)
+            if split_point == OUTPUT
+            else manifest.split_point(split_point).shape
+        )
         if out.dtype != np.float32 or out.shape != (len(x), *shape):
             raise BundleError(
-                f"{name}: expected float32 {(len(x), *shape)} from the head, got {out.dtype} {out.shape}", file=name
+                f"{name}: expected float32 {(len(x), *shape)} from the head, got {out.dtype} {out.shape}",
+                file=name,
             )
         return out
 
@@ -90,7 +97,11 @@ class OnnxHead(_BundleRuntime):
     suffix = "onnx"
 
     def __init__(
-        self, bundle: HeadBundle, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+        self,
+        bundle: HeadBundle,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
         super().__init__(bundle)
         try:
@@ -114,7 +125,9 @@ class OnnxHead(_BundleRuntime):
             (given,), (result,) = session.get_inputs(), session.get_outputs()
         except Exception as error:
             name = f"heads/{split_point}.onnx"
-            raise BundleError(f"{name}: onnxruntime cannot load it ({_first_line(error)})", file=name) from error
+            raise BundleError(
+                f"{name}: onnxruntime cannot load it ({_first_line(error)})", file=name
+            ) from error
         names, key = [result.name], given.name
         return lambda x: np.asarray(session.run(names, {key: x})[0])
 
@@ -137,12 +150,16 @@ class TorchHead(_BundleRuntime):
                 "or of each head by its split point, from a source you trust"
             )
         if isinstance(trust, str) and trust.lower() != bundle.sha256:
-            raise BundleError(f"head bundle {bundle.path}: its SHA-256 is {bundle.sha256}, trust_pt2 says {trust[:80]}")
+            raise BundleError(
+                f"head bundle {bundle.path}: its SHA-256 is {bundle.sha256}, trust_pt2 says {trust[:80]}"
+            )
         self._trust = trust
         try:
             import torch
         except ImportError as error:
-            raise BundleError(f".pt2 heads need torch ({error}), or choose runtime='onnxruntime'") from error
+            raise BundleError(
+                f".pt2 heads need torch ({error}), or choose runtime='onnxruntime'"
+            ) from error
         self._torch: Any = torch
         if threads is not None:
             torch.set_num_threads(threads)
@@ -152,17 +169,23 @@ class TorchHead(_BundleRuntime):
         name, torch = f"heads/{split_point}.pt2", self._torch
         data = self._bundle.read(split_point, self.suffix)
         if not isinstance(self._trust, str):
-            pinned, found = self._trust.get(split_point, ""), self._bundle.file_hash(split_point, self.suffix)
+            pinned, found = (
+                self._trust.get(split_point, ""),
+                self._bundle.file_hash(split_point, self.suffix),
+            )
             if pinned.lower() != found:
                 raise BundleError(
-                    f"{name}: its SHA-256 is {found}, trust_pt2 says {pinned[:80] or 'nothing'}", file=name
+                    f"{name}: its SHA-256 is {found}, trust_pt2 says {pinned[:80] or 'nothing'}",
+                    file=name,
                 )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch's own loader
                 return torch.export.load(io.BytesIO(data))
         except Exception as error:
-            raise BundleError(f"{name}: torch cannot load it ({_first_line(error)})", file=name) from error
+            raise BundleError(
+                f"{name}: torch cannot load it ({_first_line(error)})", file=name
+            ) from error
 
     def _load(self, split_point: str) -> _Runner:
         torch, module = self._torch, self.program(split_point).module()

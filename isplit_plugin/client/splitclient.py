@@ -23,7 +23,16 @@ from ..errors import (
     WireSizeError,
 )
 from ..image import Image
-from ..schema import INPUT, OUTPUT, FloatArray, Manifest, Prediction, Recommendation, Timings, TopClass
+from ..schema import (
+    INPUT,
+    OUTPUT,
+    FloatArray,
+    Manifest,
+    Prediction,
+    Recommendation,
+    Timings,
+    TopClass,
+)
 from ..wire import (
     DEFAULT_MAX_BATCH,
     SCORES,
@@ -38,8 +47,8 @@ from ..wire import (
 )
 from ..wire.request import MAX_TOP_K
 from .bundle import HeadBundle
-from .choices import NONE, Pair, refused, resolve
-from .photos import file_bytes
+from .cuts import NONE, Pair, refused, resolve
+from .photo_bytes import file_bytes
 from .recommendations import Constraint, ask
 from .runtimes import HeadRuntime, Trust, make_runtime
 from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport, read_token
@@ -98,9 +107,17 @@ class SplitClient:
         self._model = model
         self._device_token = device_token
         self._top_k, self._raw_scores, self._group = top_k, raw_scores, group
-        self._max_batch, self._jpeg_quality, self._fallback = max_batch, jpeg_quality, local_fallback
+        self._max_batch, self._jpeg_quality, self._fallback = (
+            max_batch,
+            jpeg_quality,
+            local_fallback,
+        )
         self._transport = Transport(
-            url, token=token, timeout=timeout, retries=retries, max_response_bytes=max_response_bytes
+            url,
+            token=token,
+            timeout=timeout,
+            retries=retries,
+            max_response_bytes=max_response_bytes,
         )
         self._bundle = None if head is None else HeadBundle(head)
         try:
@@ -149,7 +166,9 @@ class SplitClient:
         """How :meth:`predict` sends unless told otherwise."""
         return self._default.codec
 
-    def predict(self, image: Image, split_point: str | None = None, codec: str | None = None) -> Prediction:
+    def predict(
+        self, image: Image, split_point: str | None = None, codec: str | None = None
+    ) -> Prediction:
         """Classify one image: a path, a file's bytes, a Pillow image, uint8 pixels, or a preprocessed float32 array.
 
         ``split_point``: a deployed one, "input" (all on the server; codec "jpeg", "file" or one for tensors) or
@@ -166,9 +185,13 @@ class SplitClient:
         Raises WireSizeError for more images, and what :meth:`predict` raises; one bad image fails the batch.
         """
         if isinstance(images, str | bytes | bytearray | memoryview | Path):
-            raise ImageError(f"expected a list of images, got one {type(images).__name__}: predict() takes one image")
+            raise ImageError(
+                f"expected a list of images, got one {type(images).__name__}: predict() takes one image"
+            )
         if len(images) > self._max_batch:
-            raise WireSizeError(f"a batch of {len(images)} images, at most {self._max_batch}", limit=self._max_batch)
+            raise WireSizeError(
+                f"a batch of {len(images)} images, at most {self._max_batch}", limit=self._max_batch
+            )
         if not images:
             return []
         pair = resolve(self.manifest, self._default, split_point, codec)
@@ -183,7 +206,10 @@ class SplitClient:
             return self._whole(images, lost_ms=_since(started))
 
     def recommendation(
-        self, classes: Iterable[int] | None = None, group: str | None = None, **constraints: Constraint
+        self,
+        classes: Iterable[int] | None = None,
+        group: str | None = None,
+        **constraints: Constraint,
     ) -> Recommendation:
         """Ask the server what to use now; :meth:`use` adopts the answer.
 
@@ -207,8 +233,12 @@ class SplitClient:
                 tail=recommendation.network_hash,
             )
         pair = resolve(manifest, None, recommendation.split_point, recommendation.codec)
-        if pair.split_point != INPUT and (self._runtime is None or not self._runtime.has(pair.split_point)):
-            raise BundleError(f"the server recommends {pair.split_point!r}, but there is no head for it here")
+        if pair.split_point != INPUT and (
+            self._runtime is None or not self._runtime.has(pair.split_point)
+        ):
+            raise BundleError(
+                f"the server recommends {pair.split_point!r}, but there is no head for it here"
+            )
         self._default = pair
 
     def device_token(self) -> str | None:
@@ -226,7 +256,10 @@ class SplitClient:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -259,7 +292,9 @@ class SplitClient:
         except WireError as error:
             raise ProtocolError(f"the tail's answer: {error.message}") from error
         self._check(answer, request, len(images))
-        timings = Timings(head_ms, encode_ms, round_trip_ms, answer.decode_ms, answer.tail_ms, prepare_ms)
+        timings = Timings(
+            head_ms, encode_ms, round_trip_ms, answer.decode_ms, answer.tail_ms, prepare_ms
+        )
         return _predictions(answer, pair, timings, len(body), len(reply.body))
 
     def _encode(self, images: Sequence[Image], pair: Pair) -> tuple[Tensor, float, float, float]:
@@ -271,7 +306,9 @@ class SplitClient:
         if pair.codec == "jpeg":
             cropped = [im.crop(image, self._needed().preprocessing) for image in images]
             prepare_ms, started = _since(started), time.perf_counter()
-            tensor = encode_images([im.to_jpeg(photo, self._jpeg_quality) for photo in cropped], "jpeg")
+            tensor = encode_images(
+                [im.to_jpeg(photo, self._jpeg_quality) for photo in cropped], "jpeg"
+            )
             return tensor, prepare_ms, 0.0, _since(started)
         x = self._preprocess(images)
         if pair.split_point == INPUT:
@@ -282,7 +319,12 @@ class SplitClient:
         activation = self._run(pair.split_point, x)
         head_ms, started = _since(started), time.perf_counter()
         axis = self._needed().split_point(pair.split_point).channel_axis
-        return encode_activation(activation, pair.codec, channel_axis=axis), prepare_ms, head_ms, _since(started)
+        return (
+            encode_activation(activation, pair.codec, channel_axis=axis),
+            prepare_ms,
+            head_ms,
+            _since(started),
+        )
 
     def _whole(self, images: Sequence[Image], *, lost_ms: float) -> list[Prediction]:
         """The whole network here. ``lost_ms``: what was spent on a server that did not answer."""
@@ -322,7 +364,9 @@ class SplitClient:
     def _needed(self) -> Manifest:
         manifest = self.manifest
         if manifest is None:
-            raise BundleError("this needs the head bundle: SplitClient(..., head='<model>.head.zip')")
+            raise BundleError(
+                "this needs the head bundle: SplitClient(..., head='<model>.head.zip')"
+            )
         return manifest
 
     def _check(self, answer: TailResponse, request: TailRequest, items: int) -> None:
@@ -330,17 +374,28 @@ class SplitClient:
         found = (answer.split_point, len(answer.top_class), answer.scores is not None)
         expected = (request.split_point, items, request.scores)
         if found != expected:
-            raise ProtocolError(f"the tail answered (split point, items, scores) {found}, expected {expected}")
+            raise ProtocolError(
+                f"the tail answered (split point, items, scores) {found}, expected {expected}"
+            )
         if request.network_hash not in (None, answer.network_hash):
-            raise ProtocolError(f"network {answer.network_hash} answered, {request.network_hash} was asked")
+            raise ProtocolError(
+                f"network {answer.network_hash} answered, {request.network_hash} was asked"
+            )
 
 
-def _predictions(answer: TailResponse, pair: Pair, timings: Timings, sent: int, received: int) -> list[Prediction]:
+def _predictions(
+    answer: TailResponse, pair: Pair, timings: Timings, sent: int, received: int
+) -> list[Prediction]:
     items = len(answer.top_class)
-    rows = zip(answer.top_class, answer.top_label, answer.top_score, answer.top_probability, strict=True)
+    rows = zip(
+        answer.top_class, answer.top_label, answer.top_score, answer.top_probability, strict=True
+    )
     return [
         Prediction(
-            top=tuple(TopClass(int(c), name, float(s), float(p)) for c, name, s, p in zip(*row, strict=True)),
+            top=tuple(
+                TopClass(int(c), name, float(s), float(p))
+                for c, name, s, p in zip(*row, strict=True)
+            ),
             scores=None if answer.scores is None else answer.scores[i],
             split_point=pair.split_point,
             codec=pair.codec,

@@ -104,7 +104,9 @@ class Transport:
         self._session.close()
         self._session = None
 
-    def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
+    def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Reply:
         left, may_renew, may_die = self._retries, callable(self._token), True
         while True:
             try:
@@ -150,7 +152,9 @@ class Transport:
                 auth=self._authorize,  # and so no password of a .netrc file, nor of the address
             )
         except requests.Timeout as error:
-            raise ServerUnavailableError(f"{where}: no answer within {self._timeout} s (connect, read)") from error
+            raise ServerUnavailableError(
+                f"{where}: no answer within {self._timeout} s (connect, read)"
+            ) from error
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
             raise ServerUnavailableError(f"{where}: {_reason(error)}") from error
         except requests.ConnectionError as error:
@@ -162,14 +166,18 @@ class Transport:
             return answer.status_code, self._read(answer, where), answer.headers
         except requests.RequestException as error:
             self.close()
-            raise ServerUnavailableError(f"{where}: the answer broke off ({_reason(error)})") from error
+            raise ServerUnavailableError(
+                f"{where}: the answer broke off ({_reason(error)})"
+            ) from error
         finally:
             answer.close()
 
     def _read(self, answer: requests.Response, where: str) -> bytes:
         coding = answer.headers.get("Content-Encoding", "identity")
         if coding != "identity":
-            raise ProtocolError(f"{where}: answered with content coding {coding[:40]!a}, which was not asked for")
+            raise ProtocolError(
+                f"{where}: answered with content coding {coding[:40]!a}, which was not asked for"
+            )
         chunks, total = [], 0
         for chunk in answer.iter_content(_CHUNK):
             total += len(chunk)
@@ -202,7 +210,9 @@ def _checked(url: str) -> str:
     except ValueError:
         fine = False
     if not fine or parts.username is not None or parts.query or parts.fragment:
-        raise TransportError("expected an address like http://host:8080, without user, query or fragment")
+        raise TransportError(
+            "expected an address like http://host:8080, without user, query or fragment"
+        )
     return url.rstrip("/")
 
 
@@ -214,8 +224,16 @@ def read_token(token: str | Callable[[], str]) -> str:
         raise
     except Exception as error:  # the caller's code
         raise AuthenticationError(f"the token callable failed ({type(error).__name__})") from error
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value or not value:
-        raise AuthenticationError("the token is no string of printable ASCII characters without spaces")
+    if (
+        not isinstance(value, str)
+        or not value.isascii()
+        or not value.isprintable()
+        or " " in value
+        or not value
+    ):
+        raise AuthenticationError(
+            "the token is no string of printable ASCII characters without spaces"
+        )
     return value
 
 
@@ -247,7 +265,9 @@ def _error(status: int, body: bytes, sent: int) -> IsplitError:
 
 
 def _printable(body: bytes) -> str:
-    return "".join(c if c.isprintable() else " " for c in body[:200].decode(errors="replace")).strip()
+    return "".join(
+        c if c.isprintable() else " " for c in body[:200].decode(errors="replace")
+    ).strip()
 
 
 def _reason(error: BaseException) -> str:

@@ -71,13 +71,19 @@ class Resamples:
         classes = []
         for class_id in measured.class_ids:
             mine = correct[:, measured.labels == class_id]
-            weight = rng.multinomial(mine.shape[1], np.full(mine.shape[1], 1 / mine.shape[1]), size=repeats)
+            weight = rng.multinomial(
+                mine.shape[1], np.full(mine.shape[1], 1 / mine.shape[1]), size=repeats
+            )
             means = np.stack([weight @ one for one in mine]) / mine.shape[1]
             classes.append(np.einsum("rs,srp->rp", share, means))
         self.by_class: Array = np.stack(classes, axis=1)
-        sizes = np.asarray([(measured.labels == c).sum() for c in measured.class_ids], dtype=np.float64)
+        sizes = np.asarray(
+            [(measured.labels == c).sum() for c in measured.class_ids], dtype=np.float64
+        )
         self.accuracy: Array = np.einsum("rcp,c->rp", self.by_class, sizes / sizes.sum())
-        self.points: npt.NDArray[np.intp] = np.sort(rng.integers(0, points, (repeats, points)), axis=1)
+        self.points: npt.NDArray[np.intp] = np.sort(
+            rng.integers(0, points, (repeats, points)), axis=1
+        )
         self._seed = seed + 1
 
     def values(self, values: Array, rows: Ids) -> tuple[Array, Array]:
@@ -91,7 +97,10 @@ class Resamples:
         for i, class_id in enumerate(self.measured.class_ids):
             mine = values[rows == class_id]
             if len(mine):
-                sums = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=self.repeats) @ mine
+                sums = (
+                    rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=self.repeats)
+                    @ mine
+                )
                 by_class[:, i], total = sums / len(mine), total + sums
         return total / max(1, int(np.isin(rows, self.measured.class_ids).sum())), by_class
 
@@ -146,7 +155,8 @@ def score(
 
     def over_points(statistic: Callable[[Array, Array, Array], float]) -> Estimate:
         found = [
-            statistic(v[p], a[p], depth[p]) for v, a, p in zip(drawn, resamples.accuracy, resamples.points, strict=True)
+            statistic(v[p], a[p], depth[p])
+            for v, a, p in zip(drawn, resamples.accuracy, resamples.points, strict=True)
         ]
         return interval(statistic(value, accuracy, depth), found)
 
@@ -166,7 +176,9 @@ def score(
         spearman_here=here(spearman),
         kendall=over_points(lambda v, a, _d: kendall(v, a)),
         partial=NONE if name == DEPTH else over_points(partial_spearman),
-        versus_depth=NONE if name == DEPTH else over_points(lambda v, a, d: spearman(v, a) - spearman(d, a)),
+        versus_depth=NONE
+        if name == DEPTH
+        else over_points(lambda v, a, d: spearman(v, a) - spearman(d, a)),
         within=here(lambda v, a: within_groups(v, a, groups)[0]),
         pairs=pairs,
         by_class=interval(_mean_spearman(plain, measured.by_class()), in_classes),
@@ -182,11 +194,15 @@ def _class_means(values: Array, rows: Ids, class_ids: Ids) -> Array:
     if values.ndim == 1:
         return np.broadcast_to(values, (len(class_ids), len(values)))
     none = np.full(values.shape[1], np.nan)
-    return np.stack([values[rows == c].mean(axis=0) if (rows == c).any() else none for c in class_ids])
+    return np.stack(
+        [values[rows == c].mean(axis=0) if (rows == c).any() else none for c in class_ids]
+    )
 
 
 def _mean_spearman(values: Array, accuracies: Array) -> float:
-    found = [spearman(v, a) for v, a in zip(values, accuracies, strict=True) if np.isfinite(v).all()]
+    found = [
+        spearman(v, a) for v, a in zip(values, accuracies, strict=True) if np.isfinite(v).all()
+    ]
     known = [f for f in found if np.isfinite(f)]
     return float(np.mean(known)) if known else float("nan")
 

@@ -29,7 +29,9 @@ def pool(size: int, maps: Tensor) -> Tensor:
     """Average over ``size`` x ``size`` positions, and back by repetition."""
     height, width = maps.shape[2:]
     small = F.avg_pool2d(maps, size, ceil_mode=True, count_include_pad=False)
-    back: Tensor = small.repeat_interleave(size, 2)[:, :, :height].repeat_interleave(size, 3)[:, :, :, :width]
+    back: Tensor = small.repeat_interleave(size, 2)[:, :, :height].repeat_interleave(size, 3)[
+        :, :, :, :width
+    ]
     return back
 
 
@@ -80,7 +82,9 @@ class LinearCode:
             restored = rows @ code @ code.T + centre
             rows_high, rows_wide = math.ceil(height / stride), math.ceil(width / stride)
             grid = restored.reshape(-1, rows_high, rows_wide, keep, stride, stride)
-            small = grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+            small = (
+                grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+            )
             return torch.einsum("nkhw,ck->nchw", small, basis) + mean[:, None, None]
 
         return channel

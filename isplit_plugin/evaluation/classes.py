@@ -40,11 +40,18 @@ def class_choice(
       class means choose against its overall mean.
     """
     reach = {"all points": len(points), "first half": max(2, len(points) // 2)}
-    return {name: _within(measured, predictions, points[:end], repeats, seed) for name, end in reach.items()}
+    return {
+        name: _within(measured, predictions, points[:end], repeats, seed)
+        for name, end in reach.items()
+    }
 
 
 def _within(
-    measured: Measured, predictions: Mapping[str, tuple[Array, Ids]], points: Sequence[str], repeats: int, seed: int
+    measured: Measured,
+    predictions: Mapping[str, tuple[Array, Ids]],
+    points: Sequence[str],
+    repeats: int,
+    seed: int,
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     end, ids = len(points), measured.class_ids
@@ -57,7 +64,9 @@ def _within(
         choose = [s for s in range(len(measured.answers)) if s != pay] or [pay]
         recall, false = _rates(measured, choose, half, end)
         paid, paid_false = _rates(measured, [pay], ~half, end)
-        share = np.asarray([(~half & (measured.labels == c)).sum() for c in ids]) / int((~half).sum())
+        share = np.asarray([(~half & (measured.labels == c)).sum() for c in ids]) / int(
+            (~half).sum()
+        )
         classes = np.arange(len(ids))
         one = int(np.argmax(share @ recall))
         own = recall.argmax(axis=1)
@@ -65,7 +74,10 @@ def _within(
         youden, paid_youden = recall - false, paid - paid_false
         one_youden, own_youden = int(np.argmax(youden.mean(axis=0))), youden.argmax(axis=1)
         gain_youden = float((paid_youden[classes, own_youden] - paid_youden[:, one_youden]).mean())
-        chosen = [float(share @ (paid[classes, mine] - paid[:, everyone])) for everyone, mine in picks.values()]
+        chosen = [
+            float(share @ (paid[classes, mine] - paid[:, everyone]))
+            for everyone, mine in picks.values()
+        ]
         found.append([gain, gain_youden, float((own_youden != one_youden).mean()), *chosen])
     columns = np.asarray(found).T
     by_class = measured.by_class()[:, :end]
@@ -76,9 +88,13 @@ def _within(
         "youden": _spread(columns[1]),
         "differ": _spread(columns[2]),
         "best": points[best],
-        "best_by_class": {int(c): points[int(np.argmax(row))] for c, row in zip(ids, by_class, strict=True)},
+        "best_by_class": {
+            int(c): points[int(np.argmax(row))] for c, row in zip(ids, by_class, strict=True)
+        },
         "accuracy_sd_over_classes": float(by_class[:, best].std()),
-        "predictors": {name: _spread(column) for name, column in zip(names, columns[3:], strict=True)},
+        "predictors": {
+            name: _spread(column) for name, column in zip(names, columns[3:], strict=True)
+        },
     }
 
 
@@ -90,7 +106,9 @@ def _half(labels: Ids, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     return half
 
 
-def _rates(measured: Measured, seeds: Sequence[int], photos: npt.NDArray[np.bool_], end: int) -> tuple[Array, Array]:
+def _rates(
+    measured: Measured, seeds: Sequence[int], photos: npt.NDArray[np.bool_], end: int
+) -> tuple[Array, Array]:
     """Recall and false positive rate of each class at each point, (classes, P); 0 where there is no photo."""
     answers, labels = measured.answers[list(seeds)][:, photos, :end], measured.labels[photos]
     recall, false = [], []

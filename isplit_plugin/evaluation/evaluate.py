@@ -16,13 +16,13 @@ import torch
 
 from .. import __version__
 from ..bottleneck import (
+    Autoencoder,
+    AutoencoderConfig,
     Bottleneck,
-    BottleneckConfig,
     Budget,
-    CodeMeasure,
+    CodeMeasurement,
     Photos,
     Teacher,
-    Variant,
     decoder_tail,
     encoder_head,
     measure,
@@ -55,7 +55,7 @@ class Settings:
     the test photos. ``rival_photos``: of the photos that measure, so many
     for codecs, JPEG and codes. ``repeats``: bootstrap resamples."""
 
-    config: BottleneckConfig = field(default_factory=BottleneckConfig)
+    config: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     budget: Budget = field(default_factory=Budget)
     seeds: tuple[int, ...] = (0, 1, 2)
     calibration: int = 256
@@ -68,7 +68,7 @@ class Settings:
 
 
 def candidates(
-    net: CapturedNetwork, config: BottleneckConfig, names: Sequence[str] | None = None
+    net: CapturedNetwork, config: AutoencoderConfig, names: Sequence[str] | None = None
 ) -> tuple[list[SplitPoint], dict[str, str]]:
     """The split points where this bottleneck fits (default: among the block outputs), and why others are left out.
 
@@ -77,14 +77,14 @@ def candidates(
     if names is not None:
         points = [net.split_point(name) for name in names]
         for point in points:
-            Bottleneck(point, config)
+            Autoencoder(point, config)
         order = [p.name for p in net.split_points]
         return sorted(points, key=lambda p: order.index(p.name)), {}
     points, left_out = [], {}
     for point in net.split_points:
         if point.is_block:
             try:
-                Bottleneck(point, config)
+                Autoencoder(point, config)
                 points.append(point)
             except SplitPointError as error:
                 left_out[point.name] = error.message
@@ -116,15 +116,17 @@ def evaluate(
     work = on_device(net, device or ("cuda" if torch.cuda.is_available() else net.device))
     points, left_out = candidates(work, settings.config, split_points)
     if len(points) < 3:
-        raise DataError(f"an evaluation needs at least 3 candidate split points, got {len(points)}: {left_out}")
+        raise DataError(
+            f"an evaluation needs at least 3 candidate split points, got {len(points)}: {left_out}"
+        )
     names = [point.name for point in points]
     calibration, rows = _divide(test, settings)
     predictors = {p: get(p) for p in (settings.predictors or tuple(PREDICTORS))}
 
-    variants: dict[int, list[Variant]] = {}
+    bottlenecks: dict[int, list[Bottleneck]] = {}
     began = time.process_time()
     for seed in settings.seeds:
-        variants[seed] = train_bottlenecks(
+        bottlenecks[seed] = train_bottlenecks(
             work,
             names,
             train,
@@ -135,17 +137,24 @@ def evaluate(
             seed=seed,
             codecs=(),
             directory=None if directory is None else Path(directory) / f"seed{seed}",
-            progress=lambda variant, _stage, epoch, epochs, line: (
-                say(f"{name} {variant}: {line.agreement:.1%} agree") if epoch == epochs else None
+            progress=lambda bottleneck, _stage, epoch, epochs, line: (
+                say(f"{name} {bottleneck}: {line.agreement:.1%} agree") if epoch == epochs else None
             ),
         )
-        say(f"{name} seed {seed}: {len(names)} bottlenecks, {time.process_time() - began:.0f} s of CPU so far")
-    training_seconds = sum(float(v.training["cpu_seconds"]) for many in variants.values() for v in many)
+        say(
+            f"{name} seed {seed}: {len(names)} bottlenecks, {time.process_time() - began:.0f} s of CPU so far"
+        )
+    training_seconds = sum(
+        float(v.training["cpu_seconds"]) for many in bottlenecks.values() for v in many
+    )
     teacher = teach(work, test, rows)
     top = np.asarray(teacher.scores.argmax(dim=1).numpy(), dtype=np.int64)
     labels = test.labels[rows]
     answers = np.stack(
-        [np.stack([_answers(work, v, test, rows) for v in variants[seed]], axis=1) for seed in settings.seeds]
+        [
+            np.stack([_answers(work, v, test, rows) for v in bottlenecks[seed]], axis=1)
+            for seed in settings.seeds
+        ]
     )
     measured = Measured(answers, labels)
     resamples = Resamples(measured, settings.repeats)
@@ -171,12 +180,18 @@ def evaluate(
         say(f"{name} {predictor}: rho {found.spearman.value:.2f}, {1e3 * seconds:.1f} ms a photo")
     rival_rows = rows[: settings.rival_photos]
     rivals = image_rivals(work, test, rival_rows, top[: len(rival_rows)])
-    rivals += codec_rivals(work, names, test, rival_rows, top[: len(rival_rows)], codecs=settings.training_free)
-    rival_teacher = Teacher(rival_rows, teacher.scores[: len(rival_rows)], teacher.labels[: len(rival_rows)])
+    rivals += codec_rivals(
+        work, names, test, rival_rows, top[: len(rival_rows)], codecs=settings.training_free
+    )
+    rival_teacher = Teacher(
+        rival_rows, teacher.scores[: len(rival_rows)], teacher.labels[: len(rival_rows)]
+    )
     codes = {
-        (seed, v.split_point): measure(work, v, test, codecs=settings.code_codecs, teacher=rival_teacher)
+        (seed, v.split_point): measure(
+            work, v, test, codecs=settings.code_codecs, teacher=rival_teacher
+        )
         for seed in settings.seeds
-        for v in variants[seed]
+        for v in bottlenecks[seed]
     }
     say(f"{name}: rivals and codes measured")
     per_seed = measured.correct.mean(axis=1)
@@ -188,7 +203,9 @@ def evaluate(
             "network_hash": work.network_hash(preprocessing),
             "classes": list(classes),
             "full_accuracy": float((top == labels).mean()),
-            "full_accuracy_by_class": {int(c): float((top == labels)[labels == c].mean()) for c in np.unique(labels)},
+            "full_accuracy_by_class": {
+                int(c): float((top == labels)[labels == c].mean()) for c in np.unique(labels)
+            },
             "settings": {
                 "bottleneck": settings.config.to_json(),
                 "budget": settings.budget.to_json(),
@@ -196,7 +213,7 @@ def evaluate(
                 "calibration_photos": len(calibration),
                 "test_photos": len(rows),
                 "rival_photos": len(rival_rows),
-                "train_photos": int(variants[settings.seeds[0]][0].training["train_photos"]),
+                "train_photos": int(bottlenecks[settings.seeds[0]][0].training["train_photos"]),
                 "skipped": train.skipped_names() + test.skipped_names(),
                 "bootstrap": settings.repeats,
             },
@@ -215,14 +232,17 @@ def evaluate(
                     "shape": list(point.shape),
                     "nbytes": point.nbytes,
                     "head_macs": point.macs.head,
-                    "code_shape": list(variants[settings.seeds[0]][i].code_shape),
+                    "code_shape": list(bottlenecks[settings.seeds[0]][i].code_shape),
                     "accuracy": float(per_seed[:, i].mean()),
                     "accuracy_by_seed": per_seed[:, i].tolist(),
                     "accuracy_by_class": {
-                        int(c): float(v[i]) for c, v in zip(measured.class_ids, by_class, strict=True)
+                        int(c): float(v[i])
+                        for c, v in zip(measured.class_ids, by_class, strict=True)
                     },
                     "codes": _codes([codes[seed, point.name] for seed in settings.seeds]),
-                    "predictions": {p: float(v[i] if v.ndim == 1 else v[:, i].mean()) for p, v in values.items()},
+                    "predictions": {
+                        p: float(v[i] if v.ndim == 1 else v[:, i].mean()) for p, v in values.items()
+                    },
                 }
                 for i, point in enumerate(points)
             ],
@@ -243,15 +263,20 @@ def _divide(test: Photos, settings: Settings) -> tuple[Ids, Ids]:
     """Photos for the predictors and photos for the measurement; no photo is both."""
     known = test.sample(None)
     known = known[test.labels[known] >= 0]
-    order = test.sample(None if settings.test_limit is None else settings.test_limit + settings.calibration)
+    order = test.sample(
+        None if settings.test_limit is None else settings.test_limit + settings.calibration
+    )
     order = order[test.labels[order] >= 0]
     if len(order) < 8:
-        raise DataError(f"an evaluation needs labelled photos: {len(known)} of {len(test)} are labelled")
+        raise DataError(
+            f"an evaluation needs labelled photos: {len(known)} of {len(test)} are labelled"
+        )
     count = min(settings.calibration, len(order) // 2)
     # Every second photo of a class first, so that both parts hold every class.
     taken: list[int] = []
     quota = {
-        int(c): max(1, round(count * float((test.labels[order] == c).mean()))) for c in np.unique(test.labels[order])
+        int(c): max(1, round(count * float((test.labels[order] == c).mean())))
+        for c in np.unique(test.labels[order])
     }
     for row in order:
         label = int(test.labels[row])
@@ -267,8 +292,10 @@ def _divide(test: Photos, settings: Settings) -> tuple[Ids, Ids]:
     return calibration, rest
 
 
-def _answers(net: CapturedNetwork, variant: Variant, photos: Photos, rows: Ids, batch_size: int = 64) -> Ids:
-    head, tail = encoder_head(net, variant), decoder_tail(net, variant)
+def _answers(
+    net: CapturedNetwork, bottleneck: Bottleneck, photos: Photos, rows: Ids, batch_size: int = 64
+) -> Ids:
+    head, tail = encoder_head(net, bottleneck), decoder_tail(net, bottleneck)
     like = torch.empty(0, dtype=net.dtype, device=net.device)
     found = []
     with torch.inference_mode():
@@ -278,7 +305,7 @@ def _answers(net: CapturedNetwork, variant: Variant, photos: Photos, rows: Ids, 
     return np.concatenate(found)
 
 
-def _codes(by_seed: Sequence[Sequence[CodeMeasure]]) -> list[dict[str, Any]]:
+def _codes(by_seed: Sequence[Sequence[CodeMeasurement]]) -> list[dict[str, Any]]:
     """Bytes, accuracy and agreement of the quantised codes, means over seeds; on the photos of the rivals."""
     return [
         {

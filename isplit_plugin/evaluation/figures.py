@@ -20,7 +20,9 @@ Result = Mapping[str, Any]
 SHOWN: Final = ("depth", "size", "cui", "cui-true", "kl-pool2", "kl-linear")
 
 
-def prediction_figure(results: Sequence[Result], path: str | Path, predictors: Sequence[str] = SHOWN) -> Path:
+def prediction_figure(
+    results: Sequence[Result], path: str | Path, predictors: Sequence[str] = SHOWN
+) -> Path:
     """One panel for each network (rows) and predictor: its rank of every split point against the measured accuracy,
     with the range over seeds."""
     shown = [p for p in predictors if p in results[0]["points"][0]["predictions"]]
@@ -32,7 +34,8 @@ def prediction_figure(results: Sequence[Result], path: str | Path, predictors: S
         high = [100 * max(p["accuracy_by_seed"]) for p in result["points"]]
         stages = {tuple(p["shape"]): i for i, p in enumerate(reversed(result["points"]))}
         colours = [
-            f"C{sorted(stages.values(), reverse=True).index(stages[tuple(p['shape'])])}" for p in result["points"]
+            f"C{sorted(stages.values(), reverse=True).index(stages[tuple(p['shape'])])}"
+            for p in result["points"]
         ]
         scores = {s["name"]: s["spearman"]["value"] for s in result["predictors"]}
         for axis, predictor in zip(row, shown, strict=True):
@@ -55,14 +58,30 @@ def bytes_figure(results: Sequence[Result], path: str | Path) -> Path:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, result in zip(axes, results, strict=False):
         rivals = result["rivals"]
-        for kind, style, label in (("jpeg", "s-", "JPEG file"), ("jpeg-scan", "s:", "JPEG without tables")):
+        for kind, style, label in (
+            ("jpeg", "s-", "JPEG file"),
+            ("jpeg-scan", "s:", "JPEG without tables"),
+        ):
             mine = sorted((r["nbytes"], 100 * r["accuracy"]) for r in rivals if r["kind"] == kind)
-            axis.plot(*zip(*mine, strict=True), style, color="0.45", markersize=3, linewidth=1, label=label)
+            axis.plot(
+                *zip(*mine, strict=True),
+                style,
+                color="0.45",
+                markersize=3,
+                linewidth=1,
+                label=label,
+            )
         codecs = [(r["nbytes"], 100 * r["accuracy"]) for r in rivals if r["kind"] == "codec"]
         _frontier(axis, codecs, "C0", "^", "codec, no training")
         codes = [(c["nbytes"], 100 * c["accuracy"]) for p in result["points"] for c in p["codes"]]
         _frontier(axis, codes, "C3", "o", "trained bottleneck")
-        axis.axhline(100 * result["full_accuracy"], color="k", linewidth=0.7, linestyle="--", label="whole network")
+        axis.axhline(
+            100 * result["full_accuracy"],
+            color="k",
+            linewidth=0.7,
+            linestyle="--",
+            label="whole network",
+        )
         axis.set_xscale("log")
         full = 100 * result["full_accuracy"]
         axis.set_ylim(max(0.0, full - 30), full + 3)  # what loses more is of no use to anyone
@@ -76,13 +95,24 @@ def bytes_figure(results: Sequence[Result], path: str | Path) -> Path:
     return _save(figure, path)
 
 
-def _frontier(axis: Any, places: Sequence[tuple[float, float]], colour: str, marker: str, label: str) -> None:
-    axis.scatter(*zip(*places, strict=True), color=colour, marker=marker, s=8, alpha=0.35, linewidths=0)
+def _frontier(
+    axis: Any, places: Sequence[tuple[float, float]], colour: str, marker: str, label: str
+) -> None:
+    axis.scatter(
+        *zip(*places, strict=True), color=colour, marker=marker, s=8, alpha=0.35, linewidths=0
+    )
     best: list[tuple[float, float]] = []
     for nbytes, accuracy in sorted(places):
         if not best or accuracy > best[-1][1]:
             best.append((nbytes, accuracy))
-    axis.plot(*zip(*best, strict=True), color=colour, marker=marker, markersize=3, linewidth=1.2, label=label)
+    axis.plot(
+        *zip(*best, strict=True),
+        color=colour,
+        marker=marker,
+        markersize=3,
+        linewidth=1.2,
+        label=label,
+    )
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
@@ -90,5 +120,7 @@ def _save(figure: Figure, path: str | Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # No date and fixed ids: the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "isplit", "svg.fonttype": "none"}):
-        figure.savefig(target, dpi=110, metadata={"Date": None} if target.suffix == ".svg" else None)
+        figure.savefig(
+            target, dpi=110, metadata={"Date": None} if target.suffix == ".svg" else None
+        )
     return target

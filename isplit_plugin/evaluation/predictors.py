@@ -52,7 +52,10 @@ class Context:
         """The photos as network inputs, in batches."""
         like = torch.empty(0, dtype=self.net.dtype, device=self.net.device)
         size = self.batch_size
-        return [self.photos.tensor(self.rows[i : i + size], like) for i in range(0, len(self.rows), size)]
+        return [
+            self.photos.tensor(self.rows[i : i + size], like)
+            for i in range(0, len(self.rows), size)
+        ]
 
     @cached_property
     def scores(self) -> torch.Tensor:
@@ -78,7 +81,9 @@ class Context:
     def through(self, channel: str) -> torch.Tensor:
         """Scores (P, I, classes) when the activation at each point passes this lossy channel; computed once."""
         if channel not in self._through:
-            self._through[channel] = torch.stack([self._pass(channel, point) for point in self.points])
+            self._through[channel] = torch.stack(
+                [self._pass(channel, point) for point in self.points]
+            )
         return self._through[channel]
 
     def _pass(self, channel: str, point: SplitPoint) -> torch.Tensor:
@@ -86,7 +91,9 @@ class Context:
         head, tail = self.net.bisect(point.name)
         with torch.inference_mode():
             fitting = -(-FIT_PHOTOS // self.batch_size) if channel in FITTED else 1
-            run = CHANNELS[channel](torch.cat([grid.split(head(x))[0] for x in self.inputs[:fitting]]))
+            run = CHANNELS[channel](
+                torch.cat([grid.split(head(x))[0] for x in self.inputs[:fitting]])
+            )
             found = []
             for x in self.inputs:
                 maps, prefix = grid.split(head(x))
@@ -148,17 +155,25 @@ def drop(context: Context, *, channel: str) -> Array:
 
 def agreement(context: Context, *, channel: str) -> Array:
     """Whether the top-1 class survives a lossy channel."""
-    return np.asarray((context.through(channel).argmax(dim=2).T.numpy() == context.top[:, None]), dtype=np.float64)
+    return np.asarray(
+        (context.through(channel).argmax(dim=2).T.numpy() == context.top[:, None]), dtype=np.float64
+    )
 
 
 def with_depth(context: Context, *, other: Predictor) -> Array:
     """The mean of two ranks, depth and another predictor's overall mean: one choice for all classes."""
     value = other(context)
-    return average_ranks(depth(context)) + average_ranks(value if value.ndim == 1 else value.mean(axis=0))
+    return average_ranks(depth(context)) + average_ranks(
+        value if value.ndim == 1 else value.mean(axis=0)
+    )
 
 
 def for_profile(
-    net: CapturedNetwork, photos: Photos, names: Sequence[str], *, rows: npt.NDArray[np.int64] | None = None
+    net: CapturedNetwork,
+    photos: Photos,
+    names: Sequence[str],
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Predictors' overall means for ``Profile.predictions``: a value for every split point of the network, NaN but for
     the block outputs with positions. Raises UnknownNameError."""
@@ -178,7 +193,9 @@ def for_profile(
     for name, predictor in chosen.items():
         values = predictor(context)
         row = [float("nan")] * len(place)
-        for point, value in zip(points, values if values.ndim == 1 else values.mean(axis=0), strict=True):
+        for point, value in zip(
+            points, values if values.ndim == 1 else values.mean(axis=0), strict=True
+        ):
             row[place[point.name]] = float(value)
         found[name] = tuple(row)
     return found

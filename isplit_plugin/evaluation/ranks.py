@@ -72,11 +72,15 @@ def partial_spearman(a: npt.ArrayLike, b: npt.ArrayLike, given: npt.ArrayLike) -
         centred = ranks - ranks.mean()
         rest = centred - z * (z @ centred) / (z @ z)
         # A series that is a function of `given` leaves rounding errors, which correlate with anything.
-        left.append(np.zeros_like(rest) if rest @ rest <= 1e-9 * max(centred @ centred, 1e-30) else rest)
+        left.append(
+            np.zeros_like(rest) if rest @ rest <= 1e-9 * max(centred @ centred, 1e-30) else rest
+        )
     return _pearson(left[0], left[1])
 
 
-def within_groups(a: npt.ArrayLike, b: npt.ArrayLike, groups: Sequence[object]) -> tuple[float, int]:
+def within_groups(
+    a: npt.ArrayLike, b: npt.ArrayLike, groups: Sequence[object]
+) -> tuple[float, int]:
     """(concordant - discordant) / pairs over all pairs within a group, and the number of pairs that are untied in both.
 
     Kendall's tau with depth, resolution and width held fixed, pooled over groups as small as two.

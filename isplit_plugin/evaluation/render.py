@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["classes_table", "markdown_table", "points_table", "predictors_table", "render", "rivals_table"]
+__all__ = [
+    "classes_table",
+    "markdown_table",
+    "points_table",
+    "predictors_table",
+    "render",
+    "rivals_table",
+]
 
 Result = Mapping[str, Any]
 
@@ -14,7 +21,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns in Markdown."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [header, ["-" * w for w in widths], *rows]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -22,13 +32,18 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def _interval(estimate: Mapping[str, float | None], scale: float = 1.0, digits: int = 2) -> str:
-    value, low, high = (None if estimate[k] is None else scale * estimate[k] for k in ("value", "low", "high"))  # type: ignore[operator]
+    value, low, high = (
+        None if (number := estimate[key]) is None else scale * number
+        for key in ("value", "low", "high")
+    )
     if value is None or low is None:
         return _number(value, digits)
     return f"{_number(value, digits)} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
-def points_table(result: Result, predictors: Sequence[str] = ("cui", "kl-pool2", "kl-linear")) -> str:
+def points_table(
+    result: Result, predictors: Sequence[str] = ("cui", "kl-pool2", "kl-linear")
+) -> str:
     """Accuracy at every candidate split point, mean and range over seeds, beside some predictors."""
     shown = [p for p in predictors if p in result["points"][0]["predictions"]]
     rows = [
@@ -82,18 +97,31 @@ def rivals_table(result: Result) -> str:
     where the device runs at most half of the multiply-accumulates."""
     rows = [_row(r["kind"], r, result) for r in result["rivals"] if r["kind"] != "codec"]
     codecs = [r for r in result["rivals"] if r["kind"] == "codec"]
-    codes = [{"split_point": p["name"], "detail": c["codec"], **c} for p in result["points"] for c in p["codes"]]
+    codes = [
+        {"split_point": p["name"], "detail": c["codec"], **c}
+        for p in result["points"]
+        for c in p["codes"]
+    ]
     for kind, mine in (("codec", codecs), ("bottleneck", codes)):
         rows += [_row(kind, r, result) for r in _frontier(mine)]
         half = [r for r in mine if _share(result, r["split_point"]) <= 0.5]
         rows += [_row(f"{kind}, half", r, result) for r in _frontier(half)]
-    return markdown_table(["what", "split point", "how", "device MACs %", "bytes", "accuracy %"], rows)
+    return markdown_table(
+        ["what", "split point", "how", "device MACs %", "bytes", "accuracy %"], rows
+    )
 
 
 def _row(kind: str, row: Mapping[str, Any], result: Result) -> list[str]:
     point = row["split_point"]
     share = _device_share(result, point)
-    return [kind, point, row["detail"], share, f"{row['nbytes']:.0f}", f"{100 * row['accuracy']:.1f}"]
+    return [
+        kind,
+        point,
+        row["detail"],
+        share,
+        f"{row['nbytes']:.0f}",
+        f"{100 * row['accuracy']:.1f}",
+    ]
 
 
 def _share(result: Result, point: str) -> float:
@@ -121,13 +149,27 @@ def classes_table(result: Result, shown: Sequence[str] = ("cui", "kl-pool2", "kl
     rows = []
     for reach, found in result["class_choice"].items():
         differ = _interval(found["differ"], 100, 0)
-        rows.append([reach, "accuracies", _interval(found["recall"], 100), _interval(found["youden"], 100), differ])
+        rows.append(
+            [
+                reach,
+                "accuracies",
+                _interval(found["recall"], 100),
+                _interval(found["youden"], 100),
+                differ,
+            ]
+        )
         rows += [
             [reach, name, _interval(found["predictors"][name], 100), "-", "-"]
             for name in shown
             if name in found["predictors"]
         ]
-    header = ["candidates", "chosen by", "recall gained, points", "Youden's J gained, points", "classes that differ %"]
+    header = [
+        "candidates",
+        "chosen by",
+        "recall gained, points",
+        "Youden's J gained, points",
+        "classes that differ %",
+    ]
     return markdown_table(header, rows)
 
 
@@ -140,5 +182,11 @@ def render(result: Result) -> str:
         f"bottlenecks trained on {settings['train_photos']}, {settings['budget']['epochs']} epochs, "
         f"{len(settings['seeds'])} seeds"
     )
-    parts = [head, points_table(result), predictors_table(result), rivals_table(result), classes_table(result)]
+    parts = [
+        head,
+        points_table(result),
+        predictors_table(result),
+        rivals_table(result),
+        classes_table(result),
+    ]
     return "\n\n".join(parts)

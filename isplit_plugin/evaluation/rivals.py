@@ -46,7 +46,12 @@ class Rival:
 
 
 def image_rivals(
-    net: CapturedNetwork, photos: Photos, rows: Ids, top: Ids, *, qualities: Sequence[int] = JPEG_QUALITIES
+    net: CapturedNetwork,
+    photos: Photos,
+    rows: Ids,
+    top: Ids,
+    *,
+    qualities: Sequence[int] = JPEG_QUALITIES,
 ) -> list[Rival]:
     """The photo itself to the server: JPEG at several qualities, PNG (lossless); and nothing sent at all.
 
@@ -66,8 +71,21 @@ def image_rivals(
         )
         answer = _answers(net, inputs)
         right, same = _shares(answer, labels, top)
-        for kind, sizes in (("jpeg", [len(f) for f in files]), ("jpeg-scan", [scan_bytes(f) for f in files])):
-            found.append(Rival(kind, "input", f"quality {quality}", float(np.mean(sizes)), right, same, len(rows)))
+        for kind, sizes in (
+            ("jpeg", [len(f) for f in files]),
+            ("jpeg-scan", [scan_bytes(f) for f in files]),
+        ):
+            found.append(
+                Rival(
+                    kind,
+                    "input",
+                    f"quality {quality}",
+                    float(np.mean(sizes)),
+                    right,
+                    same,
+                    len(rows),
+                )
+            )
     right, _ = _shares(top, labels, top)
     png = float(np.mean([len(_png(picture)) for picture in pictures]))
     found.append(Rival("png", "input", "lossless", png, right, 1.0, len(rows)))
@@ -95,7 +113,12 @@ def codec_rivals(
         answers: dict[str, list[Ids]] = {codec: [] for codec in codecs}
         for start in range(0, len(rows), batch_size):
             with torch.inference_mode():
-                exact = head(photos.tensor(rows[start : start + batch_size], like)).float().cpu().numpy()
+                exact = (
+                    head(photos.tensor(rows[start : start + batch_size], like))
+                    .float()
+                    .cpu()
+                    .numpy()
+                )
             for codec in codecs:
                 decoded = np.empty_like(exact)
                 for i in range(len(exact)):
@@ -103,10 +126,14 @@ def codec_rivals(
                     sizes[codec].append(tensor.nbytes)
                     decoded[i] = decode_activation(tensor, shape=exact.shape[1:], max_batch=1)[0]
                 with torch.inference_mode():
-                    answers[codec].append(tail(torch.from_numpy(decoded).to(like)).argmax(dim=1).cpu().numpy())
+                    answers[codec].append(
+                        tail(torch.from_numpy(decoded).to(like)).argmax(dim=1).cpu().numpy()
+                    )
         for codec in codecs:
             right, same = _shares(np.concatenate(answers[codec]), labels, top)
-            found.append(Rival("codec", name, codec, float(np.mean(sizes[codec])), right, same, len(rows)))
+            found.append(
+                Rival("codec", name, codec, float(np.mean(sizes[codec])), right, same, len(rows))
+            )
     return found
 
 
@@ -137,7 +164,10 @@ def _answers(net: CapturedNetwork, inputs: npt.NDArray[np.float32], batch_size: 
     like = torch.empty(0, dtype=net.dtype, device=net.device)
     with torch.inference_mode():
         parts = [
-            net.model(torch.from_numpy(inputs[i : i + batch_size]).to(like)).argmax(dim=1).cpu().numpy()
+            net.model(torch.from_numpy(inputs[i : i + batch_size]).to(like))
+            .argmax(dim=1)
+            .cpu()
+            .numpy()
             for i in range(0, len(inputs), batch_size)
         ]
     return np.concatenate(parts)

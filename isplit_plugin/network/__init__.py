@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .calibration import calibration_folder
-from .captured import CapturedNetwork, load
-from .capturing import capture
+from .capture_graph import capture
+from .captured_network import CapturedNetwork, load
 from .export import export_head
-from .headside import HeadImportance, HeadPass, head_importance
+from .head_importance import HeadImportance, HeadPass, head_importance
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .profiling import profile

@@ -15,10 +15,37 @@ from torch.fx import Node
 from .graph import op_name, source
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+)
 _LINEAR = ("conv", "linear", "addmm", "norm")
-_ACTIVATIONS = {"relu", "relu6", "gelu", "silu", "hardswish", "hardtanh", "clamp", "clamp_min", "sigmoid", "tanh"}
-_ACTIVATIONS |= {"hardsigmoid", "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "prelu", "threshold"}
+_ACTIVATIONS = {
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "hardswish",
+    "hardtanh",
+    "clamp",
+    "clamp_min",
+    "sigmoid",
+    "tanh",
+}
+_ACTIVATIONS |= {
+    "hardsigmoid",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "mish",
+    "softplus",
+    "prelu",
+    "threshold",
+}
 
 
 def block_paths(model: nn.Module) -> set[str]:
@@ -70,7 +97,9 @@ def _is_sequence_of_blocks(module: nn.Module) -> bool:
     return like >= 2 and like > len(parts) / 2
 
 
-def block_outputs(paths: Collection[str], calls: Mapping[str, Node], layers: Collection[str]) -> set[Node]:
+def block_outputs(
+    paths: Collection[str], calls: Mapping[str, Node], layers: Collection[str]
+) -> set[Node]:
     """The tensors that the modules at ``paths`` return, each followed to where it rests.
 
     A single layer (one of ``layers``) that is linear and feeds a normalisation or an activation alone is half of a
@@ -97,7 +126,11 @@ def _rest(node: Node) -> Node:
             return node
         name = op_name(reader).rpartition("::")[2]
         if "norm" in name:
-            outputs = [user for user in reader.users if user.op == "call_function" and source(user) is reader]
+            outputs = [
+                user
+                for user in reader.users
+                if user.op == "call_function" and source(user) is reader
+            ]
             node = outputs[0] if outputs and "native" in name else reader
         elif name in _ACTIVATIONS:
             return reader

@@ -12,7 +12,9 @@ from ..errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "calibration_folder"]
 
-IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+IMAGE_SUFFIXES: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 _SHOWN: Final = 8
 
 
@@ -68,7 +70,9 @@ class _Lookup:
     def __call__(self, name: str) -> int | None:
         ids = self._ids.get(_plain(name), [])
         if len(ids) > 1:
-            raise DataError(f"several classes are labelled {name!r}: name one of the ids {', '.join(map(str, ids))}")
+            raise DataError(
+                f"several classes are labelled {name!r}: name one of the ids {', '.join(map(str, ids))}"
+            )
         if ids:
             return ids[0]
         if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < self._count:
@@ -107,12 +111,20 @@ def _from_csv(path: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
         found.append((path.parent / row[0], lookup(label) if label else None))
     missing = [str(file) for file, _ in found if not file.is_file()]
     if missing:
-        raise DataError(f"{path}: {len(missing)} of {len(found)} files are missing: {_some(missing)}")
+        raise DataError(
+            f"{path}: {len(missing)} of {len(found)} files are missing: {_some(missing)}"
+        )
     return found
 
 
 def _photos(paths: Iterable[Path]) -> Iterator[Path]:
-    return iter(sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != "."))
+    return iter(
+        sorted(
+            p
+            for p in paths
+            if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != "."
+        )
+    )
 
 
 def _plain(label: str) -> str:

@@ -19,20 +19,29 @@ def head(network: GraphModule, cut: Node) -> GraphModule:
     return make_module(graph, lambda target: attrgetter(target)(network), "Head")
 
 
-def tail(network: GraphModule, cut: Node, stride_order: Sequence[int]) -> tuple[GraphModule, Mapping[Node, Node]]:
+def tail(
+    network: GraphModule, cut: Node, stride_order: Sequence[int]
+) -> tuple[GraphModule, Mapping[Node, Node]]:
     """Everything after ``cut``: activation -> scores (N, classes), and the map from old to new nodes.
 
     The activation arrives row-major, for the wire carries no strides; the tail lays it out as the network has it.
     The batch size is the activation's.
     """
     graph = Graph()
-    copied = _copy(network.graph, graph, outputs=(result(network.graph),), entry=cut, stride_order=stride_order)
+    copied = _copy(
+        network.graph, graph, outputs=(result(network.graph),), entry=cut, stride_order=stride_order
+    )
     graph.output(copied[result(network.graph)])
     return make_module(graph, lambda target: attrgetter(target)(network), "Tail"), copied
 
 
 def _copy(
-    old: Graph, new: Graph, *, outputs: Sequence[Node], entry: Node | None, stride_order: Sequence[int] = ()
+    old: Graph,
+    new: Graph,
+    *,
+    outputs: Sequence[Node],
+    entry: Node | None,
+    stride_order: Sequence[int] = (),
 ) -> dict[Node, Node]:
     """Copy what ``outputs`` need, from ``entry`` (or the input) on."""
     origin = placeholder(old)
@@ -58,5 +67,7 @@ def _lay_out(graph: Graph, activation: Node, order: Sequence[int]) -> Node:
     aten = torch.ops.aten
     inverse = [list(order).index(d) for d in range(len(order))]
     outer_first = graph.call_function(aten.permute.default, (activation, list(order)))
-    laid_out = graph.call_function(aten.clone.default, (outer_first,), {"memory_format": torch.contiguous_format})
+    laid_out = graph.call_function(
+        aten.clone.default, (outer_first,), {"memory_format": torch.contiguous_format}
+    )
     return graph.call_function(aten.permute.default, (laid_out, inverse))

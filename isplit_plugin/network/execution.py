@@ -14,14 +14,23 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import CaptureError, DataError
 from . import graph
-from .captured import CapturedNetwork
+from .captured_network import CapturedNetwork
 
-__all__ = ["activations", "cpu_threads", "full_precision", "graph_and_nodes", "on_best_device", "on_device"]
+__all__ = [
+    "activations",
+    "cpu_threads",
+    "full_precision",
+    "graph_and_nodes",
+    "on_best_device",
+    "on_device",
+]
 
 _TOLERANCE: Final = 1e-2
 
 
-def graph_and_nodes(net: CapturedNetwork, names: Sequence[str]) -> tuple[GraphModule, dict[str, Node]]:
+def graph_and_nodes(
+    net: CapturedNetwork, names: Sequence[str]
+) -> tuple[GraphModule, dict[str, Node]]:
     """The whole network's graph and its nodes at these split points."""
     return net._module, {name: net._nodes[net._cut(name)] for name in names}
 
@@ -38,13 +47,19 @@ def on_device(net: CapturedNetwork, device: str | torch.device) -> CapturedNetwo
             return net
         program = move_to_device_pass(net._program, device)
         moved = CapturedNetwork(program, graph.build(program), net._names, net._points)
-        x = torch.rand(2, *net.input_shape, generator=torch.Generator().manual_seed(0), dtype=net.dtype)
+        x = torch.rand(
+            2, *net.input_shape, generator=torch.Generator().manual_seed(0), dtype=net.dtype
+        )
         here, there = net.importance(x.to(net.device)).scores, moved.importance(x.to(device)).scores
     except Exception as error:  # torch raises whatever a device trips over
-        raise CaptureError(f"the network does not run on {device}: {type(error).__name__}: {error}") from error
+        raise CaptureError(
+            f"the network does not run on {device}: {type(error).__name__}: {error}"
+        ) from error
     off = float(np.abs(here - there).max() / max(float(np.abs(here).max()), 1e-30))
     if not off <= _TOLERANCE:
-        raise CaptureError(f"the network computes something else on {device}: relative difference {off:.2g}")
+        raise CaptureError(
+            f"the network computes something else on {device}: relative difference {off:.2g}"
+        )
     return moved
 
 
@@ -73,7 +88,9 @@ class _Keeper(Interpreter):
         return value
 
 
-def activations(module: GraphModule, nodes: Mapping[str, Node], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def activations(
+    module: GraphModule, nodes: Mapping[str, Node], x: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
     """The values of ``nodes`` and the network's scores, in one forward pass. The graph must be functional."""
     keeper = _Keeper(module, nodes.values())
     with torch.inference_mode():

@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..errors import ArtifactError, CaptureError, SplitPointError
 from ..schema import FloatArray
-from .captured import CapturedNetwork
+from .captured_network import CapturedNetwork
 from .execution import on_device
 
 __all__ = ["FORMATS", "export_head", "export_part"]
@@ -33,7 +33,10 @@ _TOLERANCE: Final = 1e-4
 
 
 def export_head(
-    net: CapturedNetwork, split_point: str, path: str | Path, format: Literal["onnx", "pt2"] = "onnx"
+    net: CapturedNetwork,
+    split_point: str,
+    path: str | Path,
+    format: Literal["onnx", "pt2"] = "onnx",
 ) -> str:
     """Write the head of a split point (``output``: the whole network) and return the file's SHA-256.
 
@@ -79,9 +82,13 @@ def export_part(
 
 def _program(head: nn.Module, example: Tensor, split_point: str) -> ExportedProgram:
     try:
-        program = torch.export.export(head, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
+        program = torch.export.export(
+            head, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
+        )
     except Exception as error:  # torch.export raises a dozen kinds, some private
-        raise CaptureError(f"the head of {split_point!r} cannot be exported: {_first_line(error)}") from error
+        raise CaptureError(
+            f"the head of {split_point!r} cannot be exported: {_first_line(error)}"
+        ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths and source lines of the machine it was built on
     return program
@@ -93,7 +100,12 @@ def _onnx_bytes(program: ExportedProgram, output: str, split_point: str) -> byte
     try:
         with _quiet():
             exported = torch.onnx.export(
-                program, dynamo=True, verbose=False, input_names=["input"], output_names=[output], optimize=True
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["input"],
+                output_names=[output],
+                optimize=True,
             )
         if exported is None:
             raise CaptureError(f"the head of {split_point!r}: torch.onnx.export returned nothing")
@@ -108,13 +120,23 @@ def _onnx_bytes(program: ExportedProgram, output: str, split_point: str) -> byte
     except CaptureError:
         raise
     except Exception as error:  # the exporter, its optimiser, protobuf
-        raise CaptureError(f"the head of {split_point!r} cannot become ONNX: {_first_line(error)}") from error
+        raise CaptureError(
+            f"the head of {split_point!r} cannot become ONNX: {_first_line(error)}"
+        ) from error
 
 
 def _strip(model: Any) -> None:
     """Drop what the exporter writes for debugging: file paths, source lines, and several times the graph's size."""
     graph = model.graph
-    parts = (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    parts = (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    )
     for part in (*parts, *model.functions):
         del part.metadata_props[:]
         part.doc_string = ""
@@ -141,7 +163,9 @@ def _onnx_runner(data: bytes, split_point: str) -> Runner | None:
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own exceptions without a common base
-        raise CaptureError(f"onnxruntime refuses the head of {split_point!r}: {_first_line(error)}") from error
+        raise CaptureError(
+            f"onnxruntime refuses the head of {split_point!r}: {_first_line(error)}"
+        ) from error
     return lambda x: np.asarray(session.run(None, {"input": x.numpy()})[0])
 
 
@@ -164,7 +188,9 @@ def _compare(head: nn.Module, run: Runner, example: Tensor, split_point: str) ->
                     f"the exported head of {split_point!r} does not run on a batch of {batch}: {_first_line(error)}"
                 ) from error
         if found.shape != expected.shape:
-            raise CaptureError(f"the exported head of {split_point!r} gives {found.shape}, expected {expected.shape}")
+            raise CaptureError(
+                f"the exported head of {split_point!r} gives {found.shape}, expected {expected.shape}"
+            )
         off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
         if not off <= _TOLERANCE:
             raise CaptureError(

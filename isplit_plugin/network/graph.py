@@ -58,7 +58,11 @@ def make_module(graph: Graph, attributes: Callable[[str], Any], name: str) -> Gr
     ``attributes`` maps the target of a ``get_attr`` to its parameter, buffer or submodule.
     """
     graph.lint()
-    root = {str(node.target): attributes(str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    root = {
+        str(node.target): attributes(str(node.target))
+        for node in graph.nodes
+        if node.op == "get_attr"
+    }
     return GraphModule(root, graph, class_name=name).eval()
 
 
@@ -68,10 +72,18 @@ def build(program: ExportedProgram) -> GraphModule:
     Raises CaptureError for several inputs or outputs, and for a network that changes its buffers while it infers.
     """
     held = _held_tensors(program)
-    inputs = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    inputs = [
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT
+    ]
     if len(inputs) != 1:
-        raise CaptureError(f"expected a network with one input tensor, this one has {len(inputs)}: {', '.join(inputs)}")
-    changed = [s for s in program.graph_signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
+        raise CaptureError(
+            f"expected a network with one input tensor, this one has {len(inputs)}: {', '.join(inputs)}"
+        )
+    changed = [
+        s for s in program.graph_signature.output_specs if s.kind is not OutputKind.USER_OUTPUT
+    ]
     if changed:
         raise CaptureError(
             "expected a network without side effects in eval mode, this one changes "
@@ -79,7 +91,9 @@ def build(program: ExportedProgram) -> GraphModule:
         )
     outputs = [spec.arg for spec in program.graph_signature.output_specs]
     if len(outputs) != 1 or not isinstance(outputs[0], TensorArgument):
-        raise CaptureError(f"expected class scores (N, classes) alone, the network returns {len(outputs)} values")
+        raise CaptureError(
+            f"expected class scores (N, classes) alone, the network returns {len(outputs)} values"
+        )
     graph = Graph()
     copied: dict[Node, Node] = {}
     for node in program.graph.nodes:
@@ -94,7 +108,11 @@ def build(program: ExportedProgram) -> GraphModule:
     values = dict(held.values())
 
     def attribute(target: str) -> Any:
-        return values[target] if target in values else operator.attrgetter(target)(program.graph_module)
+        return (
+            values[target]
+            if target in values
+            else operator.attrgetter(target)(program.graph_module)
+        )
 
     _normalise(graph)
     return make_module(graph, attribute, "Network")
@@ -109,7 +127,9 @@ def _held_tensors(program: ExportedProgram) -> dict[str, tuple[str, torch.Tensor
         target = str(spec.target)
         value = program.state_dict.get(target, program.constants.get(target))
         if not isinstance(value, torch.Tensor):
-            raise CaptureError(f"the network reads {target!r}, a {spec.kind.name}, which is no tensor")
+            raise CaptureError(
+                f"the network reads {target!r}, a {spec.kind.name}, which is no tensor"
+            )
         held[spec.arg.name] = (target, value)
     return held
 
@@ -124,7 +144,11 @@ def _normalise(graph: Graph) -> None:
         name = op_name(node)
         if name in _ASSERTIONS:
             graph.erase_node(node)
-        elif name == "aten::sym_size" and node.args[0] is not entry and _same(node.meta["val"], batch):
+        elif (
+            name == "aten::sym_size"
+            and node.args[0] is not entry
+            and _same(node.meta["val"], batch)
+        ):
             node.args = (entry, 0)
         elif name in _NEW and node.args[0] is not entry:
             node.kwargs = {**node.kwargs, "dtype": node.meta["val"].dtype}
@@ -179,9 +203,13 @@ class Analysis:
     def live_after(self, node: Node) -> list[Node]:
         """The tensors live right after ``node``, in execution order."""
         at = self.position[node]
-        live = [n for n in self.order[: at + 1] if n in self.dependent and self.last_use.get(n, -1) > at]
+        live = [
+            n for n in self.order[: at + 1] if n in self.dependent and self.last_use.get(n, -1) > at
+        ]
         # An operator with several outputs is named by the ones that are read.
-        return [t for n in live for t in ([n] if is_tensor(n) else [u for u in n.users if is_tensor(u)])]
+        return [
+            t for n in live for t in ([n] if is_tensor(n) else [u for u in n.users if is_tensor(u)])
+        ]
 
 
 def analyse(graph: Graph) -> Analysis:
@@ -190,7 +218,9 @@ def analyse(graph: Graph) -> Analysis:
     position = {node: i for i, node in enumerate(order)}
     dependent = frozenset(depends_on_input(graph))
     # Readers of metadata alone are not among the dependent.
-    last_use = {n: max((position[user] for user in n.users if user in dependent), default=-1) for n in order}
+    last_use = {
+        n: max((position[user] for user in n.users if user in dependent), default=-1) for n in order
+    }
     batch = placeholder(graph).meta["val"].shape[0]
     final = result(graph)
     cuts: list[Node] = []
@@ -199,7 +229,12 @@ def analyse(graph: Graph) -> Analysis:
         if node in dependent and node.op != "output":
             live.add(node)
         live -= {n for n in live if last_use[n] <= i}
-        if live == {node} and node.op == "call_function" and node is not final and _can_travel(node, batch):
+        if (
+            live == {node}
+            and node.op == "call_function"
+            and node is not final
+            and _can_travel(node, batch)
+        ):
             cuts.append(node)
     return Analysis(order, position, dependent, tuple(cuts), last_use)
 

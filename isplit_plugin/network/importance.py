@@ -57,7 +57,12 @@ class Watched(Interpreter):
     The module itself is only read, so other threads may run it meanwhile. Values are dropped after their last use.
     """
 
-    def __init__(self, module: GraphModule, watched: Mapping[Node, int], watch: Callable[[int, torch.Tensor], None]):
+    def __init__(
+        self,
+        module: GraphModule,
+        watched: Mapping[Node, int],
+        watch: Callable[[int, torch.Tensor], None],
+    ):
         super().__init__(module)
         self._watched = watched
         self._watch = watch
@@ -74,7 +79,11 @@ class Watched(Interpreter):
 
 
 def run(
-    tail: GraphModule, activation: torch.Tensor, watched: Mapping[Node, int], axes: Sequence[int], target: Target
+    tail: GraphModule,
+    activation: torch.Tensor,
+    watched: Mapping[Node, int],
+    axes: Sequence[int],
+    target: Target,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Values (N, len(axes)), target (N,), scores (N, classes) and the gradient of each target's score at the
     activation (N, ...), on the activation's device.
@@ -84,17 +93,23 @@ def run(
     # Leaving inference mode comes first: a tensor that is made in it can neither be recorded nor written to outside.
     with torch.inference_mode(False), torch.enable_grad():
         kind = torch.float64 if activation.dtype == torch.float64 else torch.float32
-        values = torch.full((activation.shape[0], len(axes)), torch.nan, dtype=kind, device=activation.device)
+        values = torch.full(
+            (activation.shape[0], len(axes)), torch.nan, dtype=kind, device=activation.device
+        )
 
         def watch(column: int, tensor: torch.Tensor) -> None:
-            held = [tensor.detach()]  # not the tensor itself: its hook would keep it, and it its hook
+            held = [
+                tensor.detach()
+            ]  # not the tensor itself: its hook would keep it, and it its hook
 
             def arrived(gradient: torch.Tensor) -> None:
                 values[:, column] = cui(held.pop().to(kind), gradient.to(kind), axes[column])
 
             tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
 
-        start = (activation.clone() if activation.is_inference() else activation.detach()).requires_grad_()
+        start = (
+            activation.clone() if activation.is_inference() else activation.detach()
+        ).requires_grad_()
         scores = Watched(tail, watched, watch).run(start)
         chosen = scores.detach()
         classes = _targets(target, chosen)

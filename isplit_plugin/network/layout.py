@@ -16,10 +16,25 @@ from torch.fx import Graph, Node
 
 from .graph import is_tensor, op_name, placeholder, source
 
-_FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "upsample", "pixel_", "grid_sampler")
-_LAST = frozenset({"linear", "addmm", "mm", "matmul", "bmm", "layer_norm", "native_layer_norm", "rms_norm"})
-_RESHAPES = frozenset({"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"})
-_REDUCTIONS = frozenset({"mean", "sum", "amax", "amin", "var", "std", "logsumexp", "linalg_vector_norm"})
+_FIRST = (
+    "conv",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "pool",
+    "upsample",
+    "pixel_",
+    "grid_sampler",
+)
+_LAST = frozenset(
+    {"linear", "addmm", "mm", "matmul", "bmm", "layer_norm", "native_layer_norm", "rms_norm"}
+)
+_RESHAPES = frozenset(
+    {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"}
+)
+_REDUCTIONS = frozenset(
+    {"mean", "sum", "amax", "amin", "var", "std", "logsumexp", "linalg_vector_norm"}
+)
 
 Axes = frozenset[int]
 
@@ -34,7 +49,9 @@ def stride_order(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(sorted(range(tensor.dim()), key=lambda d: (-strides[d], sizes[d] == 1, d)))
 
 
-def channel_axes(graph: Graph, dependent: Collection[Node], shapes: Mapping[Node, tuple[int, ...]]) -> dict[Node, int]:
+def channel_axes(
+    graph: Graph, dependent: Collection[Node], shapes: Mapping[Node, tuple[int, ...]]
+) -> dict[Node, int]:
     """The channel axis, counted with the batch, of every tensor that depends on the input.
 
     ``shapes``: concrete shapes, batch included. Where a reshape has spread channels over several axes, the innermost.
@@ -65,7 +82,9 @@ def _input_axis(graph: Graph, entry: Node, rank: int) -> int:
     return 1
 
 
-def _node_axes(node: Node, axes: Mapping[Node, Axes], shapes: Mapping[Node, tuple[int, ...]]) -> Axes:
+def _node_axes(
+    node: Node, axes: Mapping[Node, Axes], shapes: Mapping[Node, tuple[int, ...]]
+) -> Axes:
     made = source(node)
     name = op_name(made).rpartition("::")[2]
     shape = shapes[node]

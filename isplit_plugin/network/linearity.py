@@ -10,7 +10,18 @@ from torch.fx import Graph, Node
 from .graph import depends_on_input, op_name, placeholder, result
 
 _SHAPES: Final = frozenset(
-    {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"}
+    {
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "t",
+    }
     | {
         "expand",
         "contiguous",
@@ -37,10 +48,30 @@ _SHAPES: Final = frozenset(
         "getitem",
         "narrow",
     }
-    | {"dropout", "feature_dropout", "alpha_dropout", "identity", "movedim", "swapaxes", "lift_fresh_copy", "repeat"}
+    | {
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "identity",
+        "movedim",
+        "swapaxes",
+        "lift_fresh_copy",
+        "repeat",
+    }
 )
 _LINEAR: Final = frozenset(
-    {"add", "sub", "rsub", "neg", "mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d"}
+    {
+        "add",
+        "sub",
+        "rsub",
+        "neg",
+        "mean",
+        "sum",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+    }
     | {
         "adaptive_avg_pool2d",
         "adaptive_avg_pool3d",
@@ -51,10 +82,31 @@ _LINEAR: Final = frozenset(
 )
 # Linear in one argument while the others are constants.
 _BILINEAR: Final = frozenset(
-    {"mul", "div", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution"}
-    | {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "batch_norm", "_native_batch_norm_legit_no_training"}
+    {
+        "mul",
+        "div",
+        "linear",
+        "addmm",
+        "mm",
+        "matmul",
+        "bmm",
+        "baddbmm",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+    }
+    | {
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "_native_batch_norm_legit_no_training",
+    }
 )
-_LINKS: Final = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax", "sigmoid", "log_sigmoid"})
+_LINKS: Final = frozenset(
+    {"softmax", "_softmax", "log_softmax", "_log_softmax", "sigmoid", "log_sigmoid"}
+)
 
 
 def is_linear(graph: Graph, dependent: Collection[Node] | None = None) -> bool:
@@ -80,7 +132,11 @@ def _is_affine(node: Node, reached: Collection[Node]) -> bool:
     if name == "div" and node.args and node.args[0] not in reached:
         return False
     # x * x has one input node and two factors.
-    return name in _BILINEAR and varying == 1 and sum(a in reached for a in node.args if isinstance(a, Node)) == 1
+    return (
+        name in _BILINEAR
+        and varying == 1
+        and sum(a in reached for a in node.args if isinstance(a, Node)) == 1
+    )
 
 
 def _name(node: Node) -> str:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from ..errors import ArtifactError, CaptureError, DataError, UnknownModelError
 from ..schema import Preprocessing
-from . import captured
-from .captured import CapturedNetwork
-from .capturing import capture, required_inputs
+from . import captured_network as captured
+from .capture_graph import capture, required_inputs
+from .captured_network import CapturedNetwork
 from .weights import load_weights, read_classes
 
 __all__ = ["IMAGENET_RESIZE", "LoadedNetwork", "load_network"]
@@ -91,7 +91,13 @@ def load_network(
     if weights is not None:
         load_weights(model, weights)
     pre = _preprocessing(
-        found, input_size=input_size, resize=resize, mean=mean, std=std, interpolation=interpolation, spec=str(spec)
+        found,
+        input_size=input_size,
+        resize=resize,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        spec=str(spec),
     )
     example = found.example_input
     if example is None or tuple(example.shape[1:]) != pre.shape:
@@ -151,7 +157,9 @@ def _timm(name: str, count: int | None) -> _Found:
         import difflib
 
         known = timm.list_models()
-        raise UnknownModelError.of(name, difflib.get_close_matches(name, known, n=20, cutoff=0.4) or known)
+        raise UnknownModelError.of(
+            name, difflib.get_close_matches(name, known, n=20, cutoff=0.4) or known
+        )
     options: dict[str, Any] = {} if count is None else {"num_classes": count}
     model = timm.create_model(name, pretrained=False, **options)
     config = resolve_model_data_config(model)
@@ -161,14 +169,20 @@ def _timm(name: str, count: int | None) -> _Found:
         resize=math.floor(min(height, width) / config["crop_pct"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        interpolation=config["interpolation"] if config["interpolation"] in ("bilinear", "nearest") else "bicubic",
+        interpolation=config["interpolation"]
+        if config["interpolation"] in ("bilinear", "nearest")
+        else "bicubic",
         mode="L" if channels == 1 else "RGB",
     )
     subset = infer_imagenet_subset(model) if count is None else None
     if subset is None:
         return _Found(model, pre)
     info = ImageNetInfo(subset)
-    return _Found(model, pre, tuple(info.index_to_description(i).split(", ")[0] for i in range(info.num_classes())))
+    return _Found(
+        model,
+        pre,
+        tuple(info.index_to_description(i).split(", ")[0] for i in range(info.num_classes())),
+    )
 
 
 def _pt2(path: Path) -> _Found:
@@ -177,25 +191,34 @@ def _pt2(path: Path) -> _Found:
     try:
         saved = captured.load(path)
         shape = (1, *saved.input_shape)
-        return _Found(saved.model, example_input=torch.zeros(shape, dtype=saved.dtype), captured=saved)
+        return _Found(
+            saved.model, example_input=torch.zeros(shape, dtype=saved.dtype), captured=saved
+        )
     except ArtifactError:
         if not path.is_file():
             raise
     try:
         program = torch.export.load(path)
         module = program.module()
-        for mode in ("train", "eval"):  # they raise; an exported network has one mode, the one it was exported in
+        for mode in (
+            "train",
+            "eval",
+        ):  # they raise; an exported network has one mode, the one it was exported in
             vars(module).pop(mode, None)
         example = next(iter(program.example_inputs[0])) if program.example_inputs else None
         return _Found(module, example_input=example if isinstance(example, Tensor) else None)
     except Exception as error:  # torch raises whatever its reader trips over
-        raise ArtifactError(f"{path}: not an exported network ({type(error).__name__}: {error})") from error
+        raise ArtifactError(
+            f"{path}: not an exported network ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _factory(module: str, attribute: str) -> _Found:
     spec = f"{module}:{attribute}"
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` would; last, so that nothing installed is shadowed
+        sys.path.append(
+            os.getcwd()
+        )  # as `python -m` would; last, so that nothing installed is shadowed
     try:
         made = importlib.import_module(module)
         for part in attribute.split("."):
@@ -214,7 +237,9 @@ def _protocol(made: Any, spec: str) -> _Found:
         model, pre, classes, example = (*made, None, None, None, None)[:4]
     else:
         model = getattr(made, "model", None)
-        pre, classes, example = (getattr(made, name, None) for name in ("preprocessing", "classes", "example_input"))
+        pre, classes, example = (
+            getattr(made, name, None) for name in ("preprocessing", "classes", "example_input")
+        )
     if not isinstance(model, nn.Module) or not (pre is None or isinstance(pre, Preprocessing)):
         raise CaptureError(
             f"network {spec!r}: expected an nn.Module, or a model with preprocessing and classes, got "
@@ -238,16 +263,22 @@ def _preprocessing(
     shape = None if found.example_input is None else tuple(found.example_input.shape[1:])
     if pre is None and input_size is None:
         if shape is None or len(shape) != 3:
-            raise CaptureError(f"network {spec!r} does not say how large its inputs are: give input_size")
+            raise CaptureError(
+                f"network {spec!r} does not say how large its inputs are: give input_size"
+            )
         input_size = (shape[1], shape[2])
     if pre is None:
         height, width = _pair(input_size)
         grey = shape is not None and shape[0] == 1
-        pre = Preprocessing(crop=(height, width), resize=round(min(height, width) * IMAGENET_RESIZE))
+        pre = Preprocessing(
+            crop=(height, width), resize=round(min(height, width) * IMAGENET_RESIZE)
+        )
         pre = replace(pre, mode="L", mean=(0.449,), std=(0.226,)) if grey else pre
     elif input_size is not None:
         height, width = _pair(input_size)
-        scaled = None if pre.resize is None else round(pre.resize * min(height, width) / min(pre.crop))
+        scaled = (
+            None if pre.resize is None else round(pre.resize * min(height, width) / min(pre.crop))
+        )
         pre = replace(pre, crop=(height, width), resize=scaled)
     changes: dict[str, Any] = {}
     if resize is not None and resize < 0:
@@ -275,7 +306,11 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _labels(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
-    return read_classes(classes) if isinstance(classes, (str, Path)) else tuple(str(c) for c in classes)
+    return (
+        read_classes(classes)
+        if isinstance(classes, (str, Path))
+        else tuple(str(c) for c in classes)
+    )
 
 
 def _count_scores(model: nn.Module, example: Tensor, spec: str) -> int:
@@ -293,5 +328,7 @@ def _count_scores(model: nn.Module, example: Tensor, spec: str) -> int:
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(example):
         what = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise CaptureError(f"network {spec!r}: expected class scores of shape (N, classes), got {what}")
+        raise CaptureError(
+            f"network {spec!r}: expected class scores of shape (N, classes), got {what}"
+        )
     return scores.shape[1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import image as im
 from ..errors import WireError
-from ..profile import VariantMeasure
+from ..profile import CutMeasurement
 from ..schema import INPUT, FloatArray, Preprocessing
 from ..wire import codec_names, decode_activation, encode_activation, unknown_codec
 
@@ -91,7 +91,10 @@ class CodecMeter:
             series.agree += agreed[same]
 
     def add_images(
-        self, photos: Sequence[Photo], run: Callable[[FloatArray], Tensor], top: npt.NDArray[np.int64]
+        self,
+        photos: Sequence[Photo],
+        run: Callable[[FloatArray], Tensor],
+        top: npt.NDArray[np.int64],
     ) -> None:
         """One batch of photos: as a JPEG of the crop, and as the file that each of them is.
 
@@ -112,11 +115,15 @@ class CodecMeter:
                 jpeg.add(len(data), middle - start, time.perf_counter() - middle)
             nbytes = math.nan if photo.file_bytes is None else photo.file_bytes
             file.add(nbytes, nbytes * 0, nbytes * 0)
-            file.agree.append(nbytes * 0 + 1)  # the same file, the same preprocessing: the same answer
+            file.agree.append(
+                nbytes * 0 + 1
+            )  # the same file, the same preprocessing: the same answer
         hits = run(np.stack(inputs)).argmax(dim=1).cpu().numpy() == top
-        jpeg.agree += [math.nan if p.crop is None else float(h) for p, h in zip(photos, hits, strict=True)]
+        jpeg.agree += [
+            math.nan if p.crop is None else float(h) for p, h in zip(photos, hits, strict=True)
+        ]
 
-    def measures(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[VariantMeasure, ...]:
+    def measures(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """What was measured; ``rows`` (N,): the class row of each image, of ``classes`` rows."""
         found = []
         for (split_point, codec), series in self._series.items():
@@ -125,31 +132,42 @@ class CodecMeter:
             if not known.any():
                 continue
             found.append(
-                VariantMeasure(
+                CutMeasurement(
                     split_point=split_point,
                     codec=codec,
                     nbytes=fmean(np.asarray(series.nbytes)[known].tolist()),
                     encode_ms=median(np.asarray(series.encode)[known].tolist()),
                     decode_ms=median(np.asarray(series.decode)[known].tolist()),
                     seen=np.bincount(rows[known], minlength=classes).astype(np.int64),
-                    agree=np.bincount(rows[known], weights=agree[known], minlength=classes).astype(np.int64),
+                    agree=np.bincount(rows[known], weights=agree[known], minlength=classes).astype(
+                        np.int64
+                    ),
                 )
             )
         return tuple(found)
 
-    def _one(self, split_point: str, item: FloatArray, codec: str, series: _Series, decoded: FloatArray) -> None:
+    def _one(
+        self, split_point: str, item: FloatArray, codec: str, series: _Series, decoded: FloatArray
+    ) -> None:
         try:
             start = time.perf_counter()
             tensor = encode_activation(item, codec, channel_axis=self._axes.get(split_point, 1))
             middle = time.perf_counter()
             decoded[...] = decode_activation(tensor, shape=item.shape[1:], max_batch=1)
             series.add(tensor.nbytes, middle - start, time.perf_counter() - middle)
-        except WireError:  # not finite: such an activation cannot travel, so the choice fails for this image
+        except (
+            WireError
+        ):  # not finite: such an activation cannot travel, so the choice fails for this image
             decoded[...] = np.nan
             series.add(math.nan, math.nan, math.nan)
 
     def _agreement(
-        self, split_point: str, exact: FloatArray, decoded: FloatArray, like: Tensor, top: npt.NDArray[np.int64]
+        self,
+        split_point: str,
+        exact: FloatArray,
+        decoded: FloatArray,
+        like: Tensor,
+        top: npt.NDArray[np.int64],
     ) -> list[float]:
         lost = np.isnan(decoded).reshape(len(decoded), -1).any(axis=1)
         if np.array_equal(exact, decoded):

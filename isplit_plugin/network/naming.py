@@ -35,7 +35,9 @@ class ModuleCalls:
         for entry in program.module_call_graph:
             if not entry.fqn or entry.signature is None:
                 continue
-            tensors = [out.name for out in entry.signature.outputs if isinstance(out, TensorArgument)]
+            tensors = [
+                out.name for out in entry.signature.outputs if isinstance(out, TensorArgument)
+            ]
             if tensors and tensors[-1] in self._nodes:
                 self._returned[_call_name(entry.fqn)] = tensors[-1]
             # The record cannot follow tensors that the decomposition removes, and would refuse them.
@@ -66,7 +68,11 @@ class ModuleCalls:
             return candidates[-1]
         if traced.target is operator.getitem:  # one of several outputs: the tag is the operator's
             of, index = traced.args
-            same = [n for n in made.get(str(of), ()) if n.target is operator.getitem and n.args[1] == index]
+            same = [
+                n
+                for n in made.get(str(of), ())
+                if n.target is operator.getitem and n.args[1] == index
+            ]
             return same[-1] if same else None
         # Removed without a trace: it returned its input (dropout in eval mode, a view of the same shape).
         first = next(iter(traced.all_input_nodes), None)
@@ -84,7 +90,9 @@ def _call_name(fqn: str) -> str:
     return f"{path}_{call}" if call else path
 
 
-def name_tensors(graph: Graph, calls: dict[str, Node], dependent: Iterable[Node]) -> dict[Node, tuple[str, ...]]:
+def name_tensors(
+    graph: Graph, calls: dict[str, Node], dependent: Iterable[Node]
+) -> dict[Node, tuple[str, ...]]:
     """Every tensor's names, the main one first: the shortest module path, else path and operation. All are unique.
 
     The input's and the output's main names are ``input`` and ``output``.
@@ -93,7 +101,9 @@ def name_tensors(graph: Graph, calls: dict[str, Node], dependent: Iterable[Node]
     # A first call keeps its path even where a later call of another module would spell the same.
     for call, node in calls.items():
         by_node[node].append(call)
-    last_of = {tag(node): node for node in graph.nodes if node.op == "call_function" and is_tensor(node)}
+    last_of = {
+        tag(node): node for node in graph.nodes if node.op == "call_function" and is_tensor(node)
+    }
     taken = {INPUT, OUTPUT, *calls}
     names: dict[Node, tuple[str, ...]] = {}
     live = set(dependent)

@@ -18,11 +18,18 @@ import torch
 from .. import __version__
 from .. import image as im
 from ..errors import DataError, ImageError
-from ..profile import Profile, VariantMeasure
+from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
 from ..wire import CODECS
-from .captured import CapturedNetwork
-from .execution import activations, cpu_threads, full_precision, graph_and_nodes, on_best_device, on_device
+from .captured_network import CapturedNetwork
+from .execution import (
+    activations,
+    cpu_threads,
+    full_precision,
+    graph_and_nodes,
+    on_best_device,
+    on_device,
+)
 from .measuring import CodecMeter, Photo
 from .timing import head_and_tail_ms
 
@@ -66,14 +73,22 @@ def profile(
     if target not in ("predicted", "true"):
         raise DataError(f"target: expected 'predicted' or 'true', got {target!r}")
     if len(classes) != net.classes:
-        raise DataError(f"the network has {net.classes} scores, but {len(classes)} class names are given")
+        raise DataError(
+            f"the network has {net.classes} scores, but {len(classes)} class names are given"
+        )
     if preprocessing.shape != net.input_shape:
-        raise DataError(f"preprocessing gives {preprocessing.shape}, the network takes {net.input_shape}")
+        raise DataError(
+            f"preprocessing gives {preprocessing.shape}, the network takes {net.input_shape}"
+        )
     if batch_size < 1:
         raise DataError(f"batch size: expected at least 1, got {batch_size}")
-    work = _Work(on_best_device(net) if device is None else on_device(net, device), split_points, target)
+    work = _Work(
+        on_best_device(net) if device is None else on_device(net, device), split_points, target
+    )
     tails = {name: work.net.bisect(name)[1] for name in (INPUT, *work.measured)}
-    meter = CodecMeter(tails, codecs, preprocessing, {point.name: point.channel_axis for point in net.split_points})
+    meter = CodecMeter(
+        tails, codecs, preprocessing, {point.name: point.channel_axis for point in net.split_points}
+    )
     total = len(images) if isinstance(images, Sized) else None
     gathered = _Gathered()
     readable = _readable(images, preprocessing, len(classes), gathered)
@@ -88,7 +103,11 @@ def profile(
     values = np.concatenate(gathered.values)
     owner = np.asarray(gathered.target, dtype=np.int64)
     class_ids, rows = np.unique(owner, return_inverse=True)
-    known = [(top, true) for top, true in zip(gathered.top, gathered.true, strict=True) if true is not None]
+    known = [
+        (top, true)
+        for top, true in zip(gathered.top, gathered.true, strict=True)
+        if true is not None
+    ]
     return Profile(
         model=model,
         network_hash=net.network_hash(preprocessing),
@@ -122,7 +141,10 @@ class _Gathered:
         self.reasons[reason] += 1
 
     def why(self) -> str:
-        return "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(5)) or "none were given"
+        return (
+            "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(5))
+            or "none were given"
+        )
 
 
 def _readable(
@@ -130,7 +152,9 @@ def _readable(
 ) -> Iterator[tuple[Photo, int | None]]:
     for number, (image, class_id) in enumerate(images):
         if class_id is not None and not 0 <= class_id < classes:
-            raise DataError(f"image {_name(image, number)}: class {class_id}, the network has 0 to {classes - 1}")
+            raise DataError(
+                f"image {_name(image, number)}: class {class_id}, the network has 0 to {classes - 1}"
+            )
         try:
             photo = _photo(image, pre, _name(image, number))
         except ImageError as error:
@@ -158,19 +182,27 @@ class _Work:
         self.net = net
         self._target = target
         if names is None:
-            names = [p.name for p in net.split_points if p.is_block] or [p.name for p in net.split_points]
+            names = [p.name for p in net.split_points if p.is_block] or [
+                p.name for p in net.split_points
+            ]
         kept = [net.split_point(name).name for name in names if name not in (INPUT, OUTPUT)]
         self.measured = tuple(dict.fromkeys(kept))
         self._module, self._nodes = graph_and_nodes(net, self.measured)
 
-    def batch(self, batch: Sequence[tuple[Photo, int | None]], meter: CodecMeter, gathered: _Gathered) -> None:
+    def batch(
+        self, batch: Sequence[tuple[Photo, int | None]], meter: CodecMeter, gathered: _Gathered
+    ) -> None:
         true = [class_id for _, class_id in batch]
         labels = [class_id for class_id in true if class_id is not None]
         if self._target == "true" and len(labels) < len(batch):
-            raise DataError(f"target 'true' needs the class of every image; {len(batch) - len(labels)} have none")
+            raise DataError(
+                f"target 'true' needs the class of every image; {len(batch) - len(labels)} have none"
+            )
         x = self._tensor(np.stack([photo.array for photo, _ in batch]))
         importance = self.net.importance(x, labels if self._target == "true" else None)
-        finite = np.isfinite(importance.values).all(axis=1) & np.isfinite(importance.scores).all(axis=1)
+        finite = np.isfinite(importance.values).all(axis=1) & np.isfinite(importance.scores).all(
+            axis=1
+        )
         for photo, _ in (pair for pair, keep in zip(batch, finite, strict=True) if not keep):
             gathered.skip(photo.name, "importance or scores are not finite")
         if not finite.any():
@@ -197,7 +229,9 @@ class _Work:
         return torch.from_numpy(array).to(self.net.device, self.net.dtype)
 
 
-def _moments(values: npt.NDArray[np.float64], rows: npt.NDArray[np.intp], classes: int) -> dict[str, Any]:
+def _moments(
+    values: npt.NDArray[np.float64], rows: npt.NDArray[np.intp], classes: int
+) -> dict[str, Any]:
     """Sums about the mean of all images, by class row; and the pooled within-class sum of products."""
     mean0 = values.mean(axis=0)
     shifted = values - mean0
@@ -223,18 +257,22 @@ def _times(net: CapturedNetwork) -> tuple[dict[str, float], dict[str, float]]:
         return head_and_tail_ms(module, nodes, torch.rand(1, *net.input_shape, dtype=net.dtype))
 
 
-def _output_measure(rows: npt.NDArray[np.intp], classes: int) -> VariantMeasure:
+def _output_measure(rows: npt.NDArray[np.intp], classes: int) -> CutMeasurement:
     seen = np.bincount(rows, minlength=classes).astype(np.int64)
-    return VariantMeasure(OUTPUT, "none", 0.0, 0.0, 0.0, seen, seen.copy())
+    return CutMeasurement(OUTPUT, "none", 0.0, 0.0, 0.0, seen, seen.copy())
 
 
-def _provenance(net: CapturedNetwork, gathered: _Gathered, labelled: int, threads: int) -> dict[str, str]:
+def _provenance(
+    net: CapturedNetwork, gathered: _Gathered, labelled: int, threads: int
+) -> dict[str, str]:
     skipped = gathered.skipped
     names = ", ".join(skipped[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
     return {
         "isplit": __version__,
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(net.device) if net.device.type == "cuda" else net.device.type,
+        "device": torch.cuda.get_device_name(net.device)
+        if net.device.type == "cuda"
+        else net.device.type,
         "threads": str(threads),
         "times": f"1 thread, {platform.processor() or platform.machine()}",
         "images": str(len(gathered.top)),
@@ -255,7 +293,12 @@ def _reporter(progress: bool | Progress | None, total: int | None) -> Iterator[P
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("profiling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("profiling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("profiling", total=total)
             yield lambda done, _: bar.update(task, completed=done)

@@ -41,7 +41,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ArtifactError(f"{path}: expected a state dict of tensors, found {type(content).__name__}")
+        raise ArtifactError(
+            f"{path}: expected a state dict of tensors, found {type(content).__name__}"
+        )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
@@ -61,7 +63,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ]
     problems = [
         f"{len(keys)} {what}: {_some(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+        )
         if keys
     ]
     if problems:
@@ -69,7 +75,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         raise ArtifactError(f"{path}: NaN or infinite weights in {_some(broken)}")
-    model.load_state_dict(state, strict=False)  # num_batches_tracked may be missing: inference does not use it
+    model.load_state_dict(
+        state, strict=False
+    )  # num_batches_tracked may be missing: inference does not use it
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:

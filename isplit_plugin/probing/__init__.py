@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .probe import ProbeClient, ProbeResult
+from .client import ProbeClient, ProbeResult
 
 __all__ = ["ProbeClient", "ProbeResult"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..advice.rules import candidate_points, local_maxima
-from ..profile import Profile, VariantMeasure
+from ..advice.placement import candidate_points, local_maxima
+from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
 
@@ -42,7 +42,7 @@ def candidates(points: Sequence[SplitPoint], mean: Floats) -> list[int]:
     return [int(i) for i in members[local_maxima(np.asarray(mean, dtype=np.float64)[members])]]
 
 
-def faithful(measures: Sequence[VariantMeasure]) -> list[VariantMeasure]:
+def faithful(measures: Sequence[CutMeasurement]) -> list[CutMeasurement]:
     """Those on which at least 99 % of the images keep the full network's top class."""
     return [m for m in measures if m.seen.sum() and m.agree.sum() >= 0.99 * m.seen.sum()]
 
@@ -67,7 +67,9 @@ def overview_figure(profile: Profile) -> Figure:
     top.set_title(TITLE)
     blocks = _block_indices(points)
     if len(blocks) < len(points):
-        top.plot(_log(curve.mean)[0], color=MUTED, linewidth=0.9, alpha=0.8, label="every split point")
+        top.plot(
+            _log(curve.mean)[0], color=MUTED, linewidth=0.9, alpha=0.8, label="every split point"
+        )
     _draw_line(top, Line("block outputs", curve.mean, curve.standard_error), 0, at=blocks)
     _stars(top, points, curve.mean, SERIES[1], named=True)
     _legend(top)
@@ -97,7 +99,11 @@ def class_figure(profile: Profile, class_ids: Sequence[int]) -> Figure:
 
 @_styled
 def curve_figure(
-    points: Sequence[SplitPoint], lines: Sequence[Line], *, ground: Line | None = None, title: str = TITLE
+    points: Sequence[SplitPoint],
+    lines: Sequence[Line],
+    *,
+    ground: Line | None = None,
+    title: str = TITLE,
 ) -> Figure:
     """Up to six curves over ``points``, local maxima starred; ``ground`` is drawn behind, to compare with."""
     return _curves(points, list(lines)[: len(SERIES)], ground=ground, title=title)
@@ -129,7 +135,9 @@ def _panels(points: int, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
 
     width = min(max(7.5, 0.14 * points + 2), 10.4)
     figure = Figure(figsize=(width, sum(heights) + 1.1), layout="constrained")
-    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights))[:, 0]
+    axes = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights)
+    )[:, 0]
     figure.get_layout_engine().set(h_pad=0.09, hspace=0.0)  # type: ignore[union-attr,call-arg]
     for each in axes:
         each.tick_params(length=0)
@@ -154,17 +162,35 @@ def _draw_line(axes: Axes, line: Line, number: int, *, at: Sequence[int] | None 
     colour = SERIES[number]
     logs, low = _log(line.mean)
     where = np.arange(len(logs)) if at is None else np.asarray(at, dtype=np.int64)
-    axes.plot(where, logs[where], color=colour, label=line.label, marker=MARKERS[number], markersize=4)
+    axes.plot(
+        where, logs[where], color=colour, label=line.label, marker=MARKERS[number], markersize=4
+    )
     for x in where[low[where]]:
-        axes.plot(x, logs[x], "v", color=colour, markerfacecolor=SURFACE, markersize=7, label="_low", clip_on=False)
+        axes.plot(
+            x,
+            logs[x],
+            "v",
+            color=colour,
+            markerfacecolor=SURFACE,
+            markersize=7,
+            label="_low",
+            clip_on=False,
+        )
     if line.standard_error is not None:
         error = 1.96 * np.nan_to_num(np.asarray(line.standard_error, dtype=np.float64))
         floor = 10.0 ** float(np.nanmin(logs)) if np.isfinite(logs).any() else 1.0
-        band = [np.where(low, logs, np.log10(np.maximum(line.mean + sign * error, floor))) for sign in (-1, 1)]
-        axes.fill_between(where, band[0][where], band[1][where], color=colour, alpha=0.16, linewidth=0)
+        band = [
+            np.where(low, logs, np.log10(np.maximum(line.mean + sign * error, floor)))
+            for sign in (-1, 1)
+        ]
+        axes.fill_between(
+            where, band[0][where], band[1][where], color=colour, alpha=0.16, linewidth=0
+        )
 
 
-def _stars(axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, *, named: bool) -> None:
+def _stars(
+    axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, *, named: bool
+) -> None:
     chosen = candidates(points, mean)
     logs, _ = _log(mean)
     axes.plot(
@@ -174,7 +200,13 @@ def _stars(axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, 
     if named:
         for i in chosen:
             axes.annotate(
-                points[i].name, (i, logs[i]), (0, 10), textcoords="offset points", ha="center", fontsize=8, color=INK
+                points[i].name,
+                (i, logs[i]),
+                (0, 10),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=INK,
             )
         axes.margins(y=0.14)
 
@@ -182,14 +214,27 @@ def _stars(axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, 
 def _draw_bytes(axes: Axes, profile: Profile) -> None:
     points = profile.split_points
     where = np.arange(len(points))
-    axes.step(where, [p.nbytes for p in points], where="mid", color=MUTED, linewidth=1, label="as it is (fp32)")
-    plain = [measure.nbytes if (measure := profile.measure(p.name, "uint8+zstd")) else np.nan for p in points]
+    axes.step(
+        where,
+        [p.nbytes for p in points],
+        where="mid",
+        color=MUTED,
+        linewidth=1,
+        label="as it is (fp32)",
+    )
+    plain = [
+        measure.nbytes if (measure := profile.measure(p.name, "uint8+zstd")) else np.nan
+        for p in points
+    ]
     best = np.full(len(points), np.nan)
     for measure in faithful(profile.measures):
         if measure.split_point not in (INPUT, OUTPUT):
             at = profile.point_index(measure.split_point)
             best[at] = np.fmin(best[at], measure.nbytes)
-    for number, label, values in ((2, "uint8+zstd", np.asarray(plain)), (0, "smallest that agrees on 99 %", best)):
+    for number, label, values in (
+        (2, "uint8+zstd", np.asarray(plain)),
+        (0, "smallest that agrees on 99 %", best),
+    ):
         known = np.isfinite(values)
         if known.any():
             axes.plot(
@@ -198,7 +243,13 @@ def _draw_bytes(axes: Axes, profile: Profile) -> None:
             )  # fmt: skip
     jpeg = profile.measure(INPUT, "jpeg")
     if jpeg is not None:
-        axes.axhline(jpeg.nbytes, color=SERIES[1], linestyle=(0, (5, 2)), linewidth=1.4, label="JPEG of the crop")
+        axes.axhline(
+            jpeg.nbytes,
+            color=SERIES[1],
+            linestyle=(0, (5, 2)),
+            linewidth=1.4,
+            label="JPEG of the crop",
+        )
         below = best < jpeg.nbytes
         axes.plot(
             where[below], best[below], "o", color=SERIES[0], markersize=9, alpha=0.3, markeredgewidth=0,
@@ -226,7 +277,9 @@ def _legend(axes: Axes) -> None:
     figure = axes.get_figure(root=True)
     room = (figure.get_figwidth() if figure is not None else 8.0) * 72 - 60
     columns = min(5, len(labels), max(1, int(room / (5.2 * max(map(len, labels)) + 36))))
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0)
+    axes.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0
+    )
     axes.set_title(axes.get_title(loc="left"), pad=8 + 15 * -(-len(labels) // columns))
 
 

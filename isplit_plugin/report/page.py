@@ -55,7 +55,9 @@ class Page:
 
     def facts(self, facts: Iterable[tuple[Cell, str]]) -> Self:
         """Figures that matter, large, each with what it is."""
-        tiles = "".join(f"<div><b>{_show(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
+        tiles = "".join(
+            f"<div><b>{_show(value)}</b><span>{escape(what)}</span></div>" for value, what in facts
+        )
         self._parts.append(f'<div class="facts">{tiles}</div>')
         return self
 
@@ -78,17 +80,25 @@ class Page:
             all(isinstance(row[i], int | float) or row[i] is None for row in body) and bool(body)
             for i in range(len(header))
         ]
-        head = "".join(f"<th{_right(n)}>{escape(h)}</th>" for h, n in zip(header, numeric, strict=True))
+        head = "".join(
+            f"<th{_right(n)}>{escape(h)}</th>" for h, n in zip(header, numeric, strict=True)
+        )
         lines = []
         for index, row in enumerate(body):
-            cells = "".join(f"<td{_kind(n, c)}>{_show(c)}</td>" for c, n in zip(row, numeric, strict=True))
-            lines.append(f'<tr class="marked">{cells}</tr>' if index in marked else f"<tr>{cells}</tr>")
+            cells = "".join(
+                f"<td{_kind(n, c)}>{_show(c)}</td>" for c, n in zip(row, numeric, strict=True)
+            )
+            lines.append(
+                f'<tr class="marked">{cells}</tr>' if index in marked else f"<tr>{cells}</tr>"
+            )
         title = f"<caption>{escape(caption)}</caption>" if caption else ""
         table = (
             f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(lines)}</tbody></table></div>"
         )
-        self._parts.append(f"<details><summary>{escape(folded)}</summary>{table}</details>" if folded else table)
+        self._parts.append(
+            f"<details><summary>{escape(folded)}</summary>{table}</details>" if folded else table
+        )
         return self
 
     def figure(self, figure: Figure, *, alt: str, caption: str = "") -> Self:
@@ -107,7 +117,9 @@ class Page:
     def html(self) -> str:
         """The whole page."""
         subtitle = f'<p class="subtitle">{escape(self._subtitle)}</p>' if self._subtitle else ""
-        links = "".join(f'<a href="#s{i}">{escape(s)}</a>' for i, s in enumerate(self._sections, start=1))
+        links = "".join(
+            f'<a href="#s{i}">{escape(s)}</a>' for i, s in enumerate(self._sections, start=1)
+        )
         contents = f"<nav>{links}</nav>" if len(self._sections) > 2 else ""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -131,7 +143,9 @@ class Page:
             scratch.replace(target)
         except OSError as error:
             scratch.unlink(missing_ok=True)
-            raise ArtifactError(f"{target}: cannot write the page ({error.strerror or error})") from error
+            raise ArtifactError(
+                f"{target}: cannot write the page ({error.strerror or error})"
+            ) from error
         return target
 
 
@@ -149,7 +163,11 @@ def _show(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, int):
-        return f"{cell:,}".replace(",", "\u202f")  # a thin space: no locale reads it as a decimal point
+        return f"{cell:,}".replace(
+            ",", "\u202f"
+        )  # a thin space: no locale reads it as a decimal point
     if isinstance(cell, float):
-        return escape(f"{cell:.3g}" if not 1000 <= abs(cell) < 1e15 else f"{cell:,.0f}".replace(",", "\u202f"))
+        return escape(
+            f"{cell:.3g}" if not 1000 <= abs(cell) < 1e15 else f"{cell:,.0f}".replace(",", "\u202f")
+        )
     return escape(cell)

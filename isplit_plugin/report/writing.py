@@ -12,7 +12,7 @@ import numpy as np
 
 from ..advice import LiveView
 from ..advice.intervals import wilson
-from ..profile import Profile, VariantMeasure
+from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, Recommendation
 from .figures import Line, candidates, class_figure, curve_figure, faithful, overview_figure
 from .page import Cell, Page
@@ -37,7 +37,11 @@ def write_report(
     endpoint answered and what was served. Raises UnknownClassError, ArtifactError where the file cannot be written.
     """
     return profile_page(
-        profile, shown_classes=shown_classes, recommendations=recommendations, live=live, title=title
+        profile,
+        shown_classes=shown_classes,
+        recommendations=recommendations,
+        live=live,
+        title=title,
     ).write(path)
 
 
@@ -52,7 +56,9 @@ def profile_page(
 ) -> Page:
     """The same as a :class:`Page`, to add sections to; ``page``: one that has some already."""
     title = title or f"{profile.model or 'network'}: where to split"
-    page = Page(title, f"network {profile.network_hash[:16]}") if page is None else page.section(title)
+    page = (
+        Page(title, f"network {profile.network_hash[:16]}") if page is None else page.section(title)
+    )
     _summary(page, profile)
     for recommendation in recommendations or ():
         _recommendation(page, profile, recommendation)
@@ -60,7 +66,9 @@ def profile_page(
         _live(page, profile, live)
     _curves(page, profile, shown_classes)
     _measures(page, profile)
-    page.section("How this was measured").table(("what", "value"), sorted(profile.provenance.items()))
+    page.section("How this was measured").table(
+        ("what", "value"), sorted(profile.provenance.items())
+    )
     return page
 
 
@@ -70,7 +78,10 @@ def _summary(page: Page, profile: Profile) -> None:
         [
             (int(profile.count.sum()), "calibration images"),
             (f"{int((profile.count > 0).sum())} of {len(profile.classes)}", "classes seen"),
-            (None if profile.accuracy is None else f"{profile.accuracy:.1%}", "right, where labelled"),
+            (
+                None if profile.accuracy is None else f"{profile.accuracy:.1%}",
+                "right, where labelled",
+            ),
             (len(profile.split_points), "split points"),
             (None if jpeg is None else round(jpeg.nbytes), "bytes as a JPEG, the rival"),
         ]
@@ -86,7 +97,9 @@ def _verdict(profile: Profile) -> str:
         return "No measured cut keeps the full network's answer on at least 99 % of the images."
     if jpeg is None:
         best = min(kept, key=lambda m: m.nbytes)
-        return f"The smallest cut that keeps at least 99 % of the answers is {_words(profile, best)}."
+        return (
+            f"The smallest cut that keeps at least 99 % of the answers is {_words(profile, best)}."
+        )
     smaller = [m for m in kept if m.nbytes < jpeg.nbytes]
     if not smaller:
         best = min(kept, key=lambda m: m.nbytes)
@@ -102,10 +115,12 @@ def _verdict(profile: Profile) -> str:
     )
 
 
-def _words(profile: Profile, m: VariantMeasure) -> str:
+def _words(profile: Profile, m: CutMeasurement) -> str:
     words = f"{m.split_point} with {m.codec} ({m.agree.sum()} of {m.seen.sum()} images): {m.nbytes:,.0f} bytes an image"
     head, whole = profile.head_ms.get(m.split_point), profile.head_ms.get(OUTPUT)
-    return words + (f" after {head / whole:.0%} of the computing time" if head is not None and whole else "")
+    return words + (
+        f" after {head / whole:.0%} of the computing time" if head is not None and whole else ""
+    )
 
 
 def _curves(page: Page, profile: Profile, shown: Sequence[int] | None) -> None:
@@ -159,24 +174,38 @@ def _measures(page: Page, profile: Profile) -> None:
         "Agreement: the share of images whose top class stays the full network's, with its 95 % interval (Wilson). "
         "Bytes are of one image on the wire. Marked rows are smaller than the JPEG."
     )
-    groups: dict[str, list[VariantMeasure]] = defaultdict(list)
+    groups: dict[str, list[CutMeasurement]] = defaultdict(list)
     for measure in profile.measures:
         groups[measure.split_point].append(measure)
-    best = [min(faithful(measures) or measures, key=lambda m: m.nbytes) for measures in groups.values()]
+    best = [
+        min(faithful(measures) or measures, key=lambda m: m.nbytes) for measures in groups.values()
+    ]
     jpeg = profile.measure(INPUT, "jpeg")
     if jpeg is not None and jpeg not in best:
         best.append(jpeg)
     _measure_table(
-        page, profile, best, caption="At each split point the smallest codec that agrees on 99 %, if any; and the JPEG"
+        page,
+        profile,
+        best,
+        caption="At each split point the smallest codec that agrees on 99 %, if any; and the JPEG",
     )
-    _measure_table(page, profile, profile.measures, folded=f"All {len(profile.measures)} measured choices")
+    _measure_table(
+        page, profile, profile.measures, folded=f"All {len(profile.measures)} measured choices"
+    )
 
 
 def _measure_table(
-    page: Page, profile: Profile, measures: Sequence[VariantMeasure], *, caption: str = "", folded: str = ""
+    page: Page,
+    profile: Profile,
+    measures: Sequence[CutMeasurement],
+    *,
+    caption: str = "",
+    folded: str = "",
 ) -> None:
     jpeg = profile.measure("input", "jpeg")
-    order = {name: i for i, name in enumerate((INPUT, *(p.name for p in profile.split_points), OUTPUT))}
+    order = {
+        name: i for i, name in enumerate((INPUT, *(p.name for p in profile.split_points), OUTPUT))
+    }
     shown = sorted(measures, key=lambda m: (order[m.split_point], m.nbytes))
     rows: list[tuple[Cell, ...]] = []
     for m in shown:
@@ -196,7 +225,11 @@ def _measure_table(
                 profile.tail_ms.get(m.split_point),
             )
         )
-    smaller = {i for i, m in enumerate(shown) if jpeg is not None and m.nbytes < jpeg.nbytes and m.split_point in order}
+    smaller = {
+        i
+        for i, m in enumerate(shown)
+        if jpeg is not None and m.nbytes < jpeg.nbytes and m.split_point in order
+    }
     times = ("encode ms", "decode ms", "head ms", "tail ms")
     header = ("split point", "codec", "bytes", "x JPEG", "agreement", "images", *times)
     page.table(header, rows, caption=caption, folded=folded, marked=smaller)
@@ -204,14 +237,18 @@ def _measure_table(
 
 def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> None:
     mix = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:5])
-    classes = {"live": "the live mix", "profile": "the mix of the calibration set", "asked": "the asked classes"}
+    classes = {
+        "live": "the live mix",
+        "profile": "the mix of the calibration set",
+        "asked": "the asked classes",
+    }
     group = "" if answer.group == "all" else f", group {answer.group}"
     after = f", after {answer.observations:,} requests" if answer.observations else ""
     page.section(f"Recommended for {classes.get(answer.mix, answer.mix)}{group}{after}")
     page.text(answer.reason)
     page.facts(
         [
-            (f"{answer.use.split_point}, {answer.use.variant}", "use now"),
+            (f"{answer.use.split_point}, {answer.use.codec}", "use now"),
             (_whole(answer.use.nbytes), "bytes an image"),
             (_milliseconds(answer.use.latency_ms), f"expected ({answer.use.latency_source})"),
             (f"{answer.confidence:.1%}", "agreement at least"),
@@ -222,11 +259,11 @@ def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> Non
     if mix:
         page.text(f"Classes: {mix}{', ...' if len(answer.classes) > 5 else ''}.")
     page.table(
-        ("split point", "variant", "bytes", "agreement", "latency ms", "verdict", "why"),
+        ("split point", "codec", "bytes", "agreement", "latency ms", "verdict", "why"),
         [
             (
                 c.split_point,
-                c.variant,
+                c.codec,
                 _whole(c.nbytes),
                 _percent(c.agreement),
                 float(c.latency_ms),
@@ -262,11 +299,13 @@ def _recommended_curve(page: Page, profile: Profile, answer: Recommendation) -> 
 def _live(page: Page, profile: Profile, live: LiveView) -> None:
     page.section("Live traffic")
     if live.as_of is not None:
-        page.text(f"Newest observation: {datetime.fromtimestamp(live.as_of, UTC):%Y-%m-%d %H:%M:%S} UTC.")
+        page.text(
+            f"Newest observation: {datetime.fromtimestamp(live.as_of, UTC):%Y-%m-%d %H:%M:%S} UTC."
+        )
     rows: list[tuple[Cell, ...]] = [
         (
             r.split_point,
-            r.variant,
+            r.codec,
             r.group,
             round(r.requests),
             round(r.errors),
@@ -277,15 +316,33 @@ def _live(page: Page, profile: Profile, live: LiveView) -> None:
         )
         for r in sorted(live.served, key=lambda r: -r.requests)
     ]
-    header = ("served at", "variant", "group", "requests", "errors", "bytes", "head ms", "tail ms", "uplink ms")
-    page.table(header, rows, caption="Requests by split point; times are medians, a dash where nobody reported one")
-    seen = live.class_seen
+    header = (
+        "served at",
+        "codec",
+        "group",
+        "requests",
+        "errors",
+        "bytes",
+        "head ms",
+        "tail ms",
+        "uplink ms",
+    )
+    page.table(
+        header,
+        rows,
+        caption="Requests by split point; times are medians, a dash where nobody reported one",
+    )
+    seen = live.class_counts
     order = np.argsort(-seen.weight, kind="stable")[:10]
     total = float(seen.weight.sum())
     page.table(
         ("class", "share now", "requests"),
         [
-            (_label(profile, int(seen.class_ids[i])), f"{seen.weight[i] / total:.1%}", round(float(seen.count[i])))
+            (
+                _label(profile, int(seen.class_ids[i])),
+                f"{seen.weight[i] / total:.1%}",
+                round(float(seen.count[i])),
+            )
             for i in order
             if total > 0
         ],

@@ -9,32 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .archive import Built, build_archive, build_endpoint_archive, build_head_bundle, package
-    from .archive_files import ENDPOINT_MODEL, verify_files
-    from .deployment import choose_deployed, make_manifest
-    from .management import KeyFile, ModelStatus, model_status
-    from .registry import curl_commands, register, scale, unregister
-    from .server import TorchServe
+    from .files import ENDPOINT_MODEL, verify_files
+    from .launcher.management import KeyFile, ModelStatus, model_status
+    from .launcher.registry import curl_commands, register, scale, unregister
+    from .launcher.server import TorchServe
+    from .packaging.archive import (
+        Built,
+        build_archive,
+        build_endpoint_archive,
+        build_head_bundle,
+        package,
+    )
+    from .packaging.manifest import choose_deployed, make_manifest
     from .settings import default_store_url, store_url
 
 _HOMES = {
-    "Built": "archive",
-    "ENDPOINT_MODEL": "archive_files",
-    "build_archive": "archive",
-    "build_endpoint_archive": "archive",
-    "build_head_bundle": "archive",
-    "choose_deployed": "deployment",
-    "make_manifest": "deployment",
-    "package": "archive",
-    "verify_files": "archive_files",
-    "KeyFile": "management",
-    "ModelStatus": "management",
-    "model_status": "management",
-    "curl_commands": "registry",
-    "register": "registry",
-    "scale": "registry",
-    "unregister": "registry",
-    "TorchServe": "server",
+    "Built": "packaging",
+    "ENDPOINT_MODEL": "files",
+    "build_archive": "packaging",
+    "build_endpoint_archive": "packaging",
+    "build_head_bundle": "packaging",
+    "choose_deployed": "packaging",
+    "make_manifest": "packaging",
+    "package": "packaging",
+    "verify_files": "files",
+    "KeyFile": "launcher",
+    "ModelStatus": "launcher",
+    "model_status": "launcher",
+    "curl_commands": "launcher",
+    "register": "launcher",
+    "scale": "launcher",
+    "unregister": "launcher",
+    "TorchServe": "launcher",
     "default_store_url": "settings",
     "store_url": "settings",
 }

@@ -21,11 +21,13 @@ DEVIATIONS: Final = 100.0
 values are distributed."""
 
 
-class Plausible:
+class ReportLimits:
     """Limits of one network's reports."""
 
     def __init__(self, profile: Profile) -> None:
-        self._head = {name: 1e3 + SLOWEST * ms for name, ms in profile.head_ms.items() if math.isfinite(ms)}
+        self._head = {
+            name: 1e3 + SLOWEST * ms for name, ms in profile.head_ms.items() if math.isfinite(ms)
+        }
         self._encode: dict[tuple[str, str], float] = {}
         for measure in profile.measures:
             if math.isfinite(measure.encode_ms):
@@ -47,5 +49,7 @@ def curve_limits(profile: Profile) -> npt.NDArray[np.float64]:
     count = max(float(profile.count.sum()), 1.0)
     shift = profile.sum1.sum(axis=0) / count
     spread = np.sqrt(np.maximum(profile.sum2.sum(axis=0) / count - shift**2, 0.0))
-    limits: npt.NDArray[np.float64] = 10.0 * np.maximum(profile.mean0 + shift, 0.0) + DEVIATIONS * spread
+    limits: npt.NDArray[np.float64] = (
+        10.0 * np.maximum(profile.mean0 + shift, 0.0) + DEVIATIONS * spread
+    )
     return np.maximum(limits, 1e-2 * float(np.median(limits)))

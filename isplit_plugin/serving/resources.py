@@ -18,7 +18,9 @@ def _resource(folder: str, name: str) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise ServingError(f"{folder}/{name} is missing from this installation; looked in {', '.join(map(str, places))}")
+    raise ServingError(
+        f"{folder}/{name} is missing from this installation; looked in {', '.join(map(str, places))}"
+    )
 
 
 def handler_file(name: str) -> Path:

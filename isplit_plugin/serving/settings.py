@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from ..device_tokens import SECRET_VARIABLE
 from ..errors import ServingError
-from ..identity import SECRET_VARIABLE
 
 STORE_VARIABLE = "ISPLIT_STORE"
 LABELS_VARIABLE = "ISPLIT_LABEL_SECRET_FILE"
@@ -25,7 +25,9 @@ def default_store_url() -> str:
 def store_url(section: Mapping[str, Any] | None = None) -> str:
     """Where statistics live: ``ISPLIT_STORE``, else ``store`` of ``section``, else :func:`default_store_url`."""
     configured = (section or {}).get("store")
-    return os.environ.get(STORE_VARIABLE) or (str(configured) if configured else default_store_url())
+    return os.environ.get(STORE_VARIABLE) or (
+        str(configured) if configured else default_store_url()
+    )
 
 
 def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
@@ -69,11 +71,15 @@ class TailSettings:
         """Read the parsed ``model-config.yaml``. Raises ServingError naming the key that cannot be used."""
         section = (config or {}).get("isplit") or {}
         if not isinstance(section, Mapping):
-            raise ServingError(f"model-config.yaml: `isplit` must be a mapping, got {type(section).__name__}")
+            raise ServingError(
+                f"model-config.yaml: `isplit` must be a mapping, got {type(section).__name__}"
+            )
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(map(str, section)) - known)
         if unknown:
-            raise ServingError(f"model-config.yaml: unknown keys in `isplit`: {', '.join(unknown)}; known: {known}")
+            raise ServingError(
+                f"model-config.yaml: unknown keys in `isplit`: {', '.join(unknown)}; known: {known}"
+            )
         values: dict[str, Any] = {}
         for key, low, high in (
             ("sampling", 0.0, 1.0),
@@ -92,7 +98,9 @@ class TailSettings:
         for key in ("statistics", "probes"):
             values[key] = section.get(key, getattr(cls(""), key))
             if not isinstance(values[key], bool):
-                raise ServingError(f"model-config.yaml: isplit.{key} must be true or false, got {values[key]!r}")
+                raise ServingError(
+                    f"model-config.yaml: isplit.{key} must be true or false, got {values[key]!r}"
+                )
         return cls(
             store=store_url(section),
             secret_file=secret_file(section),
@@ -104,5 +112,7 @@ class TailSettings:
 def _number(section: Mapping[str, Any], key: str, low: float, high: float, default: float) -> float:
     value = section.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ServingError(f"model-config.yaml: isplit.{key} must be a number from {low} to {high}, got {value!r}")
+        raise ServingError(
+            f"model-config.yaml: isplit.{key} must be a number from {low} to {high}, got {value!r}"
+        )
     return float(value)

@@ -26,7 +26,9 @@ from ..errors import StoreError
 from . import tables
 
 BUSY_TIMEOUT_S: Final = 2.0
-_abandoned: Final[list[Engine]] = []  # kept for good: collecting them would close the parent's connections
+_abandoned: Final[
+    list[Engine]
+] = []  # kept for good: collecting them would close the parent's connections
 _OPENING_LOCK: Final = 0x15B117
 _IN_TEXT: Final = re.compile(r"(://[^:/@\s]*):\S*@")
 
@@ -34,7 +36,9 @@ _IN_TEXT: Final = re.compile(r"(://[^:/@\s]*):\S*@")
 class Database:
     """One database of the store. Opens it, and creates or migrates its schema; raises StoreError."""
 
-    def __init__(self, url: str | Path, *, create: bool, half_life_s: int, busy_timeout_s: float) -> None:
+    def __init__(
+        self, url: str | Path, *, create: bool, half_life_s: int, busy_timeout_s: float
+    ) -> None:
         self._url = _parse(url)
         self.url = self._url.set(query={}).render_as_string(hide_password=True)
         self.half_life_s = half_life_s
@@ -75,7 +79,9 @@ class Database:
         """A connection outside any transaction, for upkeep."""
         with self._guard("a store that nobody else holds"):
             self._follow_file()
-            with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            with self.engine.execution_options(
+                isolation_level="AUTOCOMMIT"
+            ).connect() as connection:
                 yield connection
 
     def close(self) -> None:
@@ -95,7 +101,9 @@ class Database:
                 "connect_timeout": max(1, round(self._timeout_s)),
                 "options": f"-c lock_timeout={int(self._timeout_s * 1000)}",
             }
-            return sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True, pool_size=2)
+            return sa.create_engine(
+                self._url, connect_args=arguments, pool_pre_ping=True, pool_size=2
+            )
         engine = sa.create_engine(self._url, connect_args={"timeout": self._timeout_s}, pool_size=2)
         event.listen(engine, "connect", self._on_connect)
         event.listen(engine, "begin", _on_begin)
@@ -141,7 +149,9 @@ class Database:
                 return None
             found: int | None = connection.scalar(value_of("schema"))
         if found is not None and found > tables.SCHEMA:
-            raise self.error(f"expected schema {tables.SCHEMA} or older, found {found}: written by a newer version")
+            raise self.error(
+                f"expected schema {tables.SCHEMA} or older, found {found}: written by a newer version"
+            )
         return found
 
     def _bring_up_to_date(self) -> None:
@@ -154,13 +164,17 @@ class Database:
             if new:
                 tables.metadata.create_all(connection)
                 first = {"schema": tables.SCHEMA, "revision": 0, "half_life_s": self.half_life_s}
-                connection.execute(tables.meta.insert(), [{"key": k, "value": v} for k, v in first.items()])
+                connection.execute(
+                    tables.meta.insert(), [{"key": k, "value": v} for k, v in first.items()]
+                )
             schema = connection.scalar(value_of("schema"))
             if schema is None:
                 raise self.error("expected a schema number, found none: the store is damaged")
             while schema < tables.SCHEMA:
                 if schema not in tables.MIGRATIONS:
-                    raise self.error(f"expected a schema that can be migrated to {tables.SCHEMA}, found {schema}")
+                    raise self.error(
+                        f"expected a schema that can be migrated to {tables.SCHEMA}, found {schema}"
+                    )
                 tables.MIGRATIONS[schema](connection)
                 schema += 1
                 put = tables.meta.update().where(tables.meta.c.key == "schema").values(value=schema)
@@ -182,9 +196,13 @@ class Database:
             raise self.error(error.message) from error
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise self.error(f"expected {expected}, got {type(cause).__name__}: {self._plain(cause)}") from error
+            raise self.error(
+                f"expected {expected}, got {type(cause).__name__}: {self._plain(cause)}"
+            ) from error
         except (sqlite3.Error, OSError, ImportError, ValueError, TypeError) as error:
-            raise self.error(f"expected {expected}, got {type(error).__name__}: {self._plain(error)}") from error
+            raise self.error(
+                f"expected {expected}, got {type(error).__name__}: {self._plain(error)}"
+            ) from error
 
     def _plain(self, error: BaseException) -> str:
         text = " ".join(str(error).split())[:300]
@@ -234,7 +252,9 @@ def upsert(connection: Connection, table: sa.Table, rows: Sequence[dict[str, Any
 def bump(connection: Connection) -> int:
     """Raise the revision by one and return it. First in every writing transaction: its row is the writers' lock."""
     value = tables.meta.c.value
-    connection.execute(tables.meta.update().where(tables.meta.c.key == "revision").values(value=value + 1))
+    connection.execute(
+        tables.meta.update().where(tables.meta.c.key == "revision").values(value=value + 1)
+    )
     return int(connection.scalar(value_of("revision")) or 0)
 
 
@@ -257,11 +277,17 @@ def _parse(url: str | Path) -> URL:
         parsed = make_url(text) if "://" in text else URL.create("sqlite", database=text)
         backend = parsed.get_backend_name()
     except (SQLAlchemyError, ValueError) as error:
-        raise StoreError(f"store {shown}: expected a URL such as sqlite:////var/lib/isplit.db", url=shown) from error
+        raise StoreError(
+            f"store {shown}: expected a URL such as sqlite:////var/lib/isplit.db", url=shown
+        ) from error
     if backend not in ("sqlite", "postgresql"):
-        raise StoreError(f"store {shown}: expected sqlite or postgresql, found {backend}", url=shown)
+        raise StoreError(
+            f"store {shown}: expected sqlite or postgresql, found {backend}", url=shown
+        )
     if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError(f"store {shown}: expected a file, for several processes share it; found none", url=shown)
+        raise StoreError(
+            f"store {shown}: expected a file, for several processes share it; found none", url=shown
+        )
     return parsed
 
 

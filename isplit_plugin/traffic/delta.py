@@ -17,14 +17,14 @@ import numpy.typing as npt
 from ..schema import Observation
 from .devices import OTHER_DEVICE, Staged, StagedKey, bucket_of, device_of
 from .histogram import Histogram
-from .labels import Waiting, key_of
+from .labels import PendingRequest, key_of
 from .moments import F64, Moments, Products, first_known, landmark, rescale
 
 OTHER: Final = "other"
 """The name under which everything above the cap of names is counted."""
 MAX_GROUPS: Final = 16
 MAX_SPLIT_POINTS: Final = 512
-MAX_VARIANTS: Final = 64
+MAX_CODECS: Final = 64
 MAX_NAME: Final = 128
 MAX_WAITING: Final = 20_000
 """Requests that may wait here for being written, to wait for their labels in the store."""
@@ -33,7 +33,7 @@ TIMES: Final = ("head", "encode", "uplink", "decode", "tail")
 """The kinds of time, in the order in which their histograms are stored."""
 SOURCES: Final = ("tail", "input", "probe")
 TARGETS: Final = ("predicted", "true")
-CAPS: Final = {"group": MAX_GROUPS, "split_point": MAX_SPLIT_POINTS, "variant": MAX_VARIANTS}
+CAPS: Final = {"group": MAX_GROUPS, "split_point": MAX_SPLIT_POINTS, "codec": MAX_CODECS}
 
 
 class Population(NamedTuple):
@@ -49,14 +49,14 @@ class ServedKey(NamedTuple):
     """``bucket``: epoch seconds at which the hour began."""
 
     split_point: str
-    variant: str
+    codec: str
     group: str
     bucket: int
 
 
 class OutcomeKey(NamedTuple):
     split_point: str
-    variant: str
+    codec: str
     group: str
     class_id: int
 
@@ -111,7 +111,12 @@ class Names:
 
     def fit(self, name: object) -> str:
         """``name`` if it is known or still fits, else ``other``."""
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable() or name == OTHER:
+        if (
+            not isinstance(name, str)
+            or not 0 < len(name) <= MAX_NAME
+            or not name.isprintable()
+            or name == OTHER
+        ):
             return OTHER
         if name not in self.known:
             if len(self.known) >= self._cap:
@@ -156,10 +161,16 @@ class Delta:
         self.staged: dict[StagedKey, Staged] = {}
         self.served: dict[ServedKey, Served] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
-        self.waiting: dict[str, Waiting] = {}
+        self.waiting: dict[str, PendingRequest] = {}
 
     def __len__(self) -> int:
-        return len(self.moments) + len(self.products) + len(self.staged) + len(self.served) + len(self.outcomes)
+        return (
+            len(self.moments)
+            + len(self.products)
+            + len(self.staged)
+            + len(self.served)
+            + len(self.outcomes)
+        )
 
     def _room(self, known: bool) -> bool:
         if known or len(self) < self.max_keys:
@@ -169,10 +180,12 @@ class Delta:
 
     def add_observation(self, seen: Observation) -> None:
         """Count one served request. Raises ValueError, TypeError or OverflowError where a field makes no sense."""
-        point, variant, group = self._fit(seen.split_point, seen.variant, seen.group)
+        point, codec, group = self._fit(seen.split_point, seen.codec, seen.group)
         at = _time(seen.at)
-        key = ServedKey(point, variant, group, int(at // HOUR_S) * HOUR_S)
-        class_id = None if seen.error is not None or seen.class_id is None else self._class(seen.class_id)
+        key = ServedKey(point, codec, group, int(at // HOUR_S) * HOUR_S)
+        class_id = (
+            None if seen.error is not None or seen.class_id is None else self._class(seen.class_id)
+        )
         received = max(0, int(seen.bytes_received))
         times = [float(getattr(seen, f"{kind}_ms")) for kind in TIMES]
         if self._room(key in self.served):
@@ -184,30 +197,34 @@ class Delta:
                 histogram.add(ms)
         if class_id is not None:
             epoch, weight = landmark(at, self.half_life_s)
-            self._outcome(OutcomeKey(point, variant, group, class_id), Outcome(epoch, count=1, seen=weight))
+            self._outcome(
+                OutcomeKey(point, codec, group, class_id), Outcome(epoch, count=1, seen=weight)
+            )
             if self.labels and seen.request_id:
-                self._wait(seen.request_id, Waiting(at, point, variant, class_id, group))
+                self._wait(seen.request_id, PendingRequest(at, point, codec, class_id, group))
         self.as_of = max(self.as_of, at)
 
-    def _wait(self, request_id: str, waiting: Waiting) -> None:
+    def _wait(self, request_id: str, waiting: PendingRequest) -> None:
         if len(self.waiting) < MAX_WAITING:
             self.waiting[key_of(request_id)] = waiting
         else:
             self.overflow += 1
 
-    def add_drops(self, split_point: str, variant: str, group: str, at: float, drops: int) -> None:
+    def add_drops(self, split_point: str, codec: str, group: str, at: float, drops: int) -> None:
         """Count observations that were lost before they could be aggregated."""
-        point, variant, group = self._fit(split_point, variant, group)
-        key = ServedKey(point, variant, group, int(_time(at) // HOUR_S) * HOUR_S)
+        point, codec, group = self._fit(split_point, codec, group)
+        key = ServedKey(point, codec, group, int(_time(at) // HOUR_S) * HOUR_S)
         if self._room(key in self.served):
             self.served.setdefault(key, Served()).drops += drops
 
-    def add_label(self, split_point: str, variant: str, class_id: int, group: str, at: float, *, correct: bool) -> None:
+    def add_label(
+        self, split_point: str, codec: str, class_id: int, group: str, at: float, *, correct: bool
+    ) -> None:
         """Count the label of a prediction of ``class_id``, made at ``at``."""
-        point, variant, group = self._fit(split_point, variant, group)
+        point, codec, group = self._fit(split_point, codec, group)
         epoch, weight = landmark(_time(at), self.half_life_s)
         labelled = Outcome(epoch, labelled=weight, correct=weight if correct else 0.0)
-        self._outcome(OutcomeKey(point, variant, group, self._class(class_id)), labelled)
+        self._outcome(OutcomeKey(point, codec, group, self._class(class_id)), labelled)
         self.as_of = max(self.as_of, at)
 
     def add_importance(
@@ -230,9 +247,13 @@ class Delta:
         curves = np.asarray(values, dtype=np.float64)
         ids = [int(c) for c in class_ids]
         if curves.shape != (len(ids), len(self.mean0)):
-            raise ValueError(f"expected values of shape {(len(ids), len(self.mean0))}, got {curves.shape}")
+            raise ValueError(
+                f"expected values of shape {(len(ids), len(self.mean0))}, got {curves.shape}"
+            )
         if source not in SOURCES or target not in TARGETS:
-            raise ValueError(f"expected a source of {SOURCES} and a target of {TARGETS}, got {source!r} and {target!r}")
+            raise ValueError(
+                f"expected a source of {SOURCES} and a target of {TARGETS}, got {source!r} and {target!r}"
+            )
         group, at = self.names["group"].fit(group), _time(at)
         bad = 0
         for class_id, curve in zip(ids, curves, strict=True):
@@ -256,7 +277,9 @@ class Delta:
             self.as_of = max(self.as_of, at)
         return bad
 
-    def _stage(self, class_id: int, staged: Staged, target: str, at: float, device: str | None) -> None:
+    def _stage(
+        self, class_id: int, staged: Staged, target: str, at: float, device: str | None
+    ) -> None:
         key = StagedKey(target, class_id, bucket_of(at, self.half_life_s), device_of(device))
         if key not in self.staged and len(self) >= self.max_keys:
             key = key._replace(device=OTHER_DEVICE)
@@ -265,8 +288,8 @@ class Delta:
             self.as_of = max(self.as_of, at)
 
     def renamed(self, fit: dict[str, Callable[[str], str]]) -> Delta:
-        """The same aggregates with the names that ``fit`` makes of groups, split points and variants."""
-        group, point, variant = fit["group"], fit["split_point"], fit["variant"]
+        """The same aggregates with the names that ``fit`` makes of groups, split points and codecs."""
+        group, point, codec = fit["group"], fit["split_point"], fit["codec"]
         out = Delta(self.mean0, self.half_life_s, self.classes)
         out.as_of = self.as_of
         for population, products in self.products.items():
@@ -279,12 +302,14 @@ class Delta:
             out.staged[staged_key] = replace(staged, group=group(staged.group))
         for served_key, served in self.served.items():
             p, v, g, bucket = served_key
-            out.served.setdefault(ServedKey(point(p), variant(v), group(g), bucket), Served()).update(served)
+            out.served.setdefault(ServedKey(point(p), codec(v), group(g), bucket), Served()).update(
+                served
+            )
         for name, w in self.waiting.items():
-            p, v, g = point(w.split_point), variant(w.variant), group(w.group)
-            out.waiting[name] = w._replace(split_point=p, variant=v, group=g)
+            p, v, g = point(w.split_point), codec(w.codec), group(w.group)
+            out.waiting[name] = w._replace(split_point=p, codec=v, group=g)
         for (p, v, g, class_id), outcome in self.outcomes.items():
-            out_key = OutcomeKey(point(p), variant(v), group(g), class_id)
+            out_key = OutcomeKey(point(p), codec(v), group(g), class_id)
             out.outcomes.setdefault(out_key, Outcome(outcome.epoch)).update(outcome)
         return out
 
@@ -293,7 +318,12 @@ class Delta:
         if np.array_equal(mean0, self.mean0):
             return self
         out = Delta(mean0, self.half_life_s, self.classes)
-        out.as_of, out.staged, out.served, out.outcomes = self.as_of, self.staged, self.served, self.outcomes
+        out.as_of, out.staged, out.served, out.outcomes = (
+            self.as_of,
+            self.staged,
+            self.served,
+            self.outcomes,
+        )
         out.waiting = self.waiting
         rows: dict[Population, list[Moments]] = {}
         for (population, class_id), moments in self.moments.items():
@@ -311,9 +341,13 @@ class Delta:
         elif self._room(False):
             self.outcomes[key] = outcome
 
-    def _fit(self, split_point: str, variant: str, group: str) -> tuple[str, str, str]:
+    def _fit(self, split_point: str, codec: str, group: str) -> tuple[str, str, str]:
         names = self.names
-        return names["split_point"].fit(split_point), names["variant"].fit(variant), names["group"].fit(group)
+        return (
+            names["split_point"].fit(split_point),
+            names["codec"].fit(codec),
+            names["group"].fit(group),
+        )
 
     def _class(self, class_id: int) -> int:
         number = int(class_id)

@@ -92,7 +92,9 @@ class Staged:
     def from_bytes(cls, raw: bytes, points: int, group: str, source: str, start: int) -> Self:
         """Read what :meth:`to_bytes` wrote. Raises StoreError where the length is not that of ``points`` points."""
         if len(raw) != 16 * points:
-            raise StoreError(f"device means: expected {16 * points} bytes ({points} points), got {len(raw)}")
+            raise StoreError(
+                f"device means: expected {16 * points} bytes ({points} points), got {len(raw)}"
+            )
         number, total = np.frombuffer(raw, "<f8").astype(np.float64).reshape(2, points)
         return cls(group, source, start, number, total)
 
@@ -121,7 +123,9 @@ def seen_of(devices: Iterable[tuple[str, int]]) -> Seen:
 
 @lru_cache(maxsize=4096)
 def _hash(device: str) -> int:
-    return int.from_bytes(hashlib.blake2b(device.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(device.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def merge_seen(parts: Iterable[Seen], *, not_before: float = -math.inf) -> Seen:
@@ -130,7 +134,9 @@ def merge_seen(parts: Iterable[Seen], *, not_before: float = -math.inf) -> Seen:
     for part in parts:
         for number, hour in part.tolist():
             found[number] = max(found.get(number, 0), hour)
-    return _sketch({number: hour for number, hour in found.items() if 3600 * (hour + 1) > not_before})
+    return _sketch(
+        {number: hour for number, hour in found.items() if 3600 * (hour + 1) > not_before}
+    )
 
 
 def count_seen(seen: Seen) -> float:
@@ -146,7 +152,9 @@ def count_seen(seen: Seen) -> float:
 def seen_from_bytes(raw: bytes) -> Seen:
     """Read ``Seen.tobytes()``. Raises StoreError where it is none."""
     if len(raw) % _SEEN.itemsize or len(raw) > SKETCH * _SEEN.itemsize:
-        raise StoreError(f"devices: expected at most {SKETCH} entries of {_SEEN.itemsize} bytes, got {len(raw)} bytes")
+        raise StoreError(
+            f"devices: expected at most {SKETCH} entries of {_SEEN.itemsize} bytes, got {len(raw)} bytes"
+        )
     return np.frombuffer(raw, _SEEN)
 
 

@@ -16,9 +16,20 @@ from sqlalchemy import Connection, Row, Table
 from ..errors import StoreError
 from . import tables
 from .database import upsert
-from .delta import CAPS, HOUR_S, TIMES, Delta, Names, Outcome, Population, Served, ServedKey, shift_from
+from .delta import (
+    CAPS,
+    HOUR_S,
+    TIMES,
+    Delta,
+    Names,
+    Outcome,
+    Population,
+    Served,
+    ServedKey,
+    shift_from,
+)
 from .histogram import pack, unpack
-from .labels import write_waiting
+from .labels import write_pending
 from .moments import F64, Moments, Products
 from .staging import columns_of, stage
 
@@ -28,7 +39,9 @@ KEEP_DAYS_S: Final = 90 * DAY_S
 _CHUNK: Final = 500
 
 
-def write_delta(connection: Connection, revision: int, network: str, delta: Delta) -> dict[str, set[str]]:
+def write_delta(
+    connection: Connection, revision: int, network: str, delta: Delta
+) -> dict[str, set[str]]:
     """Add ``delta`` to the rows of ``network`` and return the names it knows by now, by kind.
 
     Raises StoreError where the network was never put or has another number of points.
@@ -44,14 +57,16 @@ def write_delta(connection: Connection, revision: int, network: str, delta: Delt
     _write_products(connection, network, told, points)
     _write_served(connection, network, told)
     _write_outcomes(connection, network, told)
-    write_waiting(connection, network, told.waiting, told.as_of)
+    write_pending(connection, network, told.waiting, told.as_of)
     touch(connection, network, revision, told.as_of)
     return {kind: names.known for kind, names in known.items()}
 
 
 def close_buckets(connection: Connection, network: str, delta: Delta) -> None:
     """Keep the device means of ``delta``, and add those of buckets that are over to its moments."""
-    found = connection.scalar(sa.select(tables.progress.c.as_of).where(tables.progress.c.network == network))
+    found = connection.scalar(
+        sa.select(tables.progress.c.as_of).where(tables.progress.c.network == network)
+    )
     known = -np.inf if found is None else found
     newest = max(delta.as_of, known)
     if not np.isfinite(newest):
@@ -64,14 +79,20 @@ def close_buckets(connection: Connection, network: str, delta: Delta) -> None:
         delta.products[population] = products if before is None else before.merge(products)
         for class_id, vector in zip(means.ids.tolist(), means.vectors, strict=True):
             moments, key = Moments(means.epoch, vector), (population, class_id)
-            delta.moments[key] = delta.moments[key].merge(moments) if key in delta.moments else moments
+            delta.moments[key] = (
+                delta.moments[key].merge(moments) if key in delta.moments else moments
+            )
 
 
 def mean0_of(connection: Connection, network: str) -> F64:
     """The network's shift (P,). Raises StoreError where the network was never put."""
-    found = connection.scalar(sa.select(tables.network.c.mean0).where(tables.network.c.network == network))
+    found = connection.scalar(
+        sa.select(tables.network.c.mean0).where(tables.network.c.network == network)
+    )
     if found is None:
-        raise StoreError(f"network {network[:80]}: expected to be in the store, is not: put_network comes first")
+        raise StoreError(
+            f"network {network[:80]}: expected to be in the store, is not: put_network comes first"
+        )
     return np.frombuffer(found, "<f8").astype(np.float64)
 
 
@@ -80,28 +101,42 @@ def touch(connection: Connection, network: str, revision: int, as_of: float = -n
     table = tables.progress
     known = connection.scalar(sa.select(table.c.as_of).where(table.c.network == network))
     newest = max(as_of, -np.inf if known is None else known)
-    row = {"network": network, "revision": revision, "as_of": newest if np.isfinite(newest) else None}
+    row = {
+        "network": network,
+        "revision": revision,
+        "as_of": newest if np.isfinite(newest) else None,
+    }
     upsert(connection, table, [row])
 
 
 def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, Names]:
     table = tables.name
     known: dict[str, set[str]] = {kind: set() for kind in CAPS}
-    for kind, name in connection.execute(sa.select(table.c.kind, table.c.name).where(table.c.network == network)):
+    for kind, name in connection.execute(
+        sa.select(table.c.kind, table.c.name).where(table.c.network == network)
+    ):
         known.setdefault(kind, set()).add(name)
     before = {kind: set(names) for kind, names in known.items()}
     names = {kind: Names(known[kind], CAPS[kind]) for kind in CAPS}
-    used = {(kind, value) for key in (*delta.served, *delta.outcomes) for kind, value in zip(_KINDS, key, strict=False)}
+    used = {
+        (kind, value)
+        for key in (*delta.served, *delta.outcomes)
+        for kind, value in zip(_KINDS, key, strict=False)
+    }
     used |= {("group", population.group) for population in delta.products}
     used |= {("group", staged.group) for staged in delta.staged.values()}
     for kind, value in sorted(used):
         names[kind].fit(value)
     new = [(kind, value) for kind in CAPS for value in sorted(names[kind].known - before[kind])]
-    upsert(connection, table, [{"network": network, "kind": kind, "name": value} for kind, value in new])
+    upsert(
+        connection,
+        table,
+        [{"network": network, "kind": kind, "name": value} for kind, value in new],
+    )
     return names
 
 
-_KINDS: Final = ("split_point", "variant", "group")
+_KINDS: Final = ("split_point", "codec", "group")
 
 
 def _write_moments(connection: Connection, network: str, delta: Delta, points: int) -> None:
@@ -118,7 +153,10 @@ def _write_moments(connection: Connection, network: str, delta: Delta, points: i
             for class_id, epoch, raw in connection.execute(query):
                 merged[class_id] = Moments.from_bytes(raw, epoch, points).merge(fresh[class_id])
         key = _columns(network, population)
-        rows += [{**key, "class_id": c, "epoch": m.epoch, "moments": m.to_bytes()} for c, m in merged.items()]
+        rows += [
+            {**key, "class_id": c, "epoch": m.epoch, "moments": m.to_bytes()}
+            for c, m in merged.items()
+        ]
     upsert(connection, table, rows)
 
 
@@ -130,7 +168,9 @@ def _write_products(connection: Connection, network: str, delta: Delta, points: 
         merged = fresh
         for epoch, raw in connection.execute(query):
             merged = Products.from_bytes(raw, epoch, points).merge(fresh)
-        rows.append({**_columns(network, population), "epoch": merged.epoch, "products": merged.to_bytes()})
+        rows.append(
+            {**_columns(network, population), "epoch": merged.epoch, "products": merged.to_bytes()}
+        )
     upsert(connection, table, rows)
 
 
@@ -160,11 +200,17 @@ def roll_up(connection: Connection, network: str) -> None:
     old = (mine, table.c.span_s == HOUR_S, table.c.bucket < newest // DAY_S * DAY_S - KEEP_HOURS_S)
     days: dict[tuple[str, str, str, int], Served] = {}
     for row in connection.execute(sa.select(table).where(*old)):
-        day = (row.split_point, row.variant, row.device_group, row.bucket // DAY_S * DAY_S)
+        day = (row.split_point, row.codec, row.device_group, row.bucket // DAY_S * DAY_S)
         days.setdefault(day, Served()).update(served_of(row))
     rows = []
-    for (point, variant, group, bucket), fresh in days.items():
-        key = {"split_point": point, "variant": variant, "device_group": group, "span_s": DAY_S, "bucket": bucket}
+    for (point, codec, group, bucket), fresh in days.items():
+        key = {
+            "split_point": point,
+            "codec": codec,
+            "device_group": group,
+            "span_s": DAY_S,
+            "bucket": bucket,
+        }
         known = connection.execute(sa.select(table).where(_is(table, network, key))).first()
         if known is not None:
             fresh.update(served_of(known))
@@ -185,15 +231,21 @@ def _write_outcomes(connection: Connection, network: str, delta: Delta) -> None:
     for key, outcome in delta.outcomes.items():
         by_place.setdefault(key[:3], {})[key.class_id] = outcome
     rows: list[dict[str, Any]] = []
-    for (point, variant, group), fresh in by_place.items():
-        place = {"split_point": point, "variant": variant, "device_group": group}
+    for (point, codec, group), fresh in by_place.items():
+        place = {"split_point": point, "codec": codec, "device_group": group}
         for some in _chunks(sorted(fresh)):
             query = sa.select(table).where(_is(table, network, place), table.c.class_id.in_(some))
             for row in connection.execute(query):
                 known = Outcome(row.epoch, row.number, row.seen, row.labelled, row.correct)
                 fresh[row.class_id].update(known)
         for class_id, o in fresh.items():
-            sums = {"epoch": o.epoch, "number": o.count, "seen": o.seen, "labelled": o.labelled, "correct": o.correct}
+            sums = {
+                "epoch": o.epoch,
+                "number": o.count,
+                "seen": o.seen,
+                "labelled": o.labelled,
+                "correct": o.correct,
+            }
             rows.append({"network": network, **place, "class_id": class_id, **sums})
     upsert(connection, table, rows)
 
@@ -201,18 +253,29 @@ def _write_outcomes(connection: Connection, network: str, delta: Delta) -> None:
 def move_shift(connection: Connection, network: str, old: F64, new: F64) -> None:
     """Tell all sums of ``network`` about the shift ``new`` instead of ``old``."""
     points = len(old)
-    for row in list(connection.execute(sa.select(tables.comoment).where(tables.comoment.c.network == network))):
+    for row in list(
+        connection.execute(sa.select(tables.comoment).where(tables.comoment.c.network == network))
+    ):
         population = Population(row.device_group, row.source, row.target, row.start)
         by = shift_from(population.start, new - old)
         table = tables.importance
-        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(_is(table, network, population))
+        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(
+            _is(table, network, population)
+        )
         rows = {c: Moments.from_bytes(raw, e, points) for c, e, raw in connection.execute(query)}
         products = Products.from_bytes(row.products, row.epoch, points).shifted(by, rows.values())
         key = _columns(network, population)
         moved = {c: m.shifted(by) for c, m in rows.items()}
-        both = [{**key, "class_id": c, "epoch": m.epoch, "moments": m.to_bytes()} for c, m in moved.items()]
+        both = [
+            {**key, "class_id": c, "epoch": m.epoch, "moments": m.to_bytes()}
+            for c, m in moved.items()
+        ]
         upsert(connection, table, both)
-        upsert(connection, tables.comoment, [{**key, "epoch": products.epoch, "products": products.to_bytes()}])
+        upsert(
+            connection,
+            tables.comoment,
+            [{**key, "epoch": products.epoch, "products": products.to_bytes()}],
+        )
 
 
 def _is(table: Table, network: str, key: Population | dict[str, Any]) -> sa.ColumnElement[bool]:
@@ -225,12 +288,23 @@ def _columns(network: str, population: Population) -> dict[str, Any]:
 
 
 def _served_columns(key: ServedKey) -> dict[str, Any]:
-    point, variant, group, bucket = key
-    return {"split_point": point, "variant": variant, "device_group": group, "span_s": HOUR_S, "bucket": bucket}
+    point, codec, group, bucket = key
+    return {
+        "split_point": point,
+        "codec": codec,
+        "device_group": group,
+        "span_s": HOUR_S,
+        "bucket": bucket,
+    }
 
 
 def _served_row(network: str, key: dict[str, Any], served: Served) -> dict[str, Any]:
-    counts = {"requests": served.requests, "errors": served.errors, "bytes": served.bytes, "drops": served.drops}
+    counts = {
+        "requests": served.requests,
+        "errors": served.errors,
+        "bytes": served.bytes,
+        "drops": served.drops,
+    }
     return {"network": network, **key, **counts, "times": pack(served.times)}
 
 

@@ -141,10 +141,18 @@ def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
         for _ in range(number):
             total, buckets, length = _HEAD.unpack_from(raw, offset)
             offset += _HEAD.size
-            pairs: npt.NDArray[np.void] = np.frombuffer(raw, _PAIR, length, offset) if length else _NO_PAIRS
+            pairs: npt.NDArray[np.void] = (
+                np.frombuffer(raw, _PAIR, length, offset) if length else _NO_PAIRS
+            )
             offset += length * _PAIR.itemsize
-            if buckets != BUCKETS or (length and pairs["bucket"].max() >= BUCKETS) or not math.isfinite(total):
-                raise ValueError(f"expected {BUCKETS} buckets and a finite sum, got {buckets} and {total}")
+            if (
+                buckets != BUCKETS
+                or (length and pairs["bucket"].max() >= BUCKETS)
+                or not math.isfinite(total)
+            ):
+                raise ValueError(
+                    f"expected {BUCKETS} buckets and a finite sum, got {buckets} and {total}"
+                )
             found.append((total, pairs))
         if offset != len(raw):
             raise ValueError(f"{len(raw) - offset} bytes left over")

@@ -14,7 +14,7 @@ from ..schema import Manifest
 from . import tables
 from .delta import Delta
 from .flush import mean0_of, write_delta
-from .labels import Label, Labelled, check, find_requests, mark, unknown
+from .labels import Label, LabelResult, check, mark, read_requests, unknown
 
 
 class _Network(NamedTuple):
@@ -24,9 +24,9 @@ class _Network(NamedTuple):
 
 def take_labels(
     connection: Connection, revision: int, labels: Sequence[Label], half_life_s: float
-) -> tuple[Labelled, ...]:
+) -> tuple[LabelResult, ...]:
     """Count the labels of requests that wait for one; what became of each, in the order given."""
-    found = find_requests(connection, [label.request_id for label in labels])
+    found = read_requests(connection, [label.request_id for label in labels])
     networks = _networks(connection, {row.network for row in found.values()})
     deltas: dict[str, Delta] = {}
     given: dict[str, int] = {}
@@ -43,16 +43,18 @@ def take_labels(
                     f"request {label.request_id[:100]!r}: expected one label, got two in this call"
                 )
         except IsplitError as error:
-            out.append(Labelled(label.request_id, error=error))
+            out.append(LabelResult(label.request_id, error=error))
             continue
         if row.network not in deltas:
             mean0 = mean0_of(connection, row.network)
             deltas[row.network] = Delta(mean0, half_life_s, len(network.classes))
         w = row.waiting
         correct = class_id == w.class_id
-        deltas[row.network].add_label(w.split_point, w.variant, w.class_id, w.group, w.at, correct=correct)
+        deltas[row.network].add_label(
+            w.split_point, w.codec, w.class_id, w.group, w.at, correct=correct
+        )
         given[label.request_id] = class_id
-        out.append(Labelled(label.request_id, class_id, w.class_id, network.model))
+        out.append(LabelResult(label.request_id, class_id, w.class_id, network.model))
     for name, delta in deltas.items():
         write_delta(connection, revision, name, delta)
     mark(connection, given)

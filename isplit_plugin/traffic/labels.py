@@ -18,7 +18,13 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..errors import IsplitError, LabelledBeforeError, QueryError, UnknownClassError, UnknownRequestError
+from ..errors import (
+    IsplitError,
+    LabelledBeforeError,
+    QueryError,
+    UnknownClassError,
+    UnknownRequestError,
+)
 from . import tables
 from .database import upsert
 
@@ -33,12 +39,12 @@ _SLACK: Final = 1.02
 _CHUNK: Final = 400
 
 
-class Waiting(NamedTuple):
+class PendingRequest(NamedTuple):
     """A request without label: when and where it was served, and the predicted class."""
 
     at: float
     split_point: str
-    variant: str
+    codec: str
     class_id: int
     group: str
 
@@ -51,7 +57,7 @@ class Label(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabelResult:
     """What became of one label. ``predicted`` and ``class_id`` where it was taken, else the ``error``."""
 
     request_id: str
@@ -64,15 +70,20 @@ class Labelled:
         """A dict of JSON types; an error in the form of an error answer."""
         if self.error is not None:
             return {"request_id": self.request_id, **self.error.to_json()}
-        told = {"request_id": self.request_id, "model": self.model, "class": self.class_id, "predicted": self.predicted}
+        told = {
+            "request_id": self.request_id,
+            "model": self.model,
+            "class": self.class_id,
+            "predicted": self.predicted,
+        }
         return {**told, "correct": self.class_id == self.predicted}
 
 
-class Found(NamedTuple):
+class StoredRequest(NamedTuple):
     """A row of a request: its network, what waits, and the label it has by now."""
 
     network: str
-    waiting: Waiting
+    waiting: PendingRequest
     label: int | None
 
 
@@ -81,7 +92,9 @@ def key_of(request_id: str) -> str:
     return hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def write_waiting(connection: Connection, network: str, fresh: Mapping[str, Waiting], newest: float) -> None:
+def write_pending(
+    connection: Connection, network: str, fresh: Mapping[str, PendingRequest], newest: float
+) -> None:
     """Keep requests, and drop those that are too old, or the oldest above the number. A request that is there stays."""
     if not fresh:
         return
@@ -89,14 +102,16 @@ def write_waiting(connection: Connection, network: str, fresh: Mapping[str, Wait
     here = sorted(key for key, waiting in fresh.items() if waiting.at >= newest - KEEP_S)
     known: set[str] = set()
     for some in _chunks(here):
-        known.update(connection.scalars(sa.select(table.c.request).where(table.c.request.in_(some))))
+        known.update(
+            connection.scalars(sa.select(table.c.request).where(table.c.request.in_(some)))
+        )
     rows = [
         {
             "request": key,
             "network": network,
             "at": (w := fresh[key]).at,
             "split_point": w.split_point,
-            "variant": w.variant,
+            "codec": w.codec,
             "class_id": w.class_id,
             "device_group": w.group,
         }
@@ -110,20 +125,28 @@ def write_waiting(connection: Connection, network: str, fresh: Mapping[str, Wait
     connection.execute(table.delete().where(mine, table.c.at < newest - KEEP_S))
     number = int(connection.scalar(sa.select(sa.func.count()).select_from(table).where(mine)) or 0)
     if number > MAX_WAITING * _SLACK:  # not at every flush: it takes a sort
-        oldest = sa.select(table.c.at).where(mine).order_by(table.c.at.desc()).offset(MAX_WAITING).limit(1)
+        oldest = (
+            sa.select(table.c.at)
+            .where(mine)
+            .order_by(table.c.at.desc())
+            .offset(MAX_WAITING)
+            .limit(1)
+        )
         limit = connection.scalar(oldest)
         connection.execute(table.delete().where(mine, table.c.at <= limit))
 
 
-def find_requests(connection: Connection, request_ids: Sequence[str]) -> dict[str, Found]:
+def read_requests(connection: Connection, request_ids: Sequence[str]) -> dict[str, StoredRequest]:
     """The rows of those requests that are known, by id."""
     table = tables.request
     keys = {key_of(request_id): request_id for request_id in request_ids}
     found = {}
     for some in _chunks(sorted(keys)):
         for row in connection.execute(sa.select(table).where(table.c.request.in_(some))):
-            waiting = Waiting(row.at, row.split_point, row.variant, row.class_id, row.device_group)
-            found[keys[row.request]] = Found(row.network, waiting, row.label)
+            waiting = PendingRequest(
+                row.at, row.split_point, row.codec, row.class_id, row.device_group
+            )
+            found[keys[row.request]] = StoredRequest(row.network, waiting, row.label)
     return found
 
 
@@ -139,7 +162,9 @@ def mark(connection: Connection, labels: Mapping[str, int]) -> None:
     """Note the labels of requests, by id."""
     table = tables.request
     where = table.c.request == sa.bindparam("key")
-    rows = [{"key": key_of(request_id), "given": class_id} for request_id, class_id in labels.items()]
+    rows = [
+        {"key": key_of(request_id), "given": class_id} for request_id, class_id in labels.items()
+    ]
     if rows:
         connection.execute(table.update().where(where).values(label=sa.bindparam("given")), rows)
 
@@ -152,7 +177,7 @@ def unknown(request_id: str) -> UnknownRequestError:
     )
 
 
-def check(label: Label, found: Found, classes: Sequence[str]) -> int:
+def check(label: Label, found: StoredRequest, classes: Sequence[str]) -> int:
     """The true class's id. Raises LabelledBeforeError, UnknownClassError, QueryError.
 
     ``classes``: of the request's network.
@@ -160,7 +185,9 @@ def check(label: Label, found: Found, classes: Sequence[str]) -> int:
     if isinstance(label.class_id, str):
         ids = [i for i, name in enumerate(classes) if name == label.class_id]
         if len(ids) > 1:
-            raise QueryError(f"class: {label.class_id[:100]!r} is the name of the classes {ids[:10]}; expected an id")
+            raise QueryError(
+                f"class: {label.class_id[:100]!r} is the name of the classes {ids[:10]}; expected an id"
+            )
         if not ids:
             raise UnknownClassError.of(label.class_id, classes)
         class_id = ids[0]

@@ -98,7 +98,9 @@ class Moments:
     def from_bytes(cls, raw: bytes, epoch: int, points: int) -> Moments:
         """Read what :meth:`to_bytes` wrote. Raises StoreError where the length is not that of ``points`` points."""
         if len(raw) != 8 * (_HEADER + 2 * points):
-            raise StoreError(f"moments: expected {8 * (_HEADER + 2 * points)} bytes ({points} points), got {len(raw)}")
+            raise StoreError(
+                f"moments: expected {8 * (_HEADER + 2 * points)} bytes ({points} points), got {len(raw)}"
+            )
         return cls(epoch, np.frombuffer(raw, "<f8").astype(np.float64))
 
     def to_bytes(self) -> bytes:
@@ -145,7 +147,9 @@ class Moments:
     def shifted(self, by: F64) -> Moments:
         """The same observations about mu0 + ``by`` (P,; zero before the start) instead of mu0."""
         s1, s2 = self.sum1, self.sum2
-        moved = np.concatenate((self.vector[:_HEADER], s1 - by * self.weight, s2 - 2 * by * s1 + by * by * self.weight))
+        moved = np.concatenate(
+            (self.vector[:_HEADER], s1 - by * self.weight, s2 - 2 * by * s1 + by * by * self.weight)
+        )
         return Moments(self.epoch, moved)
 
 
@@ -178,7 +182,9 @@ class Products:
         """Read what :meth:`to_bytes` wrote. Raises StoreError where the length is not that of ``points`` points."""
         expected = 8 * (points * (points + 1) // 2)
         if len(raw) != expected:
-            raise StoreError(f"comoment: expected {expected} bytes ({points} points), got {len(raw)}")
+            raise StoreError(
+                f"comoment: expected {expected} bytes ({points} points), got {len(raw)}"
+            )
         matrix = np.zeros((points, points))
         matrix[np.triu_indices(points)] = np.frombuffer(raw, "<f8")
         return cls(epoch, matrix + np.triu(matrix, 1).T)
@@ -191,12 +197,16 @@ class Products:
         """The same observations, weighed relative to another landmark."""
         if epoch == self.epoch:
             return self
-        return Products(epoch, np.ldexp(self.matrix, max(-_MAX_SHIFT, min(_MAX_SHIFT, self.epoch - epoch))))
+        return Products(
+            epoch, np.ldexp(self.matrix, max(-_MAX_SHIFT, min(_MAX_SHIFT, self.epoch - epoch)))
+        )
 
     def merge(self, other: Products) -> Products:
         """The observations of both. Raises StoreError where they are of curves with different numbers of points."""
         if self.matrix.shape != other.matrix.shape:
-            raise StoreError(f"comoment: cannot merge {other.matrix.shape} into {self.matrix.shape}")
+            raise StoreError(
+                f"comoment: cannot merge {other.matrix.shape} into {self.matrix.shape}"
+            )
         epoch = max(self.epoch, other.epoch)
         return Products(epoch, self.at_epoch(epoch).matrix + other.at_epoch(epoch).matrix)
 
@@ -205,7 +215,9 @@ class Products:
         told = [row.at_epoch(self.epoch) for row in rows]
         s1 = sum((row.sum1 for row in told), np.zeros(len(by)))
         w = sum(row.weight for row in told)
-        return Products(self.epoch, self.matrix - np.outer(s1, by) - np.outer(by, s1) + w * np.outer(by, by))
+        return Products(
+            self.epoch, self.matrix - np.outer(s1, by) - np.outer(by, s1) + w * np.outer(by, by)
+        )
 
 
 def within_classes(products: Products, weight: F64, weight2: F64, sum1: F64) -> tuple[F64, float]:

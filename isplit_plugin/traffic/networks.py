@@ -44,21 +44,39 @@ def is_put(connection: Connection, manifest: Manifest, profile: bytes | None) ->
     return row is not None and (profile is None or row.profile == profile)
 
 
-def put(connection: Connection, revision: int, manifest: Manifest, profile: bytes | None, mean0: F64 | None) -> None:
+def put(
+    connection: Connection,
+    revision: int,
+    manifest: Manifest,
+    profile: bytes | None,
+    mean0: F64 | None,
+) -> None:
     """Write a manifest, and the profile that is not there yet. Raises StoreError where the points do not fit."""
     table, network = tables.network, manifest.network_hash
     known = connection.execute(sa.select(table).where(table.c.network == network)).first()
     points = len(manifest.split_points)
     if known is not None and known.points != points:
-        raise StoreError(f"network {network}: expected {known.points} points as kept so far, got {points}")
+        raise StoreError(
+            f"network {network}: expected {known.points} points as kept so far, got {points}"
+        )
     old = None if known is None else np.frombuffer(known.mean0, "<f8").astype(np.float64)
     if known is None or (profile is not None and profile != known.profile):
         new = mean0 if mean0 is not None else np.zeros(points)
-        row = {"network": network, "points": points, "mean0": new.astype("<f8").tobytes(), "profile": profile}
+        row = {
+            "network": network,
+            "points": points,
+            "mean0": new.astype("<f8").tobytes(),
+            "profile": profile,
+        }
         upsert(connection, table, [{**row, "revision": revision}])
         if old is not None and not np.array_equal(old, new):
             move_shift(connection, network, old, new)
-    row = {"model": manifest.model, "version": manifest.version, "network": network, "revision": revision}
+    row = {
+        "model": manifest.model,
+        "version": manifest.version,
+        "network": network,
+        "revision": revision,
+    }
     upsert(connection, tables.model, [{**row, "manifest": _canonical(manifest)}])
     touch(connection, network, revision)
 

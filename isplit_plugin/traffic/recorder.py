@@ -52,7 +52,7 @@ class _Curves(NamedTuple):
 
 class _Label(NamedTuple):
     split_point: str
-    variant: str
+    codec: str
     class_id: int
     group: str
     at: float
@@ -115,7 +115,16 @@ class Recorder:
         self._retry_at = 0.0
         self._last_error = ""
         self._counts = dict.fromkeys(
-            ("observed", "dropped", "invalid", "importance", "overflow", "flushes", "flush_failures"), 0
+            (
+                "observed",
+                "dropped",
+                "invalid",
+                "importance",
+                "overflow",
+                "flushes",
+                "flush_failures",
+            ),
+            0,
         )
 
     # ------------------------------------------------------------------------------------------ the request's side
@@ -148,7 +157,7 @@ class Recorder:
     def label(
         self,
         split_point: str,
-        variant: str,
+        codec: str,
         class_id: int,
         *,
         correct: bool,
@@ -158,7 +167,7 @@ class Recorder:
         """Take the label of a prediction of ``class_id``: was it ``correct``? Never blocks, never raises."""
         try:
             now = self._clock() if at is None else at
-            return self._take(_Label(split_point, variant, int(class_id), group, now, bool(correct)))
+            return self._take(_Label(split_point, codec, int(class_id), group, now, bool(correct)))
         except Exception:
             return self._refuse()
 
@@ -176,7 +185,11 @@ class Recorder:
         """observed, dropped (queue full), invalid, importance (curves), overflow (more keys than fit), flushes,
         flush_failures, queued (waiting now) and pending (aggregates waiting now)."""
         delta = self._delta
-        return {**self._counts, "queued": len(self._queue), "pending": 0 if delta is None else len(delta)}
+        return {
+            **self._counts,
+            "queued": len(self._queue),
+            "pending": 0 if delta is None else len(delta),
+        }
 
     @property
     def last_error(self) -> str:
@@ -214,7 +227,10 @@ class Recorder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -233,7 +249,7 @@ class Recorder:
         with self._condition:
             self._counts["dropped"] += 1
             if isinstance(item, Observation):
-                key = (item.split_point, item.variant, item.group)
+                key = (item.split_point, item.codec, item.group)
                 if key not in self._drops and len(self._drops) >= _MAX_DROP_KEYS:
                     key = (OTHER, OTHER, OTHER)
                 self._drops[key] = (self._drops.get(key, (0, 0.0))[0] + 1, item.at)
@@ -246,7 +262,9 @@ class Recorder:
     def _start(self) -> None:
         with self._condition:
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="isplit-recorder", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="isplit-recorder", daemon=True
+                )
                 self._thread.start()
 
     # ------------------------------------------------------------------------------------------ the thread's side
@@ -255,7 +273,9 @@ class Recorder:
         closing = False
         while not closing:
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._wanted > self._done, self._flush_s)
+                self._condition.wait_for(
+                    lambda: self._closed or self._wanted > self._done, self._flush_s
+                )
                 closing, wanted = self._closed, self._wanted
             try:
                 self._cycle(at_once=closing or wanted > self._done)
@@ -297,7 +317,9 @@ class Recorder:
                 mean0 = store.mean0(self._network)
                 classes = len(self._manifest.classes)
                 keep = {"identity": self._identity, "labels": self._labels}
-                self._delta = Delta(mean0, store.half_life_s, classes, max_keys=self._max_keys, **keep)
+                self._delta = Delta(
+                    mean0, store.half_life_s, classes, max_keys=self._max_keys, **keep
+                )
         except BaseException:
             store.close()
             raise
@@ -328,15 +350,19 @@ class Recorder:
                 self._counts["invalid"] += 1
         with self._condition:
             drops, self._drops = self._drops, {}
-        for (point, variant, group), (number, at) in drops.items():
-            delta.add_drops(point, variant, group, at, number)
+        for (point, codec, group), (number, at) in drops.items():
+            delta.add_drops(point, codec, group, at, number)
         self._counts["overflow"] = delta.overflow
 
     def _failed(self, error: Exception) -> None:
         self._counts["flush_failures"] += 1
         self._failures += 1
-        self._retry_at = time.monotonic() + min(MAX_BACKOFF_S, self._flush_s * 2 ** min(self._failures - 1, 10))
-        text = error.message if isinstance(error, IsplitError) else f"{type(error).__name__}: {error}"
+        self._retry_at = time.monotonic() + min(
+            MAX_BACKOFF_S, self._flush_s * 2 ** min(self._failures - 1, 10)
+        )
+        text = (
+            error.message if isinstance(error, IsplitError) else f"{type(error).__name__}: {error}"
+        )
         if text != self._last_error:
             _log.warning("statistics wait: %s", text.replace("\n", " ").replace("\r", " "))
         self._last_error = text

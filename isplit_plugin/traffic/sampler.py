@@ -145,7 +145,11 @@ class Sampler:
         """
         try:
             self._counts["offered"] += 1
-            if self._closed.is_set() or split_point == OUTPUT or not is_sampled(request_id, self._share):
+            if (
+                self._closed.is_set()
+                or split_point == OUTPUT
+                or not is_sampled(request_id, self._share)
+            ):
                 return False
             self._counts["sampled"] += 1
             given = np.asarray(activation)
@@ -163,7 +167,9 @@ class Sampler:
                 self._bytes += copied.nbytes
                 self._condition.notify_all()
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="isplit-sampler", daemon=True)
+                    self._thread = threading.Thread(
+                        target=self._run, name="isplit-sampler", daemon=True
+                    )
                     self._thread.start()
         except Exception as error:
             self._failed(error)
@@ -173,7 +179,12 @@ class Sampler:
     def counters(self) -> dict[str, float]:
         """offered, sampled (chosen by the hash), dropped (no room), computed, failed, queued and queued_bytes (waiting
         now), running (passes under way), cpu_s (CPU seconds of all passes)."""
-        now = {"queued": len(self._queue), "queued_bytes": self._bytes, "running": self._running, "cpu_s": self._cpu_s}
+        now = {
+            "queued": len(self._queue),
+            "queued_bytes": self._bytes,
+            "running": self._running,
+            "cpu_s": self._cpu_s,
+        }
         return {**self._counts, **now}
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -191,7 +202,10 @@ class Sampler:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -201,7 +215,9 @@ class Sampler:
         if self._nice and sys.platform == "linux":  # elsewhere it would change the whole process
             with suppress(OSError):
                 thread = threading.get_native_id()
-                os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._nice)
+                os.setpriority(
+                    os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._nice
+                )
         while (item := self._next()) is not None:
             before = self._cpu_clock()
             curves = self._curves(item)
@@ -213,7 +229,9 @@ class Sampler:
                 self._counts["computed"] += bool(curves)
                 for target, class_id, curve in curves:
                     ids, group = [class_id], item.group
-                    self._recorder.add_importance(ids, curve, source, target, group, item.at, item.device)
+                    self._recorder.add_importance(
+                        ids, curve, source, target, group, item.at, item.device
+                    )
 
     def _curves(self, item: _Item) -> list[tuple[str, int, npt.NDArray[np.float64]]]:
         """The curve of the predicted class, and that of the true class where the label has come by now."""
@@ -253,7 +271,9 @@ class Sampler:
         now = self._clock()
         missing = self._idle_s - (now - self._idle_since)
         if self._budget < 1:
-            self._tokens = min(self._budget * WINDOW_S, self._tokens + self._budget * (now - self._filled_at))
+            self._tokens = min(
+                self._budget * WINDOW_S, self._tokens + self._budget * (now - self._filled_at)
+            )
             self._filled_at = now
             if self._tokens <= 0:
                 if self._budget <= 0:
@@ -269,7 +289,10 @@ class Sampler:
         self._counts["failed"] += 1
         if not self._warned:
             self._warned = True
-            _log.warning("importance of a sampled request failed: %s", f"{type(error).__name__}: {error!r}"[:300])
+            _log.warning(
+                "importance of a sampled request failed: %s",
+                f"{type(error).__name__}: {error!r}"[:300],
+            )
 
     def _after_fork(self) -> None:
         self._reset()

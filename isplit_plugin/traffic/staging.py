@@ -67,15 +67,26 @@ def means_of(rows: Iterable[Row[Any]], mean0: F64, half_life_s: float) -> dict[P
     """One observation for each row of the table: its mean, at its bucket's begin. Raises StoreError."""
     points = len(mean0)
     keyed = sorted(
-        (((r.device_group, r.source, r.target, r.start), r.class_id, r.bucket, r.device, r.sums) for r in rows),
-        key=itemgetter(slice(4)),  # in a fixed order, so that the same contents give the same sums to the last bit
+        (
+            ((r.device_group, r.source, r.target, r.start), r.class_id, r.bucket, r.device, r.sums)
+            for r in rows
+        ),
+        key=itemgetter(
+            slice(4)
+        ),  # in a fixed order, so that the same contents give the same sums to the last bit
     )
     found = {}
     for where, some in groupby(keyed, key=itemgetter(0)):
         mine = list(some)
         if any(len(row[4]) != 16 * points for row in mine):
-            raise StoreError(f"device means: expected {16 * points} bytes ({points} points) in each")
-        sums = np.frombuffer(b"".join(row[4] for row in mine), "<f8").astype(np.float64).reshape(-1, 2, points)
+            raise StoreError(
+                f"device means: expected {16 * points} bytes ({points} points) in each"
+            )
+        sums = (
+            np.frombuffer(b"".join(row[4] for row in mine), "<f8")
+            .astype(np.float64)
+            .reshape(-1, 2, points)
+        )
         number, total = sums[:, 0], sums[:, 1]
         x = np.where(number > 0, total / np.maximum(number, 1.0) - mean0, 0.0)
         marks = {bucket: landmark(bucket, half_life_s) for bucket in {row[2] for row in mine}}
@@ -83,11 +94,18 @@ def means_of(rows: Iterable[Row[Any]], mean0: F64, half_life_s: float) -> dict[P
         weight = {bucket: rescale(w, mark, epoch) for bucket, (mark, w) in marks.items()}
         w = np.array([weight[row[2]] for row in mine])
         wx = w[:, None] * x
-        vectors = np.concatenate([np.stack([np.ones(len(w)), w, w * w], axis=1), wx, wx * x], axis=1)
+        vectors = np.concatenate(
+            [np.stack([np.ones(len(w)), w, w * w], axis=1), wx, wx * x], axis=1
+        )
         ids, first = np.unique(np.array([row[1] for row in mine], np.int64), return_index=True)
         ends = [*first[1:].tolist(), len(mine)]
-        seen = tuple(seen_of((row[3], row[2]) for row in mine[a:b]) for a, b in zip(first.tolist(), ends, strict=True))
-        found[Population(*where)] = Means(epoch, ids, np.add.reduceat(vectors, first, axis=0), wx.T @ x, seen)
+        seen = tuple(
+            seen_of((row[3], row[2]) for row in mine[a:b])
+            for a, b in zip(first.tolist(), ends, strict=True)
+        )
+        found[Population(*where)] = Means(
+            epoch, ids, np.add.reduceat(vectors, first, axis=0), wx.T @ x, seen
+        )
     return found
 
 
@@ -131,28 +149,46 @@ def stage(
     return means
 
 
-def _write(connection: Connection, network: str, fresh: dict[StagedKey, Staged], points: int) -> None:
+def _write(
+    connection: Connection, network: str, fresh: dict[StagedKey, Staged], points: int
+) -> None:
     table = tables.device_bucket
     mine = table.c.network == network
-    room = MAX_STAGED - int(connection.scalar(sa.select(sa.func.count()).select_from(table).where(mine)) or 0)
+    room = MAX_STAGED - int(
+        connection.scalar(sa.select(sa.func.count()).select_from(table).where(mine)) or 0
+    )
     places: dict[tuple[int, str, int], dict[str, Staged]] = {}
     for key, staged in sorted(fresh.items()):
         places.setdefault((key.bucket, key.target, key.class_id), {})[key.device] = staged
     rows: list[dict[str, Any]] = []
     for (bucket, target), some in groupby(sorted(places), key=lambda place: place[:2]):
         for ids in _chunks([class_id for *_, class_id in some]):
-            here = (mine, table.c.bucket == bucket, table.c.target == target, table.c.class_id.in_(ids))
+            here = (
+                mine,
+                table.c.bucket == bucket,
+                table.c.target == target,
+                table.c.class_id.in_(ids),
+            )
             known: dict[int, dict[str, Staged]] = {class_id: {} for class_id in ids}
             for key, staged in _staged(connection.execute(sa.select(table).where(*here)), points):
                 known[key.class_id][key.device] = staged
             for class_id in ids:
                 changed, room = _merge(known[class_id], places[bucket, target, class_id], room)
-                place = {"network": network, "bucket": bucket, "target": target, "class_id": class_id}
-                rows += [{**place, **_columns(device, staged)} for device, staged in changed.items()]
+                place = {
+                    "network": network,
+                    "bucket": bucket,
+                    "target": target,
+                    "class_id": class_id,
+                }
+                rows += [
+                    {**place, **_columns(device, staged)} for device, staged in changed.items()
+                ]
     upsert(connection, table, rows)
 
 
-def _merge(known: dict[str, Staged], fresh: dict[str, Staged], room: int) -> tuple[dict[str, Staged], int]:
+def _merge(
+    known: dict[str, Staged], fresh: dict[str, Staged], room: int
+) -> tuple[dict[str, Staged], int]:
     """The rows of one class in one bucket that change, and the room that is left for new ones."""
     changed: dict[str, Staged] = {}
     number = len(known)
@@ -167,7 +203,9 @@ def _merge(known: dict[str, Staged], fresh: dict[str, Staged], room: int) -> tup
     return changed, room
 
 
-def _write_seen(connection: Connection, network: str, means: dict[Population, Means], not_before: float) -> None:
+def _write_seen(
+    connection: Connection, network: str, means: dict[Population, Means], not_before: float
+) -> None:
     table = tables.device_seen
     rows = []
     for population, mean in means.items():
@@ -175,7 +213,9 @@ def _write_seen(connection: Connection, network: str, means: dict[Population, Me
         for at in _chunks(range(len(mean.ids))):
             ids = [int(mean.ids[i]) for i in at]
             where = [table.c[name] == value for name, value in place.items()]
-            query = sa.select(table.c.class_id, table.c.means, table.c.seen).where(*where, table.c.class_id.in_(ids))
+            query = sa.select(table.c.class_id, table.c.means, table.c.seen).where(
+                *where, table.c.class_id.in_(ids)
+            )
             known = {row.class_id: row for row in connection.execute(query)}
             for i, class_id in zip(at, ids, strict=True):
                 number, parts = int(mean.vectors[i, 0]), [mean.seen[i]]
@@ -183,7 +223,9 @@ def _write_seen(connection: Connection, network: str, means: dict[Population, Me
                     number += known[class_id].means
                     parts.append(seen_from_bytes(known[class_id].seen))
                 seen = merge_seen(parts, not_before=not_before)
-                rows.append({**place, "class_id": class_id, "means": number, "seen": seen.tobytes()})
+                rows.append(
+                    {**place, "class_id": class_id, "means": number, "seen": seen.tobytes()}
+                )
     upsert(connection, table, rows)
 
 

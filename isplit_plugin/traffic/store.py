@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
-from ..advice.live import LiveView
-from ..advice.switching import Change, Standing
+from ..advice.live_view import LiveView
+from ..advice.standing import Change, Standing
 from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
 from ..profile import Profile
 from ..schema import Manifest
@@ -20,10 +20,10 @@ from .database import BUSY_TIMEOUT_S, Database, value_of
 from .delta import Delta
 from .flush import mean0_of, write_delta
 from .labelling import take_labels
-from .labels import Label, Labelled, label_of
+from .labels import Label, LabelResult, label_of
 from .moments import DEFAULT_HALF_LIFE_S, F64
 from .networks import StoredNetwork, is_put, list_networks, put
-from .switches import read_changes, read_standing, write_standing
+from .standing import read_changes, read_standing, write_standing
 from .upkeep import export_rows, read_all, roll_up_all, size_bytes, vacuum
 from .view import read_pairs, read_view, read_view_and_pairs
 
@@ -37,7 +37,7 @@ class Group(NamedTuple):
     newest: float
 
 
-class Held(NamedTuple):
+class StandingSnapshot(NamedTuple):
     """A view, the covariances that go with it (see :meth:`Store.pairs`), and the picks in force."""
 
     live: LiveView
@@ -68,7 +68,9 @@ class Store:
     ) -> None:
         if half_life_s <= 0:
             raise StoreError(f"half_life_s: expected seconds above 0, got {half_life_s}")
-        self._db = Database(url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s)
+        self._db = Database(
+            url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s
+        )
         self._profiles: dict[str, tuple[tuple[int, int], Profile | None]] = {}
         self._manifests: dict[tuple[str, str], tuple[tuple[int, int], Manifest]] = {}
 
@@ -102,7 +104,10 @@ class Store:
         except ProfileError as error:
             raise self._db.error(f"expected a profile of {manifest.model}: {error}") from error
         points = len(manifest.split_points)
-        if told is not None and (told.network_hash, len(told.split_points)) != (manifest.network_hash, points):
+        if told is not None and (told.network_hash, len(told.split_points)) != (
+            manifest.network_hash,
+            points,
+        ):
             raise self._db.error(
                 f"expected a profile of network {manifest.network_hash} with {points} points, "
                 f"got one of {told.network_hash} with {len(told.split_points)}"
@@ -135,7 +140,10 @@ class Store:
             row = connection.execute(query.order_by(table.c.revision.desc()).limit(1)).first()
             if row is None:
                 asked = model if version is None else f"{model}/{version}"
-                known = [f"{n.model}/{n.version}" if version else n.model for n in list_networks(connection)]
+                known = [
+                    f"{n.model}/{n.version}" if version else n.model
+                    for n in list_networks(connection)
+                ]
                 raise UnknownModelError.of(asked, known)
             key, age = (model, row.version), (self.opened, row.revision)
             if key in self._manifests and self._manifests[key][0] == age:
@@ -153,16 +161,24 @@ class Store:
         """The profile of a network, ``None`` where it was put without one. Raises UnknownModelError, StoreError."""
         table = tables.network
         with self._db.read() as connection:
-            revision = connection.scalar(sa.select(table.c.revision).where(table.c.network == network_hash))
+            revision = connection.scalar(
+                sa.select(table.c.revision).where(table.c.network == network_hash)
+            )
             if revision is None:
-                raise UnknownModelError.of(network_hash, [n.network_hash for n in list_networks(connection)])
+                raise UnknownModelError.of(
+                    network_hash, [n.network_hash for n in list_networks(connection)]
+                )
             age = self.opened, int(revision)
             known = self._profiles.get(network_hash)
             if known is not None and known[0] == age:
                 return known[1]
-            raw = connection.scalar(sa.select(table.c.profile).where(table.c.network == network_hash))
+            raw = connection.scalar(
+                sa.select(table.c.profile).where(table.c.network == network_hash)
+            )
         try:
-            found = None if raw is None else Profile.from_bytes(raw, where=f"profile of {network_hash}")
+            found = (
+                None if raw is None else Profile.from_bytes(raw, where=f"profile of {network_hash}")
+            )
         except ProfileError as error:
             raise self._db.error(f"expected a readable profile, found {error}") from error
         self._profiles[network_hash] = age, found
@@ -209,7 +225,7 @@ class Store:
         with self._db.write() as (connection, revision):
             return write_delta(connection, revision, network_hash, delta)
 
-    def add_labels(self, labels: Sequence[Label]) -> tuple[Labelled, ...]:
+    def add_labels(self, labels: Sequence[Label]) -> tuple[LabelResult, ...]:
         """Join labels with their requests; what became of each, in the order given (see :mod:`.labelling`).
 
         A label that cannot be taken is told with its error, and the others are not affected. Raises StoreError, and
@@ -229,25 +245,42 @@ class Store:
     def groups(self, network_hash: str) -> tuple[Group, ...]:
         """The device groups that were seen in the days that are kept, by name; ``other`` holds those above the cap."""
         table = tables.served
-        sums = (sa.func.sum(table.c.requests), sa.func.sum(table.c.errors), sa.func.max(table.c.bucket))
+        sums = (
+            sa.func.sum(table.c.requests),
+            sa.func.sum(table.c.errors),
+            sa.func.max(table.c.bucket),
+        )
         query = sa.select(table.c.device_group, *sums).where(table.c.network == network_hash)
         with self._db.read() as connection:
-            rows = connection.execute(query.group_by(table.c.device_group).order_by(table.c.device_group))
-            return tuple(Group(name, int(n), int(errors), float(last)) for name, n, errors, last in rows)
+            rows = connection.execute(
+                query.group_by(table.c.device_group).order_by(table.c.device_group)
+            )
+            return tuple(
+                Group(name, int(n), int(errors), float(last)) for name, n, errors, last in rows
+            )
 
-    def held(self, manifest: Manifest, group: str) -> Held:
+    def held(self, manifest: Manifest, group: str) -> StandingSnapshot:
         """What the picks in force for a group rest on, as of one moment. Raises StoreError."""
         network = manifest.network_hash
         with self._db.read() as connection:
             live, pairs = read_view_and_pairs(connection, network, group, self.half_life_s)
-            return Held(live, pairs, read_standing(connection, manifest.model, manifest.version, group))
+            return StandingSnapshot(
+                live, pairs, read_standing(connection, manifest.model, manifest.version, group)
+            )
 
     def put_standing(
-        self, manifest: Manifest, group: str, before: Standing | None, after: Standing, changes: Sequence[Change]
+        self,
+        manifest: Manifest,
+        group: str,
+        before: Standing | None,
+        after: Standing,
+        changes: Sequence[Change],
     ) -> bool:
         """Put picks into force; ``False`` where others than ``before`` are in force by now. Raises StoreError."""
         with self._db.write() as (connection, _):
-            done = write_standing(connection, manifest.model, manifest.version, group, before, after, changes)
+            done = write_standing(
+                connection, manifest.model, manifest.version, group, before, after, changes
+            )
             if not done:
                 connection.rollback()
             return done
@@ -265,16 +298,24 @@ class Store:
     def kept(self, network_hash: str) -> tuple[Manifest, bytes | None]:
         """The last manifest of a network and its profile's bytes: what it takes to put it again. Raises StoreError."""
         table = tables.model
-        query = sa.select(table.c.manifest).where(table.c.network == network_hash).order_by(table.c.revision.desc())
+        query = (
+            sa.select(table.c.manifest)
+            .where(table.c.network == network_hash)
+            .order_by(table.c.revision.desc())
+        )
         kept = sa.select(tables.network.c.profile).where(tables.network.c.network == network_hash)
         with self._db.read() as connection:
             raw, profile = connection.scalar(query.limit(1)), connection.scalar(kept)
         if raw is None:
-            raise self._db.error(f"expected network {network_hash[:80]}, found none: put_network comes first")
+            raise self._db.error(
+                f"expected network {network_hash[:80]}, found none: put_network comes first"
+            )
         try:
             return Manifest.from_json(json.loads(raw)), profile
         except (ArtifactError, ValueError) as error:
-            raise self._db.error(f"expected a manifest of network {network_hash}, found {error}") from error
+            raise self._db.error(
+                f"expected a manifest of network {network_hash}, found {error}"
+            ) from error
 
     def check(self) -> dict[str, int]:
         """Read everything there is and return the number of rows by table. Raises StoreError naming what is damaged."""
@@ -286,7 +327,10 @@ class Store:
             read_all(connection)
             count = sa.func.count()
             every = tables.metadata.sorted_tables
-            return {table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0) for table in every}
+            return {
+                table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0)
+                for table in every
+            }
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Everything in the store as rows of JSON types, at one moment (see :mod:`.upkeep`). Raises StoreError."""
@@ -322,6 +366,9 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

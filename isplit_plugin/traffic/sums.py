@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice.live import ALL_GROUPS
+from ..advice.live_view import ALL_GROUPS
 from . import tables
 from .delta import Population
 from .flush import mean0_of
@@ -23,13 +23,24 @@ class Rows:
     """All classes of one population: ids (K,), vectors (K, 3 + 2 P) relative to one landmark."""
 
     def __init__(
-        self, ids: Sequence[int], epochs: Sequence[int], raws: Sequence[bytes], points: int, epoch: int
+        self,
+        ids: Sequence[int],
+        epochs: Sequence[int],
+        raws: Sequence[bytes],
+        points: int,
+        epoch: int,
     ) -> None:
         width = HEADER + 2 * points
         if any(len(raw) != 8 * width for raw in raws):
-            raise ValueError(f"importance rows of {points} points have {8 * width} bytes each, some have not")
+            raise ValueError(
+                f"importance rows of {points} points have {8 * width} bytes each, some have not"
+            )
         self.ids = np.array(ids, np.int64)
-        vectors = np.frombuffer(b"".join(raws), "<f8").reshape(len(ids), width).astype(np.float64, copy=False)
+        vectors = (
+            np.frombuffer(b"".join(raws), "<f8")
+            .reshape(len(ids), width)
+            .astype(np.float64, copy=False)
+        )
         self.vectors = rescale_rows(vectors, np.array(epochs, np.int64), epoch)
 
     def add(self, means: Means, epoch: int) -> None:
@@ -53,27 +64,43 @@ class Sums(NamedTuple):
     products: dict[Population, Products]
 
 
-def read_sums(connection: Connection, network: str, group: str, as_of: float, half_life_s: float) -> Sums:
+def read_sums(
+    connection: Connection, network: str, group: str, as_of: float, half_life_s: float
+) -> Sums:
     """Read them. Raises StoreError where nobody put the network."""
     epoch, unit = landmark(as_of, half_life_s)
     mean0 = mean0_of(connection, network)
     points = len(mean0)
-    means = read_means(connection, network, None if group == ALL_GROUPS else group, mean0, half_life_s)
-    populations = _add_means(_populations(connection, network, group, points, epoch), means, points, epoch)
+    means = read_means(
+        connection, network, None if group == ALL_GROUPS else group, mean0, half_life_s
+    )
+    populations = _add_means(
+        _populations(connection, network, group, points, epoch), means, points, epoch
+    )
     products = _products(connection, network, group, points, means)
     return Sums(points, epoch, unit, means, populations, products)
 
 
-def _populations(connection: Connection, network: str, group: str, points: int, epoch: int) -> dict[Population, Rows]:
-    known = tables.comoment  # a population has one row there, and one for each of its classes in the other table
+def _populations(
+    connection: Connection, network: str, group: str, points: int, epoch: int
+) -> dict[Population, Rows]:
+    known = (
+        tables.comoment
+    )  # a population has one row there, and one for each of its classes in the other table
     keys = sa.select(known.c.device_group, known.c.source, known.c.target, known.c.start)
     found = {}
-    keys = keys.where(*rows_of(known, network, group)).order_by(*known.primary_key)  # sums to the last bit the same
+    keys = keys.where(*rows_of(known, network, group)).order_by(
+        *known.primary_key
+    )  # sums to the last bit the same
     for key in connection.execute(keys).all():
         population = Population(*key)
         table = tables.importance
-        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(table.c.network == network)
-        query = query.where(*(table.c[name] == value for name, value in columns_of(population).items()))
+        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(
+            table.c.network == network
+        )
+        query = query.where(
+            *(table.c[name] == value for name, value in columns_of(population).items())
+        )
         rows = connection.execute(query.order_by(table.c.class_id)).all()
         ids, epochs, raws = zip(*rows, strict=True) if rows else ((), (), ())
         found[population] = Rows(ids, epochs, raws, points, epoch)
@@ -93,7 +120,9 @@ def _products(
 ) -> dict[Population, Products]:
     table = tables.comoment
     found = {}
-    for row in connection.execute(sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)):
+    for row in connection.execute(
+        sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)
+    ):
         population = Population(row.device_group, row.source, row.target, row.start)
         found[population] = Products.from_bytes(row.products, row.epoch, points)
     for population, mean in means.items():

@@ -73,7 +73,7 @@ name = Table(
     "isplit_name",
     metadata,
     Column("network", String(128), primary_key=True),
-    Column("kind", String(16), primary_key=True),  # group | split_point | variant
+    Column("kind", String(16), primary_key=True),  # group | split_point | codec
     Column("name", String(128), primary_key=True),
 )
 
@@ -108,7 +108,7 @@ served = Table(
     metadata,
     Column("network", String(128), primary_key=True),
     Column("split_point", String(128), primary_key=True),
-    Column("variant", String(128), primary_key=True),
+    Column("codec", String(128), primary_key=True),
     Column("device_group", String(128), primary_key=True),
     Column("span_s", Integer, primary_key=True),  # 3600 | 86400
     Column("bucket", BigInteger, primary_key=True),  # epoch seconds of its begin
@@ -124,7 +124,7 @@ outcome = Table(
     metadata,
     Column("network", String(128), primary_key=True),
     Column("split_point", String(128), primary_key=True),
-    Column("variant", String(128), primary_key=True),
+    Column("codec", String(128), primary_key=True),
     Column("device_group", String(128), primary_key=True),
     Column("class_id", Integer, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
@@ -171,7 +171,7 @@ request = Table(
     Column("network", String(128), nullable=False),
     Column("at", Double, nullable=False),
     Column("split_point", String(128), nullable=False),
-    Column("variant", String(128), nullable=False),
+    Column("codec", String(128), nullable=False),
     Column("class_id", Integer, nullable=False),  # predicted
     Column("device_group", String(128), nullable=False),
     Column("label", Integer),
@@ -204,7 +204,9 @@ ticket = Table(
     metadata,
     Column("network", String(128), primary_key=True),
     Column("probe", String(64), primary_key=True),
-    Column("device", String(64), nullable=False),  # a hash, or the name of the one that all unsigned ones share
+    Column(
+        "device", String(64), nullable=False
+    ),  # a hash, or the name of the one that all unsigned ones share
     Column("used_at", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
     Index("isplit_ticket_device", "network", "device", "used_at"),

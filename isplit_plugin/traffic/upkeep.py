@@ -36,12 +36,17 @@ def export_rows(connection: Connection) -> Iterator[dict[str, Any]]:
         if table is tables.meta:
             continue
         decode = _DECODE.get(table.name)
-        rows = connection.execution_options(yield_per=200).execute(sa.select(table).order_by(*table.primary_key))
+        rows = connection.execution_options(yield_per=200).execute(
+            sa.select(table).order_by(*table.primary_key)
+        )
         for row in rows:
             told = dict(row._mapping)
             if decode is not None:
                 told |= decode(row, points)
-            yield {"table": table.name, **{name: _plain(value) for name, value in told.items() if value is not _GONE}}
+            yield {
+                "table": table.name,
+                **{name: _plain(value) for name, value in told.items() if value is not _GONE},
+            }
 
 
 def read_all(connection: Connection) -> None:
@@ -66,8 +71,12 @@ def size_bytes(connection: Connection) -> int:
     """How much room the store takes on disk, indices included."""
     if connection.dialect.name == "postgresql":
         inspected = sa.inspect(connection)
-        names = [table.name for table in tables.metadata.sorted_tables if inspected.has_table(table.name)]
-        sizes = (connection.scalar(sa.select(sa.func.pg_total_relation_size(name))) for name in names)
+        names = [
+            table.name for table in tables.metadata.sorted_tables if inspected.has_table(table.name)
+        ]
+        sizes = (
+            connection.scalar(sa.select(sa.func.pg_total_relation_size(name))) for name in names
+        )
         return sum(int(size or 0) for size in sizes)
     pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     return int(pages or 0) * int(connection.exec_driver_sql("PRAGMA page_size").scalar() or 0)
@@ -122,7 +131,9 @@ def _histogram(histogram: Histogram) -> dict[str, Any]:
 
 
 def _device_bucket(row: Row[Any], points: Mapping[str, int]) -> _Decoded:
-    staged = Staged.from_bytes(row.sums, points[row.network], row.device_group, row.source, row.start)
+    staged = Staged.from_bytes(
+        row.sums, points[row.network], row.device_group, row.source, row.start
+    )
     return {"sums": _GONE, "values": staged.number, "total": staged.total}
 
 

@@ -13,7 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..advice.anytime import median_ranks
-from ..advice.live import ALL_GROUPS, ClassSeen, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
+from ..advice.live_view import (
+    ALL_GROUPS,
+    ClassCounts,
+    ImportanceRows,
+    LiveView,
+    OutcomeRow,
+    ServedRow,
+    Times,
+)
 from . import tables
 from .delta import TIMES, Population
 from .devices import Seen, count_seen, merge_seen, seen_from_bytes
@@ -26,7 +34,9 @@ from .sums import HEADER, Rows, Sums, read_sums, rows_of, within_of
 WHOLE_CURVES: Final = ("input", "probe")
 
 
-def read_view(connection: Connection, network: str, group: str | None, half_life_s: float) -> LiveView:
+def read_view(
+    connection: Connection, network: str, group: str | None, half_life_s: float
+) -> LiveView:
     """The live view of ``network`` for one device group, or for all (``None`` or "all").
 
     Weights are told relative to the newest observation, which therefore weighs 1.
@@ -36,11 +46,17 @@ def read_view(connection: Connection, network: str, group: str | None, half_life
     if progress is None or progress.as_of is None:
         return LiveView.empty(shown, 0 if progress is None else progress.revision)
     return _view(
-        connection, network, shown, progress, read_sums(connection, network, shown, progress.as_of, half_life_s)
+        connection,
+        network,
+        shown,
+        progress,
+        read_sums(connection, network, shown, progress.as_of, half_life_s),
     )
 
 
-def read_pairs(connection: Connection, network: str, group: str | None, half_life_s: float) -> tuple[F64, F64]:
+def read_pairs(
+    connection: Connection, network: str, group: str | None, half_life_s: float
+) -> tuple[F64, F64]:
     """The pooled within-class sums of products of all populations, and their degrees of freedom, both (P, P).
 
     Entry (p, q) rests on every observation that knows both points, split traffic included; the quotient is the pooled
@@ -68,10 +84,14 @@ def read_view_and_pairs(
 
 
 def _progress(connection: Connection, network: str) -> sa.Row[Any] | None:
-    return connection.execute(sa.select(tables.progress).where(tables.progress.c.network == network)).first()
+    return connection.execute(
+        sa.select(tables.progress).where(tables.progress.c.network == network)
+    ).first()
 
 
-def _view(connection: Connection, network: str, group: str, progress: sa.Row[Any], sums: Sums) -> LiveView:
+def _view(
+    connection: Connection, network: str, group: str, progress: sa.Row[Any], sums: Sums
+) -> LiveView:
     comoment, dof = _whole_curves(sums.populations, sums.products, sums.epoch)
     devices = _devices(connection, network, group, sums.means)
     outcomes, seen = _outcomes(connection, network, group, sums.epoch, sums.unit)
@@ -80,7 +100,7 @@ def _view(connection: Connection, network: str, group: str, progress: sa.Row[Any
         importance=_importance(sums.populations, sums.points, sums.unit, devices),
         served=served,
         outcomes=outcomes,
-        class_seen=seen,
+        class_counts=seen,
         comoment=None if comoment is None else comoment / sums.unit,
         comoment_dof=dof / sums.unit,
         revision=progress.revision,
@@ -95,18 +115,25 @@ def _pairs(sums: Sums) -> tuple[F64, F64]:
     within, dof = np.zeros((points, points)), np.zeros((points, points))
     for population, products in sums.products.items():
         if population in sums.populations:
-            one, freedom = within_of(products.at_epoch(sums.epoch), sums.populations[population], points)
+            one, freedom = within_of(
+                products.at_epoch(sums.epoch), sums.populations[population], points
+            )
             within += one
             dof[population.start :, population.start :] += freedom
     return within / sums.unit, dof / sums.unit
 
 
 def _importance(
-    populations: dict[Population, Rows], points: int, unit: float, devices: Mapping[Population, _Devices]
+    populations: dict[Population, Rows],
+    points: int,
+    unit: float,
+    devices: Mapping[Population, _Devices],
 ) -> tuple[ImportanceRows, ...]:
     kinds: dict[tuple[str, str], list[tuple[int, Rows]]] = {}
     for population, rows in populations.items():
-        kinds.setdefault((population.source, population.target), []).append((population.start, rows))
+        kinds.setdefault((population.source, population.target), []).append(
+            (population.start, rows)
+        )
     found = []
     for (source, target), parts in sorted(kinds.items()):
         ids: npt.NDArray[np.int64] = np.unique(np.concatenate([rows.ids for _, rows in parts]))
@@ -119,7 +146,11 @@ def _importance(
             weight2[at, start:] += v[:, 2, None] / unit**2
             sum1[at] += v[:, HEADER : HEADER + points] / unit
             sum2[at] += v[:, HEADER + points :] / unit
-        mine = [known for p, known in sorted(devices.items()) if (p.source, p.target) == (source, target)]
+        mine = [
+            known
+            for p, known in sorted(devices.items())
+            if (p.source, p.target) == (source, target)
+        ]
         sums = (count, weight, weight2, sum1, sum2)
         distinct = _distinct(mine, ids, count) if mine else None
         found.append(ImportanceRows(source, target, ids, *sums, devices=distinct))  # type: ignore[arg-type]
@@ -146,7 +177,9 @@ def _devices(
         known.seen[row.class_id] = [seen_from_bytes(row.seen)]
     for population, mean in means.items():
         known = found.setdefault(population, _Devices(population.start, {}, {}))
-        for class_id, number, seen in zip(mean.ids.tolist(), mean.vectors[:, 0].tolist(), mean.seen, strict=True):
+        for class_id, number, seen in zip(
+            mean.ids.tolist(), mean.vectors[:, 0].tolist(), mean.seen, strict=True
+        ):
             known.means[class_id] = known.means.get(class_id, 0) + int(number)
             known.seen.setdefault(class_id, []).append(seen)
     return found
@@ -156,7 +189,9 @@ def _distinct(parts: Sequence[_Devices], ids: npt.NDArray[np.int64], count: F64)
     """Distinct devices behind each class and point, (K, P); what counts by itself, as one each."""
     found = count.copy()
     for row, class_id in enumerate(ids.tolist()):
-        mine = sorted((part for part in parts if class_id in part.means), key=lambda part: part.start)
+        mine = sorted(
+            (part for part in parts if class_id in part.means), key=lambda part: part.start
+        )
         seen: list[Seen] = []
         before = 0.0
         for start, some in groupby(mine, key=lambda part: part.start):
@@ -173,7 +208,9 @@ def _distinct(parts: Sequence[_Devices], ids: npt.NDArray[np.int64], count: F64)
 def _whole_curves(
     populations: dict[Population, Rows], products: Mapping[Population, Products], epoch: int
 ) -> tuple[F64 | None, float]:
-    whole = {p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES}
+    whole = {
+        p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES
+    }
     if not whole:
         return None, 0.0
     points = (next(iter(whole.values())).vectors.shape[1] - HEADER) // 2
@@ -185,18 +222,22 @@ def _whole_curves(
     return comoment, dof
 
 
-def _served(connection: Connection, network: str, group: str, as_of: float) -> tuple[ServedRow, ...]:
+def _served(
+    connection: Connection, network: str, group: str, as_of: float
+) -> tuple[ServedRow, ...]:
     table = tables.served
     kinds: dict[tuple[str, str, str], list[sa.Row[Any]]] = {}
     query = sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)
     for row in connection.execute(query):
-        kinds.setdefault((row.split_point, row.variant, row.device_group), []).append(row)
+        kinds.setdefault((row.split_point, row.codec, row.device_group), []).append(row)
     found = []
     for key, rows in sorted(kinds.items()):
         recent = [row.times for row in rows if row.bucket >= as_of - KEEP_HOURS_S]
         times = unpack_sum(recent or [row.times for row in rows], len(TIMES))
         if len(recent) < len(rows) and not all(histogram.counts for histogram in times):
-            ever = unpack_sum([row.times for row in rows], len(TIMES))  # for what nobody reported lately
+            ever = unpack_sum(
+                [row.times for row in rows], len(TIMES)
+            )  # for what nobody reported lately
             times = [now if now.counts else before for now, before in zip(times, ever, strict=True)]
         head, encode, uplink, decode, tail = map(_times, times)
         found.append(
@@ -230,29 +271,39 @@ def _times(histogram: Histogram) -> Times:
 
 def _outcomes(
     connection: Connection, network: str, group: str, epoch: int, unit: float
-) -> tuple[tuple[OutcomeRow, ...], ClassSeen]:
+) -> tuple[tuple[OutcomeRow, ...], ClassCounts]:
     table = tables.outcome
-    columns = (table.c.split_point, table.c.variant, table.c.class_id, table.c.epoch, table.c.number)
-    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(*rows_of(table, network, group))
+    columns = (
+        table.c.split_point,
+        table.c.codec,
+        table.c.class_id,
+        table.c.epoch,
+        table.c.number,
+    )
+    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(
+        *rows_of(table, network, group)
+    )
     rows = connection.execute(query.order_by(*table.primary_key)).all()
     if not rows:
-        return (), ClassSeen()
-    points, variants, classes, epochs, number, *sums = zip(*rows, strict=True)
+        return (), ClassCounts()
+    points, codecs, classes, epochs, number, *sums = zip(*rows, strict=True)
     told = np.ldexp(np.array(sums, np.float64), shift_of(epochs, epoch)) / unit
-    choices = list(zip(points, variants, strict=True))
+    choices = list(zip(points, codecs, strict=True))
     names = sorted(set(choices))
     code = {name: i for i, name in enumerate(names)}
     seen_ids = np.array(classes, np.int64)
     low = seen_ids.min()
     span = seen_ids.max() - low + 1
     # As one number: numpy's unique takes ten times as long for pairs.
-    keys, at = np.unique(np.array([code[choice] for choice in choices]) * span + seen_ids - low, return_inverse=True)
+    keys, at = np.unique(
+        np.array([code[choice] for choice in choices]) * span + seen_ids - low, return_inverse=True
+    )
     places = np.divmod(keys, span)
     total = [np.bincount(at, weights=row).tolist() for row in told]
     served = [names[n] for n in places[0].tolist()]
-    points, variants = zip(*served, strict=True)
-    outcomes = tuple(map(OutcomeRow, points, variants, (places[1] + low).tolist(), *total))
+    points, codecs = zip(*served, strict=True)
+    outcomes = tuple(map(OutcomeRow, points, codecs, (places[1] + low).tolist(), *total))
     ids, which = np.unique(seen_ids, return_inverse=True)
     weight = np.bincount(which, weights=told[0]).astype(np.float64)
     count = np.bincount(which, weights=np.array(number, np.float64)).astype(np.float64)
-    return outcomes, ClassSeen(ids[count > 0], weight[count > 0], count[count > 0])
+    return outcomes, ClassCounts(ids[count > 0], weight[count > 0], count[count > 0])

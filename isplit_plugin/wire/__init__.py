@@ -27,7 +27,6 @@ from .message import (
     load_json,
 )
 from .plain import ActivationCodec
-from .probe import ProbeReport, ProbeResponse, decode_probe_response
 from .quantize import Ranges
 from .request import MAX_TOP_K, OUTPUTS, SCORES, TailRequest, decode_request
 from .response import TailResponse, decode_response, label, top_k
@@ -44,8 +43,6 @@ __all__ = [
     "ActivationCodec",
     "InferRequest",
     "InferResponse",
-    "ProbeReport",
-    "ProbeResponse",
     "Ranges",
     "RequestedOutput",
     "TailRequest",
@@ -55,7 +52,6 @@ __all__ = [
     "calibrate",
     "codec_names",
     "decode_activation",
-    "decode_probe_response",
     "decode_request",
     "decode_response",
     "describe",

@@ -38,7 +38,9 @@ def pack(codes: Bytes, bits: int) -> Bytes:
         words &= np.uint64(even)
         odd &= np.uint64((even << lane & 2**64 - 1) >> lane - bits * scale)
         words |= odd
-    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8)[:, :bits]).reshape(-1)[: packed_size(count, bits)]
+    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, 8)[:, :bits]).reshape(-1)[
+        : packed_size(count, bits)
+    ]
 
 
 def unpack(data: Buffer, count: int, bits: int) -> Bytes:
@@ -93,7 +95,9 @@ def ungroup(data: Buffer, count: int, bits: int) -> Bytes:
         return unpack(data, count, bits)
     raw = np.frombuffer(data, np.uint8)
     if len(raw) != grouped_size(count, bits):
-        raise WireError(f"{len(raw)} bytes for {count} codes of {bits} bits, expected {grouped_size(count, bits)}")
+        raise WireError(
+            f"{len(raw)} bytes for {count} codes of {bits} bits, expected {grouped_size(count, bits)}"
+        )
     if bits == 3:
         codes = np.empty(2 * len(raw), np.uint8)
         codes[0::2], codes[1::2] = raw & 7, raw >> 3

@@ -92,7 +92,9 @@ def _get(name: str) -> tuple[ActivationCodec | LinearCodec, bool]:
     codec = _CODECS.get(name.removesuffix(_ZSTD))
     if codec is None:
         names = (*codec_names(), *IMAGE_CODECS)
-        raise UnknownCodecError(f"unknown codec {name[:200]!r}; known: {describe(names)}", known=list(names))
+        raise UnknownCodecError(
+            f"unknown codec {name[:200]!r}; known: {describe(names)}", known=list(names)
+        )
     return codec, name.endswith(_ZSTD)
 
 
@@ -121,7 +123,9 @@ def encode_activation(
     data: Buffer
     parameters: dict[str, Scalar] = {}
     if isinstance(coder, LinearCodec):
-        data = coder.encode(plain, channel_axis=channel_axis, ranges=ranges, entropy_coded=entropy_coded)
+        data = coder.encode(
+            plain, channel_axis=channel_axis, ranges=ranges, entropy_coded=entropy_coded
+        )
     else:
         codes, parameters = coder.encode(plain)
         if not entropy_coded and _BY_DATATYPE[coder.datatype] == coder.name:
@@ -132,7 +136,9 @@ def encode_activation(
     return Tensor.of_bytes(name, [entropy.compress(data) if entropy_coded else data], described)
 
 
-def calibrate(activations: Iterable[npt.NDArray[Any]], codec: str, *, channel_axis: int = 1) -> Ranges:
+def calibrate(
+    activations: Iterable[npt.NDArray[Any]], codec: str, *, channel_axis: int = 1
+) -> Ranges:
     """Ranges for :func:`encode_activation` from activations (N, ...) of a calibration set.
 
     Raises UnknownCodecError where the codec is none of the ``q`` family, WireError without finite activations.
@@ -161,15 +167,21 @@ def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
             )
         return str(named), tensor.shape
     if tensor.shape != (1,):
-        raise WireError(f"tensor {tensor.name!r}: a coded activation is BYTES of shape [1], got {list(tensor.shape)}")
+        raise WireError(
+            f"tensor {tensor.name!r}: a coded activation is BYTES of shape [1], got {list(tensor.shape)}"
+        )
     name = text(tensor.parameters.get(P_CODEC), P_CODEC)
     codec, _ = _get(name)
     if tensor.parameters.get(P_DATATYPE) != codec.datatype:
-        raise WireError(f"tensor {tensor.name!r}: {P_DATATYPE} of codec {name!r} is {codec.datatype}")
+        raise WireError(
+            f"tensor {tensor.name!r}: {P_DATATYPE} of codec {name!r} is {codec.datatype}"
+        )
     return name, parse_shape(tensor.parameters.get(P_SHAPE), P_SHAPE)
 
 
-def decode_activation(tensor: Tensor, *, shape: Sequence[int], max_batch: int = DEFAULT_MAX_BATCH) -> FloatArray:
+def decode_activation(
+    tensor: Tensor, *, shape: Sequence[int], max_batch: int = DEFAULT_MAX_BATCH
+) -> FloatArray:
     """The activation (N, *shape) as finite, writable, row-major float32, 1 <= N <= max_batch.
 
     ``shape``: the split point's, without batch. A plain fp32 tensor is not copied where its body is writable and
@@ -184,10 +196,16 @@ def decode_activation(tensor: Tensor, *, shape: Sequence[int], max_batch: int = 
     if isinstance(codec, LinearCodec):
         payload: Buffer = tensor.items[0]
         if entropy_coded:
-            payload = entropy.decompress(payload, entropy.content_size(payload, codec.max_size(whole)))
+            payload = entropy.decompress(
+                payload, entropy.content_size(payload, codec.max_size(whole))
+            )
         array = codec.decode(memoryview(payload), whole, entropy_coded=entropy_coded)
     else:
-        codes = _unpack(tensor, codec, whole, entropy_coded) if tensor.datatype == BYTES else tensor.array
+        codes = (
+            _unpack(tensor, codec, whole, entropy_coded)
+            if tensor.datatype == BYTES
+            else tensor.array
+        )
         array = codec.decode(codes, tensor.parameters, whole)
     if not _finite(array):
         raise WireError(f"tensor {tensor.name!r}: NaN or infinite values")
@@ -197,9 +215,13 @@ def decode_activation(tensor: Tensor, *, shape: Sequence[int], max_batch: int = 
 def check_batch(whole: Sequence[int], shape: Sequence[int], max_batch: int, name: str) -> None:
     """Refuse a shape that is not (1 to max_batch, *shape). Raises WireError, WireSizeError for a batch too large."""
     if len(whole) != len(shape) + 1 or list(whole[1:]) != list(shape):
-        raise WireError(f"tensor {name!r}: expected shape [N, {', '.join(map(str, shape))}], got {list(whole)}")
+        raise WireError(
+            f"tensor {name!r}: expected shape [N, {', '.join(map(str, shape))}], got {list(whole)}"
+        )
     if not 1 <= whole[0] <= max_batch:
-        raise WireSizeError(f"tensor {name!r}: a batch of {whole[0]}, at most {max_batch}", limit=max_batch)
+        raise WireSizeError(
+            f"tensor {name!r}: a batch of {whole[0]}, at most {max_batch}", limit=max_batch
+        )
 
 
 def encode_images(images: Sequence[Buffer], codec: str, name: str = "input") -> Tensor:
@@ -211,7 +233,9 @@ def encode_images(images: Sequence[Buffer], codec: str, name: str = "input") -> 
     return Tensor.of_bytes(name, images, {P_CODEC: codec})
 
 
-def _unpack(tensor: Tensor, codec: ActivationCodec, whole: tuple[int, ...], entropy_coded: bool) -> Codes:
+def _unpack(
+    tensor: Tensor, codec: ActivationCodec, whole: tuple[int, ...], entropy_coded: bool
+) -> Codes:
     dtype, code_shape = DATATYPES[codec.datatype], codec.code_shape(whole)
     expected = math.prod(code_shape) * dtype.itemsize
     data: Buffer = tensor.items[0]

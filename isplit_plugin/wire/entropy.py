@@ -56,12 +56,16 @@ def decompress(data: Buffer, expected: int) -> bytes:
         if announced is not None and announced != expected:
             kind = WireSizeError if announced > expected else WireError
             raise kind(f"a zstd frame of {announced} bytes, expected {expected}")
-        decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: min(window, 30)})
+        decoder = zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: min(window, 30)}
+        )
         content: bytes = decoder.decompress(data, max_length=expected + 1)
     except (zstd.ZstdError, ValueError, OverflowError) as error:
         raise WireError(f"not a readable zstd frame ({error})") from error
     if len(content) > expected:
         raise WireSizeError(f"a zstd frame of more than the expected {expected} bytes")
     if len(content) != expected or not decoder.eof or decoder.unused_data:
-        raise WireError(f"expected one zstd frame of {expected} bytes, got {len(content)} bytes or something behind it")
+        raise WireError(
+            f"expected one zstd frame of {expected} bytes, got {len(content)} bytes or something behind it"
+        )
     return content

@@ -56,7 +56,9 @@ class LinearCodec:
         first = np.moveaxis(array, channel_axis - 1, 0)
         return np.ascontiguousarray(first).reshape(first.shape[0], -1)
 
-    def encode(self, array: FloatArray, *, channel_axis: int, ranges: Ranges | None, entropy_coded: bool) -> bytes:
+    def encode(
+        self, array: FloatArray, *, channel_axis: int, ranges: Ranges | None, entropy_coded: bool
+    ) -> bytes:
         """The payload of a finite float32 array (N, ...). Raises WireError for ranges of other channels."""
         axis = _axis(channel_axis, array.ndim) if self.per_channel else 0
         parts = [bytes((VERSION, axis))]
@@ -64,13 +66,17 @@ class LinearCodec:
             parts += self._encode_item(self.rows(item, axis), ranges, entropy_coded)
         return b"".join(parts)
 
-    def _encode_item(self, rows: FloatArray, ranges: Ranges | None, entropy_coded: bool) -> list[bytes]:
+    def _encode_item(
+        self, rows: FloatArray, ranges: Ranges | None, entropy_coded: bool
+    ) -> list[bytes]:
         if ranges is None:
             ranges = quantize.ranges_of(rows)
             if not (self.runs or entropy_coded):
                 ranges = quantize.clipped(rows, ranges, self.bits)
         elif ranges.low.shape != (len(rows),) or ranges.high.shape != (len(rows),):
-            raise WireError(f"ranges of {ranges.low.size} channels, codec {self.name!r} codes {len(rows)} here")
+            raise WireError(
+                f"ranges of {ranges.low.size} channels, codec {self.name!r} codes {len(rows)} here"
+            )
         grid = quantize.grid_of(ranges, self.bits)
         symbols = grid.quantize(rows)
         zeros = grid.zero_points
@@ -80,7 +86,11 @@ class LinearCodec:
             symbols &= np.uint8((1 << self.bits) - 1)
         head = [_STEP.pack(grid.step)]
         if self.per_channel:
-            head += [grid.exponents.tobytes(), bytes((shifted,)), zeros.tobytes() if shifted else b""]
+            head += [
+                grid.exponents.tobytes(),
+                bytes((shifted,)),
+                zeros.tobytes() if shifted else b"",
+            ]
         else:
             head.append(zeros.tobytes())
         flat = symbols.reshape(-1)
@@ -96,14 +106,22 @@ class LinearCodec:
         symbols = runlength.max_size(count, self.bits) if self.runs else count
         return 2 + shape[0] * (_STEP.size + 1 + 2 * channels + symbols)
 
-    def decode(self, data: memoryview, shape: tuple[int, ...], *, entropy_coded: bool) -> FloatArray:
+    def decode(
+        self, data: memoryview, shape: tuple[int, ...], *, entropy_coded: bool
+    ) -> FloatArray:
         """float32 of ``shape`` (N, ...) from exactly this payload. Raises WireError for anything else."""
         version, axis = _take(data, 0, 2)
         if version != VERSION:
             raise WireError(f"codec {self.name!r}: payload version {version}, expected {VERSION}")
         if self.per_channel != bool(axis) or axis >= len(shape):
-            raise WireError(f"codec {self.name!r}: channel axis {axis} of a shape of {len(shape)} dimensions")
-        moved = (shape[axis], *(d for i, d in enumerate(shape[1:], 1) if i != axis)) if axis else shape[1:]
+            raise WireError(
+                f"codec {self.name!r}: channel axis {axis} of a shape of {len(shape)} dimensions"
+            )
+        moved = (
+            (shape[axis], *(d for i, d in enumerate(shape[1:], 1) if i != axis))
+            if axis
+            else shape[1:]
+        )
         channels = shape[axis] if axis else 1
         out = np.empty(shape, np.float32)
         at = 2
@@ -140,10 +158,14 @@ class LinearCodec:
             zeros = np.frombuffer(_take(data, at, channels), np.uint8)
             at += channels
             if zeros.max() > top:
-                raise WireError(f"codec {self.name!r}: a zero point of {zeros.max()}, at most {top}")
+                raise WireError(
+                    f"codec {self.name!r}: a zero point of {zeros.max()}, at most {top}"
+                )
         return Grid(self.bits, np.float32(step), exponents, zeros), at
 
-    def _decode_symbols(self, data: memoryview, at: int, count: int, entropy_coded: bool) -> tuple[Bytes, int]:
+    def _decode_symbols(
+        self, data: memoryview, at: int, count: int, entropy_coded: bool
+    ) -> tuple[Bytes, int]:
         if self.runs:
             symbols, used = runlength.decode(data[at:], count, self.bits)
             return symbols, at + used
@@ -156,7 +178,9 @@ class LinearCodec:
 
 def _axis(channel_axis: int, ndim: int) -> int:
     if not 1 <= channel_axis < ndim:
-        raise WireError(f"channel axis {channel_axis}: expected 1 to {ndim - 1} for an activation of {ndim} dimensions")
+        raise WireError(
+            f"channel axis {channel_axis}: expected 1 to {ndim - 1} for an activation of {ndim} dimensions"
+        )
     return channel_axis
 
 

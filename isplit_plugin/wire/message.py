@@ -13,7 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import WireError, WireSizeError
-from .tensor import BYTES, DATATYPES, Buffer, Scalar, Tensor, read_binary, read_json, read_parameters, read_shape, text
+from .tensor import (
+    BYTES,
+    DATATYPES,
+    Buffer,
+    Scalar,
+    Tensor,
+    read_binary,
+    read_json,
+    read_parameters,
+    read_shape,
+    text,
+)
 
 HEADER: Final = "Inference-Header-Content-Length"
 BINARY_TYPE: Final = "application/octet-stream"
@@ -65,15 +76,23 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
         raw["parameters"] = dict(request.parameters)
     if request.outputs:
         raw["outputs"] = [
-            {"name": output.name, **({"parameters": dict(output.parameters)} if output.parameters else {})}
+            {
+                "name": output.name,
+                **({"parameters": dict(output.parameters)} if output.parameters else {}),
+            }
             for output in request.outputs
         ]
     return _encode(raw, "inputs", request.inputs, [binary] * len(request.inputs))
 
 
-def encode_response(response: InferResponse, *, binary: Sequence[bool] | bool = True) -> tuple[bytes, int | None]:
+def encode_response(
+    response: InferResponse, *, binary: Sequence[bool] | bool = True
+) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON. ``binary``: for all outputs, or one flag for each."""
-    raw: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    raw: dict[str, Any] = {
+        "model_name": response.model_name,
+        "model_version": response.model_version,
+    }
     if response.id:
         raw["id"] = response.id
     if response.parameters:
@@ -82,7 +101,9 @@ def encode_response(response: InferResponse, *, binary: Sequence[bool] | bool = 
     return _encode(raw, "outputs", response.outputs, flags)
 
 
-def decode_request(body: Buffer | Mapping[str, Any], json_length: int | None = None) -> InferRequest:
+def decode_request(
+    body: Buffer | Mapping[str, Any], json_length: int | None = None
+) -> InferRequest:
     """Read a request. ``body``: any buffer, or the object a server has already parsed from a JSON body.
 
     Raises WireError (WireSizeError where a limit is passed), and nothing else.
@@ -96,7 +117,9 @@ def decode_request(body: Buffer | Mapping[str, Any], json_length: int | None = N
         if not isinstance(output, Mapping):
             raise WireError("outputs: expected objects with a name")
         name = text(output.get("name"), "output name")
-        requested.append(RequestedOutput(name, read_parameters(output.get("parameters"), f"output {name!r}")))
+        requested.append(
+            RequestedOutput(name, read_parameters(output.get("parameters"), f"output {name!r}"))
+        )
     if len({output.name for output in requested}) != len(requested):
         raise WireError("outputs: a name comes twice")
     return InferRequest(
@@ -150,7 +173,10 @@ def load_json(body: Buffer, what: str = "JSON") -> Any:
     """Parse strict JSON: UTF-8, no NaN or Infinity, no duplicate keys. Raises WireError."""
     try:
         return json.loads(bytes(body).decode(), object_pairs_hook=_object, parse_constant=_constant)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, integers of thousands of digits, too deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, not JSON, integers of thousands of digits, too deep
         raise WireError(f"{what}: not valid JSON ({type(error).__name__})") from error
 
 
@@ -161,7 +187,11 @@ def _encode(
     raw[key] = entries = []
     for tensor, as_binary in zip(tensors, binary, strict=True):
         parameters = dict(tensor.parameters)
-        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        entry: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+        }
         if as_binary:
             parameters["binary_data_size"] = tensor.nbytes
             chunks += tensor.chunks()
@@ -180,7 +210,9 @@ def _encode(
     return b"".join([head, *chunks]), len(head)
 
 
-def _open(body: Buffer | Mapping[str, Any], json_length: int | None) -> tuple[Mapping[str, Any], memoryview]:
+def _open(
+    body: Buffer | Mapping[str, Any], json_length: int | None
+) -> tuple[Mapping[str, Any], memoryview]:
     """The parsed JSON, and a view of the bytes behind it."""
     if isinstance(body, Mapping):
         if json_length is not None:
@@ -218,7 +250,9 @@ def _tensors(raw: object, what: str, rest: memoryview) -> tuple[Tensor, ...]:
         datatype = entry.get("datatype")
         if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
             shown = datatype[:20] if isinstance(datatype, str) else type(datatype).__name__
-            raise WireError(f"tensor {name!r}: unknown datatype {shown!a}; known: {', '.join(DATATYPES)}, {BYTES}")
+            raise WireError(
+                f"tensor {name!r}: unknown datatype {shown!a}; known: {', '.join(DATATYPES)}, {BYTES}"
+            )
         shape = read_shape(entry.get("shape"), f"tensor {name!r}")
         parameters = read_parameters(entry.get("parameters"), f"tensor {name!r}")
         size = parameters.pop("binary_data_size", None)
@@ -228,7 +262,9 @@ def _tensors(raw: object, what: str, rest: memoryview) -> tuple[Tensor, ...]:
             tensor = read_json(name, datatype, shape, entry["data"])
         else:
             if type(size) is not int or not 0 <= size <= len(rest) - at:
-                raise WireError(f"tensor {name!r}: binary_data_size {size!a}, {len(rest) - at} bytes are left")
+                raise WireError(
+                    f"tensor {name!r}: binary_data_size {size!a}, {len(rest) - at} bytes are left"
+                )
             tensor = read_binary(name, datatype, shape, rest[at : at + size])
             at += size
         found[name] = Tensor(name, datatype, shape, tensor.data, parameters)

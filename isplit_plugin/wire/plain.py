@@ -32,7 +32,9 @@ class ActivationCodec(ABC):
         """Codes and tensor parameters of a finite, C-contiguous float32 array (N, ...)."""
 
     @abstractmethod
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
+    def decode(
+        self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]
+    ) -> FloatArray:
         """float32 of ``shape`` (N, ...). The parameters are hostile: raises WireError."""
 
     def code_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,7 +51,9 @@ class Fp32(ActivationCodec):
     def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
         return array, {}
 
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
+    def decode(
+        self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]
+    ) -> FloatArray:
         return codes
 
 
@@ -63,7 +67,9 @@ class Fp16(ActivationCodec):
     def encode(self, array: FloatArray) -> tuple[Codes, dict[str, Scalar]]:
         return np.clip(array, -65504.0, 65504.0).astype(np.float16), {}
 
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
+    def decode(
+        self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]
+    ) -> FloatArray:
         return codes.astype(np.float32)
 
 
@@ -95,9 +101,14 @@ class Uint8(ActivationCodec):
         scales, zeros = [_shortest(v) for v in scale], [int(v) for v in zero]
         if len(scales) == 1:
             return codes, {"scale": scales[0], "zero_point": zeros[0]}
-        return codes, {"scale": ",".join(map(repr, scales)), "zero_point": ",".join(map(repr, zeros))}
+        return codes, {
+            "scale": ",".join(map(repr, scales)),
+            "zero_point": ",".join(map(repr, zeros)),
+        }
 
-    def decode(self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]) -> FloatArray:
+    def decode(
+        self, codes: Codes, parameters: Mapping[str, Scalar], shape: tuple[int, ...]
+    ) -> FloatArray:
         items = shape[0]
         scale = per_item(parameters, "scale", items, low=FLOAT32_TINY, high=FLOAT32_MAX / 256)
         zero = per_item(parameters, "zero_point", items, low=0, high=255)
@@ -110,7 +121,9 @@ class Uint8(ActivationCodec):
         return array
 
 
-def per_item(parameters: Mapping[str, Scalar], key: str, items: int, *, low: float, high: float) -> list[float]:
+def per_item(
+    parameters: Mapping[str, Scalar], key: str, items: int, *, low: float, high: float
+) -> list[float]:
     """One number per item of the batch from a parameter, each within [low, high]. Raises WireError."""
     value = parameters.get(key)
     if isinstance(value, bool) or value is None:

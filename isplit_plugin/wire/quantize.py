@@ -31,7 +31,12 @@ RANGE_LIMIT: Final = FLOAT32_MAX * 127 / 256
 # Exponents are sixteenths of an octave: a step is at most 4.4 % larger than its channel needs, and takes one byte.
 _RATIOS: Final = np.array([2.0 ** (-(k // 16)) * 2.0 ** (-(k % 16) / 16) for k in range(256)])
 
-_SHARES: Final = {2: (0.8, 0.6, 0.45, 0.3), 3: (0.85, 0.7, 0.55, 0.4), 4: (0.85, 0.7, 0.55), 5: (0.85, 0.7)}
+_SHARES: Final = {
+    2: (0.8, 0.6, 0.45, 0.3),
+    3: (0.85, 0.7, 0.55, 0.4),
+    4: (0.85, 0.7, 0.55),
+    5: (0.85, 0.7),
+}
 _SAMPLE: Final = 4096
 _SAMPLE_CHANNEL: Final = 128
 _CHANNEL_BITS: Final = 3
@@ -70,7 +75,9 @@ class Grid:
     def quantize(self, array: FloatArray) -> Bytes:
         """Codes (C, S), uint8, of a finite float32 array (C, S)."""
         top = np.float32((1 << self.bits) - 1)
-        with np.errstate(over="ignore"):  # a value far beyond the range becomes infinite, and is clipped
+        with np.errstate(
+            over="ignore"
+        ):  # a value far beyond the range becomes infinite, and is clipped
             work = array * (np.float32(1) / self.steps)[:, None]
         work += self.zero_points.astype(np.float32)[:, None] + np.float32(0.5)
         np.clip(work, 0, top, out=work)
@@ -122,7 +129,10 @@ def clipped(array: FloatArray, ranges: Ranges, bits: int) -> Ranges:
         better = error < least
         if not better.any():
             break
-        best_low, best_high = np.where(better, trial.low, best_low), np.where(better, trial.high, best_high)
+        best_low, best_high = (
+            np.where(better, trial.low, best_low),
+            np.where(better, trial.high, best_high),
+        )
         least = np.where(better, error, least)
     return Ranges(best_low, best_high)
 

@@ -134,7 +134,10 @@ class TailRequest:
         if all_binary:
             parameters["binary_data_output"] = True
         outputs = [
-            RequestedOutput(name, {"binary_data": True} if name in self.binary_outputs and not all_binary else {})
+            RequestedOutput(
+                name,
+                {"binary_data": True} if name in self.binary_outputs and not all_binary else {},
+            )
             for name in OUTPUTS
             if (self.scores if name == SCORES else name in self.binary_outputs and not all_binary)
         ]
@@ -164,19 +167,27 @@ def decode_request(
         try:
             view = memoryview(body).cast("B")
         except TypeError:
-            what = "a JSON object" if type(body).__name__ == "list" else "a contiguous body of bytes"
+            what = (
+                "a JSON object" if type(body).__name__ == "list" else "a contiguous body of bytes"
+            )
             raise WireError(f"message: expected {what}, got {type(body).__name__}") from None
         if not view:
             raise WireError("the body is empty; expected a tensor or a photo")
         if kind.startswith("image/") or bytes(view[:8]).startswith(_MAGIC):
-            return TailRequest(split_point=INPUT, codec="file", tensor=encode_images([view], "file"))
+            return TailRequest(
+                split_point=INPUT, codec="file", tensor=encode_images([view], "file")
+            )
         if view[0] not in b" \t\r\n{":
             raise WireError(
                 f"neither JSON nor a JPEG or PNG file (content type {kind[:40]!a}); "
                 f"a binary tensor needs the header {message.HEADER}"
             )
-        if kind == message.BINARY_TYPE and b"\0" in view[: message.MAX_HEADER_BYTES].tobytes():  # JSON has none
-            raise WireError(f"a binary body without the header {message.HEADER}, the length of its JSON")
+        if (
+            kind == message.BINARY_TYPE and b"\0" in view[: message.MAX_HEADER_BYTES].tobytes()
+        ):  # JSON has none
+            raise WireError(
+                f"a binary body without the header {message.HEADER}, the length of its JSON"
+            )
     return _check(message.decode_request(body, json_length), manifest, max_batch)
 
 
@@ -187,17 +198,27 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
     split_point, shape = _split_point(parameters, tensor, manifest)
     expected = INPUT if split_point == INPUT else ACTIVATION
     if tensor.name != expected:
-        raise WireError(f"at split point {split_point!r} the input tensor is named {expected!r}, got {tensor.name!r}")
-    if tensor.datatype == BYTES and split_point == INPUT and tensor.parameters.get(P_CODEC) in IMAGE_CODECS:
+        raise WireError(
+            f"at split point {split_point!r} the input tensor is named {expected!r}, got {tensor.name!r}"
+        )
+    if (
+        tensor.datatype == BYTES
+        and split_point == INPUT
+        and tensor.parameters.get(P_CODEC) in IMAGE_CODECS
+    ):
         codec, shape = str(tensor.parameters[P_CODEC]), ()
         if len(tensor.shape) != 1:
             raise WireError(f"images are BYTES of shape [N], got {list(tensor.shape)}")
         if tensor.shape[0] > max_batch:
-            raise WireSizeError(f"a batch of {tensor.shape[0]} images, at most {max_batch}", limit=max_batch)
+            raise WireSizeError(
+                f"a batch of {tensor.shape[0]} images, at most {max_batch}", limit=max_batch
+            )
     else:
         codec, whole = activation_layout(tensor)
         if codec not in manifest.codecs:
-            accepted = (*manifest.codecs, *IMAGE_CODECS) if split_point == INPUT else manifest.codecs
+            accepted = (
+                (*manifest.codecs, *IMAGE_CODECS) if split_point == INPUT else manifest.codecs
+            )
             raise unknown_codec(codec, accepted)
         check_batch(whole, shape, max_batch, tensor.name)
     scores, binary = _outputs(request)
@@ -222,9 +243,14 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
     )
 
 
-def _split_point(parameters: Mapping[str, Scalar], tensor: Tensor, manifest: Manifest) -> tuple[str, tuple[int, ...]]:
+def _split_point(
+    parameters: Mapping[str, Scalar], tensor: Tensor, manifest: Manifest
+) -> tuple[str, tuple[int, ...]]:
     """The deployed split point that the request is for, by its first name, and its shape without batch."""
-    deployed = {manifest.split_point(name).name: manifest.split_point(name).shape for name in manifest.deployed}
+    deployed = {
+        manifest.split_point(name).name: manifest.split_point(name).shape
+        for name in manifest.deployed
+    }
     known = (INPUT, *deployed)
     named, network = parameters.get(P_SPLIT_POINT), parameters.get(P_NETWORK)
     if network is not None and text(network, P_NETWORK, limit=MAX_HASH) != manifest.network_hash:
@@ -236,7 +262,9 @@ def _split_point(parameters: Mapping[str, Scalar], tensor: Tensor, manifest: Man
     if named is None and tensor.name == INPUT:
         named = INPUT
     if named != INPUT and len(deployed) != 1:
-        missing = [key for key, value in ((P_SPLIT_POINT, named), (P_NETWORK, network)) if value is None]
+        missing = [
+            key for key, value in ((P_SPLIT_POINT, named), (P_NETWORK, network)) if value is None
+        ]
         if missing:
             raise WireError(
                 f"{manifest.model!r} serves {len(deployed)} split points: the request parameters lack "
@@ -297,5 +325,7 @@ def _milliseconds(parameters: Mapping[str, Scalar], key: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool | str) or not 0 <= value <= MAX_MS:
-        raise WireError(f"{key}: expected milliseconds from 0 to {MAX_MS:g}, got {str(value)[:40]!a}")
+        raise WireError(
+            f"{key}: expected milliseconds from 0 to {MAX_MS:g}, got {str(value)[:40]!a}"
+        )
     return float(value)

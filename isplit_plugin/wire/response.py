@@ -56,7 +56,13 @@ class TailResponse:
 
     @classmethod
     def from_scores(
-        cls, scores: npt.NDArray[Any], classes: Sequence[str], *, k: int, with_scores: bool, **fields: Any
+        cls,
+        scores: npt.NDArray[Any],
+        classes: Sequence[str],
+        *,
+        k: int,
+        with_scores: bool,
+        **fields: Any,
     ) -> TailResponse:
         """Build the answer from raw class scores (N, C). Raises WireError where they are not finite.
 
@@ -159,11 +165,15 @@ def _output(found: Mapping[str, Tensor], name: str, shape: tuple[int, ...] | Non
     if tensor is None:
         raise WireError(f"the answer lacks the output {name!r}")
     if len(tensor.shape) != 2 or (shape is not None and tensor.shape != shape):
-        raise WireError(f"output {name!r} has shape {list(tensor.shape)}, expected {shape or '[N, k]'}")
+        raise WireError(
+            f"output {name!r} has shape {list(tensor.shape)}, expected {shape or '[N, k]'}"
+        )
     return tensor
 
 
-def _array(found: Mapping[str, Tensor], name: str, datatype: str, shape: tuple[int, ...] | None = None) -> Any:
+def _array(
+    found: Mapping[str, Tensor], name: str, datatype: str, shape: tuple[int, ...] | None = None
+) -> Any:
     tensor = _output(found, name, shape)
     if tensor.datatype != datatype:
         raise WireError(f"output {name!r} is {tensor.datatype}, expected {datatype}")
@@ -175,7 +185,9 @@ def _array(found: Mapping[str, Tensor], name: str, datatype: str, shape: tuple[i
 def _scores(found: Mapping[str, Tensor], items: int) -> FloatArray:
     scores: FloatArray = _array(found, SCORES, "FP32")
     if scores.shape[0] != items:
-        raise WireError(f"output {SCORES!r}: expected scores of {items} items, got shape {scores.shape}")
+        raise WireError(
+            f"output {SCORES!r}: expected scores of {items} items, got shape {scores.shape}"
+        )
     return scores
 
 

@@ -37,13 +37,18 @@ def max_size(count: int, bits: int) -> int:
 def encode(symbols: Bytes, bits: int) -> bytes:
     """A block of the symbols (count,), each below 2**bits. Raises WireError above MAX_COUNT symbols."""
     if len(symbols) > MAX_COUNT:
-        raise WireError(f"{len(symbols)} values in one item, run-length coding takes at most {MAX_COUNT}")
+        raise WireError(
+            f"{len(symbols)} values in one item, run-length coding takes at most {MAX_COUNT}"
+        )
     mask = symbols != 0
     nonzero = int(np.count_nonzero(mask))
     k, remainders = 0, b""
     # A remainder bit for each value saves less than one bit for each zero: with k > 0 there is nothing to gain here.
     if 2 * nonzero >= len(symbols):
-        values, quotients = symbols[mask], np.packbits(mask, bitorder="little").tobytes().rstrip(b"\0")
+        values, quotients = (
+            symbols[mask],
+            np.packbits(mask, bitorder="little").tobytes().rstrip(b"\0"),
+        )
     else:
         at = np.flatnonzero(mask).astype(np.int32)
         runs = np.diff(at, prepend=np.int32(-1)) - 1
@@ -63,8 +68,14 @@ def decode(data: memoryview, count: int, bits: int) -> tuple[Bytes, int]:
     if len(data) < _HEAD.size:
         raise WireError(f"run-length block: {len(data)} bytes, its head takes {_HEAD.size}")
     k, nonzero, quotient_bytes = _HEAD.unpack_from(data)
-    if k > MAX_K or nonzero > count or quotient_bytes > packed_size(nonzero + (count - nonzero >> k), 1):
-        raise WireError(f"run-length block: k {k}, {nonzero} values, {quotient_bytes} bytes of quotients for {count}")
+    if (
+        k > MAX_K
+        or nonzero > count
+        or quotient_bytes > packed_size(nonzero + (count - nonzero >> k), 1)
+    ):
+        raise WireError(
+            f"run-length block: k {k}, {nonzero} values, {quotient_bytes} bytes of quotients for {count}"
+        )
     remainder_at = _HEAD.size + quotient_bytes
     value_at = remainder_at + packed_size(nonzero, k)
     end = value_at + packed_size(nonzero, bits)
@@ -73,7 +84,9 @@ def decode(data: memoryview, count: int, bits: int) -> tuple[Bytes, int]:
     if quotient_bytes and not data[remainder_at - 1]:
         raise WireError("run-length block: bytes behind the last quotient")
     # At most a bit for each symbol, as checked above: the array is bounded, and no sum of runs overflows.
-    unary = np.unpackbits(np.frombuffer(data[_HEAD.size : remainder_at], np.uint8), bitorder="little").view(np.bool_)
+    unary = np.unpackbits(
+        np.frombuffer(data[_HEAD.size : remainder_at], np.uint8), bitorder="little"
+    ).view(np.bool_)
     if np.count_nonzero(unary) != nonzero:
         raise WireError(f"run-length block: {np.count_nonzero(unary)} runs for {nonzero} values")
     values = unpack(data[value_at:end], nonzero, bits)
@@ -96,7 +109,9 @@ def decode(data: memoryview, count: int, bits: int) -> tuple[Bytes, int]:
     return symbols, end
 
 
-def _split(runs: np.ndarray[tuple[int], np.dtype[np.int32]]) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.int32]]]:
+def _split(
+    runs: np.ndarray[tuple[int], np.dtype[np.int32]],
+) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.int32]]]:
     """k and the quotients of the runs: the size is convex in k, so the first k that no longer helps ends the search."""
     best, quotients = 0, runs
     size = int(runs.sum(dtype=np.int64))

@@ -64,13 +64,19 @@ class Tensor:
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, array: npt.NDArray[Any], parameters: Mapping[str, Scalar] | None = None) -> Tensor:
+    def of(
+        cls, name: str, array: npt.NDArray[Any], parameters: Mapping[str, Scalar] | None = None
+    ) -> Tensor:
         """A tensor of a numeric array. Raises WireError for a dtype the protocol has no name for."""
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         datatype = _DATATYPE_OF.get(little.dtype)
         if datatype is None:
-            raise WireError(f"no datatype for arrays of {array.dtype}; known: {', '.join(DATATYPES)}")
-        return cls(name, datatype, tuple(array.shape), np.ascontiguousarray(little), dict(parameters or {}))
+            raise WireError(
+                f"no datatype for arrays of {array.dtype}; known: {', '.join(DATATYPES)}"
+            )
+        return cls(
+            name, datatype, tuple(array.shape), np.ascontiguousarray(little), dict(parameters or {})
+        )
 
     @classmethod
     def of_bytes(
@@ -81,7 +87,13 @@ class Tensor:
         shape: tuple[int, ...] | None = None,
     ) -> Tensor:
         """A BYTES tensor of byte strings, of shape (len(items),) unless told."""
-        return cls(name, BYTES, (len(items),) if shape is None else shape, tuple(items), dict(parameters or {}))
+        return cls(
+            name,
+            BYTES,
+            (len(items),) if shape is None else shape,
+            tuple(items),
+            dict(parameters or {}),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +120,9 @@ class Tensor:
         """The data as buffers whose concatenation is the binary form. Raises WireError where it does not fit."""
         if isinstance(self.data, tuple):
             if self.datatype != BYTES or len(self.data) != math.prod(self.shape):
-                raise WireError(f"tensor {self.name!r}: {len(self.data)} byte strings for {self.datatype} {self.shape}")
+                raise WireError(
+                    f"tensor {self.name!r}: {len(self.data)} byte strings for {self.datatype} {self.shape}"
+                )
             chunks: list[Buffer] = []
             for item in self.data:
                 chunks += [_LENGTH.pack(len(item)), item]
@@ -122,7 +136,9 @@ class Tensor:
             try:
                 return [bytes(item).decode() for item in self.data]
             except UnicodeDecodeError:
-                raise WireError(f"tensor {self.name!r}: bytes that are not UTF-8 need the binary form") from None
+                raise WireError(
+                    f"tensor {self.name!r}: bytes that are not UTF-8 need the binary form"
+                ) from None
         self._check_array(self.data)
         if self.data.dtype.kind != "f":
             return list(self.data.reshape(-1).tolist())
@@ -173,7 +189,9 @@ def read_parameters(raw: object, what: str) -> dict[str, Scalar]:
             if not -(2**63) <= value < 2**64:
                 raise WireError(f"{what}: parameter {name!r} is an integer of more than 64 bits")
         elif not (isinstance(value, float) and math.isfinite(value)):
-            raise WireError(f"{what}: parameter {name!r} must be a finite scalar, got {_kind(value)}")
+            raise WireError(
+                f"{what}: parameter {name!r} must be a finite scalar, got {_kind(value)}"
+            )
         found[name] = value
     return found
 
@@ -227,7 +245,9 @@ def read_json(name: str, datatype: str, shape: tuple[int, ...], data: object) ->
     dtype = DATATYPES[datatype]
     kinds = {type(v) for v in flat}
     if not kinds <= ({int, float} if dtype.kind == "f" else {int}):
-        raise WireError(f"{what}: {datatype} in JSON takes numbers, got {', '.join(sorted(k.__name__ for k in kinds))}")
+        raise WireError(
+            f"{what}: {datatype} in JSON takes numbers, got {', '.join(sorted(k.__name__ for k in kinds))}"
+        )
     if dtype.kind == "f":
         try:
             wide = np.array(flat, np.float64)
@@ -262,7 +282,9 @@ def _flatten(data: object, count: int, what: str) -> list[Any]:
         if sum(map(len, level)) > count:
             break
         level = [leaf for row in level for leaf in row]
-    raise WireError(f"{what}: data does not hold the {count} elements of its shape, at most {MAX_DIMS} lists deep")
+    raise WireError(
+        f"{what}: data does not hold the {count} elements of its shape, at most {MAX_DIMS} lists deep"
+    )
 
 
 def _split(view: memoryview, count: int, what: str) -> tuple[memoryview, ...]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 
-import advice_toys as toys
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import advice as toys
 
 from isplit_plugin.advice import OutcomeRow
-from isplit_plugin.advice.agreement import Agreement, labelled, measured, outrank, prior_strength, stratified
+from isplit_plugin.advice.agreement import (
+    Agreement,
+    labelled,
+    measured,
+    outrank,
+    prior_strength,
+    stratified,
+)
 from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.advice.mix import Mix
 
@@ -25,14 +32,18 @@ IDS = np.asarray([0, 1, 2], np.int64)
 
 
 def test_one_class_is_its_share_with_its_wilson_interval() -> None:
-    found = measured(toys.measure("b", "uint8", 1, (100, 99, 80), (100, 100, 100)), IDS, mix(1.0, ids=(2,)))
+    found = measured(
+        toys.measure("b", "uint8", 1, (100, 99, 80), (100, 100, 100)), IDS, mix(1.0, ids=(2,))
+    )
     assert found.share == pytest.approx(0.8)
     assert (found.low, found.high) == pytest.approx(wilson(0.8, 100))
     assert (found.count, found.source) == (pytest.approx(100), "profile")
 
 
 def test_the_profiles_mix_is_the_plain_share_of_all_images() -> None:
-    found = measured(toys.measure("b", "uint8", 1, (10, 45, 30), (10, 50, 40)), IDS, mix(10, 50, 40))
+    found = measured(
+        toys.measure("b", "uint8", 1, (10, 45, 30), (10, 50, 40)), IDS, mix(10, 50, 40)
+    )
     assert found.share == pytest.approx(85 / 100)
     assert found.count == pytest.approx(100)
     assert (found.low, found.high) == pytest.approx(wilson(0.85, 100))
@@ -84,7 +95,9 @@ def test_prior_strength_by_hand() -> None:
     # Two classes of 10, shares 1 and 0.5: MSB = 2 * 10 * 0.0625 = 1.25, MSW = 2.5/18, n0 = (20 - 200/20)/1 = 10,
     # rho = (1.25 - 0.1389)/(1.25 + 9 * 0.1389) = 0.4444, (1 - rho)/rho = 1.25.
     assert prior_strength(np.asarray([10.0, 10.0]), np.asarray([10.0, 5.0])) == pytest.approx(1.25)
-    assert prior_strength(np.asarray([10.0, 10.0]), np.asarray([8.0, 8.0])) == 10.0  # classes do not differ
+    assert (
+        prior_strength(np.asarray([10.0, 10.0]), np.asarray([8.0, 8.0])) == 10.0
+    )  # classes do not differ
     assert prior_strength(np.asarray([50.0]), np.asarray([8.0])) == 10.0
     assert prior_strength(np.asarray([1.0, 1.0]), np.asarray([1.0, 0.0])) == 10.0
 
@@ -95,8 +108,8 @@ def test_stratified_of_nothing() -> None:
     assert (found.n, found.weight) == (0.0, 0.0)
 
 
-def outcome(point: str, variant: str, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
-    return OutcomeRow(point, variant, class_id, n, n, correct)
+def outcome(point: str, codec: str, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
+    return OutcomeRow(point, codec, class_id, n, n, correct)
 
 
 PROFILE = Agreement(1.0, 0.96, 1.0, 100, "profile", 1.0)
@@ -104,13 +117,17 @@ LOSSY = Agreement(0.9, 0.8, 0.95, 100, "profile", 0.9)
 KEYS = {("input", "jpeg"): PROFILE, ("b", "uint8"): PROFILE, ("d", "uint8"): LOSSY}
 
 
-def settle(*rows: OutcomeRow, tolerance: float = 0.01, weights: tuple[float, ...] = (1.0,)) -> dict[object, Agreement]:
+def settle(
+    *rows: OutcomeRow, tolerance: float = 0.01, weights: tuple[float, ...] = (1.0,)
+) -> dict[object, Agreement]:
     m = mix(*weights)
     return dict(outrank(KEYS, labelled(rows, m), m, tolerance, [("input", "jpeg")]))
 
 
 def test_many_labels_overrule_a_measured_agreement() -> None:
-    found = settle(outcome("input", "jpeg", 1000, 900), outcome("b", "uint8", 1000, 700))["b", "uint8"]
+    found = settle(outcome("input", "jpeg", 1000, 900), outcome("b", "uint8", 1000, 700))[
+        "b", "uint8"
+    ]
     assert (found.source, found.decided, found.count) == ("live labels", False, pytest.approx(1000))
     assert found.share == pytest.approx(0.8)
     assert not found.within(0.01)
@@ -120,14 +137,18 @@ def test_many_labels_overrule_a_measured_agreement() -> None:
 
 
 def test_many_labels_clear_a_choice_that_looked_lossy() -> None:
-    found = settle(outcome("input", "jpeg", 20000, 18000), outcome("d", "uint8", 20000, 18100))["d", "uint8"]
+    found = settle(outcome("input", "jpeg", 20000, 18000), outcome("d", "uint8", 20000, 18100))[
+        "d", "uint8"
+    ]
     assert (found.decided, found.share) == (True, 1.0)
     assert found.within(0.01)
 
 
 def test_few_labels_leave_the_measurement() -> None:
     for n in (10, 29, 40):
-        assert settle(outcome("input", "jpeg", n, n * 0.9), outcome("b", "uint8", n, n * 0.8)) == KEYS
+        assert (
+            settle(outcome("input", "jpeg", n, n * 0.9), outcome("b", "uint8", n, n * 0.8)) == KEYS
+        )
 
 
 def test_twenty_nine_labels_never_decide_however_clear_they_are() -> None:
@@ -169,7 +190,11 @@ def test_classes_outside_the_mix_and_nonsense_are_left_out() -> None:
     assert (n.tolist(), hits.tolist()) == ([10.0], [10.0])
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=6
+    )
+)
 def test_any_counts_give_a_share_within_its_interval(rows: list[tuple[int, int, float]]) -> None:
     seen = [a + b for a, b, _ in rows]
     weights = [w + 1e-6 for _, _, w in rows]

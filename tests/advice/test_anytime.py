@@ -24,7 +24,9 @@ def running(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def test_a_mean_is_within_its_bound_at_all_times_and_not_within_an_ordinary_interval() -> None:
     rng = np.random.default_rng(1)
-    x = rng.gamma(0.5, 1.0, (RUNS, SIZE)) - rng.gamma(0.5, 1.0, (RUNS, SIZE))  # skewed parts, as importance is
+    x = rng.gamma(0.5, 1.0, (RUNS, SIZE)) - rng.gamma(
+        0.5, 1.0, (RUNS, SIZE)
+    )  # skewed parts, as importance is
     mean, error, weight2 = running(x, np.ones(SIZE))
     enough = N >= 100
     left = (np.abs(mean) > factor(weight2, 0.05) * error)[:, enough].any(axis=1)
@@ -40,7 +42,12 @@ def test_it_holds_with_forward_decay_over_many_half_lives() -> None:
     ages = (N - 1) / half_life
     w = 2.0**ages
     mean, error, weight2 = running(x, w)
-    bound = np.array([factor(v / top**2, 0.05, half_lives=age) for v, top, age in zip(weight2, w, ages, strict=True)])
+    bound = np.array(
+        [
+            factor(v / top**2, 0.05, half_lives=age)
+            for v, top, age in zip(weight2, w, ages, strict=True)
+        ]
+    )
     enough = N >= 100
     assert (np.abs(mean) > bound * error)[:, enough].any(axis=1).mean() < 0.05
     # With the beginning forgotten, the ordinary interval fails in nearly every run.
@@ -69,7 +76,9 @@ def test_the_median_is_between_its_ranks_at_all_times() -> None:
 def test_the_factor_by_hand() -> None:
     # V = nu: sqrt(2 (log 2 + 2 log(1 / alpha'))), alpha' = 6 / pi^2 alpha in the first half-life.
     spent = 0.05 * 6 / math.pi**2
-    assert float(factor(TIGHTEST, 0.05)) == pytest.approx(math.sqrt(2 * (math.log(2) + 2 * math.log(1 / spent))))
+    assert float(factor(TIGHTEST, 0.05)) == pytest.approx(
+        math.sqrt(2 * (math.log(2) + 2 * math.log(1 / spent)))
+    )
     second = math.sqrt(2 * (math.log(2) + 2 * math.log(4 / spent)))
     assert float(factor(TIGHTEST, 0.05, half_lives=1.0)) == pytest.approx(second)
     # Half a half-life later, the weights of its beginning have halved twice (they are squared: 4^0.5).

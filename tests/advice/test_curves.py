@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import advice_toys as toys
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import advice as toys
 
 from isplit_plugin.advice import LiveView
 from isplit_plugin.advice.curves import class_curves, components, mix_curve
@@ -69,7 +69,9 @@ def test_live_mean_is_shrunk_to_the_profile_by_hand() -> None:
 
 
 def test_class_without_images_leans_on_all_classes() -> None:
-    curve = mix_curve(toys.samples({0: np.ones((3, 5)), 1: 3 * np.ones((3, 5))}), NONE, ids(2), np.ones(1))
+    curve = mix_curve(
+        toys.samples({0: np.ones((3, 5)), 1: 3 * np.ones((3, 5))}), NONE, ids(2), np.ones(1)
+    )
     assert curve.value == pytest.approx([2.0] * 5)
     assert curve.profile_count.tolist() == [0] * 5
 
@@ -106,14 +108,21 @@ def test_set_of_classes_is_the_weighted_mean_and_its_error() -> None:
     one, two = class_curves(profile, NONE, ids(0, 2))
     both = mix_curve(profile, NONE, ids(0, 2), np.asarray([0.25, 0.75]))
     assert both.value == pytest.approx(0.25 * one.value + 0.75 * two.value)
-    assert both.standard_error**2 == pytest.approx(0.0625 * one.standard_error**2 + 0.5625 * two.standard_error**2)
+    assert both.standard_error**2 == pytest.approx(
+        0.0625 * one.standard_error**2 + 0.5625 * two.standard_error**2
+    )
     assert both.profile_count.tolist() == [4] * 5
 
 
 def test_much_traffic_outweighs_the_profile() -> None:
     profile = toys.profile()
     values = np.tile(7 * toys.LEVEL, (5000, 1))
-    curve = mix_curve(profile, replace(NONE, importance=(toys.rows({0: values}, profile.mean0),)), ids(0), np.ones(1))
+    curve = mix_curve(
+        profile,
+        replace(NONE, importance=(toys.rows({0: values}, profile.mean0),)),
+        ids(0),
+        np.ones(1),
+    )
     assert curve.value == pytest.approx(7 * toys.LEVEL, rel=2e-3)
     assert [curve.source(i) for i in range(5)] == ["live"] * 5
 
@@ -124,7 +133,13 @@ def test_decay_and_landmark_change_the_effective_size_alone() -> None:
     old, new = toys.rows({0: values[:1]}, profile.mean0), toys.rows({0: values[1:]}, profile.mean0)
 
     def weighed(row: object, w: float) -> object:
-        return replace(row, weight=w * row.weight, weight2=w * w * row.weight2, sum1=w * row.sum1, sum2=w * row.sum2)  # type: ignore[attr-defined, type-var]
+        return replace(
+            row,
+            weight=w * row.weight,
+            weight2=w * w * row.weight2,
+            sum1=w * row.sum1,
+            sum2=w * row.sum2,
+        )  # type: ignore[attr-defined, type-var]
 
     def value(w_old: float, w_new: float) -> np.ndarray:
         pair = (weighed(old, w_old), replace(weighed(new, w_new), source="input"))  # type: ignore[type-var]
@@ -170,7 +185,12 @@ def test_rows_of_another_length_are_refused() -> None:
         mix_curve(profile, live, ids(0), np.ones(1))
 
 
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1), st.sampled_from(["tail", "input", "probe"]))
+@given(
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["tail", "input", "probe"]),
+)
 def test_rows_may_be_split_over_sources_in_any_way(n: int, m: int, seed: int, source: str) -> None:
     profile = toys.profile()
     rng = np.random.default_rng(seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import advice_toys as toys
 import pytest
+from toys import advice as toys
 
 from isplit_plugin.advice import Constraints, LiveView, ServedRow, Times
 from isplit_plugin.advice.latency import LatencyModel
@@ -14,9 +14,11 @@ from isplit_plugin.advice.latency import LatencyModel
 LINK = Constraints(bandwidth_mbps=8, rtt_ms=5)
 
 
-def served(point: str, variant: str = "uint8", requests: float = 20, nbytes: float = 2000, **times: Any) -> ServedRow:
+def served(
+    point: str, codec: str = "uint8", requests: float = 20, nbytes: float = 2000, **times: Any
+) -> ServedRow:
     told = {k: v if isinstance(v, Times) else Times(requests, v, v) for k, v in times.items()}
-    return ServedRow(point, variant, "all", requests, 0, nbytes, **told)
+    return ServedRow(point, codec, "all", requests, 0, nbytes, **told)
 
 
 def model(*rows: ServedRow, limits: Constraints = LINK) -> LatencyModel:
@@ -26,13 +28,19 @@ def model(*rows: ServedRow, limits: Constraints = LINK) -> LatencyModel:
 def test_profile_times_add_up() -> None:
     # head 4 + encode 0.5 + 100 bytes over 8 Mbit/s = 1000 bytes/ms: 0.1 + 5 + decode 0.25 + tail 6
     assert model().latency("d", "uint8", 100) == (pytest.approx(15.85), "profile")
-    assert model().latency("input", "jpeg", 300) == (pytest.approx(0.5 + 0.3 + 5 + 0.25 + 10), "profile")
+    assert model().latency("input", "jpeg", 300) == (
+        pytest.approx(0.5 + 0.3 + 5 + 0.25 + 10),
+        "profile",
+    )
     assert model().latency("output", "none", 0) == (10.0, "profile")
 
 
 def test_live_medians_outrank_the_profile() -> None:
     rows = [served("d", head=3.0, encode=1.0, decode=0.2, tail=7.0)]
-    assert model(*rows).latency("d", "uint8", 100) == (pytest.approx(3 + 1 + 0.1 + 5 + 0.2 + 7), "live")
+    assert model(*rows).latency("d", "uint8", 100) == (
+        pytest.approx(3 + 1 + 0.1 + 5 + 0.2 + 7),
+        "live",
+    )
 
 
 def test_the_median_counts_not_the_mean() -> None:
@@ -63,7 +71,12 @@ def test_who_names_the_device_asks_about_that_device() -> None:
 
 
 def test_few_or_broken_reports_are_none() -> None:
-    for times in (Times(9, 12.0, 12.0), Times(20, 1.0, math.nan), Times(20, 1.0, -5.0), Times(math.inf, 1.0, 12.0)):
+    for times in (
+        Times(9, 12.0, 12.0),
+        Times(20, 1.0, math.nan),
+        Times(20, 1.0, -5.0),
+        Times(math.inf, 1.0, 12.0),
+    ):
         assert model(served("d", head=times)).slowdown_source == "assumed"
 
 
@@ -111,7 +124,7 @@ def test_bytes_as_served_need_ten_requests() -> None:
 def test_unknown_times_make_an_unknown_latency() -> None:
     profile = toys.profile(head_ms={}, tail_ms={})
     found = LatencyModel.of(profile, LiveView.empty(), LINK)
-    for point, variant in (("d", "uint8"), ("input", "jpeg"), ("output", "none")):
-        latency = found.latency(point, variant, 10)
+    for point, codec in (("d", "uint8"), ("input", "jpeg"), ("output", "none")):
+        latency = found.latency(point, codec, 10)
         assert math.isnan(latency.ms)
         assert latency.source == "none"

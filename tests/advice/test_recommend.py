@@ -7,15 +7,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import advice_toys as toys
 import numpy as np
 import pytest
-from advice_views import views
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toys import advice as toys
+from toys.live_views import views
 
 from isplit_plugin.advice import (
-    ClassSeen,
+    ClassCounts,
     Constraints,
     ImportanceRows,
     LiveView,
@@ -31,13 +31,15 @@ NONE = LiveView.empty()
 NEAR: dict[str, Any] = {"bandwidth_mbps": 8, "rtt_ms": 5}
 
 
-def ask(live: LiveView = NONE, classes: tuple[int, ...] | None = None, **limits: Any) -> Recommendation:
+def ask(
+    live: LiveView = NONE, classes: tuple[int, ...] | None = None, **limits: Any
+) -> Recommendation:
     query = Query(classes=classes, constraints=Constraints(**{**NEAR, **limits}))
     return recommend(toys.manifest(), toys.profile(), live, query)
 
 
 def verdicts(answer: Recommendation) -> dict[tuple[str, str], str]:
-    return {(c.split_point, c.variant): c.verdict for c in answer.choices}
+    return {(c.split_point, c.codec): c.verdict for c in answer.choices}
 
 
 def text(answer: Recommendation) -> str:
@@ -47,7 +49,11 @@ def text(answer: Recommendation) -> str:
 def test_fastest_accurate_choice_wins_and_every_loser_has_its_reason() -> None:
     answer = ask()
     # output 10; d/uint8 15.85; d/fp32 16.15; input 16.05; b/fp32 17.75; b/uint8 agrees on 279 of 300 alone.
-    assert (answer.split_point, answer.codec, answer.use.latency_ms) == ("output", "none", pytest.approx(10))
+    assert (answer.split_point, answer.codec, answer.use.latency_ms) == (
+        "output",
+        "none",
+        pytest.approx(10),
+    )
     assert verdicts(answer) == {
         ("output", "none"): "picked",
         ("d", "uint8"): "slower",
@@ -56,11 +62,13 @@ def test_fastest_accurate_choice_wins_and_every_loser_has_its_reason() -> None:
         ("b", "fp32"): "slower",
         ("b", "uint8"): "inaccurate",
     }
-    reasons = {(c.split_point, c.variant): c.reason for c in answer.choices}
+    reasons = {(c.split_point, c.codec): c.reason for c in answer.choices}
     assert reasons["d", "uint8"] == "5.85 ms slower than output as none"
     assert "0.93 of 300 images, below the 0.99" in reasons["b", "uint8"]
     assert answer.choices[0] == answer.use
-    assert answer.reason.startswith("profile only: no traffic yet; use output as none: the fastest choice")
+    assert answer.reason.startswith(
+        "profile only: no traffic yet; use output as none: the fastest choice"
+    )
     assert answer.confidence == pytest.approx(300 / (300 + 1.959963984540054**2))
 
 
@@ -75,13 +83,24 @@ def test_smallest_where_bytes_are_the_objective() -> None:
     answer = ask(objective="bytes", max_head_macs=999)
     assert (answer.split_point, answer.codec) == ("d", "uint8")
     assert verdicts(answer)["d", "fp32"] == "larger"
-    assert "300 bytes more than d as uint8" in next(c.reason for c in answer.choices if c.variant == "fp32")
+    assert "300 bytes more than d as uint8" in next(
+        c.reason for c in answer.choices if c.codec == "fp32"
+    )
 
 
 def test_classes_decide_what_is_accurate() -> None:
-    limits: dict[str, Any] = {"max_head_macs": 200, "objective": "bytes", "max_bytes": 600, "bandwidth_mbps": 0.1}
+    limits: dict[str, Any] = {
+        "max_head_macs": 200,
+        "objective": "bytes",
+        "max_bytes": 600,
+        "bandwidth_mbps": 0.1,
+    }
     b = {
-        c: next(x for x in ask(classes=(c,), **limits).choices if (x.split_point, x.variant) == ("b", "uint8"))
+        c: next(
+            x
+            for x in ask(classes=(c,), **limits).choices
+            if (x.split_point, x.codec) == ("b", "uint8")
+        )
         for c in range(3)
     }
     assert [b[c].agreement for c in range(3)] == [1.0, pytest.approx(0.99), pytest.approx(0.8)]
@@ -94,7 +113,10 @@ def test_limits_that_nothing_meets_are_flagged_with_the_least_violation() -> Non
     # input: 16.05/5; d/uint8: 15.85/5; output: 10/5 and 1000/500, (2 - 1) + (2 - 1) = 2: less than 2.17
     assert answer.split_point == "output"
     assert "no accurate choice meets the constraints" in answer.use.reason
-    assert answer.use.violations == ("max_latency_ms: 10, limit 5", "max_head_macs: 1000, limit 500")
+    assert answer.use.violations == (
+        "max_latency_ms: 10, limit 5",
+        "max_head_macs: 1000, limit 500",
+    )
     assert verdicts(answer)["d", "uint8"] == "violates"
     assert "no accurate choice meets the constraints" in answer.reason
 
@@ -102,7 +124,11 @@ def test_limits_that_nothing_meets_are_flagged_with_the_least_violation() -> Non
 def test_the_least_violation_goes_before_the_fastest() -> None:
     # d as uint8 exceeds 90 bytes by a ninth; output, faster by 6 ms, needs twice the allowed MACs.
     answer = ask(max_bytes=90, max_head_macs=500)
-    assert (answer.split_point, answer.codec, answer.use.violations) == ("d", "uint8", ("max_bytes: 100, limit 90",))
+    assert (answer.split_point, answer.codec, answer.use.violations) == (
+        "d",
+        "uint8",
+        ("max_bytes: 100, limit 90",),
+    )
 
 
 def test_zero_limits_are_answered() -> None:
@@ -113,7 +139,9 @@ def test_zero_limits_are_answered() -> None:
 
 def test_without_an_accurate_choice_the_most_accurate_is_flagged() -> None:
     worse = tuple(replace(m, agree=m.agree * 8 // 10) for m in toys.MEASURES)
-    answer = recommend(toys.manifest(), toys.profile(measures=worse), NONE, Query(constraints=Constraints(**NEAR)))
+    answer = recommend(
+        toys.manifest(), toys.profile(measures=worse), NONE, Query(constraints=Constraints(**NEAR))
+    )
     assert "no choice is within the accuracy tolerance" in answer.use.reason
     assert answer.use.agreement == pytest.approx(0.8)
     assert answer.split_point == "output"
@@ -121,7 +149,12 @@ def test_without_an_accurate_choice_the_most_accurate_is_flagged() -> None:
 
 def test_unmeasured_choices_cannot_win() -> None:
     measures = tuple(m for m in toys.MEASURES if m.split_point == "b")
-    answer = recommend(toys.manifest(), toys.profile(measures=measures), NONE, Query(constraints=Constraints(**NEAR)))
+    answer = recommend(
+        toys.manifest(),
+        toys.profile(measures=measures),
+        NONE,
+        Query(constraints=Constraints(**NEAR)),
+    )
     assert (answer.split_point, answer.codec) == ("b", "fp32")
     assert verdicts(answer)["output", "none"] == "unmeasured"
     output = next(c for c in answer.choices if c.split_point == "output")
@@ -129,7 +162,9 @@ def test_unmeasured_choices_cannot_win() -> None:
 
 
 def test_where_nothing_is_measured_the_fastest_wins_and_it_is_said() -> None:
-    answer = recommend(toys.manifest(), toys.profile(measures=()), NONE, Query(constraints=Constraints(**NEAR)))
+    answer = recommend(
+        toys.manifest(), toys.profile(measures=()), NONE, Query(constraints=Constraints(**NEAR))
+    )
     assert answer.split_point == "output"
     assert "accuracy was never measured for any choice" in answer.use.reason
     assert answer.confidence == 0.0
@@ -150,36 +185,43 @@ def test_order_of_deployment_codecs_and_measures_changes_nothing() -> None:
 
 def test_image_codecs_are_choices_of_the_input_alone() -> None:
     answer = recommend(toys.manifest(codecs=("fp32", "jpeg", "file")), toys.profile(), NONE)
-    assert {(c.split_point, c.variant) for c in answer.choices} == {
+    assert {(c.split_point, c.codec) for c in answer.choices} == {
         ("input", "jpeg"),
         ("b", "fp32"),
         ("d", "fp32"),
         ("output", "none"),
     }
-    measured = (*toys.MEASURES, toys.measure("input", "uint8", 192, (100, 100, 100), (100, 100, 100)))
+    measured = (
+        *toys.MEASURES,
+        toys.measure("input", "uint8", 192, (100, 100, 100), (100, 100, 100)),
+    )
     answer = recommend(toys.manifest(), toys.profile(measures=measured), NONE)
     assert ("input", "uint8") in verdicts(answer)
 
 
-def seen(counts: tuple[float, ...]) -> ClassSeen:
+def seen(counts: tuple[float, ...]) -> ClassCounts:
     n = np.asarray(counts, float)
-    return ClassSeen(np.arange(len(n)), n, n)
+    return ClassCounts(np.arange(len(n)), n, n)
 
 
 def test_live_mix_needs_ten_requests() -> None:
-    few = recommend(toys.manifest(), toys.profile(), LiveView(class_seen=seen((0, 0, 9)), observations=9))
+    few = recommend(
+        toys.manifest(), toys.profile(), LiveView(class_counts=seen((0, 0, 9)), observations=9)
+    )
     assert few.mix == "profile"
     assert "9 live requests are too few for a live mix" in few.reason
-    many = recommend(toys.manifest(), toys.profile(), LiveView(class_seen=seen((5, 0, 15)), observations=20))
+    many = recommend(
+        toys.manifest(), toys.profile(), LiveView(class_counts=seen((5, 0, 15)), observations=20)
+    )
     assert (many.mix, many.source) == ("live", "mixed")
     assert [(c.label, c.weight) for c in many.classes] == [("owl", 0.75), ("cat", 0.25)]
     # 0.75 of owls: b as uint8 agrees on 0.75 * 0.8 + 0.25 * 1
-    b = next(c for c in many.choices if (c.split_point, c.variant) == ("b", "uint8"))
+    b = next(c for c in many.choices if (c.split_point, c.codec) == ("b", "uint8"))
     assert b.agreement == pytest.approx(0.85)
 
 
 def test_mix_of_asked_classes() -> None:
-    live = LiveView(class_seen=seen((5, 60, 15)), observations=80)
+    live = LiveView(class_counts=seen((5, 60, 15)), observations=80)
     shares = {}
     for mix in ("asked", "live", "profile", None):
         answer = recommend(toys.manifest(), toys.profile(), live, Query(classes=(2, 0), mix=mix))
@@ -202,7 +244,7 @@ def test_labels_take_a_choice_out_of_the_race() -> None:
     assert ask(max_head_macs=500, classes=(0,)).split_point == "d"
     answer = ask(LiveView(outcomes=rows, observations=4000), max_head_macs=500, classes=(0,))
     assert answer.split_point != "d" or answer.codec == "fp32"
-    d = next(c for c in answer.choices if (c.split_point, c.variant) == ("d", "uint8"))
+    d = next(c for c in answer.choices if (c.split_point, c.codec) == ("d", "uint8"))
     assert (d.verdict, d.agreement_source) == ("inaccurate", "live labels")
     assert d.reason.startswith("live labels: 0.6 of the full network's accuracy on 2000 requests")
 
@@ -215,12 +257,16 @@ def test_steps_at_a_cut_are_read_from_whole_live_curves() -> None:
     cut = np.tile([np.nan, np.nan, 50.0, 150.0, 125.0], (400, 1))
     rows = (toys.rows({1: whole}, mean0, "input"), toys.rows({1: cut}, mean0, "tail"))
     query = Query(classes=(1,), constraints=Constraints(**NEAR))
-    with_inputs = recommend(toys.manifest(), toys.profile(), LiveView(importance=rows, observations=800), query)
+    with_inputs = recommend(
+        toys.manifest(), toys.profile(), LiveView(importance=rows, observations=800), query
+    )
     assert [c.split_point for c in with_inputs.candidates if c.is_candidate] == ["d"]
     values = {c.split_point: c.predictor_value for c in with_inputs.candidates}
     assert values["b"] / values["c"] == pytest.approx(0.5, rel=0.05)
     assert values["a"] / values["b"] == pytest.approx(9, rel=0.2)
-    cut_alone = recommend(toys.manifest(), toys.profile(), LiveView(importance=rows[1:], observations=400), query)
+    cut_alone = recommend(
+        toys.manifest(), toys.profile(), LiveView(importance=rows[1:], observations=400), query
+    )
     assert [c.split_point for c in cut_alone.candidates if c.is_candidate] == ["d", "b"]
 
 
@@ -306,7 +352,9 @@ def test_any_view_is_answered_in_json(view: LiveView, query: Query) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(view=views(), query=_QUERIES, random=st.randoms(use_true_random=False))
-def test_the_order_of_rows_and_the_revision_number_change_nothing(view: LiveView, query: Query, random: Any) -> None:
+def test_the_order_of_rows_and_the_revision_number_change_nothing(
+    view: LiveView, query: Query, random: Any
+) -> None:
     def shuffled(rows: tuple[Any, ...]) -> tuple[Any, ...]:
         found = list(rows)
         random.shuffle(found)
@@ -316,8 +364,8 @@ def test_the_order_of_rows_and_the_revision_number_change_nothing(view: LiveView
     view = replace(
         view,
         importance=tuple({(r.source, r.target): r for r in view.importance}.values()),
-        served=tuple({(r.split_point, r.variant, r.group): r for r in view.served}.values()),
-        outcomes=tuple({(r.split_point, r.variant, r.class_id): r for r in view.outcomes}.values()),
+        served=tuple({(r.split_point, r.codec, r.group): r for r in view.served}.values()),
+        outcomes=tuple({(r.split_point, r.codec, r.class_id): r for r in view.outcomes}.values()),
     )
     other = replace(
         view,
@@ -347,13 +395,15 @@ def test_revision_follows_contents_and_question() -> None:
         revision(LiveView(importance=(replace(rows, source="probe"),))),
         revision(LiveView(served=(ServedRow("b", "uint8", "all", 1, 0, 1),))),
         revision(LiveView(outcomes=(OutcomeRow("b", "uint8", 0, 1, 1, 1),))),
-        revision(LiveView(class_seen=seen((1.0,)))),
+        revision(LiveView(class_counts=seen((1.0,)))),
         recommend(toys.manifest(version="2"), toys.profile(), NONE).revision,
         recommend(toys.manifest(), toys.profile(measures=toys.MEASURES[:3]), NONE).revision,
     ]
     assert len(set(different)) == len(different)
     assert revision(classes=(1, 0, 1)) == revision(classes=(0, 1))
-    assert revision(constraints=Constraints(rtt_ms=1.0)) == revision(constraints=Constraints(rtt_ms=1))
+    assert revision(constraints=Constraints(rtt_ms=1.0)) == revision(
+        constraints=Constraints(rtt_ms=1)
+    )
     assert revision(LiveView(revision=5)) == revision()
 
 
@@ -365,7 +415,9 @@ def test_unknown_values_survive_json() -> None:
 
 def test_values_that_no_network_has_are_left_out() -> None:
     one = np.ones((1, 5))
-    broken = ImportanceRows("tail", "predicted", np.zeros(1, np.int64), 46 * one, 7 * one, one, 1e307 * one, 0 * one)
+    broken = ImportanceRows(
+        "tail", "predicted", np.zeros(1, np.int64), 46 * one, 7 * one, one, 1e307 * one, 0 * one
+    )
     assert ask(LiveView(importance=(broken,))).curve == ask().curve
 
 
@@ -383,6 +435,10 @@ def test_thousand_classes_are_answered() -> None:
 
 def test_only_errors_of_ours_leave() -> None:
     with pytest.raises(IsplitError):
-        LiveView(importance=(ImportanceRows("tail", "predicted", np.zeros(2, np.int64), *[np.zeros((3, 5))] * 5),))
+        LiveView(
+            importance=(
+                ImportanceRows("tail", "predicted", np.zeros(2, np.int64), *[np.zeros((3, 5))] * 5),
+            )
+        )
     with pytest.raises(IsplitError):
-        ClassSeen(np.zeros(2, np.int64), np.zeros(3), np.zeros(2))
+        ClassCounts(np.zeros(2, np.int64), np.zeros(3), np.zeros(2))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bottleneck_toys import CLASSES, PRE, write_photos
+from toys.bottleneck import CLASSES, PRE, write_photos
 
 from isplit_plugin import image
 from isplit_plugin.bottleneck import Photos

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bottleneck_toys import PRE, toy_network, toy_pixels
+from toys.bottleneck import PRE, toy_network, toy_pixels
 
 from isplit_plugin.bottleneck import Budget, Features, Photos, fit, gather, teach
 from isplit_plugin.bottleneck.budget import learning_rate, losses
@@ -44,13 +44,13 @@ def test_training_lowers_the_loss_and_touches_nothing_else(features: Features) -
     assert fitted.history[-1].loss < 0.6 * fitted.history[0].loss
     assert fitted.history[-1].agreement >= 0.8
     assert fitted.head is None
-    assert not fitted.bottleneck.training
+    assert not fitted.autoencoder.training
     assert all(torch.equal(t, before[n]) for n, t in net.model.state_dict().items())
     assert all(p.grad is None for p in net.model.parameters())
 
 
 def test_the_seed_decides(features: Features) -> None:
-    a, b, c = (train(features, seed=seed).bottleneck.state_dict() for seed in (5, 5, 6))
+    a, b, c = (train(features, seed=seed).autoencoder.state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(a[n], b[n]) for n in a)
     assert any(not torch.equal(a[n], c[n]) for n in a)
 
@@ -83,11 +83,13 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     path = tmp_path / "c.safetensors"
     with pytest.raises(Stopped):
         train(features, budget=budget, checkpoint_path=path, progress=stop)
-    found = train(features, budget=budget, checkpoint_path=path, progress=lambda s, e, *_: seen.append((s, e)))
+    found = train(
+        features, budget=budget, checkpoint_path=path, progress=lambda s, e, *_: seen.append((s, e))
+    )
     stages = [("bottleneck", e) for e in (1, 2, 3)] + [("whole", e) for e in range(1, whole + 1)]
     assert seen == stages  # nothing is repeated, nothing left out
     assert found.history == expected.history
-    pairs = [(expected.bottleneck, found.bottleneck)]
+    pairs = [(expected.autoencoder, found.autoencoder)]
     if whole:
         pairs += [(expected.head, found.head), (expected.tail, found.tail)]
     for one, other in pairs:
@@ -140,7 +142,9 @@ def test_too_few_photos(photos: Photos) -> None:
         train(few)
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"holdout": 1.0}, {"lr": math.nan}, {"images": 1}, {"label": -1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"holdout": 1.0}, {"lr": math.nan}, {"images": 1}, {"label": -1.0}]
+)
 def test_budgets_that_make_no_sense(bad: dict) -> None:
     with pytest.raises(ArtifactError, match="budget"):
         Budget(**bad)
@@ -184,11 +188,23 @@ def test_losses_by_hand() -> None:
     kl = (p * (p / q).log()).sum() / 2
     expected = 0.5 * 4 / 8 + 2 * 4 * kl + 3 * -F.log_softmax(scores[0], dim=0)[0]
     found = losses(
-        budget, activation=activation, restored=restored, variance=8.0, scores=scores, full=full, labels=labels
+        budget,
+        activation=activation,
+        restored=restored,
+        variance=8.0,
+        scores=scores,
+        full=full,
+        labels=labels,
     )
     torch.testing.assert_close(found, expected)
     unlabelled = losses(
-        budget, activation=None, restored=None, variance=8.0, scores=scores, full=full, labels=torch.tensor([-1, -1])
+        budget,
+        activation=None,
+        restored=None,
+        variance=8.0,
+        scores=scores,
+        full=full,
+        labels=torch.tensor([-1, -1]),
     )
     torch.testing.assert_close(unlabelled, 8 * kl)
 

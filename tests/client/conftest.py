@@ -1,50 +1,10 @@
-"""The toy network's bundle, and a server for it."""
+"""All tests of this folder retry without waiting."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-from client_toys import Server, bundle_files, write_zip
-
-from isplit_plugin.client import SplitClient, transport
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_zip(tmp_path_factory.mktemp("bundle") / "toy.head.zip", bundle_files())
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield running
-        finally:
-            running.state.stop.set()
-            running.shutdown()
-            thread.join()
-
-
-@pytest.fixture
-def connect(server: Server, bundle: Path) -> Iterator[Callable[..., SplitClient]]:
-    """Makes clients of the server; they are closed at the end."""
-    made: list[SplitClient] = []
-
-    def make(**options: Any) -> SplitClient:
-        made.append(SplitClient(options.pop("url", server.url), **{"model": "toy", "head": bundle, **options}))
-        return made[-1]
-
-    yield make
-    for client in made:
-        client.close()
 
 
 @pytest.fixture(autouse=True)
-def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_BACKOFF_S", 0.001)
+def _short_backoff(short_backoff: None) -> None:
+    pass

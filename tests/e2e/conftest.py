@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from e2e_types import Live, Model
-from serving_toys import CLASSES, PREPROCESSING, profile_of, toy_network
+from toys.live_server import Live, Model
+from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network
 
-from isplit_plugin.identity import new_secret, read_secret
+from isplit_plugin.device_tokens import new_secret, read_secret
 from isplit_plugin.network import capture
 from isplit_plugin.schema import Preprocessing
 from isplit_plugin.serving import TorchServe, package
@@ -38,7 +38,11 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy(model_store: Path) -> Model:
     net = toy_network()
     torch.manual_seed(3)
-    profile = profile_of(net, torch.randn(12, 3, 16, 16), nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0})
+    profile = profile_of(
+        net,
+        torch.randn(12, 3, 16, 16),
+        nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0},
+    )
     built = package(
         net,
         profile=profile,
@@ -54,7 +58,9 @@ def toy(model_store: Path) -> Model:
 @pytest.fixture(scope="session")
 def resnet(model_store: Path) -> Model:
     torch.manual_seed(5)
-    net = capture(torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64))
+    net = capture(
+        torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64)
+    )
     classes = [f"class {i}" for i in range(10)]
     sizes = {("layer2", "uint8+zstd"): 4000.0}
     profile = profile_of(
@@ -80,7 +86,9 @@ def resnet(model_store: Path) -> Model:
 
 
 @pytest.fixture(scope="session")
-def live(toy: Model, resnet: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(
+    toy: Model, resnet: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
     store_url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
     names = ["toy.mar", "resnet18.mar", "isplit.mar"]
     secret = new_secret(tmp_path_factory.mktemp("labels") / "secret")

@@ -64,7 +64,14 @@ def isplit(folder: Path, *words: str, code: int = 0) -> str:
 def packaged(folder: Path) -> Path:
     isplit(folder, "profile", "--network", "toyfactory:build", "--data", "photos", "-o", "toy")
     assert "<svg" in (folder / "toy.html").read_text()
-    arguments = ("--network", "toyfactory:build", "--profile", "toy.profile.safetensors", "--split-points", "1,3")
+    arguments = (
+        "--network",
+        "toyfactory:build",
+        "--profile",
+        "toy.profile.safetensors",
+        "--split-points",
+        "1,3",
+    )
     built = json.loads(isplit(folder, "package", *arguments, "--json"))
     assert built["deployed"] == ["1", "3"]
     return folder
@@ -94,13 +101,17 @@ def test_predict_and_recommend(packaged: Path, served: dict[str, Any]) -> None:
     server = ("--url", served["inference_url"], "--token-file", served["key_file"])
     photos = ("photos/red/0.png", "photos/blue/1.png")
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
-    whole = json.loads(isplit(packaged, "predict", *photos, *head, *server, "--split-point", "output", "--json"))
+    whole = json.loads(
+        isplit(packaged, "predict", *photos, *head, *server, "--split-point", "output", "--json")
+    )
     for point, codec in (("1", "fp32"), ("3", "uint8+zstd"), ("input", "fp32")):
         choice = ("--split-point", point, "--codec", codec)
         rows = json.loads(isplit(packaged, "predict", *photos, *head, *server, *choice, "--json"))
         assert [r["label"] for r in rows] == [r["label"] for r in whole]
         assert {r["split_point"] for r in rows} == {point}
-    advice = json.loads(isplit(packaged, "recommend", "toy", *server, "--bandwidth-mbps", "2", "--json"))
+    advice = json.loads(
+        isplit(packaged, "recommend", "toy", *server, "--bandwidth-mbps", "2", "--json")
+    )
     assert advice["model"] == "toy"
     assert advice["use"]["verdict"] == "picked"
     text = isplit(packaged, "recommend", "toy", *server, "--classes", "0,2")
@@ -112,14 +123,20 @@ def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, A
     server = ("--url", served["inference_url"], "--token-file", served["key_file"])
     assert "toy" in isplit(packaged, "recommend", "tyo", *server, code=3)
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
-    message = isplit(packaged, "predict", "photos/red/0.png", *head, *server, "--split-point", "9", code=3)
+    message = isplit(
+        packaged, "predict", "photos/red/0.png", *head, *server, "--split-point", "9", code=3
+    )
     assert "'9'" in message
-    assert "expected class ids" in isplit(packaged, "recommend", "toy", *server, "--classes", "red", code=3)
+    assert "expected class ids" in isplit(
+        packaged, "recommend", "toy", *server, "--classes", "red", code=3
+    )
     no_token = ("--url", served["inference_url"], "--token", "wrong")
     assert "token" in isplit(packaged, "recommend", "toy", *no_token, code=4).lower()
 
 
-def test_one_unreadable_photo_does_not_hide_the_others(packaged: Path, served: dict[str, Any]) -> None:
+def test_one_unreadable_photo_does_not_hide_the_others(
+    packaged: Path, served: dict[str, Any]
+) -> None:
     (packaged / "broken.jpg").write_bytes(b"no photo")
     server = ("--url", served["inference_url"], "--token-file", served["key_file"])
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
@@ -134,7 +151,9 @@ def test_one_unreadable_photo_does_not_hide_the_others(packaged: Path, served: d
         *server,
         "--json",
     ]
-    done = subprocess.run(command, cwd=packaged, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=packaged, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 3
     rows = json.loads(done.stdout)
     assert rows[0]["code"] == "not_an_image"

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from e2e_types import Live, Model
-from serving_toys import CLASSES, PREPROCESSING, profile_of, toy_network, toy_photos, whole
+from toys.live_server import Live, Model
+from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network, toy_photos, whole
 
 from isplit_plugin import image
 from isplit_plugin.client import SplitClient
@@ -33,10 +33,18 @@ def _same(got: Prediction, expected: np.ndarray, tolerance: float) -> None:
 def test_onnx_heads(live: Live, point: str) -> None:
     photos = toy_photos(3, seed=31)
     with SplitClient(
-        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token, threads=1
+        live.server.inference_url,
+        model="toy",
+        head=live.toy.built.bundle,
+        token=live.server.token,
+        threads=1,
     ) as client:
-        one = client.predict(photos[0], split_point=point, codec="none" if point == "output" else "fp32")
-        many = client.predict_batch(list(photos), split_point=point, codec="none" if point == "output" else "fp32")
+        one = client.predict(
+            photos[0], split_point=point, codec="none" if point == "output" else "fp32"
+        )
+        many = client.predict_batch(
+            list(photos), split_point=point, codec="none" if point == "output" else "fp32"
+        )
     expected = _expected(live.toy, photos)
     _same(one, expected[0], 1e-4)
     for got, scores in zip(many, expected, strict=True):
@@ -72,10 +80,16 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
     with SplitClient(
         live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
     ) as client:
-        _same(client.predict(path, split_point="input", codec="file"), _expected(live.toy, photo[None])[0], 1e-5)
+        _same(
+            client.predict(path, split_point="input", codec="file"),
+            _expected(live.toy, photo[None])[0],
+            1e-5,
+        )
         cropped = image.to_jpeg(image.crop(path, PREPROCESSING), 90)
         x = torch.from_numpy(image.normalize(image.load(cropped), PREPROCESSING))[None]
-        _same(client.predict(path, split_point="input", codec="jpeg"), whole(live.toy.net, x)[0], 1e-5)
+        _same(
+            client.predict(path, split_point="input", codec="jpeg"), whole(live.toy.net, x)[0], 1e-5
+        )
     with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
         _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
 
@@ -105,16 +119,24 @@ def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> Non
     )
     bundle = build_head_bundle(other, manifest=manifest, include_output=False, out_dir=tmp_path)
     with (
-        SplitClient(live.server.inference_url, model="toy", head=bundle, token=live.server.token) as client,
+        SplitClient(
+            live.server.inference_url, model="toy", head=bundle, token=live.server.token
+        ) as client,
         pytest.raises(NetworkMismatchError) as error,
     ):
         client.predict(toy_photos(1)[0])
-    assert error.value.details == {"head": manifest.network_hash, "tail": live.toy.manifest.network_hash}
+    assert error.value.details == {
+        "head": manifest.network_hash,
+        "tail": live.toy.manifest.network_hash,
+    }
 
 
 def test_tokens_models_and_their_errors(live: Live) -> None:
     url, bundle, [photo] = live.server.inference_url, live.toy.built.bundle, toy_photos(1)
-    with SplitClient(url, model="toy", head=bundle, token="wrong") as client, pytest.raises(AuthenticationError):
+    with (
+        SplitClient(url, model="toy", head=bundle, token="wrong") as client,
+        pytest.raises(AuthenticationError),
+    ):
         client.predict(photo, split_point="relu1")
     with (
         SplitClient(url, model="nobody", head=bundle, token=live.server.token) as client,

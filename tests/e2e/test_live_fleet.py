@@ -16,9 +16,9 @@ import psutil
 import pytest
 import requests
 import torch
-from e2e_types import Live, Model
-from postgres_toys import Postgres
-from serving_toys import CLASSES, PREPROCESSING, head_of, profile_of, tensor_request, toy_network
+from toys.live_server import Live, Model
+from toys.postgres import Postgres
+from toys.serving import CLASSES, PREPROCESSING, head_of, profile_of, tensor_request, toy_network
 
 from isplit_plugin.serving import TorchServe, package
 from isplit_plugin.traffic import Store
@@ -72,7 +72,9 @@ def test_two_servers_on_one_store_give_one_recommendation(
                 assert answer.status_code == 200, answer.text
         until(lambda: store.view(network).observations == 50)
         # sampled importance comes later than the count of its request
-        until(lambda: sum(float(r.count[:, -1].sum()) for r in store.view(network).importance) == 50)
+        until(
+            lambda: sum(float(r.count[:, -1].sum()) for r in store.view(network).importance) == 50
+        )
         first, second = (live.get("predictions/isplit/1.0/recommendations/toy") for live in lives)
         assert first.status_code == second.status_code == 200, first.text
         assert first.json() == second.json()
@@ -171,8 +173,14 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
     folder = tmp_path_factory.mktemp("busy")
     net = toy_network()
     torch.manual_seed(3)
-    profile = profile_of(net, torch.randn(12, 3, 16, 16), model="busy", nbytes={("relu2", "uint8"): 130.0})
-    config = {"minWorkers": WORKERS, "maxWorkers": WORKERS, "isplit": {"sampling": 0.05, "cpu_budget": 0.05}}
+    profile = profile_of(
+        net, torch.randn(12, 3, 16, 16), model="busy", nbytes={("relu2", "uint8"): 130.0}
+    )
+    config = {
+        "minWorkers": WORKERS,
+        "maxWorkers": WORKERS,
+        "isplit": {"sampling": 0.05, "cpu_budget": 0.05},
+    }
     built = package(
         net,
         model="busy",
@@ -184,13 +192,17 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
         out_dir=folder,
     )
     path = folder / "store.db"
-    with TorchServe(model_store=folder, models=["busy.mar", "isplit.mar"], store=f"sqlite:///{path}") as server:
+    with TorchServe(
+        model_store=folder, models=["busy.mar", "isplit.mar"], store=f"sqlite:///{path}"
+    ) as server:
         found = Busy(server, Model(net, profile, built), path)
         until(lambda: len(found.pids()) == WORKERS)
         yield found
 
 
-def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction(busy: Busy) -> None:
+def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction(
+    busy: Busy,
+) -> None:
     network = busy.model.manifest.network_hash
     with Store(busy.url) as store:
         before = store.view(network).observations
@@ -210,7 +222,9 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
                 until(lambda: time.monotonic() - kills[-1] > 4)
         assert len(kills) >= 4
         assert load.failed == []
-        for at in load.retried:  # a request fails once, and only where a worker was killed just then
+        for (
+            at
+        ) in load.retried:  # a request fails once, and only where a worker was killed just then
             assert any(-5 < at - kill < 5 for kill in kills), (at, kills)
         assert len(load.retried) <= CLIENTS * len(kills)
 
@@ -226,7 +240,7 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
         store.check()
 
         assert [a["observations"] for a in told] == sorted(a["observations"] for a in told)
-        assert len({(a["use"]["split_point"], a["use"]["variant"], a["pick"]) for a in told}) == 1
+        assert len({(a["use"]["split_point"], a["use"]["codec"], a["pick"]) for a in told}) == 1
         final, again = busy.advice().json(), busy.advice().json()
         assert final == again
         live = store.view(network)
@@ -259,7 +273,9 @@ def test_a_store_locked_for_ten_seconds_and_deleted_costs_no_prediction(busy: Bu
             assert during > 20
             other.execute("ROLLBACK")
             other.close()
-            until(lambda: store.view(network).observations >= frozen + during)  # all of it is written afterwards
+            until(
+                lambda: store.view(network).observations >= frozen + during
+            )  # all of it is written afterwards
             for file in busy.path.parent.glob("store.db*"):
                 file.unlink()
             deleted = len(load.answered)

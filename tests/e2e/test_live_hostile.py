@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import requests
 import torch
-from e2e_types import Live
-from serving_toys import head_of, tensor_request, whole
+from toys.live_server import Live
+from toys.serving import head_of, tensor_request, whole
 
 from isplit_plugin.wire import HEADER, http_headers
 
@@ -23,9 +23,14 @@ from isplit_plugin.wire import HEADER, http_headers
 def _works(live: Live) -> None:
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     request = tensor_request(
-        head_of(live.toy.net, "relu2", x), "relu2", network_hash=live.toy.manifest.network_hash, scores=True
+        head_of(live.toy.net, "relu2", x),
+        "relu2",
+        network_hash=live.toy.manifest.network_hash,
+        scores=True,
     )
-    np.testing.assert_allclose(live.predict("toy", request).scores, whole(live.toy.net, x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        live.predict("toy", request).scores, whole(live.toy.net, x), rtol=0, atol=1e-5
+    )
 
 
 def _until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
@@ -56,11 +61,17 @@ def alive(live: Live):
         (b'{"inputs": NaN}', {"Content-Type": "application/json"}, "malformed_request"),
         (b"\xff\xd8\xff" + b"\x00" * 5000, {"Content-Type": "image/jpeg"}, "not_an_image"),
         (b"hello", {"Content-Type": "text/plain"}, "malformed_request"),
-        ("\xff\xfe".encode("latin-1"), {"Content-Type": "text/plain; charset=utf-8"}, "malformed_request"),
+        (
+            "\xff\xfe".encode("latin-1"),
+            {"Content-Type": "text/plain; charset=utf-8"},
+            "malformed_request",
+        ),
         (b"a=1&b=2", {"Content-Type": "application/x-www-form-urlencoded"}, "malformed_request"),
     ],
 )
-def test_a_body_that_is_no_request(live: Live, body: bytes, headers: dict[str, str], code: str) -> None:
+def test_a_body_that_is_no_request(
+    live: Live, body: bytes, headers: dict[str, str], code: str
+) -> None:
     answer = live.post("predictions/toy", body, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert "Traceback" not in answer.text
@@ -69,7 +80,9 @@ def test_a_body_that_is_no_request(live: Live, body: bytes, headers: dict[str, s
 @pytest.mark.usefixtures("alive")
 def test_a_truncated_tensor(live: Live) -> None:
     values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
-    body, length = tensor_request(values, "relu1", network_hash=live.toy.manifest.network_hash).encode()
+    body, length = tensor_request(
+        values, "relu1", network_hash=live.toy.manifest.network_hash
+    ).encode()
     for end in (1, 4, len(body) // 2, len(body) - 1):
         answer = live.post("predictions/toy", body[:end], headers=http_headers(length))
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
@@ -101,7 +114,9 @@ def test_odd_headers(live: Live, lines: bytes) -> None:
     parts = urlsplit(live.server.inference_url)
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as raw:
         head = f"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.server.token()}\r\n"
-        raw.sendall(head.encode() + lines + b"\r\nContent-Length: 7\r\nConnection: close\r\n\r\nabcdefg")
+        raw.sendall(
+            head.encode() + lines + b"\r\nContent-Length: 7\r\nConnection: close\r\n\r\nabcdefg"
+        )
         answer = raw.recv(4096)
     status = int(answer.split(b" ", 2)[1])
     assert 400 <= status < 500, answer
@@ -132,7 +147,9 @@ def test_a_body_beyond_the_servers_limit_is_413_without_a_body(live: Live) -> No
 @pytest.mark.usefixtures("alive")
 def test_compressed_gigabytes(live: Live) -> None:
     values = np.zeros((64, 4, 8, 8), np.float32)
-    body, length = tensor_request(values, "relu1", "uint8+zstd", network_hash=live.toy.manifest.network_hash).encode()
+    body, length = tensor_request(
+        values, "relu1", "uint8+zstd", network_hash=live.toy.manifest.network_hash
+    ).encode()
     assert length is not None
     head = json.loads(body[:length])
     head["inputs"][0]["parameters"]["isplit_shape"] = "1000000000,4,8,8"
@@ -151,7 +168,10 @@ def test_header_lines_cannot_be_forged_through_names(live: Live) -> None:
     ):
         answer = live.send("toy", request)
         assert "Set-Cookie" not in answer.headers
-    assert 'ModelName="forged"' not in requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
+    assert (
+        'ModelName="forged"'
+        not in requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
+    )
 
 
 @pytest.mark.usefixtures("alive")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import requests
 import torch
-from e2e_types import Live
-from serving_toys import CLASSES, head_of, tensor_request
+from toys.live_server import Live
+from toys.serving import CLASSES, head_of, tensor_request
 
 
 def send(live: Live, count: int, group: str) -> list[tuple[str, int]]:
@@ -19,13 +19,17 @@ def send(live: Live, count: int, group: str) -> list[tuple[str, int]]:
     values = head_of(net, "relu2", torch.randn(count, 3, 16, 16))
     found = []
     for i in range(count):
-        request = tensor_request(values[i : i + 1], "relu2", "uint8", network_hash=hashed, group=group)
+        request = tensor_request(
+            values[i : i + 1], "relu2", "uint8", network_hash=hashed, group=group
+        )
         answer = live.predict("toy", request)
         found.append((answer.request_id, int(answer.top_class[0, 0])))
     return found
 
 
-def label(live: Live, items: list[dict[str, Any]], token: str | None, *, header: bool = False) -> requests.Response:
+def label(
+    live: Live, items: list[dict[str, Any]], token: str | None, *, header: bool = False
+) -> requests.Response:
     body: dict[str, Any] = {"labels": items}
     headers = {"isplit-label-token": token} if header and token else {}
     if not header:
@@ -58,7 +62,9 @@ def test_labels_reach_the_outcome_and_wrong_secrets_do_not(live: Live) -> None:
     told = live.get("predictions/isplit/1.0/accuracy/toy/group/office").json()
     (row,) = told["accuracy"]
     assert (row["split_point"], row["codec"]) == ("relu2", "uint8")
-    np.testing.assert_allclose([row["seen"], row["labelled"], row["correct"]], [12, 12, 9], rtol=1e-3)
+    np.testing.assert_allclose(
+        [row["seen"], row["labelled"], row["correct"]], [12, 12, 9], rtol=1e-3
+    )
     assert row["accuracy_low"] < 0.75 < row["accuracy_high"]
     assert sum(round(c["labelled"]) for c in row["classes"]) == 12
 
@@ -67,14 +73,20 @@ def test_labels_reach_the_outcome_and_wrong_secrets_do_not(live: Live) -> None:
         [*items[:1], {"request_id": "never", "class": 0}, {"request_id": sent[1][0], "class": 99}],
         live.label_secret,
     ).json()
-    assert [r["code"] for r in again["labels"]] == ["labelled_before", "unknown_request", "unknown_class"]
+    assert [r["code"] for r in again["labels"]] == [
+        "labelled_before",
+        "unknown_request",
+        "unknown_class",
+    ]
 
 
 def test_groups_and_changes_are_told(live: Live) -> None:
     send(live, 2, "porch")
     deadline = time.monotonic() + 60
     while "porch" not in (
-        names := [g["group"] for g in live.get("predictions/isplit/1.0/groups/toy").json()["groups"]]
+        names := [
+            g["group"] for g in live.get("predictions/isplit/1.0/groups/toy").json()["groups"]
+        ]
     ):
         assert time.monotonic() < deadline, names
         time.sleep(0.1)

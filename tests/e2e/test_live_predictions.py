@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from e2e_types import Live
-from serving_toys import PREPROCESSING, head_of, tensor_request, toy_photos, whole
+from toys.live_server import Live
+from toys.serving import PREPROCESSING, head_of, tensor_request, toy_photos, whole
 
 from isplit_plugin import image
 from isplit_plugin.wire import TailRequest, TailResponse
@@ -23,7 +23,9 @@ from isplit_plugin.wire import TailRequest, TailResponse
 def _same(got: TailResponse, expected: np.ndarray, tolerance: float) -> None:
     assert got.scores is not None
     np.testing.assert_allclose(got.scores, expected, rtol=0, atol=tolerance)
-    np.testing.assert_array_equal(got.top_class, np.argsort(-expected, axis=1, kind="stable")[:, :5])
+    np.testing.assert_array_equal(
+        got.top_class, np.argsort(-expected, axis=1, kind="stable")[:, :5]
+    )
 
 
 def _resnet_inputs(count: int = 2) -> torch.Tensor:
@@ -31,10 +33,17 @@ def _resnet_inputs(count: int = 2) -> torch.Tensor:
     return torch.randn(count, 3, 64, 64)
 
 
-def _request(live: Live, values: np.ndarray, point: str = "layer2", codec: str = "fp32") -> TailRequest:
+def _request(
+    live: Live, values: np.ndarray, point: str = "layer2", codec: str = "fp32"
+) -> TailRequest:
     outputs = frozenset({"scores", "top_class", "top_score", "top_probability", "top_label"})
     return tensor_request(
-        values, point, codec, network_hash=live.resnet.manifest.network_hash, scores=True, binary_outputs=outputs
+        values,
+        point,
+        codec,
+        network_hash=live.resnet.manifest.network_hash,
+        scores=True,
+        binary_outputs=outputs,
     )
 
 
@@ -42,14 +51,18 @@ def _request(live: Live, values: np.ndarray, point: str = "layer2", codec: str =
 def test_a_toy_split_anywhere(live: Live, point: str) -> None:
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     values = head_of(live.toy.net, point, x)
-    request = tensor_request(values, point, network_hash=live.toy.manifest.network_hash, scores=True)
+    request = tensor_request(
+        values, point, network_hash=live.toy.manifest.network_hash, scores=True
+    )
     _same(live.predict("toy", request), whole(live.toy.net, x), 1e-5)
 
 
 def test_a_torch_head_of_resnet18(live: Live) -> None:
     x = _resnet_inputs()
     _same(
-        live.predict("resnet18", _request(live, head_of(live.resnet.net, "layer2", x))), whole(live.resnet.net, x), 1e-5
+        live.predict("resnet18", _request(live, head_of(live.resnet.net, "layer2", x))),
+        whole(live.resnet.net, x),
+        1e-5,
     )
 
 
@@ -71,10 +84,14 @@ def test_the_onnx_head_of_the_bundle(live: Live) -> None:
 
 
 @pytest.mark.parametrize("codec", ["fp16", "uint8", "uint8+zstd"])
-def test_compressed_activations_answer_what_the_tail_answers_for_the_decoded_ones(live: Live, codec: str) -> None:
+def test_compressed_activations_answer_what_the_tail_answers_for_the_decoded_ones(
+    live: Live, codec: str
+) -> None:
     x = _resnet_inputs()
     request = _request(live, head_of(live.resnet.net, "layer2", x), codec=codec)
-    decoded = TailRequest(split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8)).activation()
+    decoded = TailRequest(
+        split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8)
+    ).activation()
     with torch.inference_mode():
         expected = live.resnet.net.bisect("layer2")[1](torch.from_numpy(decoded.copy())).numpy()
     _same(live.predict("resnet18", request), expected, 1e-5)
@@ -83,7 +100,9 @@ def test_compressed_activations_answer_what_the_tail_answers_for_the_decoded_one
 def test_a_bare_photo_takes_the_whole_network(live: Live) -> None:
     buffer = io.BytesIO()
     PIL.Image.fromarray(toy_photos(1, size=(40, 30))[0]).save(buffer, "JPEG")
-    expected = whole(live.toy.net, torch.from_numpy(image.preprocess(buffer.getvalue(), PREPROCESSING))[None])
+    expected = whole(
+        live.toy.net, torch.from_numpy(image.preprocess(buffer.getvalue(), PREPROCESSING))[None]
+    )
     answer = live.post("predictions/toy", buffer.getvalue(), headers={"Content-Type": "image/jpeg"})
     outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
     assert outputs["top_class"][0] == expected.argmax()
@@ -95,9 +114,19 @@ def test_a_photo_as_a_file_by_curl(live: Live, tmp_path: Path) -> None:
 
     photo = tmp_path / "photo.jpg"
     PIL.Image.fromarray(toy_photos(1)[0]).save(photo)
-    command = ["curl", "-sS", "-H", f"Authorization: Bearer {live.server.token()}", "-T", str(photo)]
+    command = [
+        "curl",
+        "-sS",
+        "-H",
+        f"Authorization: Bearer {live.server.token()}",
+        "-T",
+        str(photo),
+    ]
     run = subprocess.run(
-        [*command, f"{live.server.inference_url}/predictions/toy"], capture_output=True, text=True, check=True
+        [*command, f"{live.server.inference_url}/predictions/toy"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert {o["name"] for o in json.loads(run.stdout)["outputs"]} >= {"top_class", "top_label"}
 
@@ -109,7 +138,9 @@ def test_a_stock_triton_client_is_answered(live: Live) -> None:
     values = head_of(live.resnet.net, "layer2", x)
     tensor = client_module.InferInput("activation", list(values.shape), "FP32")
     tensor.set_data_from_numpy(values)
-    wanted = [client_module.InferRequestedOutput(n, binary_data=True) for n in ("top_class", "scores")]
+    wanted = [
+        client_module.InferRequestedOutput(n, binary_data=True) for n in ("top_class", "scores")
+    ]
     client = client_module.InferenceServerClient(live.server.inference_url.removeprefix("http://"))
     try:
         headers = {"Authorization": f"Bearer {live.server.token()}"}
@@ -133,7 +164,9 @@ def test_many_at_once_at_different_split_points_with_broken_ones_among_them(live
             return 0
         point = points[i % 3]
         values = head_of(live.toy.net, point, x[i : i + 1])
-        request = tensor_request(values, point, network_hash=live.toy.manifest.network_hash, scores=True)
+        request = tensor_request(
+            values, point, network_hash=live.toy.manifest.network_hash, scores=True
+        )
         _same(live.predict("toy", request), expected[i : i + 1], 1e-5)
         return 1
 
@@ -143,7 +176,9 @@ def test_many_at_once_at_different_split_points_with_broken_ones_among_them(live
 
 def test_an_explanation_is_the_importance_of_this_input(live: Live) -> None:
     x = _resnet_inputs()
-    answer = live.send("resnet18", _request(live, head_of(live.resnet.net, "layer2", x)), kind="explanations")
+    answer = live.send(
+        "resnet18", _request(live, head_of(live.resnet.net, "layer2", x)), kind="explanations"
+    )
     assert answer.status_code == 200, answer.text
     expected = live.resnet.net.importance(x)
     first = expected.split_points.index("layer2")

@@ -13,14 +13,14 @@ import pytest
 import requests
 import torch
 import torchvision
-from e2e_types import Live, Model
 from PIL import Image
-from serving_toys import head_of, profile_of, tensor_request
+from toys.live_server import Live, Model
+from toys.serving import head_of, profile_of, tensor_request
 
 from isplit_plugin import image
 from isplit_plugin.client import HeadBundle, SplitClient
+from isplit_plugin.device_tokens import issue, read_secret
 from isplit_plugin.errors import ProbeError, from_json
-from isplit_plugin.identity import issue, read_secret
 from isplit_plugin.network import capture
 from isplit_plugin.probing import ProbeClient
 from isplit_plugin.schema import Preprocessing
@@ -28,18 +28,27 @@ from isplit_plugin.serving import TorchServe, package
 from isplit_plugin.traffic import Store
 
 PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)
-CONFIG = {"isplit": {"sampling": 0.0, "probes": True, "probe_cpu_budget": 1.0, "probes_per_hour": 1000}}
+CONFIG = {
+    "isplit": {"sampling": 0.0, "probes": True, "probe_cpu_budget": 1.0, "probes_per_hour": 1000}
+}
 
 
 @pytest.fixture(scope="module")
 def probed(model_store: Path) -> Model:
     torch.manual_seed(5)
-    net = capture(torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64))
+    net = capture(
+        torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64)
+    )
     classes = [f"class {i}" for i in range(10)]
     sizes = {("layer2", "fp32"): 4000.0}
     torch.manual_seed(6)
     profile = profile_of(
-        net, torch.randn(8, 3, 64, 64), model="probed", preprocessing=PREPROCESSING, classes=classes, nbytes=sizes
+        net,
+        torch.randn(8, 3, 64, 64),
+        model="probed",
+        preprocessing=PREPROCESSING,
+        classes=classes,
+        nbytes=sizes,
     )
     built = package(
         net,
@@ -56,7 +65,9 @@ def probed(model_store: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def server(probed: Model, toy: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def server(
+    probed: Model, toy: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
     url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
     names = ["probed.mar", "toy.mar", "isplit.mar"]
     with TorchServe(model_store=model_store, models=names, store=url, devices=True) as running:
@@ -112,11 +123,15 @@ def test_curves_of_probes_and_what_is_sent_for_them(server: Live, probed: Model)
     assert rows.source == "probe"
     for row, class_id in enumerate(rows.class_ids):
         expected = whole.values[whole.target == class_id].mean(axis=0)
-        np.testing.assert_allclose(mean0 + rows.sum1[row] / rows.weight[row], expected, rtol=1e-3, atol=1e-8)
+        np.testing.assert_allclose(
+            mean0 + rows.sum1[row] / rows.weight[row], expected, rtol=1e-3, atol=1e-8
+        )
     assert sum(r.requests for r in view.served) <= 1  # the one prediction; probes are no requests
     assert len(bodies) == 1 + 2 * len(photos)
     sizes = {len(body) for body in bodies[2::2]}
-    assert max(sizes) < 2000  # a report is a ticket and one number for each of the points before the cut
+    assert (
+        max(sizes) < 2000
+    )  # a report is a ticket and one number for each of the points before the cut
     for photo, values in zip(photos, x.numpy(), strict=True):
         pixels = np.asarray(image.crop(photo, PREPROCESSING))
         pieces = [photo[60:100], pixels[20].tobytes(), np.moveaxis(pixels, 2, 0)[0, 20].tobytes()]
@@ -136,7 +151,9 @@ def test_probes_are_off_unless_turned_on(server: Live, toy: Model) -> None:
 def test_a_forged_report_is_refused_by_the_endpoint(server: Live) -> None:
     report = {"ticket": "e30.AAAA", "values": [0.1], "network": "x", "class": 1}
     answer = server.post(
-        "predictions/isplit", json.dumps({"probe": report}), headers={"Content-Type": "application/json"}
+        "predictions/isplit",
+        json.dumps({"probe": report}),
+        headers={"Content-Type": "application/json"},
     )
     assert answer.status_code == 403
     assert answer.json()["code"] == "bad_ticket"
@@ -146,10 +163,14 @@ def test_a_forged_report_is_refused_by_the_endpoint(server: Live) -> None:
 def test_a_token_that_does_not_hold_is_told_and_counted(server: Live, probed: Model) -> None:
     values = head_of(probed.net, "layer2", torch.zeros(1, 3, 64, 64))
     expired = issue(read_secret(server.server.secret_path), "camera-1", days=1, clock=lambda: 0.0)
-    request = tensor_request(values, "layer2", network_hash=probed.manifest.network_hash, device_token=expired)
+    request = tensor_request(
+        values, "layer2", network_hash=probed.manifest.network_hash, device_token=expired
+    )
     assert server.predict("probed", request).device == "invalid: expired"
     deadline = time.monotonic() + 20
-    while 'Code="expired"' not in (text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text):
+    while 'Code="expired"' not in (
+        text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text
+    ):
         assert time.monotonic() < deadline  # the frontend reads the worker's output on its own time
         time.sleep(0.05)
     assert 'isplit_device_tokens_refused_total{ModelName="probed",Code="expired",' in text

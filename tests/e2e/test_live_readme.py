@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e_types import Live
 from PIL import Image
+from toys.live_server import Live
 
 from isplit_plugin.cli import COMMANDS, build_parser
 
@@ -37,12 +37,16 @@ def photo(tmp_path: Path) -> Path:
 
 def here(text: str, live: Live, photo: Path) -> str:
     """The README's example with this server's addresses and names."""
-    text = text.replace("http://127.0.0.1:8080", live.server.inference_url).replace("photo.jpg", str(photo))
+    text = text.replace("http://127.0.0.1:8080", live.server.inference_url).replace(
+        "photo.jpg", str(photo)
+    )
     text = text.replace("resnet50.head.zip", str(live.toy.built.bundle)).replace("resnet50", "toy")
     return text.replace("classes/281,282", "classes/0,2").replace("$TOKEN", live.server.token())
 
 
-def test_the_python_example_runs(live: Live, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_runs(
+    live: Live, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (example,) = blocks("python")
     exec(here(example, live, photo), {"read_token": live.server.token})  # noqa: S102
     assert capsys.readouterr().out.split()[0] in live.toy.manifest.classes
@@ -54,7 +58,11 @@ def test_the_curl_examples_answer(live: Live, photo: Path) -> None:
     for command in found:
         words = shlex.split(here(command, live, photo))
         done = subprocess.run(
-            [*words, "-sS", "--fail-with-body"], capture_output=True, text=True, timeout=60, check=False
+            [*words, "-sS", "--fail-with-body"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
         assert '"error"' not in done.stdout
@@ -79,7 +87,13 @@ def test_every_link_leads_somewhere() -> None:
 def test_the_example_of_a_device_runs(live: Live, photo: Path) -> None:
     root = Path(__file__).parents[2]
     (photo.parent / "notes.txt").write_text("no photo")
-    words = [sys.executable, str(root / "examples" / "device_app.py"), str(photo.parent), "--model", "toy"]
+    words = [
+        sys.executable,
+        str(root / "examples" / "device_app.py"),
+        str(photo.parent),
+        "--model",
+        "toy",
+    ]
     words += ["--url", live.server.inference_url, "--head", str(live.toy.built.bundle)]
     words += ["--key-file", str(live.server.key_path)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)

@@ -12,12 +12,18 @@ import psutil
 import pytest
 import requests
 import torch
-from e2e_types import Live, Model
-from serving_toys import head_of, tensor_request, toy_photos, whole
+from toys.live_server import Live, Model
+from toys.serving import head_of, tensor_request, toy_photos, whole
 
 from isplit_plugin.client import SplitClient
-from isplit_plugin.errors import BundleError, ServerUnavailableError, ServingError, UnknownModelError
-from isplit_plugin.serving import TorchServe, server
+from isplit_plugin.errors import (
+    BundleError,
+    ServerUnavailableError,
+    ServingError,
+    UnknownModelError,
+)
+from isplit_plugin.serving import TorchServe
+from isplit_plugin.serving.launcher import server
 from isplit_plugin.wire import HEADER, decode_response, http_headers
 
 
@@ -63,7 +69,9 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
     store.mkdir()
     shutil.copy(toy.built.archive, store)
     x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
-    request = tensor_request(head_of(toy.net, "relu1", x), "relu1", network_hash=toy.manifest.network_hash, scores=True)
+    request = tensor_request(
+        head_of(toy.net, "relu1", x), "relu1", network_hash=toy.manifest.network_hash, scores=True
+    )
     body, length = request.encode()
     before = _scratch()
     [photo] = toy_photos(1)
@@ -91,7 +99,10 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
                 np.testing.assert_allclose(got.scores, whole(toy.net, x), rtol=0, atol=1e-5)
             current[:] = [running]
             client = client or SplitClient(
-                running.inference_url, model="toy", head=toy.built.bundle, token=lambda: current[0].token()
+                running.inference_url,
+                model="toy",
+                head=toy.built.bundle,
+                token=lambda: current[0].token(),
             )
             assert client.predict(photo, split_point="relu2", codec="fp32").split_point == "relu2"
             refused = requests.post(
@@ -100,7 +111,10 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
                 timeout=10,
             )
             assert refused.status_code == 405  # the model API is off by default
-            ports = {name: int(getattr(running, name.replace("port", "url")).rsplit(":", 1)[1]) for name in ports}
+            ports = {
+                name: int(getattr(running, name.replace("port", "url")).rsplit(":", 1)[1])
+                for name in ports
+            }
             key_path = running.key_path
         assert _group(pgid) == []
         assert not key_path.exists()
@@ -116,7 +130,9 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
     client.close()
 
 
-def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(toy: Model, tmp_path: Path) -> None:
+def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(
+    toy: Model, tmp_path: Path
+) -> None:
     _broken(toy.built.archive, tmp_path / "broken.mar")
     before = _scratch()
     seen: list[int] = []
@@ -128,14 +144,18 @@ def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(to
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server.Frontend, "start", start)
-        with pytest.raises(ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"):
+        with pytest.raises(
+            ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"
+        ):
             TorchServe(model_store=tmp_path, store=f"sqlite:///{tmp_path / 'store.db'}").start()
     assert seen
     assert _group(seen[0]) == []
     assert _scratch() == before
 
 
-def test_interrupted_while_starting_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_while_starting_nothing_is_left(
+    toy: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = _scratch()
     seen: list[int] = []
 
@@ -153,7 +173,9 @@ def test_interrupted_while_starting_nothing_is_left(toy: Model, monkeypatch: pyt
 
 def test_a_load_that_fails_is_taken_away_and_its_reason_told(live: Live, model_store: Path) -> None:
     _broken(live.toy.built.archive, model_store / "broken.mar")
-    with pytest.raises(ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"):
+    with pytest.raises(
+        ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"
+    ):
         live.server.register("broken.mar")
     with pytest.raises(UnknownModelError):
         live.server.status("broken")
@@ -184,7 +206,7 @@ def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> 
 
 def test_without_java_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _scratch()
-    monkeypatch.setattr("isplit_plugin.serving.java._candidates", list)
+    monkeypatch.setattr("isplit_plugin.serving.launcher.java._candidates", list)
     with pytest.raises(ServingError, match="needs Java 11 or newer"):
         TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
     assert _scratch() == before
@@ -192,6 +214,8 @@ def test_without_java_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatc
 
 def test_one_workdir_has_one_server(live: Live, model_store: Path) -> None:
     with pytest.raises(ServingError, match="in use by another server"):
-        TorchServe(model_store=model_store, models=["toy.mar"], workdir=live.server.log_path.parent).start()
+        TorchServe(
+            model_store=model_store, models=["toy.mar"], workdir=live.server.log_path.parent
+        ).start()
     assert live.server.status("toy").ready
     assert live.server.key_path.exists()

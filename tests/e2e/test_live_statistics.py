@@ -7,8 +7,8 @@ import time
 import numpy as np
 import requests
 import torch
-from e2e_types import Live
-from serving_toys import head_of, tensor_request
+from toys.live_server import Live
+from toys.serving import head_of, tensor_request
 
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import TailRequest
@@ -41,10 +41,17 @@ def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
     for i in range(12):
         codec = ("fp32", "uint8+zstd")[i % 2]
         request = tensor_request(
-            head_of(net, "layer2", x[i : i + 1]), "layer2", codec, network_hash=hashed, head_ms=3.0, group="lab"
+            head_of(net, "layer2", x[i : i + 1]),
+            "layer2",
+            codec,
+            network_hash=hashed,
+            head_ms=3.0,
+            group="lab",
         )
         live.predict("resnet18", request)
-        shaped = TailRequest(split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8))
+        shaped = TailRequest(
+            split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8)
+        )
         decoded.append(torch.from_numpy(shaped.activation().copy()))
     offline = net.importance_from("layer2", torch.cat(decoded))
     counters = _all_computed(live, "resnet18")
@@ -60,13 +67,15 @@ def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
         assert count - count0 == len(values)
         mean = (total - total0) / len(values)
         np.testing.assert_allclose(mean[first:], values.mean(axis=0)[first:], rtol=1e-3, atol=1e-7)
-    served = {(r.split_point, r.variant): r for r in view.served}
+    served = {(r.split_point, r.codec): r for r in view.served}
     assert served["layer2", "fp32"].requests == served["layer2", "uint8+zstd"].requests == 6
     assert served["layer2", "fp32"].bytes == 6 * 128 * 8 * 8 * 4
     assert served["layer2", "fp32"].head.mean_ms == 3.0
 
 
-def _means(store: Store, network_hash: str, mean0: np.ndarray) -> dict[int, tuple[float, np.ndarray]]:
+def _means(
+    store: Store, network_hash: str, mean0: np.ndarray
+) -> dict[int, tuple[float, np.ndarray]]:
     """class -> (requests, sum of importance (P,)) of split traffic; decay over seconds is far below the tolerance."""
     found: dict[int, tuple[float, np.ndarray]] = {}
     for rows in store.view(network_hash).importance:
@@ -94,11 +103,15 @@ def test_metrics_tell_what_was_served(live: Live) -> None:
     def value() -> float:
         text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
         wanted = 'isplit_requests_total{ModelName="toy",SplitPoint="relu2",Codec="uint8",'
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(wanted))
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(wanted)
+        )
 
     before = value()
     values = head_of(live.toy.net, "relu2", torch.zeros(1, 3, 16, 16))
-    live.predict("toy", tensor_request(values, "relu2", "uint8", network_hash=live.toy.manifest.network_hash))
+    live.predict(
+        "toy", tensor_request(values, "relu2", "uint8", network_hash=live.toy.manifest.network_hash)
+    )
     live.post("predictions/toy", b"broken")
     deadline = time.monotonic() + 10
     while value() != before + 1:  # the frontend reads the worker's output on its own time

@@ -13,7 +13,9 @@ POINTS = [f"p{i}" for i in range(6)]
 SHAPES = [(8, 4, 4)] * 3 + [(16, 2, 2)] * 3
 
 
-def measurement(accuracy: np.ndarray, *, seeds: int = 3, photos: int = 300, seed: int = 0) -> Measured:
+def measurement(
+    accuracy: np.ndarray, *, seeds: int = 3, photos: int = 300, seed: int = 0
+) -> Measured:
     """Answers that are right with probability ``accuracy`` (P,) or (classes, P), else another class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(photos) % 3
@@ -33,7 +35,14 @@ def scored(values: np.ndarray, measured: Measured, name: str = "x"):  # type: ig
 
 def test_accuracies_are_means_over_seeds_and_photos() -> None:
     measured = measurement(RISING)
-    by_hand = [np.mean([[measured.answers[s, i, 2] == measured.labels[i] for i in range(300)] for s in range(3)])]
+    by_hand = [
+        np.mean(
+            [
+                [measured.answers[s, i, 2] == measured.labels[i] for i in range(300)]
+                for s in range(3)
+            ]
+        )
+    ]
     assert measured.accuracy()[2] == pytest.approx(by_hand[0])
     assert measured.by_class().shape == (3, 6)
     assert measured.by_class().mean(axis=0) == pytest.approx(measured.accuracy())
@@ -81,7 +90,10 @@ def test_partial_correlation_finds_what_depth_does_not_explain() -> None:
 def test_intervals_shrink_with_photos_and_cover() -> None:
     noise = np.random.default_rng(1).normal(0, 0.5, (60, 6)) + RISING
     few, many = (scored(noise, measurement(RISING * 0.1 + 0.4, photos=n)) for n in (30, 3000))
-    assert few.spearman_here.high - few.spearman_here.low > many.spearman_here.high - many.spearman_here.low
+    assert (
+        few.spearman_here.high - few.spearman_here.low
+        > many.spearman_here.high - many.spearman_here.low
+    )
     assert many.spearman_here.low > 0.5
 
 
@@ -98,7 +110,9 @@ def test_choosing_per_class_gains_where_classes_differ() -> None:
     accuracy[0, 1] = accuracy[1, 3] = accuracy[2, 5] = 0.9
     measured = measurement(accuracy, photos=1200)
     values = np.zeros((30, 6)) + accuracy[np.arange(30) % 3]
-    found = class_choice(measured, {"oracle": (values, np.arange(30) % 3)}, POINTS, repeats=50)["all points"]
+    found = class_choice(measured, {"oracle": (values, np.arange(30) % 3)}, POINTS, repeats=50)[
+        "all points"
+    ]
     # One choice for all: 0.9 for a third, 0.5 for the rest.
     assert found["recall"]["value"] == pytest.approx(0.9 - (0.9 + 0.5 + 0.5) / 3, abs=0.04)
     assert found["youden"]["low"] > 0.1
@@ -112,7 +126,9 @@ def test_choosing_per_class_gains_nothing_where_classes_are_alike() -> None:
     for reach in found.values():
         assert abs(reach["recall"]["value"]) < 0.01
         assert reach["differ"]["value"] < 0.05
-    noise = class_choice(measurement(np.full(6, 0.5), photos=1200), {}, POINTS, repeats=50)["all points"]
+    noise = class_choice(measurement(np.full(6, 0.5), photos=1200), {}, POINTS, repeats=50)[
+        "all points"
+    ]
     assert abs(noise["recall"]["value"]) < 0.02  # luck on one half does not pay on the other
     assert noise["differ"]["value"] > 0.3
 

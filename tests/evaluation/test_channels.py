@@ -54,7 +54,9 @@ def test_projection_is_numpys_principal_components() -> None:
 
 def test_the_linear_code_has_the_bottlenecks_size_and_beats_pooling() -> None:
     torch.manual_seed(3)
-    smooth = torch.nn.functional.interpolate(torch.randn(60, 16, 3, 3), size=(12, 12), mode="bilinear")
+    smooth = torch.nn.functional.interpolate(
+        torch.randn(60, 16, 3, 3), size=(12, 12), mode="bilinear"
+    )
     restored = LinearCode().fit(smooth)(smooth)
     # 16 channels: 2 * max(1, 16 // 8) = 4 numbers for each 4 x 4 patch: what is restored has that rank.
     patches = LinearCode._patches(restored, 4).flatten(0, 1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bottleneck_toys import CLASSES, PRE, toy_network, write_photos
-from serving_toys import profile_of
+from toys.bottleneck import CLASSES, PRE, toy_network, write_photos
+from toys.serving import profile_of
 
 from isplit_plugin.advice import LiveView, Query, recommend
 from isplit_plugin.bottleneck import Photos
@@ -32,7 +32,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
 def profile(photos: Photos) -> Profile:
     net = toy_network()
     plain = profile_of(
-        net, torch.randn(6, *PRE.shape), preprocessing=PRE, classes=CLASSES, nbytes={("0", "uint8"): 9.0}
+        net,
+        torch.randn(6, *PRE.shape),
+        preprocessing=PRE,
+        classes=CLASSES,
+        nbytes={("0", "uint8"): 9.0},
     )
     return dataclasses.replace(plain, predictions=for_profile(net, photos, ["kl-pool2", "size"]))
 
@@ -40,7 +44,13 @@ def profile(photos: Photos) -> Profile:
 @pytest.fixture(scope="module")
 def manifest(profile: Profile) -> Manifest:
     made, _ = make_manifest(
-        toy_network(), model="toy", version="1", profile=profile, preprocessing=PRE, classes=CLASSES, deployed=["0"]
+        toy_network(),
+        model="toy",
+        version="1",
+        profile=profile,
+        preprocessing=PRE,
+        classes=CLASSES,
+        deployed=["0"],
     )
     return made
 
@@ -70,7 +80,9 @@ def test_a_recommendation_by_another_predictor(manifest: Manifest, profile: Prof
     by_cui = recommend(manifest, profile, live)
     assert by_cui.predictor == "cui"
     found = recommend(manifest, profile, live, Query(predictor="kl-pool2"))
-    values = dict(zip([p.name for p in profile.split_points], profile.predictions["kl-pool2"], strict=True))
+    values = dict(
+        zip([p.name for p in profile.split_points], profile.predictions["kl-pool2"], strict=True)
+    )
     ranked = sorted("012", key=lambda n: -values[n])
     assert (found.predictor, found.rule, found.pick) == ("kl-pool2", "global-maximum", ranked[0])
     assert [c.split_point for c in found.candidates] == ranked
@@ -89,10 +101,14 @@ def test_what_the_device_can_afford(manifest: Manifest, profile: Profile) -> Non
 
     macs = {p.name: p.macs.head for p in profile.split_points}
     limits = Constraints(max_head_macs=macs["1"])
-    found = recommend(manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits))
+    found = recommend(
+        manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits)
+    )
     assert found.pick == "1"
     limits = Constraints(max_head_macs=macs["0"] - 1)
-    found = recommend(manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits))
+    found = recommend(
+        manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits)
+    )
     assert found.pick == "0"
     assert "exceeds it the least" in found.reason
 

@@ -42,7 +42,9 @@ def test_against_scipy(three: tuple[list[int], list[int], list[int]]) -> None:
 
 
 @given(series)
-def test_partial_spearman_is_the_textbook_formula(three: tuple[list[int], list[int], list[int]]) -> None:
+def test_partial_spearman_is_the_textbook_formula(
+    three: tuple[list[int], list[int], list[int]],
+) -> None:
     a, b, c = three
     if len(a) < 4 or any(len(set(s)) == 1 for s in three):
         return
@@ -63,7 +65,10 @@ def test_within_groups_by_hand() -> None:
     # Group x: pairs (1,2) concordant, (1,3) concordant, (2,3) discordant; group y: one tie; group z: alone.
     value = [1, 2, 3, 5, 6, 9]
     accuracy = [1, 3, 2, 4, 4, 0]
-    assert within_groups(value, accuracy, ["x", "x", "x", "y", "y", "z"]) == (pytest.approx(1 / 3), 3)
+    assert within_groups(value, accuracy, ["x", "x", "x", "y", "y", "z"]) == (
+        pytest.approx(1 / 3),
+        3,
+    )
     assert within_groups(value, accuracy, list("abcdef"))[1] == 0
     everything = within_groups(value, [1, 2, 3, 4, 5, 6], ["x"] * 6)
     assert everything == (1.0, 15)

@@ -20,12 +20,21 @@ def files(root: Path, *names: str) -> Path:
 def found(path: Path, **options: int) -> list[tuple[str, int | None]]:
     root = path if path.is_dir() else path.parent
     return [
-        (file.relative_to(root).as_posix(), class_id) for file, class_id in calibration_folder(path, CLASSES, **options)
+        (file.relative_to(root).as_posix(), class_id)
+        for file, class_id in calibration_folder(path, CLASSES, **options)
     ]
 
 
 def test_folders_name_classes_by_label_or_id(tmp_path: Path) -> None:
-    files(tmp_path, "tench/b.jpg", "tench/a.PNG", "tench/deep/c.jpeg", "golden_retriever/d.webp", "3/e.jpg", "7/f.jpg")
+    files(
+        tmp_path,
+        "tench/b.jpg",
+        "tench/a.PNG",
+        "tench/deep/c.jpeg",
+        "golden_retriever/d.webp",
+        "3/e.jpg",
+        "7/f.jpg",
+    )
     assert found(tmp_path) == [
         ("3/e.jpg", 3),
         ("7/f.jpg", 2),  # the label "7" outranks the id 7
@@ -57,7 +66,10 @@ def test_limit_counts_each_class_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["whale/a.jpg", "shark/b.jpg", "tench/c.jpg"], "2 names are no class of the network: shark, whale; it has 5"),
+        (
+            ["whale/a.jpg", "shark/b.jpg", "tench/c.jpg"],
+            "2 names are no class of the network: shark, whale; it has 5",
+        ),
         (["5/a.jpg"], "no class of the network: 5"),
         (["-1/a.jpg"], "no class of the network: -1"),
         (["²/a.jpg"], "no class of the network: ²"),

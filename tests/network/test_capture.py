@@ -8,8 +8,17 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from network_toys import Attention, Hand, Recurrent, Residual, Transformer, TwoBranches, seeded, wire
 from torch import nn
+from toys.network import (
+    Attention,
+    Hand,
+    Recurrent,
+    Residual,
+    Transformer,
+    TwoBranches,
+    seeded,
+    wire,
+)
 
 from isplit_plugin import network
 from isplit_plugin.errors import CaptureError, SplitPointError, UnknownSplitPointError
@@ -61,10 +70,23 @@ def test_parts_compute_what_the_whole_computes(name: str, batch: int) -> None:
 
 def test_split_points_of_a_residual_network() -> None:
     _, _, net = toy("residual")
-    assert names(net) == ["stem", "relu", "layers.0.add", "layers.0", "layers.1.add", "layers", "drop"]
+    assert names(net) == [
+        "stem",
+        "relu",
+        "layers.0.add",
+        "layers.0",
+        "layers.1.add",
+        "layers",
+        "drop",
+    ]
     assert net.split_point("layers").aliases == ("layers.1", "layers.1.relu_1")
     assert net.split_point("layers.1.relu_1") is net.split_point("layers")
-    assert [p.name for p in net.split_points if p.is_block] == ["relu", "layers.0", "layers", "drop"]
+    assert [p.name for p in net.split_points if p.is_block] == [
+        "relu",
+        "layers.0",
+        "layers",
+        "drop",
+    ]
 
 
 def test_a_module_called_again_gets_a_suffix() -> None:
@@ -75,7 +97,9 @@ def test_a_module_called_again_gets_a_suffix() -> None:
 def test_only_one_live_tensor_may_cross_a_cut() -> None:
     _, _, net = toy("branches")
     assert names(net) == ["stem", "cat", "amax"]
-    with pytest.raises(SplitPointError, match=r"2 tensors are live there: stem, left; .* stem before, cat") as e:
+    with pytest.raises(
+        SplitPointError, match=r"2 tensors are live there: stem, left; .* stem before, cat"
+    ) as e:
         net.split_point("left")
     assert e.value.details == {"live": ["stem", "left"], "before": "stem", "after": "cat"}
     with pytest.raises(SplitPointError) as e:
@@ -85,7 +109,9 @@ def test_only_one_live_tensor_may_cross_a_cut() -> None:
 
 def test_unknown_names_list_the_known_ones_the_closest_first() -> None:
     _, _, net = toy("residual")
-    with pytest.raises(UnknownSplitPointError, match=r"unknown split point 'layer.0'; known: layers.0") as e:
+    with pytest.raises(
+        UnknownSplitPointError, match=r"unknown split point 'layer.0'; known: layers.0"
+    ) as e:
         net.split_point("layer.0")
     assert set(e.value.details["known"]) >= {"input", "output", *names(net)}
     with pytest.raises(UnknownSplitPointError):
@@ -254,7 +280,12 @@ def test_channels_last_layouts_are_restored() -> None:
 
 def test_facts_of_the_whole_network() -> None:
     _, _, net = toy("residual")
-    assert (net.input_shape, net.classes, net.dtype, net.device) == ((3, 6, 6), 5, torch.float32, torch.device("cpu"))
+    assert (net.input_shape, net.classes, net.dtype, net.device) == (
+        (3, 6, 6),
+        5,
+        torch.float32,
+        torch.device("cpu"),
+    )
 
 
 class Steered(nn.Module):
@@ -300,7 +331,11 @@ class Counting(nn.Module):
     ("model", "example", "message"),
     [
         (TwoInputs(), torch.randn(1, 4), "one input, this one needs 2: x, y"),
-        (nn.Linear(4, 2), (torch.randn(1, 4), torch.randn(1, 4)), "one input tensor, got tuple of 2"),
+        (
+            nn.Linear(4, 2),
+            (torch.randn(1, 4), torch.randn(1, 4)),
+            "one input tensor, got tuple of 2",
+        ),
         (nn.Linear(4, 2), "photo.jpg", "one input tensor, got str"),
         (nn.Linear(4, 2), torch.zeros(1, 4, dtype=torch.long), r"floating point, got torch\.int64"),
         (nn.Linear(4, 2), torch.randn(4), r"batch dimension, got shape \(4,\)"),
@@ -311,8 +346,16 @@ class Counting(nn.Module):
         (Returning(lambda x, s: s.sum(0, keepdim=True)), torch.randn(1, 4), "one row of scores"),
         (Returning(lambda x, s: s.reshape(2, -1)), torch.randn(1, 4), "class scores|rows|batch"),
         (Returning(lambda x, s: s + torch.rand_like(s)), torch.randn(1, 4), "random in eval mode"),
-        (Returning(lambda x, s: s[:, :1] if x.shape[0] == 2 else s), torch.randn(1, 4), "batch dimension is not free"),
-        (Steered(), torch.randn(1, 4), r"control flow depends on data.*test_capture.py:\d+: if x.sum\(\) > 0"),
+        (
+            Returning(lambda x, s: s[:, :1] if x.shape[0] == 2 else s),
+            torch.randn(1, 4),
+            "batch dimension is not free",
+        ),
+        (
+            Steered(),
+            torch.randn(1, 4),
+            r"control flow depends on data.*test_capture.py:\d+: if x.sum\(\) > 0",
+        ),
         (Counting(), torch.randn(1, 4), "side effects.*calls"),
         (lambda x: x, torch.randn(1, 4), "torch.nn.Module, got function"),
     ],
@@ -399,7 +442,9 @@ class ReadsANumber(nn.Module):
 
 
 def test_a_number_read_out_of_the_data_is_refused_by_its_line() -> None:
-    with pytest.raises(CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"):
+    with pytest.raises(
+        CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"
+    ):
         capture(seeded(ReadsANumber), torch.rand(1, 3, 4, 4))
 
 
@@ -412,6 +457,8 @@ def test_a_failed_capture_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> 
 def test_items_that_depend_on_their_neighbours_are_refused() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4, track_running_stats=False)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
     with pytest.raises(CaptureError, match="neighbours in a batch"):
         capture(model, torch.randn(1, 3, 8, 8))

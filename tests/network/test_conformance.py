@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_toys import seeded, wire
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+from toys.network import seeded, wire
 
 from isplit_plugin.network import capture, load
 from isplit_plugin.schema import Preprocessing
@@ -44,7 +44,14 @@ def small_densenet() -> nn.Module:
 def small_swin_v2() -> nn.Module:
     block = partial(SwinTransformerBlockV2, norm_layer=partial(nn.LayerNorm, eps=1e-5))
     return models.SwinTransformer(
-        [4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=10, block=block, downsample_layer=PatchMergingV2
+        [4, 4],
+        16,
+        [2, 2],
+        [2, 4],
+        [4, 4],
+        num_classes=10,
+        block=block,
+        downsample_layer=PatchMergingV2,
     )
 
 
@@ -137,7 +144,8 @@ def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
 def test_channels_are_last_in_a_swin_transformer() -> None:
     """N, H, W, C at all points but the stem's convolution and what follows the last permutation."""
     net = capture(
-        seeded(models.SwinTransformer, [4, 4], 16, [2, 2], [2, 4], [3, 3], num_classes=10), torch.randn(1, 3, 40, 40)
+        seeded(models.SwinTransformer, [4, 4], 16, [2, 2], [2, 4], [3, 3], num_classes=10),
+        torch.randn(1, 3, 40, 40),
     )
     first = [p.name for p in net.split_points if len(p.shape) == 3 and p.channel_axis == 1]
     assert first == ["features.0.0", "permute", "avgpool"]
@@ -148,10 +156,19 @@ def test_channels_are_last_in_a_swin_transformer() -> None:
 def test_names_are_those_of_the_modules() -> None:
     net = capture(seeded(models.resnet18), torch.randn(1, 3, 32, 32))
     blocks = [f"layer{stage}{'' if block else '.0'}" for stage in range(1, 5) for block in range(2)]
-    assert [p.name for p in net.split_points if p.is_block] == ["relu", "maxpool", *blocks, "avgpool"]
+    assert [p.name for p in net.split_points if p.is_block] == [
+        "relu",
+        "maxpool",
+        *blocks,
+        "avgpool",
+    ]
     assert net.split_point("layer1.1") is net.split_point("layer1")
     assert net.split_point("layer1.0.add").is_block is False
     net = capture(seeded(models.VisionTransformer, 32, 8, 2, 2, 16, 32), torch.randn(1, 3, 32, 32))
     blocks = ["encoder.layers.encoder_layer_0", "encoder.layers", "encoder"]
-    assert [p.name for p in net.split_points if p.is_block] == ["conv_proj", "encoder.dropout", *blocks]
+    assert [p.name for p in net.split_points if p.is_block] == [
+        "conv_proj",
+        "encoder.dropout",
+        *blocks,
+    ]
     assert net.split_point("encoder.layers.encoder_layer_1").name == "encoder.layers"

@@ -12,7 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isplit_plugin.errors import ArtifactError, CaptureError, SplitPointError, UnknownSplitPointError
+from isplit_plugin.errors import (
+    ArtifactError,
+    CaptureError,
+    SplitPointError,
+    UnknownSplitPointError,
+)
 from isplit_plugin.network import CapturedNetwork, capture, export, export_head
 
 
@@ -37,11 +42,18 @@ def net() -> CapturedNetwork:
 
 
 @pytest.fixture(scope="module")
-def heads(net: CapturedNetwork, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+def heads(
+    net: CapturedNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, str]]:
     folder = tmp_path_factory.mktemp("heads")
     names = {"onnx": "norm", "pt2": "norm"}
-    made = {f: (folder / f"norm.{f}", export_head(net, n, folder / f"norm.{f}", f)) for f, n in names.items()}  # type: ignore[arg-type]
-    return made | {"output": (folder / "output.onnx", export_head(net, "output", folder / "output.onnx"))}
+    made = {
+        f: (folder / f"norm.{f}", export_head(net, n, folder / f"norm.{f}", f))
+        for f, n in names.items()
+    }  # type: ignore[arg-type]
+    return made | {
+        "output": (folder / "output.onnx", export_head(net, "output", folder / "output.onnx"))
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -53,14 +65,18 @@ def test_onnx_head_computes_what_the_torch_head_does(
     x = torch.randn(batch, 3, 8, 8)
     session = ort.InferenceSession(str(heads[kind][0]), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["input"]
-    assert [o.name for o in session.get_outputs()] == ["scores" if kind == "output" else "activation"]
+    assert [o.name for o in session.get_outputs()] == [
+        "scores" if kind == "output" else "activation"
+    ]
     (found,) = session.run(None, {"input": x.numpy()})
     with torch.inference_mode():
         expected = net.bisect(name)[0](x).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_pt2_head_is_the_torch_head(net: CapturedNetwork, heads: dict[str, tuple[Path, str]]) -> None:
+def test_pt2_head_is_the_torch_head(
+    net: CapturedNetwork, heads: dict[str, tuple[Path, str]]
+) -> None:
     module = torch.export.load(heads["pt2"][0]).module()
     x = torch.randn(4, 3, 8, 8)
     torch.testing.assert_close(module(x), net.bisect("norm")[0](x), rtol=0, atol=0)
@@ -73,10 +89,16 @@ def test_hash_is_the_files(heads: dict[str, tuple[Path, str]]) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["norm.onnx", "norm.pt2", "output.onnx"]
 
 
-def test_files_tell_nothing_of_the_machine_that_built_them(heads: dict[str, tuple[Path, str]]) -> None:
+def test_files_tell_nothing_of_the_machine_that_built_them(
+    heads: dict[str, tuple[Path, str]],
+) -> None:
     for path, _ in heads.values():
         data = path.read_bytes()
-        for secret in (str(Path(__file__).parent), sys.prefix, Path(torch.__file__).parent.name + "/nn"):
+        for secret in (
+            str(Path(__file__).parent),
+            sys.prefix,
+            Path(torch.__file__).parent.name + "/nn",
+        ):
             assert secret.encode() not in data
     model = onnx.load(heads["onnx"][0])
     assert {p.key: p.value for p in model.metadata_props} == {"isplit_split_point": "norm"}
@@ -84,11 +106,15 @@ def test_files_tell_nothing_of_the_machine_that_built_them(heads: dict[str, tupl
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_onnx_is_reproducible(net: CapturedNetwork, heads: dict[str, tuple[Path, str]], tmp_path: Path) -> None:
+def test_onnx_is_reproducible(
+    net: CapturedNetwork, heads: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
     assert export_head(net, "norm", tmp_path / "again.onnx") == heads["onnx"][1]
 
 
-def test_nothing_is_printed(net: CapturedNetwork, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(
+    net: CapturedNetwork, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     export_head(net, "relu", tmp_path / "h.onnx")
     export_head(net, "relu", tmp_path / "h.pt2", "pt2")
     assert capfd.readouterr() == ("", "")
@@ -130,7 +156,12 @@ def test_an_export_that_is_off_gets_no_file(
         return bytes(model.SerializeToString())
 
     monkeypatch.setattr(export, "_onnx_bytes", damaged)
-    message = {"weights": "something else", "batch": "batch of 1", "shape": "expected", "noise": "refuses"}[damage]
+    message = {
+        "weights": "something else",
+        "batch": "batch of 1",
+        "shape": "expected",
+        "noise": "refuses",
+    }[damage]
     with pytest.raises(CaptureError, match=message):
         export_head(net, "conv", tmp_path / "h.onnx")
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,10 @@ import pytest
 import torch
 from captum._utils.gradient import compute_layer_gradients_and_eval
 from captum.attr import LayerGradCam
-from network_toys import Hand, Residual, Transformer, seeded
 from torch import nn
 from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
+from toys.network import Hand, Residual, Transformer, seeded
 
 from isplit_plugin.errors import DataError, SplitPointError, UnknownClassError
 from isplit_plugin.network import CapturedNetwork, capture
@@ -47,7 +47,11 @@ def test_by_hand() -> None:
     got = net.importance(HAND_INPUT, target=1)
     assert got.target.tolist() == [1]
     assert got.values.tolist() == [[0.75 / 4, 0.75 / 4, 0.25, 0.25]]
-    assert (got.values.dtype, got.target.dtype, got.scores.dtype) == (np.float32, np.int64, np.float32)
+    assert (got.values.dtype, got.target.dtype, got.scores.dtype) == (
+        np.float32,
+        np.int64,
+        np.float32,
+    )
 
 
 def modules_of(model: nn.Module, net: CapturedNetwork, x: torch.Tensor) -> dict[int, str]:
@@ -78,14 +82,19 @@ def without_inplace(model: nn.Module) -> nn.Module:
     return model
 
 
-def oracle(model: nn.Module, layer: nn.Module, x: torch.Tensor, target: torch.Tensor, axis: int) -> torch.Tensor:
+def oracle(
+    model: nn.Module, layer: nn.Module, x: torch.Tensor, target: torch.Tensor, axis: int
+) -> torch.Tensor:
     """CUI of one layer by captum. Grad-CAM sums over channels, which it takes to be at axis 1, where CUI averages."""
     if axis == 1:
         maps = LayerGradCam(model, layer).attribute(x, target=target, relu_attributions=False)
         _, (activation,) = compute_layer_gradients_and_eval(model, layer, x, target)
         return torch.relu(maps / activation.shape[1]).flatten(1).mean(1)
     (gradient,), (activation,) = compute_layer_gradients_and_eval(model, layer, x, target)
-    gradient, activation = gradient.movedim(axis, 1).flatten(2), activation.movedim(axis, 1).flatten(2)
+    gradient, activation = (
+        gradient.movedim(axis, 1).flatten(2),
+        activation.movedim(axis, 1).flatten(2),
+    )
     return torch.relu((gradient.mean(2, keepdim=True) * activation).mean(1)).mean(1)
 
 
@@ -119,8 +128,14 @@ def test_equal_to_captum_layer_by_layer(name: str) -> None:
     assert len(layers) >= min(3, len(net.split_points))
     modules = dict(plain.named_modules())
     for column, path in layers.items():
-        expected = oracle(plain, modules[path], x, target, net.split_points[column].channel_axis).detach().numpy()
-        np.testing.assert_allclose(got.values[:, column], expected, rtol=1e-9, atol=1e-15, err_msg=path)
+        expected = (
+            oracle(plain, modules[path], x, target, net.split_points[column].channel_axis)
+            .detach()
+            .numpy()
+        )
+        np.testing.assert_allclose(
+            got.values[:, column], expected, rtol=1e-9, atol=1e-15, err_msg=path
+        )
     assert (got.values > 0).any(axis=1).all()
 
 
@@ -132,14 +147,18 @@ def test_a_batch_is_its_items_one_by_one(residual: CapturedNetwork, images: torc
         assert alone.target[0] == together.target[i]
 
 
-def test_the_predicted_class_is_the_default(residual: CapturedNetwork, images: torch.Tensor) -> None:
+def test_the_predicted_class_is_the_default(
+    residual: CapturedNetwork, images: torch.Tensor
+) -> None:
     got = residual.importance(images)
     with torch.no_grad():
         scores = residual.model(images).numpy()
     assert np.array_equal(got.scores, scores)
     assert np.array_equal(got.target, scores.argmax(1))
     assert np.array_equal(got.values, residual.importance(images, got.target).values)
-    assert np.array_equal(got.values, residual.importance(images, torch.from_numpy(got.target)).values)
+    assert np.array_equal(
+        got.values, residual.importance(images, torch.from_numpy(got.target)).values
+    )
     assert np.array_equal(got.values, residual.importance(images, got.target.tolist()).values)
 
 
@@ -166,14 +185,20 @@ def test_from_a_cut_onwards(residual: CapturedNetwork, images: torch.Tensor) -> 
     ],
 )
 def test_targets_that_make_no_sense(
-    residual: CapturedNetwork, images: torch.Tensor, target: object, error: type[Exception], message: str
+    residual: CapturedNetwork,
+    images: torch.Tensor,
+    target: object,
+    error: type[Exception],
+    message: str,
 ) -> None:
     with pytest.raises(error, match=message):
         residual.importance(images, target)  # type: ignore[arg-type]
 
 
 def test_inputs_that_do_not_fit(residual: CapturedNetwork, images: torch.Tensor) -> None:
-    with pytest.raises(DataError, match=r"float64 of shape \(N, 3, 6, 6\) at 'input', got torch.float32"):
+    with pytest.raises(
+        DataError, match=r"float64 of shape \(N, 3, 6, 6\) at 'input', got torch.float32"
+    ):
         residual.importance(images.float())
     with pytest.raises(DataError, match=r"got torch.float64 of shape \(4, 3, 6\)"):
         residual.importance(images[..., 0])
@@ -201,7 +226,9 @@ def test_nothing_is_left_behind(residual: CapturedNetwork, images: torch.Tensor)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off(residual: CapturedNetwork, images: torch.Tensor, mode: type) -> None:
+def test_works_where_gradients_are_off(
+    residual: CapturedNetwork, images: torch.Tensor, mode: type
+) -> None:
     whole = residual.importance(images)
     with mode():
         activation = residual.bisect("layers.0")[0](images)
@@ -211,7 +238,9 @@ def test_works_where_gradients_are_off(residual: CapturedNetwork, images: torch.
     assert np.array_equal(got.values[:, 3:], whole.values[:, 3:])
 
 
-def test_inference_goes_on_in_another_thread(residual: CapturedNetwork, images: torch.Tensor) -> None:
+def test_inference_goes_on_in_another_thread(
+    residual: CapturedNetwork, images: torch.Tensor
+) -> None:
     expected = residual.importance(images)
     stop = threading.Event()
     wrong: list[str] = []

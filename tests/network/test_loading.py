@@ -17,7 +17,9 @@ from isplit_plugin.network.loading import LoadedNetwork, load_network
 from isplit_plugin.network.weights import read_classes, read_weights
 from isplit_plugin.schema import Preprocessing
 
-TINY = Preprocessing(crop=(8, 8), resize=9, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bicubic")
+TINY = Preprocessing(
+    crop=(8, 8), resize=9, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), interpolation="bicubic"
+)
 LABELS = ("a", "b", "c")
 
 
@@ -143,7 +145,9 @@ def test_what_is_given_outranks_what_the_network_says() -> None:
         interpolation="nearest",
     )
     # The resize keeps its ratio to the crop: 9 * 16 / 8.
-    assert loaded.preprocessing == Preprocessing((16, 16), 18, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "nearest")
+    assert loaded.preprocessing == Preprocessing(
+        (16, 16), 18, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "nearest"
+    )
     assert loaded.classes == ("x", "y", "z")
     assert load_network(spec("described"), resize=11).preprocessing.resize == 11
 
@@ -156,7 +160,12 @@ def test_what_is_given_outranks_what_the_network_says() -> None:
         ("returns_text", {}, CaptureError, "expected an nn.Module"),
         ("not_a_network", {}, CaptureError, "got int"),
         ("wrong_preprocessing", {}, CaptureError, "Tiny and str"),
-        ("no_classifier", {}, CaptureError, r"class scores of shape \(N, classes\), got \(1, 3, 6, 6\)"),
+        (
+            "no_classifier",
+            {},
+            CaptureError,
+            r"class scores of shape \(N, classes\), got \(1, 3, 6, 6\)",
+        ),
         ("wants_two", {}, CaptureError, "one input, this one needs 2: x, mask"),
         ("wants_grey", {}, CaptureError, r"does not run on inputs of shape \(1, 3, 8, 8\)"),
         ("described", {"mean": [1.0]}, DataError, "mean: expected 3 numbers"),
@@ -171,13 +180,17 @@ def test_refusals(name: str, options: dict[str, Any], error: type[Exception], me
         load_network(spec(name), **options)
 
 
-@pytest.mark.parametrize("text", ["resnet50", "a b:c", "torch vision:x", "no.such.module:f", "", ":", "a:"])
+@pytest.mark.parametrize(
+    "text", ["resnet50", "a b:c", "torch vision:x", "no.such.module:f", "", ":", "a:"]
+)
 def test_specs_that_name_nothing(text: str) -> None:
     with pytest.raises(CaptureError, match=r"expected torchvision:NAME|ModuleNotFoundError"):
         load_network(text)
 
 
-def test_factory_beside_the_caller_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factory_beside_the_caller_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "test_loading_elsewhere.py").write_text(
         "import torch\nnet = lambda: torch.nn.Sequential(torch.nn.Flatten())\n"
     )
@@ -207,7 +220,9 @@ def test_given_classes_set_the_width_of_the_classifier() -> None:
 
 def test_timm_brings_its_preprocessing_and_classes() -> None:
     loaded = load_network("timm:lcnet_050")
-    assert loaded.preprocessing == Preprocessing(crop=(224, 224), resize=256, interpolation="bicubic")
+    assert loaded.preprocessing == Preprocessing(
+        crop=(224, 224), resize=256, interpolation="bicubic"
+    )
     assert loaded.classes[:2] == ("tench", "goldfish")
     assert len(loaded.classes) == 1000
 
@@ -229,8 +244,14 @@ def save(state: dict[str, Tensor], path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_weights_arrive_in_the_networks_precision(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    state = {k: torch.full_like(v, 0.5, dtype=dtype) for k, v in Tiny().state_dict().items() if v.is_floating_point()}
+def test_weights_arrive_in_the_networks_precision(
+    tmp_path: Path, name: str, dtype: torch.dtype
+) -> None:
+    state = {
+        k: torch.full_like(v, 0.5, dtype=dtype)
+        for k, v in Tiny().state_dict().items()
+        if v.is_floating_point()
+    }
     loaded = load_network(spec("described"), save(state, tmp_path / name))
     for key, value in loaded.model.state_dict().items():
         if value.is_floating_point():
@@ -244,7 +265,9 @@ def test_checkpoints_are_unwrapped(tmp_path: Path, wrapper: str) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({wrapper: state, "epoch": 3}, path)
     loaded = load_network(spec("described"), path)
-    torch.testing.assert_close(loaded.model.state_dict()["conv.weight"], state["module.conv.weight"])
+    torch.testing.assert_close(
+        loaded.model.state_dict()["conv.weight"], state["module.conv.weight"]
+    )
 
 
 def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
@@ -253,7 +276,12 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
     state["norm.weight"] = torch.zeros(4)
     with pytest.raises(ArtifactError) as caught:
         load_network(spec("described"), save(state, tmp_path / "w.safetensors"))
-    for part in ("1 missing: conv.weight", "1 unexpected: extra.weight", r"norm.weight (4,) for (3,)", "w.safetensors"):
+    for part in (
+        "1 missing: conv.weight",
+        "1 unexpected: extra.weight",
+        r"norm.weight (4,) for (3,)",
+        "w.safetensors",
+    ):
         assert part in caught.value.message
 
 
@@ -315,7 +343,9 @@ def test_exported_network(tmp_path: Path) -> None:
     path = tmp_path / "tiny.pt2"
     net = Tiny().eval()
     batch = torch.export.Dim("batch", min=1)
-    torch.export.save(torch.export.export(net, (torch.rand(2, 3, 8, 8),), dynamic_shapes=({0: batch},)), path)
+    torch.export.save(
+        torch.export.export(net, (torch.rand(2, 3, 8, 8),), dynamic_shapes=({0: batch},)), path
+    )
     loaded = load_network(path, classes=LABELS)
     assert loaded.preprocessing.crop == (8, 8)
     x = torch.rand(4, 3, 8, 8)
@@ -331,7 +361,9 @@ def test_exported_network(tmp_path: Path) -> None:
 def test_saved_captured_network_keeps_its_names(tmp_path: Path) -> None:
     once = load_network(spec("described")).capture()
     once.save(tmp_path / "tiny.pt2")
-    again = load_network(tmp_path / "tiny.pt2", mean=TINY.mean, std=TINY.std, resize=9, interpolation="bicubic")
+    again = load_network(
+        tmp_path / "tiny.pt2", mean=TINY.mean, std=TINY.std, resize=9, interpolation="bicubic"
+    )
     assert again.preprocessing == TINY
     assert again.capture().split_points == once.split_points
     assert again.capture().network_hash(TINY) == once.network_hash(TINY)

@@ -13,9 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from isplit_plugin import image as im
-from isplit_plugin.errors import CaptureError, DataError, SplitPointError, UnknownCodecError, UnknownSplitPointError
+from isplit_plugin.errors import (
+    CaptureError,
+    DataError,
+    SplitPointError,
+    UnknownCodecError,
+    UnknownSplitPointError,
+)
 from isplit_plugin.network import CapturedNetwork, capture, profile, timing
-from isplit_plugin.network.execution import activations, cpu_threads, full_precision, graph_and_nodes, on_device
+from isplit_plugin.network.execution import (
+    activations,
+    cpu_threads,
+    full_precision,
+    graph_and_nodes,
+    on_device,
+)
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Preprocessing
 from isplit_plugin.wire import CODECS, decode_activation, encode_activation
@@ -55,11 +67,17 @@ def net() -> CapturedNetwork:
 
 def photos(count: int, seed: int = 0) -> list[PIL.Image.Image]:
     rng = np.random.default_rng(seed)
-    return [PIL.Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)) for _ in range(count)]
+    return [
+        PIL.Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)) for _ in range(count)
+    ]
 
 
 def run(net: CapturedNetwork, images: Any, **options: Any) -> Profile:
-    return profile(net, images, **{"preprocessing": PRE, "classes": CLASSES, "device": "cpu", "threads": 1, **options})
+    return profile(
+        net,
+        images,
+        **{"preprocessing": PRE, "classes": CLASSES, "device": "cpu", "threads": 1, **options},
+    )
 
 
 def inputs(images: list[PIL.Image.Image]) -> Tensor:
@@ -92,8 +110,12 @@ def test_moments_are_those_of_the_importance_values(
         part = values[found.target == class_id]
         assert whole.count[row] == len(part)
         scale = np.abs(values).max(axis=0)
-        np.testing.assert_allclose(whole.sum1[row], (part - whole.mean0).sum(axis=0), atol=1e-5 * scale.max())
-        np.testing.assert_allclose(whole.sum2[row], ((part - whole.mean0) ** 2).sum(axis=0), rtol=1e-3, atol=1e-12)
+        np.testing.assert_allclose(
+            whole.sum1[row], (part - whole.mean0).sum(axis=0), atol=1e-5 * scale.max()
+        )
+        np.testing.assert_allclose(
+            whole.sum2[row], ((part - whole.mean0) ** 2).sum(axis=0), rtol=1e-3, atol=1e-12
+        )
         np.testing.assert_allclose(whole.curve([int(class_id)]).mean, part.mean(axis=0), rtol=1e-4)
         residuals.append(part - part.mean(axis=0))
     within = np.concatenate(residuals)
@@ -124,8 +146,12 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
                 array = decode_activation(tensor, shape=activation.shape)
                 agree.append(int(tail(torch.from_numpy(array)).argmax()) == int(top[i]))
         assert measure.nbytes == pytest.approx(np.mean(nbytes))
-        np.testing.assert_array_equal(measure.seen, np.bincount(rows, minlength=len(whole.class_ids)))
-        np.testing.assert_array_equal(measure.agree, np.bincount(rows, agree, minlength=len(whole.class_ids)))
+        np.testing.assert_array_equal(
+            measure.seen, np.bincount(rows, minlength=len(whole.class_ids))
+        )
+        np.testing.assert_array_equal(
+            measure.agree, np.bincount(rows, agree, minlength=len(whole.class_ids))
+        )
 
 
 def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
@@ -134,7 +160,9 @@ def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole
     files = [im.to_jpeg(im.crop(image, PRE)) for image in images]
     assert jpeg.nbytes == pytest.approx(np.mean([len(f) for f in files]))
     with torch.inference_mode():
-        again = net.model(torch.from_numpy(np.stack([im.normalize(im.load(f), PRE) for f in files]))).argmax(1)
+        again = net.model(
+            torch.from_numpy(np.stack([im.normalize(im.load(f), PRE) for f in files]))
+        ).argmax(1)
         top = net.model(inputs(images)).argmax(1)
     assert jpeg.agree.sum() == int((again == top).sum())
     assert jpeg.seen.sum() == len(images)
@@ -161,10 +189,19 @@ def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
     pre = Preprocessing(crop=(2, 2))
 
     def flat(*scores: float) -> np.ndarray:
-        return np.ones((3, 2, 2), dtype=np.float32) * np.array(scores, dtype=np.float32)[:, None, None]
+        return (
+            np.ones((3, 2, 2), dtype=np.float32) * np.array(scores, dtype=np.float32)[:, None, None]
+        )
 
-    data = [(flat(1, 1.001, 0), None), (flat(0, 1, 1.001), None), (flat(0, 0, 9), None), (flat(5, 0, 0), None)]
-    got = profile(captured, data, preprocessing=pre, classes="abc", split_points=["flat"], device="cpu")
+    data = [
+        (flat(1, 1.001, 0), None),
+        (flat(0, 1, 1.001), None),
+        (flat(0, 0, 9), None),
+        (flat(5, 0, 0), None),
+    ]
+    got = profile(
+        captured, data, preprocessing=pre, classes="abc", split_points=["flat"], device="cpu"
+    )
     np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
     measure = got.measure("flat", "uint8")
     assert measure is not None
@@ -190,12 +227,19 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
     assert jpeg.seen.sum() == 3
 
 
-def test_arrays_have_neither_file_nor_jpeg(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+def test_arrays_have_neither_file_nor_jpeg(
+    net: CapturedNetwork, images: list[PIL.Image.Image]
+) -> None:
     got = run(net, [(x.numpy(), None) for x in inputs(images)], split_points=[], codecs=["fp16"])
-    assert {(m.split_point, m.codec) for m in got.measures} == {("input", "fp16"), ("output", "none")}
+    assert {(m.split_point, m.codec) for m in got.measures} == {
+        ("input", "fp16"),
+        ("output", "none"),
+    }
 
 
-def test_a_mixed_set_counts_each_codec_where_it_applies(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+def test_a_mixed_set_counts_each_codec_where_it_applies(
+    net: CapturedNetwork, images: list[PIL.Image.Image]
+) -> None:
     data = io.BytesIO()
     images[0].save(data, "PNG")
     mixed = [(inputs(images)[2].numpy(), None), (images[1], None), (data.getvalue(), None)]
@@ -204,7 +248,9 @@ def test_a_mixed_set_counts_each_codec_where_it_applies(net: CapturedNetwork, im
     assert seen == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
 
 
-def test_target_true_files_images_under_their_label(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
+def test_target_true_files_images_under_their_label(
+    net: CapturedNetwork, images: list[PIL.Image.Image]
+) -> None:
     labels = [i % 3 for i in range(len(images))]
     got = run(net, list(zip(images, labels, strict=True)), target="true", split_points=[])
     assert got.target == "true"
@@ -212,10 +258,14 @@ def test_target_true_files_images_under_their_label(net: CapturedNetwork, images
     np.testing.assert_array_equal(got.count, np.bincount(labels))
     values = net.importance(inputs(images), labels).values
     for class_id in range(3):
-        np.testing.assert_allclose(got.curve([class_id]).mean, values[np.array(labels) == class_id].mean(0), rtol=1e-4)
+        np.testing.assert_allclose(
+            got.curve([class_id]).mean, values[np.array(labels) == class_id].mean(0), rtol=1e-4
+        )
 
 
-def test_accuracy_is_of_the_labelled(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+def test_accuracy_is_of_the_labelled(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+) -> None:
     with torch.inference_mode():
         top = net.model(inputs(images)).argmax(1)[:7]
     assert whole.accuracy == pytest.approx(float((top == 1).float().mean()))
@@ -223,7 +273,9 @@ def test_accuracy_is_of_the_labelled(net: CapturedNetwork, images: list[PIL.Imag
     assert run(net, [(images[0], None)], split_points=[]).accuracy is None
 
 
-def test_batch_size_is_no_matter(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+def test_batch_size_is_no_matter(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+) -> None:
     one = run(net, ((image, None) for image in images), batch_size=1)
     np.testing.assert_allclose(one.curve().mean, whole.curve().mean, rtol=1e-4)
     np.testing.assert_array_equal(one.count, whole.count)
@@ -243,7 +295,13 @@ def test_unreadable_images_are_skipped_counted_and_named(
     signs = np.random.default_rng(0).choice(np.array([-1, 1], dtype=np.float32), PRE.shape)
     dark = np.float32(3.4e38) * signs  # finite, but not after the first layer
     done: list[tuple[int, int | None]] = []
-    mixed = [(tmp_path / "broken.jpg", 0), (images[0], 0), (b"", 1), (dark, None), (images[1], None)]
+    mixed = [
+        (tmp_path / "broken.jpg", 0),
+        (images[0], 0),
+        (b"", 1),
+        (dark, None),
+        (images[1], None),
+    ]
     got = run(net, mixed, split_points=[], batch_size=2, progress=lambda *at: done.append(at))
     assert got.provenance["images"] == "2"
     assert got.provenance["skipped"] == "3"
@@ -264,7 +322,12 @@ def test_unreadable_images_are_skipped_counted_and_named(
         ([], {"classes": ("a",)}, DataError, "4 scores, but 1 class names"),
         ([], {"batch_size": 0}, DataError, "batch size"),
         ([], {"threads": 0}, DataError, "threads: expected at least 1, got 0"),
-        ([], {"preprocessing": Preprocessing(crop=(9, 9))}, DataError, r"gives \(3, 9, 9\), the network takes"),
+        (
+            [],
+            {"preprocessing": Preprocessing(crop=(9, 9))},
+            DataError,
+            r"gives \(3, 9, 9\), the network takes",
+        ),
         ([], {"split_points": ["layer9"]}, UnknownSplitPointError, "layer1"),
         ([], {"split_points": ["layer1.0.conv"]}, SplitPointError, "live"),
         ([(photos(1)[0], None)], {"codecs": ["gif"]}, UnknownCodecError, "fp32"),
@@ -278,8 +341,15 @@ def test_refusals(
         run(net, data, **options)
 
 
-def test_split_points_go_by_any_name_and_count_once(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
-    got = run(net, [(images[0], None)], split_points=["layer1.1", "layer1", "input", "output"], codecs=["fp32"])
+def test_split_points_go_by_any_name_and_count_once(
+    net: CapturedNetwork, images: list[PIL.Image.Image]
+) -> None:
+    got = run(
+        net,
+        [(images[0], None)],
+        split_points=["layer1.1", "layer1", "input", "output"],
+        codecs=["fp32"],
+    )
     assert [m.split_point for m in got.measures] == ["input", "input", "layer1", "output"]
 
 
@@ -292,7 +362,11 @@ def test_progress_bar_writes_to_stderr_alone(
 
 def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
     def state() -> tuple[object, ...]:
-        return torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        return (
+            torch.get_num_threads(),
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+        )
 
     before = state()
     with contextlib.suppress(DataError), cpu_threads(before[0] + 1), full_precision():  # type: ignore[operator]
@@ -309,7 +383,9 @@ def test_all_activations_of_one_pass(net: CapturedNetwork, images: list[PIL.Imag
     with torch.inference_mode():
         torch.testing.assert_close(scores, net.model(inputs(images)), rtol=0, atol=0)
         for name in names:
-            torch.testing.assert_close(kept[name], net.bisect(name)[0](inputs(images)), rtol=0, atol=0)
+            torch.testing.assert_close(
+                kept[name], net.bisect(name)[0](inputs(images)), rtol=0, atol=0
+            )
 
 
 def test_a_network_stays_where_it_is(net: CapturedNetwork) -> None:
@@ -325,14 +401,18 @@ def test_a_network_that_cannot_move_says_so(net: CapturedNetwork) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_the_cpu(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
+def test_cuda_agrees_with_the_cpu(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+) -> None:
     got = run(net, [(image, None) for image in images], device=None)
     assert got.provenance["device"] != "cpu"
     np.testing.assert_allclose(got.curve().mean, whole.curve().mean, rtol=1e-3)
     np.testing.assert_array_equal(got.count, whole.count)
 
 
-def test_times_are_sums_over_what_head_and_tail_run(net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_sums_over_what_head_and_tail_run(
+    net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under a clock that ticks at each look, every operator takes one tick, and so does the whole network."""
     ticks: Iterator[int] = iter(range(10**6))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))

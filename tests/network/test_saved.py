@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_toys import Residual, Transformer, TwoBranches, seeded
 from torch import nn
+from toys.network import Residual, Transformer, TwoBranches, seeded
 
 from isplit_plugin.errors import ArtifactError, SplitPointError
 from isplit_plugin.network import CapturedNetwork, capture, load
@@ -30,14 +30,16 @@ def net() -> CapturedNetwork:
 def test_the_hash_is_the_same_in_another_process(net: CapturedNetwork) -> None:
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
-        "from network_toys import Residual, seeded\n"
+        "from toys.network import Residual, seeded\n"
         "from isplit_plugin.network import capture\n"
         "from isplit_plugin.schema import Preprocessing\n"
         "net = capture(seeded(Residual), torch.zeros(3, 3, 6, 6))\n"
         "print(net.network_hash(Preprocessing(crop=(6, 6))))"
     )
     folder = str(Path(__file__).resolve().parents[1])
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == net.network_hash(PRE)
     assert len(net.network_hash(PRE)) == 64
 
@@ -61,9 +63,19 @@ def test_the_hash_tells_networks_apart(net: CapturedNetwork) -> None:
         one_bit.fc.bias[0] = torch.nextafter(one_bit.fc.bias[0], torch.tensor(9.0))  # type: ignore[index, union-attr]
     buffer = seeded(Residual)
     buffer.layers[0].bn.running_mean[0] += 1e-3  # type: ignore[index, union-attr]
-    others = [one_bit, buffer, seeded(Wider), seeded(Padded), seeded(TwoBranches), seeded(Residual).double()]
+    others = [
+        one_bit,
+        buffer,
+        seeded(Wider),
+        seeded(Padded),
+        seeded(TwoBranches),
+        seeded(Residual).double(),
+    ]
     hashes = {net.network_hash(PRE), net.network_hash(replace(PRE, mean=(0.5, 0.5, 0.5)))}
-    hashes |= {capture(other, IMAGE.to(next(other.parameters()).dtype)).network_hash(PRE) for other in others}
+    hashes |= {
+        capture(other, IMAGE.to(next(other.parameters()).dtype)).network_hash(PRE)
+        for other in others
+    }
     assert len(hashes) == 2 + len(others)
 
 
@@ -76,9 +88,12 @@ def test_the_hash_ignores_what_does_not_matter(net: CapturedNetwork) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "shape"), [(Residual, (3, 6, 6)), (Transformer, (3, 8, 8)), (TwoBranches, (3, 5, 5))]
+    ("factory", "shape"),
+    [(Residual, (3, 6, 6)), (Transformer, (3, 8, 8)), (TwoBranches, (3, 5, 5))],
 )
-def test_a_saved_network_is_the_same_network(factory: type[nn.Module], shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_saved_network_is_the_same_network(
+    factory: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
+) -> None:
     model = seeded(factory)
     if factory is Residual:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,7 +137,9 @@ def test_files_that_are_no_captured_network(net: CapturedNetwork, tmp_path: Path
     torch.export.save(foreign, tmp_path / "foreign.pt2")
     with pytest.raises(ArtifactError, match=r"foreign\.pt2: not a captured network"):
         load(tmp_path / "foreign.pt2")
-    torch.export.save(foreign, tmp_path / "newer.pt2", extra_files={"isplit.json": '{"format": 99}'})
+    torch.export.save(
+        foreign, tmp_path / "newer.pt2", extra_files={"isplit.json": '{"format": 99}'}
+    )
     with pytest.raises(ArtifactError, match="format 99 is newer"):
         load(tmp_path / "newer.pt2")
     other = '{"format": 1, "names": {"nowhere": ["x"]}, "points": {}}'

@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from probing_toys import Bridge, bridge
-from serving_toys import CLASSES, PREPROCESSING, Worker, profile_of, toy_network, unpack
+from toys.probing import Bridge, bridge
+from toys.serving import CLASSES, PREPROCESSING, Worker, profile_of, toy_network, unpack
 
-from isplit_plugin.identity import new_secret
+from isplit_plugin.device_tokens import new_secret
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
 from isplit_plugin.serving import Built, build_archive, package
 from isplit_plugin.traffic import Store
 
-CONFIG: dict[str, Any] = {"sampling": 0.0, "probes": True, "probe_cpu_budget": 1.0, "probe_rate": 1.0}
+CONFIG: dict[str, Any] = {
+    "sampling": 0.0,
+    "probes": True,
+    "probe_cpu_budget": 1.0,
+    "probe_rate": 1.0,
+}
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +34,17 @@ def net() -> CapturedNetwork:
 @pytest.fixture(scope="session")
 def profile(net: CapturedNetwork) -> Profile:
     torch.manual_seed(3)
-    return profile_of(net, torch.randn(40, 3, 16, 16), nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0})
+    return profile_of(
+        net,
+        torch.randn(40, 3, 16, 16),
+        nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0},
+    )
 
 
 @pytest.fixture(scope="session")
-def built(net: CapturedNetwork, profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(
+    net: CapturedNetwork, profile: Profile, tmp_path_factory: pytest.TempPathFactory
+) -> Built:
     made = package(
         net,
         profile=profile,
@@ -77,7 +88,11 @@ def start(
             if config:
                 made = {"isplit": CONFIG | config}
                 archive = build_archive(
-                    net, manifest=built.manifest, profile=profile, config=made, out_dir=tmp_path / "changed"
+                    net,
+                    manifest=built.manifest,
+                    profile=profile,
+                    config=made,
+                    out_dir=tmp_path / "changed",
                 )
             with Store(store_url) as store:
                 store.put_network(built.manifest, profile)

@@ -9,8 +9,8 @@ import pytest
 
 from isplit_plugin.errors import ProbeError
 from isplit_plugin.network import CapturedNetwork
+from isplit_plugin.probing.points import probe_warnings, why_no_probe
 from isplit_plugin.serving import Built
-from isplit_plugin.serving.probe_points import probe_warnings, why_no_probe
 
 ON: dict[str, Any] = {"isplit": {"probes": True}}
 

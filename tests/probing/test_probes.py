@@ -11,21 +11,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probing_toys import Bridge, client_of
-from serving_toys import PREPROCESSING, Ask, head_of, tensor_request, toy_photos
+from toys.probing import Bridge, client_of
+from toys.serving import PREPROCESSING, Ask, head_of, tensor_request, toy_photos
 
 from isplit_plugin import image
 from isplit_plugin.client.transport import Reply
-from isplit_plugin.errors import BundleError, ProbeBudgetError, ProbeError, ProtocolError, StoreError, TicketError
-from isplit_plugin.identity import issue, new_secret, read_secret
+from isplit_plugin.device_tokens import issue, new_secret, read_secret
+from isplit_plugin.errors import (
+    BundleError,
+    ProbeBudgetError,
+    ProbeError,
+    ProtocolError,
+    StoreError,
+    TicketError,
+)
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.probing import ProbeClient
+from isplit_plugin.probing.messages import decode_probe_response
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Prediction
 from isplit_plugin.serving import Built
 from isplit_plugin.serving.plausible import curve_limits
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import decode_probe_response, header_length, http_headers
+from isplit_plugin.wire import header_length, http_headers
 
 POINTS_BEFORE = 1  # conv1 stands before relu1
 
@@ -41,7 +49,9 @@ def _means(url: str, network_hash: str, source: str = "probe") -> dict[int, np.n
         mean0 = store.mean0(network_hash)
         for rows in store.view(network_hash).importance:
             if rows.source == source:
-                for class_id, weight, sum1 in zip(rows.class_ids, rows.weight, rows.sum1, strict=True):
+                for class_id, weight, sum1 in zip(
+                    rows.class_ids, rows.weight, rows.sum1, strict=True
+                ):
                     found[int(class_id)] = mean0 + sum1 / np.maximum(weight, 1e-300)
     return found
 
@@ -63,13 +73,18 @@ def test_joined_curves_are_the_whole_networks(
 ) -> None:
     photos = toy_photos(8)
     whole = net.importance(_inputs(photos))
-    with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret), gradient=gradient) as device:
+    with ProbeClient(
+        client_of(served.url, built.bundle, device="d1", secret=secret), gradient=gradient
+    ) as device:
         results = [device.probe(photo) for photo in photos]
     assert [r.class_id for r in results] == whole.target.tolist()
     values = np.array([r.values for r in results])
     assert results[0].points == ("conv1",)
     np.testing.assert_allclose(values, whole.values[:, :POINTS_BEFORE], rtol=tolerance, atol=1e-9)
-    found, expected = _means(store_url, built.manifest.network_hash), _by_class(whole.values, whole.target)
+    found, expected = (
+        _means(store_url, built.manifest.network_hash),
+        _by_class(whole.values, whole.target),
+    )
     assert found.keys() == expected.keys()
     for class_id, curve in expected.items():
         np.testing.assert_allclose(found[class_id], curve, rtol=tolerance, atol=1e-9)
@@ -97,7 +112,12 @@ def test_no_photo_travels_and_nothing_is_counted_as_a_request(
         assert b"PNG" not in body
     described = served.tail.handler.describe()
     assert described["served"] == {}
-    assert described["probes"] == {"on": True, "split_points": ["relu1"], "answered": 1, "refused": 0}
+    assert described["probes"] == {
+        "on": True,
+        "split_points": ["relu1"],
+        "answered": 1,
+        "refused": 0,
+    }
     with Store(store_url) as store:
         view = store.view(built.manifest.network_hash)
     assert view.served == ()
@@ -145,7 +165,9 @@ def test_off(secret: Path, start: Callable[..., Bridge], built: Built) -> None:
         assert device.maybe_probe() is None
 
 
-def test_tokens_that_do_not_hold_cost_no_prediction(served: Bridge, built: Built, secret: Path, tmp_path: Path) -> None:
+def test_tokens_that_do_not_hold_cost_no_prediction(
+    served: Bridge, built: Built, secret: Path, tmp_path: Path
+) -> None:
     (photo,) = toy_photos(1)
     other = read_secret(new_secret(tmp_path / "other"))
     mine = read_secret(secret)
@@ -203,7 +225,9 @@ def _until_advised(device: ProbeClient, photo: np.ndarray) -> Prediction:
     return prediction
 
 
-def test_the_server_advises_and_the_client_obeys(served: Bridge, built: Built, secret: Path) -> None:
+def test_the_server_advises_and_the_client_obeys(
+    served: Bridge, built: Built, secret: Path
+) -> None:
     (photo,) = toy_photos(1)
     draws = iter([0.999, 0.0])
     client = client_of(served.url, built.bundle, device="d1", secret=secret)
@@ -217,7 +241,9 @@ def test_the_server_advises_and_the_client_obeys(served: Bridge, built: Built, s
     assert served.tail.handler.describe()["probes"]["answered"] == 2
 
 
-def test_a_refusal_is_obeyed_for_as_long_as_it_says(secret: Path, start: Callable[..., Bridge], built: Built) -> None:
+def test_a_refusal_is_obeyed_for_as_long_as_it_says(
+    secret: Path, start: Callable[..., Bridge], built: Built
+) -> None:
     served = start(probes_per_hour=1)
     (photo,) = toy_photos(1)
     now = [0.0]
@@ -235,7 +261,9 @@ def test_a_refusal_is_obeyed_for_as_long_as_it_says(secret: Path, start: Callabl
             now[0] += later
 
 
-def test_a_ticket_whose_answer_was_lost_counts_once(served: Bridge, built: Built, secret: Path, store_url: str) -> None:
+def test_a_ticket_whose_answer_was_lost_counts_once(
+    served: Bridge, built: Built, secret: Path, store_url: str
+) -> None:
     (photo,) = toy_photos(1)
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
         post = device.client.transport.post
@@ -248,8 +276,13 @@ def test_a_ticket_whose_answer_was_lost_counts_once(served: Bridge, built: Built
     with Store(store_url) as store:
         (rows,) = store.view(built.manifest.network_hash).importance
     assert rows.count.tolist() == [[1.0] * 6]
-    with client_of(served.url, built.bundle) as other, pytest.raises(TicketError, match="used before"):
-        other.transport.post("/predictions/isplit", served.bodies[-1][1], {"Content-Type": "application/json"})
+    with (
+        client_of(served.url, built.bundle) as other,
+        pytest.raises(TicketError, match="used before"),
+    ):
+        other.transport.post(
+            "/predictions/isplit", served.bodies[-1][1], {"Content-Type": "application/json"}
+        )
 
 
 def test_one_liar_among_ten(served: Bridge, built: Built, secret: Path, store_url: str) -> None:
@@ -257,8 +290,12 @@ def test_one_liar_among_ten(served: Bridge, built: Built, secret: Path, store_ur
     (photo,) = toy_photos(1)
     lie = 3.0
 
-    def probes(device_id: str | None, *, group: str | None = None, factor: float = 1.0, times: int = 1) -> None:
-        with ProbeClient(client_of(served.url, built.bundle, device=device_id, secret=secret, group=group)) as device:
+    def probes(
+        device_id: str | None, *, group: str | None = None, factor: float = 1.0, times: int = 1
+    ) -> None:
+        with ProbeClient(
+            client_of(served.url, built.bundle, device=device_id, secret=secret, group=group)
+        ) as device:
             inside = device._look_inside("relu1")
             run = inside.run
 
@@ -288,7 +325,9 @@ def test_one_liar_among_ten(served: Bridge, built: Built, secret: Path, store_ur
     np.testing.assert_allclose(again[0], honest[0] * (9 + 2 * lie) / 11, rtol=1e-4)
 
 
-def test_a_store_that_is_away_loses_the_probe_alone(served: Bridge, built: Built, secret: Path, store_url: str) -> None:
+def test_a_store_that_is_away_loses_the_probe_alone(
+    served: Bridge, built: Built, secret: Path, store_url: str
+) -> None:
     (photo,) = toy_photos(1)
     path = Path(store_url.removeprefix("sqlite:///"))
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
@@ -300,13 +339,19 @@ def test_a_store_that_is_away_loses_the_probe_alone(served: Bridge, built: Built
         device.probe(photo)
 
 
-def _ask(built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: object) -> Ask:
-    request = tensor_request(head_of(net, point, x), point, network_hash=built.manifest.network_hash, **fields)  # type: ignore[arg-type]
+def _ask(
+    built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: object
+) -> Ask:
+    request = tensor_request(
+        head_of(net, point, x), point, network_hash=built.manifest.network_hash, **fields
+    )  # type: ignore[arg-type]
     body, length = request.encode()
     return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
 
 
-def test_a_batch_of_probes_and_predictions(served: Bridge, built: Built, net: CapturedNetwork) -> None:
+def test_a_batch_of_probes_and_predictions(
+    served: Bridge, built: Built, net: CapturedNetwork
+) -> None:
     """What is asked for together is answered one by one: a refused probe costs its neighbours nothing."""
     torch.manual_seed(5)
     x = torch.randn(2, 3, 16, 16)
@@ -352,7 +397,9 @@ def test_an_activation_that_nobody_has_moves_nothing(
 
 @pytest.mark.parametrize("where", ["tail", "endpoint"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"<html>", b'{"accepted": false}', b"[1]"])
-def test_answers_that_are_none_of_ours(served: Bridge, built: Built, secret: Path, where: str, body: bytes) -> None:
+def test_answers_that_are_none_of_ours(
+    served: Bridge, built: Built, secret: Path, where: str, body: bytes
+) -> None:
     (photo,) = toy_photos(1)
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
         post = device.client.transport.post
@@ -370,7 +417,11 @@ def test_answers_that_are_none_of_ours(served: Bridge, built: Built, secret: Pat
 
 
 def test_made_up_activations_of_ordinary_requests_are_bounded_too(
-    secret: Path, start: Callable[..., Bridge], built: Built, net: CapturedNetwork, request: pytest.FixtureRequest
+    secret: Path,
+    start: Callable[..., Bridge],
+    built: Built,
+    net: CapturedNetwork,
+    request: pytest.FixtureRequest,
 ) -> None:
     store_url: str = request.getfixturevalue("store_url")
     profile: Profile = request.getfixturevalue("profile")
@@ -387,7 +438,9 @@ def test_made_up_activations_of_ordinary_requests_are_bounded_too(
             device_token=token,
         )
         body, length = made_up.encode()
-        (reply,) = served.tail(Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"}))
+        (reply,) = served.tail(
+            Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
+        )
         assert reply.status == 200
     deadline = time.monotonic() + 20
     while served.tail.handler.describe()["statistics"]["sampler_computed"] < 2:
@@ -397,8 +450,14 @@ def test_made_up_activations_of_ordinary_requests_are_bounded_too(
     found = _means(store_url, built.manifest.network_hash, "tail")
     limits = curve_limits(profile)
     assert len(found) <= 2
-    assert all((curve[POINTS_BEFORE:] <= limits[POINTS_BEFORE:] * (1 + 1e-9)).all() for curve in found.values())
-    assert any((curve[POINTS_BEFORE:] > 2 * honest.values[0, POINTS_BEFORE:]).any() for curve in found.values())
+    assert all(
+        (curve[POINTS_BEFORE:] <= limits[POINTS_BEFORE:] * (1 + 1e-9)).all()
+        for curve in found.values()
+    )
+    assert any(
+        (curve[POINTS_BEFORE:] > 2 * honest.values[0, POINTS_BEFORE:]).any()
+        for curve in found.values()
+    )
 
 
 def test_the_group_that_the_operator_signed_outranks_the_one_that_the_device_names(

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isplit_plugin.device_tokens import hashed, issue, seal
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, TicketError, WireError
-from isplit_plugin.identity import hashed, issue, seal
+from isplit_plugin.probing.endpoint import read_report, take
+from isplit_plugin.probing.messages import ProbeReport
+from isplit_plugin.probing.tickets import TICKET_S, Ticket
 from isplit_plugin.profile import Profile
 from isplit_plugin.serving import Built
-from isplit_plugin.serving.plausible import Plausible, curve_limits
-from isplit_plugin.serving.probe_intake import read_report, take
-from isplit_plugin.serving.tickets import TICKET_S, Ticket
+from isplit_plugin.serving.plausible import ReportLimits, curve_limits
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import ProbeReport
 
 SECRET = b"the operator's secret, 32 bytes."
 NOW = 1_800_000_000.0
@@ -45,7 +45,7 @@ def ticket(built: Built, profile: Profile) -> Ticket:
     return Ticket.new(
         network_hash=built.manifest.network_hash,
         split_point="relu1",
-        variant="fp32",
+        codec="fp32",
         class_id=2,
         group="all",
         device=hashed(SECRET, "cam"),
@@ -75,12 +75,21 @@ def _rows(store: Store, network: str) -> int:
     return sum(int(r.count.max()) for r in store.view(network).importance)
 
 
-def test_what_is_right_is_taken_once(store: Store, ticket: Ticket, token: str, profile: Profile) -> None:
+def test_what_is_right_is_taken_once(
+    store: Store, ticket: Ticket, token: str, profile: Profile
+) -> None:
     answer = take(store, SECRET, _report(ticket, token), clock=clock)
-    assert answer == {"accepted": True, "network_hash": ticket.network_hash, "class_id": 2, "points": 6}
+    assert answer == {
+        "accepted": True,
+        "network_hash": ticket.network_hash,
+        "class_id": 2,
+        "points": 6,
+    }
     (rows,) = store.view(ticket.network_hash).importance
     assert (rows.source, rows.target, rows.class_ids.tolist()) == ("probe", "predicted", [2])
-    np.testing.assert_allclose(profile.mean0 + rows.sum1[0] / rows.weight[0], [1e-4, *ticket.tail], rtol=1e-12)
+    np.testing.assert_allclose(
+        profile.mean0 + rows.sum1[0] / rows.weight[0], [1e-4, *ticket.tail], rtol=1e-12
+    )
     with pytest.raises(TicketError, match="used before") as caught:
         take(store, SECRET, _report(ticket, token), clock=clock)
     assert caught.value.details["reason"] == "replayed"
@@ -93,7 +102,9 @@ def test_a_ticket_without_a_device_needs_no_token(store: Store, ticket: Ticket, 
     take(store, SECRET, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
 
 
-def _refused(store: Store, ticket: Ticket, raw: object, secret: bytes = SECRET, now: float = NOW) -> IsplitError:
+def _refused(
+    store: Store, ticket: Ticket, raw: object, secret: bytes = SECRET, now: float = NOW
+) -> IsplitError:
     before = _rows(store, ticket.network_hash), store.revision()
     with pytest.raises(IsplitError) as caught:
         take(store, secret, raw, clock=lambda: now)
@@ -121,7 +132,9 @@ def test_forged(store: Store, ticket: Ticket, token: str) -> None:
         error = _refused(store, ticket, _report(ticket, token, ticket=bad))
         assert error.details["reason"] == "malformed"
     # Signed by us, but not in this format.
-    error = _refused(store, ticket, _report(ticket, token, ticket=seal(SECRET, "isplit probe ticket", [2, "x"])))
+    error = _refused(
+        store, ticket, _report(ticket, token, ticket=seal(SECRET, "isplit probe ticket", [2, "x"]))
+    )
     assert error.details["reason"] == "malformed"
 
 
@@ -139,7 +152,9 @@ def test_expired(store: Store, ticket: Ticket, token: str) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("network", "f" * 64), ("class", 3), ("class", -1)])
-def test_of_another_network_or_class(store: Store, ticket: Ticket, token: str, field: str, value: object) -> None:
+def test_of_another_network_or_class(
+    store: Store, ticket: Ticket, token: str, field: str, value: object
+) -> None:
     error = _refused(store, ticket, _report(ticket, token, **{field: value}))
     assert isinstance(error, TicketError)
     assert error.details["reason"] == field
@@ -147,7 +162,12 @@ def test_of_another_network_or_class(store: Store, ticket: Ticket, token: str, f
 
 
 def test_of_another_device(store: Store, ticket: Ticket, token: str) -> None:
-    others = [None, issue(SECRET, "other", days=1, clock=clock), issue(b"x" * 32, "cam", days=1, clock=clock), "hello"]
+    others = [
+        None,
+        issue(SECRET, "other", days=1, clock=clock),
+        issue(b"x" * 32, "cam", days=1, clock=clock),
+        "hello",
+    ]
     for other in others:
         error = _refused(store, ticket, _report(ticket, other))
         assert isinstance(error, TicketError)
@@ -168,7 +188,9 @@ def test_of_a_class_that_the_model_lacks(store: Store, ticket: Ticket, token: st
         assert "from 0 to 4" in error.message
 
 
-@pytest.mark.parametrize("values", [[], [0.1, 0.1], [-1e-9], [1e9], [10**400], ["0.1"], [None], 0.1, None])
+@pytest.mark.parametrize(
+    "values", [[], [0.1, 0.1], [-1e-9], [1e9], [10**400], ["0.1"], [None], 0.1, None]
+)
 def test_values_that_cannot_be(store: Store, ticket: Ticket, token: str, values: object) -> None:
     error = _refused(store, ticket, _report(ticket, token, values=values))
     assert isinstance(error, ProbeError | WireError)
@@ -179,31 +201,50 @@ def test_values_json_cannot_carry(store: Store, ticket: Ticket, token: str) -> N
     body = json.dumps({"probe": _report(ticket, token, values=[float("nan")])}).encode()
     with pytest.raises(WireError, match="NaN"):
         read_report({"body": bytearray(body)})
-    parsed = {"body": {"probe": _report(ticket, token, values=[float("inf")])}}  # a server's parser may take it
+    parsed = {
+        "body": {"probe": _report(ticket, token, values=[float("inf")])}
+    }  # a server's parser may take it
     error = _refused(store, ticket, read_report(parsed))
     assert "'conv1': expected 0 to" in error.message
 
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-_FIELDS = st.dictionaries(st.sampled_from(["ticket", "values", "network", "class", "device"]), _JSON)
+_FIELDS = st.dictionaries(
+    st.sampled_from(["ticket", "values", "network", "class", "device"]), _JSON
+)
 
 
 @given(raw=_JSON | _FIELDS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_but_errors_of_ours_comes_out(store: Store, ticket: Ticket, token: str, raw: Any) -> None:
+def test_nothing_but_errors_of_ours_comes_out(
+    store: Store, ticket: Ticket, token: str, raw: Any
+) -> None:
     _refused(store, ticket, raw)
     if isinstance(raw, dict):
         with suppress(IsplitError):  # one number from 0 on is a value like any other
-            take(store, SECRET, {**_report(ticket, token), **raw, "ticket": ticket.seal(SECRET)}, clock=clock)
+            take(
+                store,
+                SECRET,
+                {**_report(ticket, token), **raw, "ticket": ticket.seal(SECRET)},
+                clock=clock,
+            )
 
 
 def test_no_more_than_a_device_may_add(store: Store, ticket: Ticket, token: str) -> None:
     for number in range(3):
-        take(store, SECRET, _report(replace(ticket, probe=f"{number:032x}"), token), per_hour=3, clock=clock)
+        take(
+            store,
+            SECRET,
+            _report(replace(ticket, probe=f"{number:032x}"), token),
+            per_hour=3,
+            clock=clock,
+        )
     more = replace(ticket, probe="f" * 32, expires=int(NOW) + 10_000)
     with pytest.raises(ProbeBudgetError, match="at most 3"):
         take(store, SECRET, _report(more, token), per_hour=3, clock=clock)
@@ -234,7 +275,7 @@ def test_limits_of_values(profile: Profile) -> None:
 
 
 def test_limits_of_times(profile: Profile) -> None:
-    limits = Plausible(profile)
+    limits = ReportLimits(profile)
     head = profile.head_ms["relu1"]
     assert limits.head_ms("relu1", 5.0) == 5.0
     assert limits.head_ms("relu1", 1000.0 + 999.0 * head) == 1000.0 + 999.0 * head

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_toys import make_manifest, make_profile
+from toys.report import make_manifest, make_profile
 
-from isplit_plugin.advice import ClassSeen, LiveView, Query, ServedRow, Times, recommend
+from isplit_plugin.advice import ClassCounts, LiveView, Query, ServedRow, Times, recommend
 from isplit_plugin.advice.query import Constraints
 from isplit_plugin.errors import ArtifactError, UnknownClassError
 from isplit_plugin.profile import Profile
@@ -78,11 +78,24 @@ def read(html: str) -> Reader:
 
 def live_view() -> LiveView:
     served = ServedRow(
-        "layer2.4", "uint8+zstd", "phones", 120, 2, 120 * 9000.0, Times(100, 12, 11), tail=Times(118, 9, 8)
+        "layer2.4",
+        "uint8+zstd",
+        "phones",
+        120,
+        2,
+        120 * 9000.0,
+        Times(100, 12, 11),
+        tail=Times(118, 9, 8),
     )
     other = ServedRow("input", "jpeg", "phones", 3, 0, 0.0)
-    seen = ClassSeen(np.array([2, 0]), np.array([30.0, 10.0]), np.array([90.0, 32.0]))
-    return LiveView(served=(other, served), class_seen=seen, as_of=1_790_000_000.0, revision=7, observations=122)
+    seen = ClassCounts(np.array([2, 0]), np.array([30.0, 10.0]), np.array([90.0, 32.0]))
+    return LiveView(
+        served=(other, served),
+        class_counts=seen,
+        as_of=1_790_000_000.0,
+        revision=7,
+        observations=122,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +132,13 @@ def test_text_is_escaped_everywhere(html: str) -> None:
     assert "<script>" not in html
     assert "<b>cat" not in html
     text = " ".join(read(html).text)
-    for part in ("<script>alert(1)</script>", "tabby <b>cat</b>", "Ünïcode 猫", "$x^2$ & co", "2.15 <i>"):
+    for part in (
+        "<script>alert(1)</script>",
+        "tabby <b>cat</b>",
+        "Ünïcode 猫",
+        "$x^2$ & co",
+        "2.15 <i>",
+    ):
         assert part in text
 
 
@@ -167,7 +186,9 @@ def test_candidates_are_strict_local_maxima_over_block_outputs() -> None:
     points = make_profile(10).split_points  # blocks are 0, 2, 4, 6, 8
     mean = np.array([1, 99, 3, 99, 2, 99, 2, 99, 5, 99], dtype=float)
     assert candidates(points, mean) == [2]
-    assert candidates(make_profile(5, blocks=False).split_points, np.array([1.0, 3, 2, 4, 4])) == [1]
+    assert candidates(make_profile(5, blocks=False).split_points, np.array([1.0, 3, 2, 4, 4])) == [
+        1
+    ]
 
 
 def test_floor_of_the_logarithm() -> None:
@@ -179,7 +200,9 @@ def test_floor_of_the_logarithm() -> None:
     assert np.isnan(_log(np.full(2, np.nan))[0]).all()
 
 
-@pytest.mark.parametrize(("points", "blocks"), [(1, True), (3, False), (40, False), (90, True), (160, False)])
+@pytest.mark.parametrize(
+    ("points", "blocks"), [(1, True), (3, False), (40, False), (90, True), (160, False)]
+)
 def test_figures_of_any_length_are_drawn(points: int, blocks: bool) -> None:
     profile = make_profile(points, blocks=blocks, jpeg=points != 3)
     for figure in (overview_figure(profile), class_figure(profile, [0, 3, 4])):
@@ -204,7 +227,8 @@ def test_curves_without_a_value_are_drawn(toy_profile: Profile) -> None:
 def test_profile_with_little_in_it(tmp_path: Path) -> None:
     profile = make_profile(3, jpeg=False)
     bare = Profile(
-        **{f: getattr(profile, f) for f in profile.__dataclass_fields__} | {"measures": (), "accuracy": None}
+        **{f: getattr(profile, f) for f in profile.__dataclass_fields__}
+        | {"measures": (), "accuracy": None}
     )
     text = " ".join(read(write_report(tmp_path / "r.html", bare, title="Bare").read_text()).text)
     assert "No measured cut keeps" in text
@@ -220,12 +244,23 @@ def test_where_no_cut_beats_the_jpeg_the_page_says_so(tmp_path: Path) -> None:
 def test_unknown_class_is_refused(toy_profile: Profile, tmp_path: Path) -> None:
     with pytest.raises(UnknownClassError):
         write_report(tmp_path / "r.html", toy_profile, shown_classes=[99])
-    assert "very long name" in write_report(tmp_path / "r.html", toy_profile, shown_classes=[5]).read_text()
+    assert (
+        "very long name"
+        in write_report(tmp_path / "r.html", toy_profile, shown_classes=[5]).read_text()
+    )
 
 
 def test_page_parts() -> None:
-    page = Page("T <1>", "sub").section("One").text("a & b").code("x < y").facts([(1234567, "n"), (None, "none")])
-    page.section("Two", level=3).table(("a", "b", "c"), [(1, 2.5, "<x>"), (None, float("nan"), "y" * 50)], marked=[1])
+    page = (
+        Page("T <1>", "sub")
+        .section("One")
+        .text("a & b")
+        .code("x < y")
+        .facts([(1234567, "n"), (None, "none")])
+    )
+    page.section("Two", level=3).table(
+        ("a", "b", "c"), [(1, 2.5, "<x>"), (None, float("nan"), "y" * 50)], marked=[1]
+    )
     page.table(("only",), [], folded="open me", caption="nothing")
     html = page.html()
     reader = read(html)
@@ -234,7 +269,10 @@ def test_page_parts() -> None:
     assert "x &lt; y" in html
     assert "1\u202f234\u202f567" in html
     assert '<td class="n">2.5</td><td>&lt;x&gt;</td>' in html
-    assert '<tr class="marked"><td class="n">\u2013</td><td class="n">\u2013</td><td class="w">yyy' in html
+    assert (
+        '<tr class="marked"><td class="n">\u2013</td><td class="n">\u2013</td><td class="w">yyy'
+        in html
+    )
     assert "<summary>open me</summary>" in html
     assert "<nav>" not in html  # two sections need no contents
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving_toys import CLASSES, PREPROCESSING, Worker, profile_of, toy_network, unpack
+from toys.serving import CLASSES, PREPROCESSING, Worker, profile_of, toy_network, unpack
 
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
@@ -23,7 +23,11 @@ def net() -> CapturedNetwork:
 @pytest.fixture(scope="session")
 def profile(net: CapturedNetwork) -> Profile:
     torch.manual_seed(3)
-    return profile_of(net, torch.randn(12, 3, 16, 16), nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0})
+    return profile_of(
+        net,
+        torch.randn(12, 3, 16, 16),
+        nbytes={("relu1", "fp32"): 1024.0, ("relu2", "uint8"): 130.0},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +47,10 @@ def manifest(net: CapturedNetwork, profile: Profile) -> Manifest:
 
 @pytest.fixture(scope="session")
 def archive(
-    net: CapturedNetwork, profile: Profile, manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
+    net: CapturedNetwork,
+    profile: Profile,
+    manifest: Manifest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("model_store")
     config = {"isplit": {"sampling": 1.0, "cpu_budget": 1.0}}

@@ -12,9 +12,9 @@ import yaml
 
 from isplit_plugin.errors import ServingError
 from isplit_plugin.serving import resources
-from isplit_plugin.serving.metrics import DECLARED
-from isplit_plugin.serving.process import read_properties
+from isplit_plugin.serving.launcher.process import read_properties
 from isplit_plugin.serving.settings import STORE_VARIABLE, TailSettings, store_url
+from isplit_plugin.serving.tail.metrics import DECLARED
 
 
 def _shipped(name: str) -> Any:
@@ -24,7 +24,11 @@ def _shipped(name: str) -> Any:
 def test_the_shipped_yaml_holds_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORE_VARIABLE, "sqlite:////somewhere/store.db")
     settings = TailSettings.from_config(_shipped("model-config.yaml"))
-    assert settings == TailSettings.from_config({}) == TailSettings(store="sqlite:////somewhere/store.db")
+    assert (
+        settings
+        == TailSettings.from_config({})
+        == TailSettings(store="sqlite:////somewhere/store.db")
+    )
 
 
 def test_the_request_limit_is_the_servers() -> None:
@@ -71,20 +75,28 @@ def test_a_setting_that_cannot_be_used_is_named(section: object, match: str) -> 
         TailSettings.from_config({"isplit": section})
 
 
-def test_the_store_comes_from_environment_then_yaml_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_comes_from_environment_then_yaml_then_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(STORE_VARIABLE, "sqlite:///a")
     assert store_url({"store": "sqlite:///b"}) == "sqlite:///a"
     monkeypatch.delenv(STORE_VARIABLE)
     assert store_url({"store": "sqlite:///b"}) == "sqlite:///b"
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
-    assert store_url({"store": None}) == store_url() == "sqlite:////state/isplit/isplit-store.sqlite3"
+    assert (
+        store_url({"store": None}) == store_url() == "sqlite:////state/isplit/isplit-store.sqlite3"
+    )
 
 
-def test_resources_are_found_in_a_wheel_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_are_found_in_a_wheel_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed = tmp_path / "isplit_plugin"
     (installed / "_config").mkdir(parents=True)
     (installed / "_config" / "metrics.yaml").touch()
     monkeypatch.setattr(resources, "_PACKAGE", installed)
     assert resources.config_file("metrics.yaml") == installed / "_config" / "metrics.yaml"
-    with pytest.raises(ServingError, match=r"handlers/tail_handler.py is missing from this installation"):
+    with pytest.raises(
+        ServingError, match=r"handlers/tail_handler.py is missing from this installation"
+    ):
         resources.handler_file("tail_handler.py")

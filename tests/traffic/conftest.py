@@ -5,17 +5,13 @@ Tests run on both databases; those that ask for ``path`` are about files, and ru
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toys.traffic import manifest, profile
 
 from isplit_plugin.traffic import Store
-
-sys.path.insert(0, str(Path(__file__).parent))  # toy_traffic, for these tests and for the processes they start
-
-from toy_traffic import manifest, profile
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polling import until
-from toy_traffic import CLASSES, NETWORK, POINTS, manifest, profile
+from toys.polling import until
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, profile
 
 from isplit_plugin.advice.curves import class_curves, live_moments
-from isplit_plugin.advice.live import LiveView
+from isplit_plugin.advice.live_view import LiveView
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Sampler, Store, devices, staging
 from isplit_plugin.traffic.delta import Delta
@@ -40,12 +40,18 @@ def curve(seed: int, start: int = 0) -> np.ndarray:
 
 
 def add(to: Delta, x: np.ndarray, device: str | None, at: float = AT, **changes: object) -> None:
-    given: dict = {"source": "input" if np.isfinite(x[0, 0]) else "tail", "target": "predicted", "group": "all"}
+    given: dict = {
+        "source": "input" if np.isfinite(x[0, 0]) else "tail",
+        "target": "predicted",
+        "group": "all",
+    }
     to.add_importance([changes.pop("class_id", 0)], x, at=at, device=device, **(given | changes))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
     """One store for all; each view is of a network of its own."""
     if request.param == "sqlite":
         with Store(tmp_path_factory.mktemp("devices") / "x.db") as store:
@@ -73,13 +79,17 @@ def curves_of(view: LiveView, class_id: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def same(a: LiveView, b: LiveView) -> None:
-    assert [(r.source, r.target) for r in a.importance] == [(r.source, r.target) for r in b.importance]
+    assert [(r.source, r.target) for r in a.importance] == [
+        (r.source, r.target) for r in b.importance
+    ]
     for x, y in zip(a.importance, b.importance, strict=True):
         assert np.array_equal(x.class_ids, y.class_ids)
         assert np.array_equal(x.devices, y.devices)
         for name in ("count", "weight", "weight2", "sum1", "sum2"):
             size = max(1.0, float(np.abs(getattr(y, name)).max()))
-            assert getattr(x, name) == pytest.approx(getattr(y, name), rel=1e-12, abs=1e-12 * size), name
+            assert getattr(x, name) == pytest.approx(
+                getattr(y, name), rel=1e-12, abs=1e-12 * size
+            ), name
     assert (a.comoment is None) == (b.comoment is None)
     if a.comoment is not None:
         assert a.comoment == pytest.approx(b.comoment, rel=1e-9, abs=1e-11)
@@ -110,7 +120,9 @@ def test_a_device_weighs_one_whatever_points_sources_and_groups_it_uses(shared: 
     (rows,) = view.importance
     assert rows.source == "probe"  # the last of those who know the whole curve
     assert rows.count.tolist() == [[1.0] * POINTS]
-    stacked = np.stack([curve(0)[0], curve(1)[0], *(curve(10 + i, s)[0] for i, s in enumerate((1, 2, 3, 3)))])
+    stacked = np.stack(
+        [curve(0)[0], curve(1)[0], *(curve(10 + i, s)[0] for i, s in enumerate((1, 2, 3, 3)))]
+    )
     assert curves_of(view)[0] == pytest.approx(np.nanmean(stacked, axis=0), rel=1e-12)
 
 
@@ -125,7 +137,9 @@ def test_without_identity_every_request_counts_by_itself(shared: Store) -> None:
     for i in range(7):
         add(switched_on, curve(i), "ab"[i % 2])
     (rows,) = view_of(shared, one, switched_on).importance
-    assert rows.count.tolist() == rows.devices.tolist() == [[7.0] * POINTS]  # five by themselves, two devices
+    assert (
+        rows.count.tolist() == rows.devices.tolist() == [[7.0] * POINTS]
+    )  # five by themselves, two devices
 
 
 observed = st.lists(
@@ -153,7 +167,14 @@ def test_any_partition_of_the_flushes_is_the_whole(shared: Store, drawn: list, r
         for i in order[begin:end]:
             hour, device, start, class_id, group = drawn[i]
             for to in (whole, part):
-                add(to, curve(i, start), device, AT + hour * HOUR + i, class_id=class_id, group=group)
+                add(
+                    to,
+                    curve(i, start),
+                    device,
+                    AT + hour * HOUR + i,
+                    class_id=class_id,
+                    group=group,
+                )
     one, many = view_of(shared, whole), view_of(shared, *parts)
     same(one, many)
 
@@ -162,7 +183,14 @@ def test_closing_a_bucket_changes_nothing_but_the_rows(tmp_path: Path) -> None:
     def filled() -> Delta:
         one = delta()
         for i in range(60):
-            add(one, curve(i, i % 3), f"d{i % 7}", AT + i * 60, class_id=i % CLASSES, group=f"g{i % 2}")
+            add(
+                one,
+                curve(i, i % 3),
+                f"d{i % 7}",
+                AT + i * 60,
+                class_id=i % CLASSES,
+                group=f"g{i % 2}",
+            )
         return one
 
     with Store(tmp_path / "x.db") as store:
@@ -215,11 +243,15 @@ liar_values = st.lists(st.floats(0, 1e6), min_size=POINTS, max_size=POINTS)
 @given(
     st.integers(2, 12),
     st.lists(
-        st.tuples(liar_values, st.integers(0, POINTS - 1), st.sampled_from(["g", "h", "i"])), min_size=1, max_size=8
+        st.tuples(liar_values, st.integers(0, POINTS - 1), st.sampled_from(["g", "h", "i"])),
+        min_size=1,
+        max_size=8,
     ),
     st.integers(1, 2),
 )
-def test_one_liar_moves_no_curve_by_more_than_its_share(shared: Store, number: int, lies: list, hours: int) -> None:
+def test_one_liar_moves_no_curve_by_more_than_its_share(
+    shared: Store, number: int, lies: list, hours: int
+) -> None:
     """However often it speaks, whatever it says, at whatever split points and in whatever groups."""
     honest, poisoned = delta(), delta()
     for hour in range(hours):
@@ -248,7 +280,9 @@ def test_one_liar_moves_no_curve_by_more_than_its_share(shared: Store, number: i
 
 
 @pytest.mark.parametrize("invented", [None, "", "x" * 65, "line\nbreak", 7, b"bytes", ["list"]])
-def test_ten_invented_ids_of_one_liar_weigh_no_more_than_one(shared: Store, invented: object) -> None:
+def test_ten_invented_ids_of_one_liar_weigh_no_more_than_one(
+    shared: Store, invented: object
+) -> None:
     """Without a verified device there is one id for everybody, whatever was sent."""
     one, many = delta(), delta()
     for to, lies in ((one, 1), (many, 10)):
@@ -316,7 +350,10 @@ def test_devices_are_forgotten_when_their_weight_is_gone(tmp_path: Path) -> None
         assert store.view(NETWORK).importance[0].devices[0].tolist() == [5.0] * POINTS
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=60), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=60),
+    st.randoms(use_true_random=False),
+)
 def test_sketches_are_exact_while_small_in_any_order(seen: list, random) -> None:
     parts = [seen_of([(str(device), 3600 * hour)]) for device, hour in seen]
     random.shuffle(parts)
@@ -346,7 +383,9 @@ def test_a_bucket_is_an_hour_or_a_24th_of_the_half_life() -> None:
 
 def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> None:
     url = tmp_path / "x.db"
-    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), identity=True, flush_s=3600) as recorder:
+    with Recorder(
+        url, NETWORK, manifest=manifest(), profile=profile(), identity=True, flush_s=3600
+    ) as recorder:
         for device in ("a", "b", None, None):
             recorder.add_importance([0], curve(1), "input", at=AT, device=device)
         values = curve(2)[0]
@@ -357,7 +396,9 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
         assert recorder.flush()
         with Store(url) as store:
             found = {
-                row["device"]: row["values"][0] for row in store.export() if row["table"] == "isplit_device_bucket"
+                row["device"]: row["values"][0]
+                for row in store.export()
+                if row["table"] == "isplit_device_bucket"
             }
             assert found == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
             assert store.view(NETWORK).importance[0].devices[0].tolist() == [4.0] * POINTS

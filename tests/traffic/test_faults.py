@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from polling import until
-from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
-from writer import BATCH, work, writer
+from toys.polling import until
+from toys.store_writer import BATCH, work, writer
+from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Store, tables
@@ -43,7 +43,14 @@ def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -
             for one in observations:
                 whole.add_observation(one)
             source = "tail" if np.isnan(values[0, 0]) else "input"
-            whole.add_importance(labels, values, source=source, target="predicted", group="all", at=observations[0].at)
+            whole.add_importance(
+                labels,
+                values,
+                source=source,
+                target="predicted",
+                group="all",
+                at=observations[0].at,
+            )
     with Store(url) as store, Store(tmp_path / "alone.db") as alone:
         alone.put_network(manifest(), profile())
         alone.add(NETWORK, whole)
@@ -57,7 +64,7 @@ def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -
         for name in ("weight", "weight2", "sum1", "sum2"):
             assert getattr(x, name) == pytest.approx(getattr(y, name), rel=1e-12, abs=1e-12)
     assert together.comoment == pytest.approx(expected.comoment, rel=1e-9)
-    assert together.class_seen.weight == pytest.approx(expected.class_seen.weight, rel=1e-12)
+    assert together.class_counts.weight == pytest.approx(expected.class_counts.weight, rel=1e-12)
 
 
 def test_a_killed_writer_loses_what_it_had_not_flushed_and_harms_nothing(url: str) -> None:
@@ -81,7 +88,9 @@ def test_a_killed_writer_loses_what_it_had_not_flushed_and_harms_nothing(url: st
 
 def test_many_processes_opening_a_new_file_together(url: str) -> None:
     opening = f"from isplit_plugin.traffic import Store; s = Store({url!r}, busy_timeout_s=60); print(s.revision())"
-    processes = [subprocess.Popen([sys.executable, "-c", opening], stdout=subprocess.PIPE) for _ in range(5)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", opening], stdout=subprocess.PIPE) for _ in range(5)
+    ]
     for one in processes:
         assert one.communicate(timeout=120)[0].strip() == b"0"
         assert one.returncode == 0
@@ -99,7 +108,9 @@ def test_while_the_store_is_locked_observing_goes_on_and_all_is_written_later(
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         number = 1
-        while recorder.counters()["flush_failures"] < 2:  # twice the busy timeout: above four seconds
+        while (
+            recorder.counters()["flush_failures"] < 2
+        ):  # twice the busy timeout: above four seconds
             if number < 2000:
                 assert recorder.observe(observation(number))
                 number += 1
@@ -124,15 +135,24 @@ def test_a_file_deleted_while_in_use_is_made_again(path: Path, url: str, store: 
         until(path.exists)  # noticed without traffic
         recorder.observe(observation(1))
         until(lambda: Store(url).view(NETWORK).observations == 1)
-        assert store.manifest("toy") == manifest()  # the reader follows, and the network was put again
-        assert store.view(NETWORK).class_seen.class_ids.tolist() == [1]
+        assert (
+            store.manifest("toy") == manifest()
+        )  # the reader follows, and the network was put again
+        assert store.view(NETWORK).class_counts.class_ids.tolist() == [1]
         store.check()
 
 
-def test_a_deleted_file_is_a_store_error_until_somebody_makes_it_again(path: Path, url: str, store: Store) -> None:
+def test_a_deleted_file_is_a_store_error_until_somebody_makes_it_again(
+    path: Path, url: str, store: Store
+) -> None:
     for file in path.parent.glob("store.db*"):
         file.unlink()
-    for call in (store.revision, store.networks, lambda: store.view(NETWORK), lambda: store.add(NETWORK, one_delta())):
+    for call in (
+        store.revision,
+        store.networks,
+        lambda: store.view(NETWORK),
+        lambda: store.add(NETWORK, one_delta()),
+    ):
         with pytest.raises(StoreError, match="it was deleted while in use"):
             call()
     assert not path.exists()
@@ -140,14 +160,18 @@ def test_a_deleted_file_is_a_store_error_until_somebody_makes_it_again(path: Pat
     assert store.networks() == ()
 
 
-def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch, path: Path, url: str, store: Store) -> None:
+def test_a_full_disk_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch, path: Path, url: str, store: Store
+) -> None:
     full = [True]
     connect = Database._on_connect
 
     def on_connect(self: Database, connection: sqlite3.Connection, record: object) -> None:
         connect(self, connection, record)
         if full[0]:
-            connection.execute("PRAGMA max_page_count=1")  # SQLite raises it to the pages that there are
+            connection.execute(
+                "PRAGMA max_page_count=1"
+            )  # SQLite raises it to the pages that there are
 
     monkeypatch.setattr(Database, "_on_connect", on_connect)
     with Recorder(url, NETWORK, flush_s=0.02) as recorder:
@@ -165,7 +189,9 @@ def test_a_full_disk_is_waited_out(monkeypatch: pytest.MonkeyPatch, path: Path, 
 
 def test_a_store_that_is_down_from_the_start(tmp_path: Path) -> None:
     folder = tmp_path / "later"
-    with Recorder(folder / "x.db", NETWORK, manifest=manifest(), profile=profile(), flush_s=0.02) as recorder:
+    with Recorder(
+        folder / "x.db", NETWORK, manifest=manifest(), profile=profile(), flush_s=0.02
+    ) as recorder:
         for i in range(50):
             assert recorder.observe(observation(i))
         until(lambda: recorder.counters()["flush_failures"] >= 2)
@@ -194,7 +220,10 @@ def damaged(path: Path, url: str) -> None:
         ("no backend://x", "expected a URL such as"),
         ("sqlite:////no/such/folder/x.db", "unable to open database file"),
         ("/no/such/folder/x.db", "unable to open database file"),
-        ("postgresql+nodriver://user:secret@host/x", "expected an SQLite file or a PostgreSQL database"),
+        (
+            "postgresql+nodriver://user:secret@host/x",
+            "expected an SQLite file or a PostgreSQL database",
+        ),
         ("postgresql+psycopg://user:sec@ret@127.0.0.1:1/x?password=secret", "expected"),
     ],
 )
@@ -260,7 +289,9 @@ def test_damaged_rows_are_store_errors(path: Path, url: str, statement: str, cal
     with Store(url) as store:
         store.put_network(manifest(), profile())
         delta = one_delta()
-        delta.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9)
+        delta.add_importance(
+            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9
+        )
         store.add(NETWORK, delta)
         other = sqlite3.connect(path)
         other.execute(statement)
@@ -281,7 +312,9 @@ def test_a_read_only_store_can_be_read(path: Path, url: str, store: Store) -> No
             reader.put_network(manifest(version="2"), None)
 
 
-def test_a_locked_store_is_a_store_error_for_writers_and_none_for_readers(path: Path, url: str, store: Store) -> None:
+def test_a_locked_store_is_a_store_error_for_writers_and_none_for_readers(
+    path: Path, url: str, store: Store
+) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with Store(url, busy_timeout_s=0.05) as impatient:
@@ -296,7 +329,9 @@ def test_a_locked_store_is_a_store_error_for_writers_and_none_for_readers(path: 
 
 def test_a_failed_flush_adds_nothing(path: Path, store: Store) -> None:
     other = sqlite3.connect(path)
-    other.execute("CREATE TRIGGER no BEFORE INSERT ON isplit_outcome BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    other.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON isplit_outcome BEGIN SELECT RAISE(ABORT, 'no room'); END"
+    )
     other.commit()
     before = store.revision()
     delta = one_delta()
@@ -330,7 +365,17 @@ def test_a_newer_schema_is_refused(url: str, store: Store) -> None:
         Store(url)
 
 
-SCHEMA_1 = {"meta", "network", "model", "progress", "name", "importance", "comoment", "served", "outcome"}
+SCHEMA_1 = {
+    "meta",
+    "network",
+    "model",
+    "progress",
+    "name",
+    "importance",
+    "comoment",
+    "served",
+    "outcome",
+}
 
 
 def test_a_store_of_schema_1_is_migrated_and_keeps_what_it_had(url: str) -> None:
@@ -338,18 +383,30 @@ def test_a_store_of_schema_1_is_migrated_and_keeps_what_it_had(url: str) -> None
     with Store(url) as old:
         old.put_network(manifest(), profile())
         delta = one_delta()
-        delta.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9)
+        delta.add_importance(
+            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9
+        )
         old.add(NETWORK, delta)
         before = old.view(NETWORK)
-    later = [table for table in tables.metadata.sorted_tables if table.name.removeprefix("isplit_") not in SCHEMA_1]
+    later = [
+        table
+        for table in tables.metadata.sorted_tables
+        if table.name.removeprefix("isplit_") not in SCHEMA_1
+    ]
     assert {"isplit_device_bucket", "isplit_device_seen"} <= {table.name for table in later}
-    run(url, *(f"DROP TABLE {table.name}" for table in later), "UPDATE isplit_meta SET value = 1 WHERE key = 'schema'")
+    run(
+        url,
+        *(f"DROP TABLE {table.name}" for table in later),
+        "UPDATE isplit_meta SET value = 1 WHERE key = 'schema'",
+    )
     with Store(url) as migrated:
         after = migrated.view(NETWORK)
         assert after.observations == before.observations == 1
         assert after.importance[0].sum1.tolist() == before.importance[0].sum1.tolist()
         fresh = Delta(profile().mean0, DEFAULT_HALF_LIFE_S, CLASSES, identity=True)
-        fresh.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9, device="a")
+        fresh.add_importance(
+            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9, device="a"
+        )
         migrated.add(NETWORK, fresh)
         assert migrated.view(NETWORK).importance[0].count.tolist() == [[2.0] * 4]
         migrated.check()
@@ -357,7 +414,9 @@ def test_a_store_of_schema_1_is_migrated_and_keeps_what_it_had(url: str) -> None
         assert again.check()["isplit_device_bucket"] == 1
 
 
-def test_an_older_schema_is_migrated_once(monkeypatch: pytest.MonkeyPatch, url: str, store: Store) -> None:
+def test_an_older_schema_is_migrated_once(
+    monkeypatch: pytest.MonkeyPatch, url: str, store: Store
+) -> None:
     store.add(NETWORK, one_delta())
     monkeypatch.setattr(tables, "SCHEMA", tables.SCHEMA + 1)
     with pytest.raises(StoreError, match="expected a schema that can be migrated to 3, found 2"):
@@ -380,6 +439,6 @@ def test_the_half_life_is_the_one_the_store_was_made_with(url: str) -> None:
             for at in (1e9, 1e9 + 60):
                 recorder.observe(observation(0, at=at))
             assert recorder.flush()
-        assert made.view(NETWORK).class_seen.weight == pytest.approx([1.5])
+        assert made.view(NETWORK).class_counts.weight == pytest.approx([1.5])
     with pytest.raises(StoreError, match="half_life_s: expected seconds above 0"):
         Store(url, half_life_s=0)

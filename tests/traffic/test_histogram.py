@@ -10,14 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic.histogram import BUCKETS, HIGH_MS, LOW_MS, RELATIVE_ERROR, Histogram, pack, unpack
+from isplit_plugin.traffic.histogram import (
+    BUCKETS,
+    HIGH_MS,
+    LOW_MS,
+    RELATIVE_ERROR,
+    Histogram,
+    pack,
+    unpack,
+)
 
 times = st.lists(st.floats(LOW_MS, HIGH_MS), min_size=1, max_size=60)
 
 
 @given(times, st.floats(0, 1))
 @settings(max_examples=300, deadline=None)
-def test_a_quantile_is_within_the_stated_error_of_the_observation_of_that_rank(drawn: list[float], q: float) -> None:
+def test_a_quantile_is_within_the_stated_error_of_the_observation_of_that_rank(
+    drawn: list[float], q: float
+) -> None:
     exact = float(np.quantile(drawn, q, method="inverted_cdf"))
     found = Histogram.of(drawn).quantile(q)
     assert abs(found - exact) <= RELATIVE_ERROR * exact * (1 + 1e-9)
@@ -61,7 +71,9 @@ def test_no_bytes_do_anything_but_decode_or_raise_a_store_error(raw: bytes) -> N
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw + b"\0", lambda raw: b"\xff" * len(raw)])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-1], lambda raw: raw + b"\0", lambda raw: b"\xff" * len(raw)]
+)
 def test_damaged_bytes_are_refused(damage) -> None:
     with pytest.raises(StoreError, match="time histograms: expected 1 of them"):
         unpack(damage(pack([Histogram.of([1.0])])), 1)

@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from polling import until
-from toy_traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
+from toys.polling import until
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
 
-from isplit_plugin.errors import LabelledBeforeError, QueryError, UnknownClassError, UnknownRequestError
+from isplit_plugin.errors import (
+    LabelledBeforeError,
+    QueryError,
+    UnknownClassError,
+    UnknownRequestError,
+)
 from isplit_plugin.traffic import Recorder, Sampler, Store, labels, tables
 from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.labels import KEEP_S, Label, key_of
@@ -29,7 +34,7 @@ def rows(store: Store) -> list[tuple[str, int | None]]:
 
 
 def outcomes(store: Store) -> dict[tuple[str, str, int], tuple[float, float, float]]:
-    unit = {(r.split_point, r.variant, r.class_id): r for r in store.view(NETWORK).outcomes}
+    unit = {(r.split_point, r.codec, r.class_id): r for r in store.view(NETWORK).outcomes}
     return {key: (r.seen, r.labelled, r.correct) for key, r in unit.items()}
 
 
@@ -77,7 +82,15 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
     told = seen.add_labels([*bad, Label("r3", 3)])
     kinds = [None if label.error is None else type(label.error) for label in told]
     unknown = UnknownClassError
-    assert kinds == [UnknownRequestError, unknown, unknown, unknown, None, LabelledBeforeError, None]
+    assert kinds == [
+        UnknownRequestError,
+        unknown,
+        unknown,
+        unknown,
+        None,
+        LabelledBeforeError,
+        None,
+    ]
     assert "'never'" in told[0].error.message  # type: ignore[union-attr]
     assert "expected" in told[0].error.message  # type: ignore[union-attr]
     assert f"known: {', '.join(map(str, range(CLASSES)))}" in told[1].error.message  # type: ignore[union-attr]
@@ -86,7 +99,9 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
     assert again[0].error.details == {"label": 2}
     assert again[1].error is None
     found = outcomes(seen)
-    assert [found["layer1", "uint8", c][1] for c in range(CLASSES)] == pytest.approx([0, 0, 1, 1, 1])
+    assert [found["layer1", "uint8", c][1] for c in range(CLASSES)] == pytest.approx(
+        [0, 0, 1, 1, 1]
+    )
     assert sorted(label for _, label in rows(seen) if label is not None) == [2, 3, 4]
 
 
@@ -100,7 +115,10 @@ def test_a_call_without_a_good_label_changes_nothing(seen: Store) -> None:
 def test_a_name_of_two_classes_is_no_class(store: Store) -> None:
     twice = manifest(network="sha256-twice", model="twice", classes=5)
     names = ("crane", "crane", "heron", "ibis", "stork")
-    store.put_network(type(twice).from_json({**twice.to_json(), "classes": names}), profile(network="sha256-twice"))
+    store.put_network(
+        type(twice).from_json({**twice.to_json(), "classes": names}),
+        profile(network="sha256-twice"),
+    )
     delta = Delta(store.mean0("sha256-twice"), store.half_life_s, CLASSES, labels=True)
     delta.add_observation(observation(0))
     store.add("sha256-twice", delta)
@@ -121,7 +139,9 @@ def test_nothing_is_kept_where_labels_are_off(store: Store) -> None:
 def test_failed_requests_and_requests_without_id_do_not_wait(store: Store) -> None:
     delta = delta_of(store)
     delta.add_observation(observation(0, request_id=""))
-    delta.add_observation(observation(1, class_id=None, error="malformed_request", confidence=math.nan))
+    delta.add_observation(
+        observation(1, class_id=None, error="malformed_request", confidence=math.nan)
+    )
     store.add(NETWORK, delta)
     assert rows(store) == []
 
@@ -144,7 +164,9 @@ def test_requests_are_dropped_after_a_day_counted_from_the_newest(seen: Store) -
     assert isinstance(seen.add_labels([Label("r0", 0)])[0].error, UnknownRequestError)
 
 
-def test_requests_are_bounded_by_number_and_the_oldest_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_bounded_by_number_and_the_oldest_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(labels, "MAX_WAITING", 50)
     for start in range(0, 400, 40):
         delta = delta_of(store)
@@ -209,7 +231,9 @@ def test_a_label_that_came_first_yields_a_row_of_the_true_class(
         sampler.offer("r2", "layer1", np.zeros((1, 4, 2, 2)), 2, at=seen.at)
         until(lambda: sampler.counters()["computed"] == 2)
         until(lambda: recorder.counters()["queued"] == 0 and recorder.flush())
-    assert passes.classes == ([1, 2] if true_class == 1 else [1, 3, 2])  # the predicted class's curve serves twice
+    assert passes.classes == (
+        [1, 2] if true_class == 1 else [1, 3, 2]
+    )  # the predicted class's curve serves twice
     kinds = {part.target: part for part in store.view(NETWORK).importance}
     assert kinds["predicted"].class_ids.tolist() == [1, 2]
     assert kinds["true"].class_ids.tolist() == [true_class]

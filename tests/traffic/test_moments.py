@@ -44,7 +44,9 @@ def weights(at: np.ndarray, epoch: int) -> np.ndarray:
 
 @given(curves, ages, st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_any_partition_in_any_order_is_the_whole(drawn: list[tuple[float, ...]], age: list[float], random) -> None:
+def test_any_partition_in_any_order_is_the_whole(
+    drawn: list[tuple[float, ...]], age: list[float], random
+) -> None:
     x = np.array(drawn)
     at = T0 + np.array(age[: len(x)])
     parts = [Moments.of(row, t, HALF_LIFE) for row, t in zip(x, at, strict=True)]
@@ -72,7 +74,9 @@ def test_products_merge_like_moments(drawn: list[tuple[float, ...]], age: list[f
     for row, t in zip(x[1:], at[1:], strict=True):
         total = Products.of(row, t, HALF_LIFE).merge(total)
     w = weights(at, total.epoch)
-    assert total.matrix == pytest.approx((x * w[:, None]).T @ x, rel=1e-12, abs=1e-12 * (w @ x**2).max())
+    assert total.matrix == pytest.approx(
+        (x * w[:, None]).T @ x, rel=1e-12, abs=1e-12 * (w @ x**2).max()
+    )
     again = Products.from_bytes(total.to_bytes(), total.epoch, POINTS)
     assert np.array_equal(again.matrix, total.matrix)
 
@@ -155,7 +159,10 @@ def test_weighted_within_class_sum_is_unbiased() -> None:
     for _ in range(3000):
         x = random.normal(size=(12, 1))
         total = merged([Moments.of(v, t, HALF_LIFE) for v, t in zip(x, at, strict=True)])
-        within, dof = total.sum2[0] - total.sum1[0] ** 2 / total.weight, total.weight - total.weight2 / total.weight
+        within, dof = (
+            total.sum2[0] - total.sum1[0] ** 2 / total.weight,
+            total.weight - total.weight2 / total.weight,
+        )
         ratios.append(within / dof)
     assert np.mean(ratios) == pytest.approx(1.0, abs=4 * np.std(ratios) / math.sqrt(len(ratios)))
 
@@ -171,7 +178,9 @@ def test_a_moved_shift_is_as_if_it_had_been_there_from_the_start(drawn, by) -> N
     assert at_old.shifted(by).sum2 == pytest.approx(at_new.sum2, abs=1e-11 * scale**2 * len(x))
     old = Products.of(x[0], T0, HALF_LIFE)
     moved = old.shifted(by, [Moments.of(x[0], T0, HALF_LIFE)])
-    assert moved.matrix == pytest.approx(Products.of(x[0] - by, T0, HALF_LIFE).matrix, abs=1e-11 * scale**2)
+    assert moved.matrix == pytest.approx(
+        Products.of(x[0] - by, T0, HALF_LIFE).matrix, abs=1e-11 * scale**2
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,9 @@ def test_a_curve_is_known_from_one_point_on(curve: list[float], start: int | Non
 
 def test_bytes_of_another_length_are_refused() -> None:
     moments = Moments.of(np.arange(POINTS, dtype=float), T0, HALF_LIFE)
-    assert np.array_equal(Moments.from_bytes(moments.to_bytes(), moments.epoch, POINTS).vector, moments.vector)
+    assert np.array_equal(
+        Moments.from_bytes(moments.to_bytes(), moments.epoch, POINTS).vector, moments.vector
+    )
     with pytest.raises(StoreError, match="expected 88 bytes"):
         Moments.from_bytes(moments.to_bytes(), 0, 4)
     with pytest.raises(StoreError, match="cannot merge"):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from polling import until
-from postgres_toys import Postgres
-from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
-from writer import work
+from toys.polling import until
+from toys.postgres import Postgres
+from toys.store_writer import work
+from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic import Recorder, Store, tables
@@ -43,7 +43,9 @@ def test_the_same_sums_as_on_sqlite(url: str, tmp_path: Path) -> None:
                     delta.add_observation(observed)
                 source = "tail" if np.isnan(values[0, 0]) else "input"
                 at = observations[0].at
-                delta.add_importance(labels, values, source=source, target="predicted", group="g", at=at)
+                delta.add_importance(
+                    labels, values, source=source, target="predicted", group="g", at=at
+                )
                 one.add(NETWORK, delta)
             one.put_network(manifest(version="2"), profile([1.0, 2.0, 3.0, 4.0]))
         a, b = store.view(NETWORK), sqlite.view(NETWORK)

@@ -9,8 +9,8 @@ import threading
 
 import numpy as np
 import pytest
-from polling import until
-from toy_traffic import NETWORK, POINTS, manifest, observation, profile
+from toys.polling import until
+from toys.traffic import NETWORK, POINTS, manifest, observation, profile
 
 from isplit_plugin.schema import Observation
 from isplit_plugin.traffic import Recorder, Store
@@ -25,7 +25,9 @@ def recorder(url: str):
 def test_what_was_observed_is_in_the_store(recorder: Recorder, store: Store) -> None:
     for i in range(100):
         assert recorder.observe(observation(i))
-    assert recorder.add_importance([1, 2], [[1, 2, 3, 4], [np.nan, np.nan, 3, 4]], source="tail", at=1e9)
+    assert recorder.add_importance(
+        [1, 2], [[1, 2, 3, 4], [np.nan, np.nan, 3, 4]], source="tail", at=1e9
+    )
     assert recorder.label("layer1", "uint8", 3, correct=True, at=1e9)
     assert recorder.flush()
     view = store.view(NETWORK)
@@ -34,7 +36,12 @@ def test_what_was_observed_is_in_the_store(recorder: Recorder, store: Store) -> 
     assert view.importance[0].count[1].tolist() == [0, 0, 1, 1]
     assert sum(row.labelled for row in view.outcomes) == pytest.approx(1, rel=1e-3)
     counters = recorder.counters()
-    assert (counters["observed"], counters["importance"], counters["dropped"], counters["pending"]) == (100, 2, 0, 0)
+    assert (
+        counters["observed"],
+        counters["importance"],
+        counters["dropped"],
+        counters["pending"],
+    ) == (100, 2, 0, 0)
 
 
 def test_it_is_written_without_anybody_asking(recorder: Recorder, store: Store) -> None:
@@ -81,7 +88,7 @@ def test_a_full_queue_drops_the_newest_and_counts_them(url: str, store: Store) -
     assert held.flush()
     view = store.view(NETWORK)
     assert view.observations == 5
-    assert view.class_seen.class_ids.tolist() == [0, 1, 2, 3, 4]
+    assert view.class_counts.class_ids.tolist() == [0, 1, 2, 3, 4]
     assert store.drops(NETWORK) == 3
     held.close()
 
@@ -98,11 +105,13 @@ def test_a_full_queue_drops_the_newest_and_counts_them(url: str, store: Store) -
         observation(0, tail_ms="slow"),
     ],
 )
-def test_nonsense_never_raises_and_never_stops_the_others(recorder: Recorder, store: Store, nonsense: object) -> None:
+def test_nonsense_never_raises_and_never_stops_the_others(
+    recorder: Recorder, store: Store, nonsense: object
+) -> None:
     recorder.observe(nonsense)  # type: ignore[arg-type]
     recorder.observe(observation(1))
     assert recorder.flush()
-    assert store.view(NETWORK).class_seen.count.sum() == 1
+    assert store.view(NETWORK).class_counts.count.sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +129,9 @@ def test_nonsense_never_raises_and_never_stops_the_others(recorder: Recorder, st
         ([0], [[1, 2, 3, 4]], {"at": "noon"}),
     ],
 )
-def test_curves_that_are_none_are_counted_as_invalid(recorder: Recorder, store, ids, values, more) -> None:
+def test_curves_that_are_none_are_counted_as_invalid(
+    recorder: Recorder, store, ids, values, more
+) -> None:
     recorder.add_importance(ids, values, **more)
     recorder.add_importance([0], np.ones((1, POINTS)), at=1e9)
     assert recorder.flush()
@@ -153,7 +164,9 @@ def test_many_threads_lose_nothing(recorder: Recorder, store: Store) -> None:
     assert store.view(NETWORK).observations == counters["observed"] == 2000
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # that is the point
+@pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)  # that is the point
 def test_a_forked_child_starts_afresh(url: str, store: Store) -> None:
     recorder = Recorder(url, NETWORK, flush_s=3600)
     for i in range(3):
@@ -180,7 +193,9 @@ def test_a_forked_child_starts_afresh(url: str, store: Store) -> None:
 def test_importing_it_needs_no_torch_and_no_server() -> None:
     heavy = "{'torch', 'ts', 'requests', 'safetensors'}"
     loaded = f"import sys, isplit_plugin.traffic; print(sorted({heavy} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "[]"
 
 

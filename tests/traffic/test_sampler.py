@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polling import until
-from toy_traffic import NETWORK, POINTS, manifest, profile
+from toys.polling import until
+from toys.traffic import NETWORK, POINTS, manifest, profile
 
 from isplit_plugin.traffic import Recorder, Sampler, Store, is_sampled
 
@@ -47,7 +47,11 @@ def test_the_hash_of_the_id_decides() -> None:
     assert chosen <= {i for i in ids if is_sampled(i, 0.1)}
     assert chosen == {i for i in ids if is_sampled(i, 0.05)}
     # the rule is a promise to offline computations: these must not change
-    assert [is_sampled(i, 0.05) for i in ("request-0", "request-52", "request-83")] == [False, True, True]
+    assert [is_sampled(i, 0.05) for i in ("request-0", "request-52", "request-83")] == [
+        False,
+        True,
+        True,
+    ]
 
 
 @given(st.text())
@@ -174,7 +178,10 @@ def test_a_budget_of_nothing_computes_nothing(recorder: Recorder) -> None:
 
 
 def test_the_queue_is_bounded_by_count_and_bytes(recorder: Recorder) -> None:
-    by_count, by_bytes = sampler(recorder, max_queue=3), sampler(recorder, max_bytes=2 * ACTIVATION.nbytes)
+    by_count, by_bytes = (
+        sampler(recorder, max_queue=3),
+        sampler(recorder, max_bytes=2 * ACTIVATION.nbytes),
+    )
     for one, fit in ((by_count, 3), (by_bytes, 2)):
         with one.busy():
             taken = [one.offer(f"r{i}", "layer1", ACTIVATION, 0) for i in range(6)]
@@ -187,7 +194,9 @@ def test_the_queue_is_bounded_by_count_and_bytes(recorder: Recorder) -> None:
         one.close()
 
 
-def test_a_failing_function_is_counted_and_the_next_one_runs(recorder: Recorder, store: Store) -> None:
+def test_a_failing_function_is_counted_and_the_next_one_runs(
+    recorder: Recorder, store: Store
+) -> None:
     def fn(point, activation, class_id):
         if class_id == 0:
             raise RuntimeError("no gradient")
@@ -244,7 +253,9 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
     assert store.view(NETWORK).importance == ()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="priorities of single threads are a thing of Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="priorities of single threads are a thing of Linux"
+)
 @pytest.mark.parametrize("nice", [0, 5])
 def test_its_thread_alone_is_nice(recorder: Recorder, nice: int) -> None:
     def priority() -> int:

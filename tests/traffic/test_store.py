@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from toy_traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
 
-from isplit_plugin.advice.live import LiveView
+from isplit_plugin.advice.live_view import LiveView
 from isplit_plugin.errors import StoreError, UnknownModelError
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.delta import MAX_GROUPS, OTHER, Delta
@@ -33,15 +33,23 @@ def filled(seed: int = 0, at: float = AT) -> Delta:
     """Forty whole curves, forty from point 2 on, and as many observations."""
     one = delta()
     labels = np.random.default_rng(seed).integers(0, CLASSES, 40)
-    one.add_importance(labels, curves(40, 0, seed), source="input", target="predicted", group="all", at=at)
-    one.add_importance(labels, curves(40, 2, seed + 1), source="tail", target="predicted", group="cam", at=at + 60)
+    one.add_importance(
+        labels, curves(40, 0, seed), source="input", target="predicted", group="all", at=at
+    )
+    one.add_importance(
+        labels, curves(40, 2, seed + 1), source="tail", target="predicted", group="cam", at=at + 60
+    )
     for i, label in enumerate(labels):
-        one.add_observation(observation(i, class_id=int(label), at=at + i, group="cam" if i % 2 else "all"))
+        one.add_observation(
+            observation(i, class_id=int(label), at=at + i, group="cam" if i % 2 else "all")
+        )
     return one
 
 
 def assert_same(a: LiveView, b: LiveView, rel: float = 1e-12) -> None:
-    assert [(r.source, r.target) for r in a.importance] == [(r.source, r.target) for r in b.importance]
+    assert [(r.source, r.target) for r in a.importance] == [
+        (r.source, r.target) for r in b.importance
+    ]
     for x, y in zip(a.importance, b.importance, strict=True):
         assert np.array_equal(x.class_ids, y.class_ids)
         for name in ("count", "weight", "weight2", "sum1", "sum2"):
@@ -51,8 +59,12 @@ def assert_same(a: LiveView, b: LiveView, rel: float = 1e-12) -> None:
     assert [o[:3] for o in a.outcomes] == [o[:3] for o in b.outcomes]
     for x, y in zip(a.outcomes, b.outcomes, strict=True):
         assert x[3:] == pytest.approx(y[3:], rel=rel)
-    assert [(s.split_point, s.variant, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in a.served] == [
-        (s.split_point, s.variant, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in b.served
+    assert [
+        (s.split_point, s.codec, s.group, s.requests, s.errors, s.bytes, s.tail.count)
+        for s in a.served
+    ] == [
+        (s.split_point, s.codec, s.group, s.requests, s.errors, s.bytes, s.tail.count)
+        for s in b.served
     ]
     assert (a.as_of, a.observations, a.group) == (b.as_of, b.observations, b.group)
 
@@ -151,7 +163,9 @@ def test_pairs_rest_on_every_observation_that_knows_both_points(store: Store) ->
                 for c in range(CLASSES)
             )
             assert products[p, q] == pytest.approx(expected, rel=1e-9)
-            assert dof[p, q] == pytest.approx((40 - CLASSES) * (w if len(both) == 1 else w + 1), rel=1e-12)
+            assert dof[p, q] == pytest.approx(
+                (40 - CLASSES) * (w if len(both) == 1 else w + 1), rel=1e-12
+            )
 
 
 def test_any_partition_of_the_flushes_is_the_whole(tmp_path, store: Store) -> None:
@@ -163,7 +177,9 @@ def test_any_partition_of_the_flushes_is_the_whole(tmp_path, store: Store) -> No
         curve = curves(1, start, i)
         source = "input" if start == 0 else "tail"
         for to in (whole, part):
-            to.add_importance([i % CLASSES], curve, source=source, target="predicted", group=f"g{i % 3}", at=at)
+            to.add_importance(
+                [i % CLASSES], curve, source=source, target="predicted", group=f"g{i % 3}", at=at
+            )
             to.add_observation(observation(i, at=at, group=f"g{i % 3}"))
             to.add_label("layer1", "uint8", i % CLASSES, f"g{i % 3}", at, correct=bool(i % 2))
     store.add(NETWORK, whole)
@@ -190,7 +206,9 @@ def test_a_group_has_its_own_view(store: Store) -> None:
 def test_forward_decay_is_told_relative_to_the_newest_observation(store: Store) -> None:
     for age in (0, 3):
         one = delta()
-        one.add_importance([0], curves(1), source="input", target="predicted", group="all", at=AT + age * HALF_LIFE)
+        one.add_importance(
+            [0], curves(1), source="input", target="predicted", group="all", at=AT + age * HALF_LIFE
+        )
         one.add_observation(observation(0, at=AT + age * HALF_LIFE))
         store.add(NETWORK, one)
     view = store.view(NETWORK)
@@ -198,8 +216,8 @@ def test_forward_decay_is_told_relative_to_the_newest_observation(store: Store) 
     assert rows.weight[0] == pytest.approx(1 + 1 / 8, rel=1e-12)
     assert rows.weight2[0] == pytest.approx(1 + 1 / 64, rel=1e-12)
     assert rows.count[0].tolist() == [2] * POINTS
-    assert view.class_seen.weight == pytest.approx([1 + 1 / 8], rel=1e-12)
-    assert view.class_seen.count.tolist() == [2]
+    assert view.class_counts.weight == pytest.approx([1 + 1 / 8], rel=1e-12)
+    assert view.class_counts.count.tolist() == [2]
 
 
 def test_a_new_profile_moves_the_sums_kept_so_far(store: Store, tmp_path) -> None:
@@ -226,10 +244,10 @@ def test_labels_fill_outcomes_and_never_importance(store: Store) -> None:
     store.add(NETWORK, one)
     view = store.view(NETWORK)
     (row,) = view.outcomes
-    found = (row.split_point, row.variant, row.class_id, row.seen, row.labelled, row.correct)
+    found = (row.split_point, row.codec, row.class_id, row.seen, row.labelled, row.correct)
     assert found == ("layer1", "uint8", 2, *map(pytest.approx, (4, 3, 2)))
     assert view.importance == ()
-    assert view.class_seen.count.tolist() == [4]
+    assert view.class_counts.count.tolist() == [4]
 
 
 def test_failed_requests_are_errors_and_no_class_seen(store: Store) -> None:
@@ -245,7 +263,7 @@ def test_failed_requests_are_errors_and_no_class_seen(store: Store) -> None:
     assert row.tail.median_ms == pytest.approx(2.0, rel=0.02)
     assert row.head.count == 0
     assert math.isnan(row.head.mean_ms)
-    assert view.class_seen.count.tolist() == [1]
+    assert view.class_counts.count.tolist() == [1]
     assert store.drops(NETWORK) == 3
 
 
@@ -265,10 +283,10 @@ def test_groups_are_capped_across_workers(store: Store) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", None, 7, ["unhashable"]])
 def test_names_that_make_no_sense_are_other(store: Store, name: object) -> None:
     one = delta()
-    one.add_observation(observation(0, group=name, split_point=name, variant=name))
+    one.add_observation(observation(0, group=name, split_point=name, codec=name))
     store.add(NETWORK, one)
     (row,) = store.view(NETWORK).served
-    assert (row.split_point, row.variant, row.group) == (OTHER, OTHER, OTHER)
+    assert (row.split_point, row.codec, row.group) == (OTHER, OTHER, OTHER)
 
 
 def test_hours_are_rolled_up_to_days_and_days_dropped(store: Store) -> None:
@@ -280,7 +298,9 @@ def test_hours_are_rolled_up_to_days_and_days_dropped(store: Store) -> None:
         store.add(NETWORK, one)
     assert store.check()["isplit_served"] <= 90 + 4 * 4
     assert 90 * 4 <= store.view(NETWORK).observations <= 91 * 4 + 4
-    late = delta()  # an hour that was rolled up already comes again, and is rolled up with the next new hour
+    late = (
+        delta()
+    )  # an hour that was rolled up already comes again, and is rolled up with the next new hour
     late.add_observation(observation(0, at=begin + 60 * day, class_id=None))
     late.add_observation(observation(0, at=begin + 100 * day, class_id=None))
     rows, seen = store.check()["isplit_served"], store.view(NETWORK).observations
@@ -337,7 +357,9 @@ def test_a_delta_is_bounded_by_its_keys() -> None:
     small = Delta(MEAN0, HALF_LIFE, CLASSES, max_keys=6)
     for i in range(100):
         small.add_observation(observation(i, at=AT + 3600 * i))
-        small.add_importance([i % CLASSES], curves(1), source="input", target="true", group="all", at=AT)
+        small.add_importance(
+            [i % CLASSES], curves(1), source="input", target="true", group="all", at=AT
+        )
     assert len(small) <= 7  # a population's products come with its first row
     assert small.overflow > 0
     assert sum(row.requests for row in small.served.values()) + small.overflow >= 100
@@ -365,10 +387,14 @@ def test_observations_that_make_no_sense_are_refused_whole(changes: dict[str, ob
 def test_a_thousand_classes_by_forty_points(tmp_path) -> None:
     points, classes = 40, 1000
     with Store(tmp_path / "big.db") as big:
-        big.put_network(manifest(points=points, classes=classes), profile(points=points, classes=classes))
+        big.put_network(
+            manifest(points=points, classes=classes), profile(points=points, classes=classes)
+        )
         one = Delta(np.full(points, 0.5), HALF_LIFE, classes)
         x = np.random.default_rng(0).random((classes, points))
-        one.add_importance(range(classes), x, source="input", target="predicted", group="all", at=AT)
+        one.add_importance(
+            range(classes), x, source="input", target="predicted", group="all", at=AT
+        )
         big.add(NETWORK, one)
         (rows,) = big.view(NETWORK).importance
         assert rows.sum1 == pytest.approx(x - 0.5, rel=1e-12)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_traffic import CLASSES, NETWORK, manifest, observation, profile
+from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
 from isplit_plugin.cli import main
 from isplit_plugin.profile import Profile
@@ -27,7 +27,9 @@ def filled(store: Store) -> None:
         values = [[1.0, 2.0, 3.0, 4.0], [np.nan, 2.0, 3.0, 5.0]]
         for row, device in zip(values, "ab", strict=True):
             source = "tail" if np.isnan(row[0]) else "input"
-            one.add_importance([2], [row], source=source, target="predicted", group="g", at=AT, device=device)
+            one.add_importance(
+                [2], [row], source=source, target="predicted", group="g", at=AT, device=device
+            )
         one.add_observation(observation(2, at=AT, tail_ms=2.0))
         store.add(NETWORK, one)
     late = Delta(MEAN0, DEFAULT_HALF_LIFE_S, CLASSES)
@@ -35,7 +37,9 @@ def filled(store: Store) -> None:
     store.add(NETWORK, late)  # closes the hour of the devices
 
 
-def test_check_tells_schema_rows_and_size(url: str, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_tells_schema_rows_and_size(
+    url: str, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     filled(store)
     assert main(["store", "check", "--store", url, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -43,7 +47,11 @@ def test_check_tells_schema_rows_and_size(url: str, store: Store, capsys: pytest
     assert found["schema"] == store.schema
     assert found["revision"] == store.revision()
     assert found["bytes"] == store.size() > 10_000
-    assert (found["rows"]["importance"], found["rows"]["device_seen"], found["rows"]["device_bucket"]) == (2, 2, 0)
+    assert (
+        found["rows"]["importance"],
+        found["rows"]["device_seen"],
+        found["rows"]["device_bucket"],
+    ) == (2, 2, 0)
     assert [n["model"] for n in found["networks"]] == ["toy"]
     assert main(["store", "check", "--store", url]) == 0
     text = capsys.readouterr().out
@@ -69,13 +77,17 @@ def test_export_can_be_added_up_without_us(
         tables.setdefault(row["table"].removeprefix("isplit_"), []).append(row)
     (network,) = tables["network"]
     assert network["mean0"] == MEAN0.tolist()
-    assert Profile.from_bytes(base64.b64decode(network["profile"])).to_bytes() == profile().to_bytes()
+    assert (
+        Profile.from_bytes(base64.b64decode(network["profile"])).to_bytes() == profile().to_bytes()
+    )
     assert Manifest.from_json(tables["model"][0]["manifest"]) == manifest()
     whole = next(row for row in tables["importance"] if row["start"] == 0)
     epoch, w = landmark(AT, DEFAULT_HALF_LIFE_S)
     _, w_hour = landmark(AT // 3600 * 3600, DEFAULT_HALF_LIFE_S)
     assert (whole["count"], whole["epoch"]) == (2, epoch)
-    assert whole["sum1"] == pytest.approx((w + w_hour) * (np.array([1.0, 2, 3, 4]) - MEAN0), rel=1e-12)
+    assert whole["sum1"] == pytest.approx(
+        (w + w_hour) * (np.array([1.0, 2, 3, 4]) - MEAN0), rel=1e-12
+    )
     assert [row["devices"] for row in tables["device_seen"]] == [1, 1]
     assert sum(row["requests"] for row in tables["served"]) == 3
     tail = [count for row in tables["served"] for _, count in row["times"]["tail"]["up_to_ms"]]
@@ -91,7 +103,9 @@ def test_compact_gives_room_back_and_keeps_what_is_told(
     many = Delta(MEAN0, DEFAULT_HALF_LIFE_S, CLASSES)
     for group in range(15):
         for hour in range(100):
-            many.add_observation(observation(0, at=AT + 3600 * hour, group=f"g{group}", class_id=None))
+            many.add_observation(
+                observation(0, at=AT + 3600 * hour, group=f"g{group}", class_id=None)
+            )
     store.add(NETWORK, many)
     before = store.view(NETWORK)
     assert main(["store", "compact", "--store", url, "--json"]) == 0

@@ -1,0 +1,148 @@
+"""The endpoint's side of probes: joins the device's values to the ticket's, once, and adds the curve to the store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..device_tokens import verify
+from ..errors import ProbeError, TokenError, UnknownModelError, WireError, WireSizeError
+from ..profile import Profile
+from ..serving.plausible import curve_limits
+from ..serving.replies import request_body
+from ..traffic import Store
+from ..wire import load_json
+from .messages import ProbeReport
+from .tickets import Ticket, refuse
+from .used_tickets import redeem
+
+DEFAULT_PER_HOUR: Final = 60
+_MAX_BODY: Final = 262_144
+
+
+def take(
+    store: Store,
+    secret: bytes | None,
+    raw: object,
+    *,
+    per_hour: int = DEFAULT_PER_HOUR,
+    clock: Callable[[], float] = time.time,
+) -> dict[str, Any]:
+    """Check a report (the object under ``probe``) and add its curve; the JSON answer.
+
+    Raises WireError for what is no report, TicketError (forged, expired, used before, of another network, class or
+    device), ProbeError for values that cannot be this head's, ProbeBudgetError, StoreError. Nothing is stored then.
+    """
+    report = ProbeReport.from_json(raw)
+    if secret is None:
+        raise ProbeError(
+            "probes need the operator's secret (ISPLIT_SECRET_FILE), and this endpoint has none"
+        )
+    ticket = Ticket.read(secret, report.ticket, clock=clock)
+    if report.network_hash != ticket.network_hash:
+        refuse(
+            "network",
+            f"expected a report for network {ticket.network_hash}, got {report.network_hash}",
+        )
+    if report.class_id != ticket.class_id:
+        refuse("class", f"expected values of class {ticket.class_id}, got class {report.class_id}")
+    _check_device(secret, ticket, report.device_token, clock)
+    profile = _profile(store, ticket.network_hash)
+    classes, points = len(profile.classes), len(profile.split_points)
+    if not 0 <= ticket.class_id < classes:
+        refuse("class", f"expected a class from 0 to {classes - 1}, got {ticket.class_id}")
+    before = points - len(ticket.tail)
+    if [p.name for p in profile.split_points].index(ticket.split_point) != before:
+        refuse(
+            "network",
+            f"expected {points} points, got {len(ticket.tail)} from {ticket.split_point!r} on",
+        )
+    if len(report.values) != before:
+        raise ProbeError(
+            f"expected {before} values, one for each point before the cut, got {len(report.values)}"
+        )
+    # The tail's half as well: it is the server's own, but of an activation that the device made up as it liked.
+    curve = np.concatenate([np.array(report.values, np.float64), ticket.tail])
+    _check_values(curve, profile)
+    redeem(
+        store,
+        ticket.network_hash,
+        ticket.probe,
+        ticket.class_id,
+        curve,
+        classes=classes,
+        expires=ticket.expires,
+        device=ticket.device,
+        group=ticket.group,
+        per_hour=per_hour,
+        clock=clock,
+    )
+    return {
+        "accepted": True,
+        "network_hash": ticket.network_hash,
+        "class_id": ticket.class_id,
+        "points": points,
+    }
+
+
+def read_report(row: Mapping[Any, Any]) -> object | None:
+    """What a row of the batch has under ``probe``; ``None`` where it is a question. Raises WireError."""
+    body = request_body(row)
+    if isinstance(body, bytes | bytearray | memoryview):
+        if b'"probe"' not in bytes(body[:_MAX_BODY]):
+            return None
+        if len(body) > _MAX_BODY:
+            raise WireSizeError(
+                f"a report of {len(body)} bytes, at most {_MAX_BODY}", limit=_MAX_BODY
+            )
+        body = load_json(body, "probe")
+    if not isinstance(body, Mapping) or "probe" not in body:
+        return None
+    if len(body) > 1:
+        raise WireError(
+            f"expected the field 'probe' alone, got {', '.join(sorted(map(str, body)))[:200]!a}"
+        )
+    return {} if body["probe"] is None else body["probe"]  # no report, and no question either
+
+
+def _check_device(
+    secret: bytes, ticket: Ticket, token: str | None, clock: Callable[[], float]
+) -> None:
+    device = None
+    if token is not None:
+        try:
+            device = verify(secret, token, clock=clock).hashed
+        except TokenError as error:
+            if ticket.device is not None:
+                refuse("device", error.message)
+    if device != ticket.device and ticket.device is not None:
+        refuse("device", "expected the token of the device that asked for the probe")
+
+
+def _profile(store: Store, network_hash: str) -> Profile:
+    try:
+        profile = store.profile(network_hash)
+    except UnknownModelError as error:
+        refuse("network", error.message)
+    if profile is None:
+        raise ProbeError(
+            f"network {network_hash} has no profile, so no limits to its values are known"
+        )
+    return profile
+
+
+def _check_values(curve: npt.NDArray[np.float64], profile: Profile) -> None:
+    """Raises ProbeError naming the first value of a curve (P,) that cannot be."""
+    for value, limit, point in zip(
+        curve.tolist(), curve_limits(profile), profile.split_points, strict=True
+    ):
+        if not math.isfinite(value) or not 0.0 <= value <= limit:
+            raise ProbeError(
+                f"importance at {point.name!r}: expected 0 to {limit:.3g}, got {value}",
+                split_point=point.name,
+            )

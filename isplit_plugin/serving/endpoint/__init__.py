@@ -1,0 +1,7 @@
+"""The recommendation endpoint: the worker of the model `isplit`, which reads the store and answers questions."""
+
+from __future__ import annotations
+
+from .service import Endpoint
+
+__all__ = ["Endpoint"]

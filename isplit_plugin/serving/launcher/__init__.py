@@ -1,0 +1,18 @@
+"""The launcher: starts TorchServe, registers models with it and keeps its tokens fresh."""
+
+from __future__ import annotations
+
+from .management import KeyFile, ModelStatus, model_status
+from .registry import curl_commands, register, scale, unregister
+from .server import TorchServe
+
+__all__ = [
+    "KeyFile",
+    "ModelStatus",
+    "TorchServe",
+    "curl_commands",
+    "model_status",
+    "register",
+    "scale",
+    "unregister",
+]

@@ -1,0 +1,16 @@
+"""Packaging: the model archive for TorchServe, the head bundle for devices, the archive of the endpoint."""
+
+from __future__ import annotations
+
+from .archive import Built, build_archive, build_endpoint_archive, build_head_bundle, package
+from .manifest import choose_deployed, make_manifest
+
+__all__ = [
+    "Built",
+    "build_archive",
+    "build_endpoint_archive",
+    "build_head_bundle",
+    "choose_deployed",
+    "make_manifest",
+    "package",
+]

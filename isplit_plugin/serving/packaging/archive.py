@@ -1,0 +1,261 @@
+"""Build what is deployed: the model archive for TorchServe, the head bundle for devices, the endpoint's archive.
+
+An archive holds the weights once (``network.pt2``) and serves every deployed split point from it. ``manifest.json``
+carries the SHA-256 of every other file. Files appear whole or not at all: they are built aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from ...errors import ServingError
+from ...probing.points import probe_warnings
+from ...profile import Profile
+from ...schema import OUTPUT, Manifest, Preprocessing
+from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE, sha256
+from ..resources import config_file, handler_file
+from .bottlenecks import bottleneck_file, with_bottlenecks
+from .manifest import make_manifest
+
+if TYPE_CHECKING:
+    from ...bottleneck import Bottleneck
+    from ...network import CapturedNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What :func:`package` wrote. ``warnings``: sentences for the operator; nothing in them stops the model."""
+
+    archive: Path
+    bundle: Path
+    endpoint: Path
+    manifest: Manifest
+    warnings: tuple[str, ...]
+
+
+def package(
+    net: CapturedNetwork,
+    *,
+    profile: Profile,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    model: str | None = None,
+    version: str = "1.0",
+    deployed: Sequence[str] | None = None,
+    codecs: Sequence[str] | None = None,
+    default: tuple[str, str] | None = None,
+    bottlenecks: Sequence[Bottleneck] = (),
+    pt2: bool = False,
+    include_output: bool = True,
+    config: Mapping[str, Any] | None = None,
+    out_dir: str | Path = "model_store",
+) -> Built:
+    """The three files that belong together: archive, head bundle and the endpoint's archive.
+
+    ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). ``bottlenecks``:
+    trained bottlenecks; encoders go to the bundle, decoders to the archive, what was measured of them to its profile,
+    and they are served and recommended like any other split point. Other parameters
+    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`; ProbeError where ``config``
+    turns probes on and the network is linear behind every deployed point.
+    """
+    profile = with_bottlenecks(profile, net, bottlenecks)
+    manifest, warnings = make_manifest(
+        net,
+        model=model or profile.model,
+        version=version,
+        profile=profile,
+        preprocessing=preprocessing,
+        classes=classes,
+        deployed=deployed,
+        codecs=codecs,
+        default=default,
+        bottlenecks=bottlenecks,
+    )
+    about_probes = probe_warnings(net, manifest, config, pt2=pt2)
+    archive = build_archive(
+        net,
+        manifest=manifest,
+        profile=profile,
+        bottlenecks=bottlenecks,
+        config=config,
+        out_dir=out_dir,
+    )
+    bundle = build_head_bundle(
+        net,
+        manifest=manifest,
+        bottlenecks=bottlenecks,
+        pt2=pt2,
+        include_output=include_output,
+        out_dir=out_dir,
+    )
+    return Built(
+        archive, bundle, build_endpoint_archive(out_dir), manifest, (*warnings, *about_probes)
+    )
+
+
+def build_archive(
+    net: CapturedNetwork,
+    *,
+    manifest: Manifest,
+    profile: Profile,
+    bottlenecks: Sequence[Bottleneck] = (),
+    config: Mapping[str, Any] | None = None,
+    out_dir: str | Path,
+) -> Path:
+    """Write ``<model>.mar`` into ``out_dir`` and return its path.
+
+    Parameters: ``manifest`` of :func:`make_manifest`; ``config``, overrides of the shipped ``model-config.yaml`` (its
+    ``isplit`` section is merged key by key). Raises ServingError where the archiver fails.
+    """
+    with _staging() as stage:
+        files = stage / "files"
+        files.mkdir()
+        net.save(files / NETWORK)
+        profile.save(files / PROFILE)
+        for bottleneck in bottlenecks:
+            bottleneck.save(files / bottleneck_file(bottleneck.deployed_name))
+        shutil.copyfile(handler_file("tail_handler.py"), files / "tail_handler.py")
+        _write_config(files / "model-config.yaml", "model-config.yaml", config)
+        _write_manifest(files, manifest)
+        return _archive(stage, files, manifest.model, manifest.version, Path(out_dir))
+
+
+def build_endpoint_archive(out_dir: str | Path, *, config: Mapping[str, Any] | None = None) -> Path:
+    """Write ``isplit.mar``, the recommendation endpoint: the same for all models. Raises ServingError."""
+    with _staging() as stage:
+        files = stage / "files"
+        files.mkdir()
+        shutil.copyfile(
+            handler_file("recommendation_handler.py"), files / "recommendation_handler.py"
+        )
+        _write_config(files / "model-config.yaml", "endpoint-config.yaml", config)
+        return _archive(stage, files, ENDPOINT_MODEL, "1.0", Path(out_dir))
+
+
+def build_head_bundle(
+    net: CapturedNetwork,
+    *,
+    manifest: Manifest,
+    bottlenecks: Sequence[Bottleneck] = (),
+    pt2: bool = False,
+    include_output: bool = True,
+    out_dir: str | Path,
+) -> Path:
+    """Write ``<model>.head.zip`` into ``out_dir`` and return its path.
+
+    It holds ``manifest.json`` and ``heads/<split point>.onnx`` for every deployed point. ``include_output`` adds the
+    whole network for a device that runs everything itself; ``pt2`` adds torch heads, which are code: for devices that
+    trust this file. Raises what ``network.export_head`` raises.
+    """
+    from ...bottleneck import export_encoder
+    from ...network import export_head
+
+    with _staging() as stage:
+        files = stage / "files"
+        (files / "heads").mkdir(parents=True)
+        encoders = {bottleneck.deployed_name: bottleneck for bottleneck in bottlenecks}
+        formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2") if pt2 else ("onnx",)
+        for name in (*manifest.deployed, *((OUTPUT,) if include_output else ())):
+            for kind in formats:
+                path = files / "heads" / f"{name}.{kind}"
+                if name in encoders:
+                    export_encoder(net, encoders[name], path, format=kind)
+                else:
+                    export_head(net, name, path, format=kind)
+        _write_manifest(files, manifest)
+        built = stage / "head.zip"
+        with zipfile.ZipFile(built, "w", zipfile.ZIP_STORED) as bundle:
+            for path in sorted(p for p in files.rglob("*") if p.is_file()):
+                bundle.write(path, path.relative_to(files).as_posix())
+        return _publish(built, Path(out_dir) / f"{manifest.model}.head.zip")
+
+
+@contextmanager
+def _staging() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="isplit-build-") as folder:
+        yield Path(folder)
+
+
+def _write_manifest(files: Path, manifest: Manifest) -> None:
+    hashes = {
+        p.relative_to(files).as_posix(): sha256(p) for p in sorted(files.rglob("*")) if p.is_file()
+    }
+    text = json.dumps(replace(manifest, files=hashes).to_json(), indent=1, allow_nan=False)
+    (files / MANIFEST).write_text(text, "utf-8")
+
+
+def _write_config(path: Path, shipped: str, overrides: Mapping[str, Any] | None) -> None:
+    source = config_file(shipped)
+    if not overrides:
+        shutil.copyfile(source, path)
+        return
+    base = yaml.safe_load(source.read_text("utf-8"))
+    ours = {**base.get("isplit", {}), **overrides.get("isplit", {})}
+    path.write_text(yaml.safe_dump({**base, **overrides, "isplit": ours}, sort_keys=False), "utf-8")
+
+
+def _archive(stage: Path, files: Path, model: str, version: str, out_dir: Path) -> Path:
+    # The archiver deletes $TMPDIR/<model name> and reads TMPDIR once per process: it gets a process and a folder alone.
+    scratch = stage / "tmp"
+    scratch.mkdir()
+    handler = next(files.glob("*_handler.py"))
+    command = [
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        model,
+        "--version",
+        version,
+    ]
+    command += ["--handler", str(handler), "--config-file", str(files / "model-config.yaml")]
+    command += [
+        "--extra-files",
+        str(files),
+        "--archive-format",
+        "zip-store",
+        "--export-path",
+        str(stage),
+    ]
+    run = subprocess.run(
+        command,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    built = stage / f"{model}.mar"
+    if run.returncode != 0 or not built.is_file():
+        raise ServingError(
+            f"torch-model-archiver failed for {model!r}: {(run.stderr or run.stdout)[-2000:]}"
+        )
+    return _publish(built, out_dir / built.name)
+
+
+def _publish(built: Path, target: Path) -> Path:
+    """Move a finished file to its place; a reader sees the old file or the new one, never a part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        shutil.copyfile(built, aside)
+        aside.chmod(0o644)
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return target

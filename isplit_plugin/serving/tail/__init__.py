@@ -1,0 +1,7 @@
+"""The tail: what runs in a worker of a split model. Activations in, class scores out."""
+
+from __future__ import annotations
+
+from .service import TailService
+
+__all__ = ["TailService"]

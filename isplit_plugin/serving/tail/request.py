@@ -1,0 +1,161 @@
+"""From one row of TorchServe's batch to decoded numbers, and what a request leaves behind as observations."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from ... import image
+from ...errors import ImageError, IsplitError, WireError, WireSizeError
+from ...schema import FloatArray, Manifest, Observation
+from ...wire import TailRequest, TailResponse, decode_request, find_header, header_length
+from ..plausible import ReportLimits
+from ..replies import request_body
+from .sender import NOBODY, Sender, identify
+
+MAX_DECODED_BYTES: Final = 128 * 1024 * 1024
+"""Largest decoded activation of one request. Compressed zeros of 1 MB could ask for gigabytes."""
+
+
+@dataclass(slots=True, eq=False)
+class TailJob:
+    """One request of a batch. ``explain``: importance is asked for instead of classes. ``sender``: who sent it, as far
+    as a token proves it. ``values`` (N, *shape) float32, and the milliseconds that reading and decoding took, are
+    filled by :meth:`decode`."""
+
+    index: int
+    request: TailRequest
+    explain: bool
+    read_ms: float
+    sender: Sender = NOBODY
+    values: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    decode_ms: float = 0.0
+
+    @property
+    def kind(self) -> Literal["predict", "explain", "probe"]:
+        """What is asked for."""
+        return "explain" if self.explain else "probe" if self.request.probe else "predict"
+
+    @property
+    def group(self) -> str:
+        """The device group: the one that the operator signed, else the one that the device names."""
+        return self.sender.group or self.request.group
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor on the wire."""
+        return self.request.tensor.nbytes
+
+    def decode(self, manifest: Manifest) -> None:
+        """Fill ``values`` and ``decode_ms``. Raises WireError, ImageError."""
+        started = time.perf_counter()
+        self.values = (
+            _images(self.request, manifest) if self.request.is_image else _activation(self.request)
+        )
+        self.decode_ms = self.read_ms + (time.perf_counter() - started) * 1e3
+
+
+def read_tail_job(
+    index: int,
+    row: Mapping[Any, Any],
+    headers: Mapping[str, str],
+    manifest: Manifest,
+    *,
+    max_batch: int,
+    secret: bytes | None = None,
+) -> TailJob:
+    """Read one row and check it against the manifest; nothing large is decoded yet. Raises as wire.decode_request.
+
+    ``secret``: the operator's, to verify the device's token with.
+    """
+    body = request_body(row)
+    if body is None:
+        raise WireError(
+            "no body: send the bytes as they are (curl -T FILE), not as a form (curl -d and --data-binary send one)"
+        )
+    started = time.perf_counter()
+    length, kind = header_length(headers), find_header(headers, "Content-Type")
+    request = decode_request(body, length, kind, manifest, max_batch=max_batch)
+    explain = find_header(headers, "explain") == "True"
+    sender = identify(secret, request.device_token)
+    return TailJob(index, request, explain, (time.perf_counter() - started) * 1e3, sender)
+
+
+def observations(
+    job: TailJob, response: TailResponse, tail_ms: float, limits: ReportLimits
+) -> Iterator[Observation]:
+    """One observation per image. An image of a batch carries its share of the request's bytes and times, and a number
+    behind the request's id. Times that no device can have count as not reported."""
+    request, count, at = job.request, len(job.values), time.time()
+    head_ms = limits.head_ms(request.split_point, request.head_ms, count)
+    encode_ms = limits.encode_ms(request.split_point, request.codec, request.encode_ms, count)
+    for item in range(count):
+        yield Observation(
+            request_id=response.request_id if count == 1 else f"{response.request_id}:{item}",
+            split_point=request.split_point,
+            codec=request.codec,
+            class_id=int(response.top_class[item, 0]),
+            confidence=float(response.top_probability[item, 0]),
+            bytes_received=round(job.nbytes / count),
+            decode_ms=job.decode_ms / count,
+            tail_ms=tail_ms / count,
+            at=at,
+            head_ms=head_ms / count,
+            encode_ms=encode_ms / count,
+            group=job.group,
+            device=job.sender.device,
+        )
+
+
+def failure(job: TailJob, error: BaseException) -> Observation:
+    """The observation of a request that was understood but not answered: its times tell nothing."""
+    request = job.request
+    return Observation(
+        request_id="",
+        split_point=request.split_point,
+        codec=request.codec,
+        class_id=None,
+        confidence=math.nan,
+        bytes_received=request.tensor.nbytes,
+        decode_ms=math.nan,
+        tail_ms=math.nan,
+        at=time.time(),
+        group=job.group,
+        device=job.sender.device,
+        error=error.code if isinstance(error, IsplitError) else IsplitError.code,
+    )
+
+
+def _activation(request: TailRequest) -> FloatArray:
+    nbytes = 4 * request.batch * math.prod(request.shape)
+    if nbytes > MAX_DECODED_BYTES:
+        raise WireSizeError(
+            f"a batch of {request.batch} at {request.split_point!r} takes {nbytes} bytes decoded, "
+            f"at most {MAX_DECODED_BYTES}",
+            limit=MAX_DECODED_BYTES,
+        )
+    return request.activation()
+
+
+def _images(request: TailRequest, manifest: Manifest) -> FloatArray:
+    pre = manifest.preprocessing
+    items, pixels = [], image.MAX_PIXELS
+    for data in request.images():
+        # One budget of pixels for all images of a request: a few KB can decode to many megapixels.
+        photo = image.load(data, max_pixels=pixels)
+        pixels = max(pixels - photo.width * photo.height, 1)
+        if request.codec == "file":
+            items.append(image.preprocess(photo, pre))
+            continue
+        if (photo.height, photo.width) != tuple(pre.crop):
+            raise ImageError(
+                f"codec 'jpeg' carries images cropped to {pre.crop[1]}x{pre.crop[0]}, got {photo.width}x{photo.height}"
+                "; a whole photo goes with codec 'file'"
+            )
+        items.append(image.normalize(photo.convert(pre.mode), pre))
+    return np.stack(items)

@@ -1,0 +1,286 @@
+"""The command line: help that teaches, errors in one line, exit codes that mean something."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toys import advice as toys
+from toys.report import make_manifest, make_profile
+
+from isplit_plugin import errors
+from isplit_plugin.advice import LiveView, recommend
+from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
+from isplit_plugin.cli.common import class_ids, note, read_key, table, when
+from isplit_plugin.cli.recommend import render, worth_showing
+from isplit_plugin.schema import Pick, Prediction, Timings, TopClass
+from isplit_plugin.traffic import Store
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_teaches_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"isplit {command}" in text
+    assert "example" in text
+
+
+def test_the_overview_names_every_command() -> None:
+    overview = build_parser().format_help()
+    for command in COMMANDS:
+        assert f"    {command}" in overview
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.DataError("x"), 3),
+        (errors.UnknownModelError("x"), 3),
+        (errors.BundleError("x"), 3),
+        (errors.ServerUnavailableError("x"), 4),
+        (errors.AuthenticationError("x"), 4),
+        (errors.ServingError("x"), 5),
+        (errors.StoreError("x"), 5),
+        (errors.IsplitError("x"), 1),
+    ],
+)
+def test_exit_codes(error: errors.IsplitError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_usage_errors_exit_with_two() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["recommend"])
+    assert stop.value.code == 2
+
+
+def test_a_server_that_is_down(capsys: pytest.CaptureFixture[str]) -> None:
+    # Port 9 (discard) is privileged and never bound here.
+    assert main(["recommend", "resnet50", "--url", "http://127.0.0.1:9"]) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith("isplit recommend: ")
+    assert captured.err.count("\n") == 1
+    assert "127.0.0.1:9" in captured.err
+
+
+def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "resnet50", "--classes", "cat", "--json"]) == 3
+    body = json.loads(capsys.readouterr().err)
+    assert body["code"] == "bad_query"
+    assert "'cat'" in body["error"]
+
+
+def test_a_missing_profile_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = f"{tmp_path}/none.profile.safetensors"
+    assert main(["package", "--network", "torchvision:resnet18", "--profile", path]) == 3
+    assert path in capsys.readouterr().err
+
+
+def test_registering_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["register", "none.mar"]) == 3
+    assert "none.mar" in capsys.readouterr().err
+
+
+def test_the_client_commands_load_no_engine() -> None:
+    code = (
+        "import sys\n"
+        "from isplit_plugin.cli import build_parser\n"
+        "build_parser('predict'); build_parser('recommend')\n"
+        "import isplit_plugin.client, isplit_plugin.demo.device\n"
+        "heavy = {'torch', 'sqlalchemy', 'ts', 'matplotlib', 'onnx'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_class_ids() -> None:
+    assert class_ids("281, 282") == (281, 282)
+    with pytest.raises(errors.QueryError, match="'-1'"):
+        class_ids("-1")
+
+
+def test_a_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "key_file.json"
+    path.write_text('{"inference": {"key": "abc"}}')
+    assert read_key(path, "inference") == "abc"
+    with pytest.raises(errors.AuthenticationError, match="management"):
+        read_key(path, "management")
+    path.write_text("[]")
+    with pytest.raises(errors.AuthenticationError, match="key_file"):
+        read_key(path, "inference")
+
+
+def test_tables_align_numbers_right_and_words_left() -> None:
+    lines = table(("name", "n"), [("a", 5), ("bc", 1000), ("d", None)]).splitlines()
+    assert lines[2:] == ["a         5", "bc    1,000", "d         -"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "0"], "--limit: expected a whole number from 1, got '0'"),
+        (["--batch-size", "-2"], "--batch-size: expected a whole number from 1"),
+        (["--threads", "x"], "--threads: expected a whole number from 1, got 'x'"),
+        (
+            ["--mean", "a,b,c"],
+            "--mean: expected numbers with commas, such as 0.5,0.5,0.5, got 'a,b,c'",
+        ),
+        (["--interpolation", "cubic"], "invalid choice: 'cubic'"),
+    ],
+)
+def test_options_say_what_they_expect(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["profile", "--network", "nowhere:net", "--data", "x", "-o", "y", *words])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    # A network that does not exist either: the folder is looked at first.
+    words = [
+        "profile",
+        "--network",
+        "nowhere:net",
+        "--data",
+        str(tmp_path),
+        "-o",
+        f"{tmp_path}/file/name",
+    ]
+    assert main(words) == 3
+    assert f"{tmp_path}/file: expected a folder to write to" in capsys.readouterr().err
+    words[-1] = f"{tmp_path}/new/folder/name"
+    assert main(words) == 3
+    assert "nowhere" in capsys.readouterr().err
+    assert (tmp_path / "new/folder").is_dir()
+
+
+def test_a_class_to_show_is_checked_before_the_photos_are_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "profile",
+        "--network",
+        "toys.network:Residual",
+        "--input-size",
+        "6",
+        "--data",
+        str(tmp_path / "none"),
+    ]
+    assert main([*words, "-o", str(tmp_path / "x"), "--show-classes", "77"]) == 3
+    assert "unknown class '77'; known: 0 to " in capsys.readouterr().err
+
+
+def test_a_folder_in_the_way_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["serve", "--model-store", str(tmp_path), "--workdir", str(tmp_path / "file")]) == 3
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/file: File exists" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("split_point", "codec", "said"),
+    [
+        (
+            "b",
+            "uint8",
+            "cut at b as uint8: sent 1.5 KB, head 3.0 ms, round trip 9.0 ms (tail 2.0 ms)",
+        ),
+        (
+            "input",
+            "jpeg",
+            "the whole network on the server, input as jpeg: sent 1.5 KB, round trip 9.0 ms (tail 2.0 ms)",
+        ),
+        ("output", "none", "the whole network here: nothing sent, 3.0 ms"),
+    ],
+)
+def test_a_prediction_says_what_ran_where(split_point: str, codec: str, said: str) -> None:
+    timings = Timings(head_ms=3.0, round_trip_ms=9.0, tail_ms=2.0)
+    prediction = Prediction(
+        (TopClass(1, "dog", 2.0, 0.875),), None, split_point, codec, 1500, 80, timings, ""
+    )
+    assert predict.sentence(Path("a.jpg"), prediction) == f"a.jpg: dog 88%\n    {said}"
+
+
+def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
+    (warning,) = package._larger_than_jpeg(toys.profile(), toys.manifest())
+    assert "b as uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
+    assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("d", "uint8"))) == []
+    assert (
+        package._larger_than_jpeg(toys.profile(), toys.manifest(default=("c", "uint8"))) == []
+    )  # not measured
+
+
+def test_a_default_without_its_codec(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["package", "--network", "n", "--profile", "none", "--default", "layer3"]) == 3
+    assert (
+        "--default: expected POINT:CODEC, such as layer3:uint8+zstd, got 'layer3'"
+        in capsys.readouterr().err
+    )
+
+
+def test_notes_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    note(argparse.Namespace(json=True), "hidden")
+    note(argparse.Namespace(json=False), "shown")
+    note(argparse.Namespace(), "a command without --json")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "shown\na command without --json\n")
+
+
+def test_the_store_of_a_server_that_was_never_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    assert main(["store", "check", "--store", url]) == 5
+    assert "expected an existing file" in capsys.readouterr().err
+    with Store(url) as store:
+        store.put_network(toys.manifest(), toys.profile())
+    assert main(["store", "check", "--store", url]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("none yet")
+    assert when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
+
+
+def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
+    profile = make_profile()
+    answer = recommend(make_manifest(profile), profile, LiveView.empty())
+    pairs = [(choice.split_point, choice.codec) for choice in worth_showing(answer, 1)]
+    assert pairs[0] == (answer.choices[0].split_point, answer.choices[0].codec)
+    assert ("input", "jpeg") in pairs
+    assert "output" in {point for point, _ in pairs}
+    assert len(set(pairs)) == len(pairs)
+    assert render(answer, limit=1).count("\n") < render(answer).count("\n")
+
+
+def test_a_recommendation_says_what_is_in_force_and_what_waits_for_proof() -> None:
+    profile = make_profile()
+    answer = recommend(make_manifest(profile), profile, LiveView.empty())
+    assert "in force" not in render(answer)
+    picks = (
+        Pick(
+            "use", "b as uint8", 1_795_160_169.0, 2, "d as fp32", "3 ms faster, which is not proven"
+        ),
+        Pick("place", None, None, 2),
+    )
+    lines = render(replace(answer, standing=picks)).splitlines()
+    assert [line for line in lines if "in force" in line] == [
+        "  in force to use now: b as uint8, since 2026-11-20 07:36:09 UTC; d as fp32 waits for proof "
+        "(3 ms faster, which is not proven)",
+        "  in force for a bottleneck: no place, as the profile has it; nothing else is estimated to be better",
+    ]

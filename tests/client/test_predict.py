@@ -1,0 +1,418 @@
+"""SplitClient against answers computed by hand: every split point, codec, image and default."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toys.client import (
+    CLASSES,
+    Server,
+    bundle_files,
+    make_manifest,
+    photo,
+    recommendation,
+    scores_of,
+    write_zip,
+)
+
+from isplit_plugin import image
+from isplit_plugin.client import SplitClient, splitclient
+from isplit_plugin.client.cuts import resolve
+from isplit_plugin.client.splitclient import _share
+from isplit_plugin.errors import (
+    BundleError,
+    ImageError,
+    NetworkMismatchError,
+    ProtocolError,
+    ServerUnavailableError,
+    UnknownCodecError,
+    UnknownSplitPointError,
+    WireError,
+    WireSizeError,
+)
+
+Connect = Callable[..., SplitClient]
+GREEN = photo(51, 204, 0)  # doubled and pooled: 0.4, 1.6, 0; scores 0.4, 3.2, 0, -1.5
+GREEN_SCORES = [0.4, 3.2, 0.0, -1.5]
+
+
+@pytest.mark.parametrize("split_point", ["input", "double", "pool"])
+@pytest.mark.parametrize("codec", ["fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd"])
+def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
+    connect: Connect, split_point: str, codec: str
+) -> None:
+    prediction = connect().predict(GREEN, split_point, codec)
+    assert prediction.scores is not None
+    assert prediction.scores.dtype == np.float32
+    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.02)
+    assert (prediction.label, prediction.class_id) == ("green", 1)
+    assert [t.label for t in prediction.top] == ["green", "red", "blue", "dark"]
+    weights = np.exp(GREEN_SCORES)
+    assert prediction.probability == pytest.approx(weights[1] / weights.sum(), abs=0.01)
+    assert (prediction.split_point, prediction.codec, prediction.request_id) == (
+        split_point,
+        codec,
+        "s-1",
+    )
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "file"])
+def test_images_at_input(connect: Connect, server: Server, codec: str) -> None:
+    prediction = connect().predict(GREEN, "input", codec)
+    assert prediction.scores is not None
+    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.1)
+    sent = server.state.seen[-1].body
+    assert (b"\xff\xd8\xff" if codec == "jpeg" else b"\x89PNG") in sent
+    assert prediction.bytes_sent == len(sent)
+
+
+def test_a_file_is_sent_as_it_is(connect: Connect, server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "photo.bmp"
+    PIL.Image.fromarray(GREEN).resize((8, 8)).save(path)
+    given_forms: list[image.Image] = [path, str(path), path.read_bytes()]
+    for form in given_forms:
+        prediction = connect().predict(form, "input", "file")
+        np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-5)
+        assert path.read_bytes() in server.state.seen[-1].body
+
+
+def test_all_forms_of_an_image_give_one_answer(connect: Connect, tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(GREEN)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(buffer.getvalue())
+    forms: list[image.Image] = [GREEN, picture, buffer.getvalue(), path, str(path)]
+    forms.append(image.preprocess(GREEN, make_manifest().preprocessing))
+    client = connect()
+    assert len({client.predict(form).scores.tobytes() for form in forms}) == 1  # type: ignore[union-attr]
+
+
+def test_output_sends_nothing(connect: Connect, server: Server) -> None:
+    prediction = connect().predict(GREEN, "output")
+    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
+    assert (prediction.split_point, prediction.codec, prediction.label) == (
+        "output",
+        "none",
+        "green",
+    )
+    assert (prediction.bytes_sent, prediction.bytes_received, prediction.timings.round_trip_ms) == (
+        0,
+        0,
+        0.0,
+    )
+    assert prediction.timings.head_ms > 0
+    assert server.state.seen == []
+
+
+def test_the_defaults_are_the_bundles(connect: Connect, server: Server) -> None:
+    client = connect()
+    assert (client.split_point, client.codec) == ("double", "fp32")
+    prediction = client.predict(GREEN)
+    assert (prediction.split_point, prediction.codec) == ("double", "fp32")
+    request = server.state.seen[-1]
+    assert (request.method, request.path) == ("POST", "/predictions/toy")
+    assert request.headers["Content-Type"] == "application/octet-stream"
+    assert "Authorization" not in request.headers
+    times = prediction.timings
+    assert (times.decode_ms, times.tail_ms) == (0.25, 1.5)  # as the server says
+    assert min(times.prepare_ms, times.head_ms, times.encode_ms, times.round_trip_ms) > 0
+    assert times.total_ms == pytest.approx(
+        times.prepare_ms + times.head_ms + times.encode_ms + times.round_trip_ms
+    )
+
+
+def test_one_connection_is_kept(connect: Connect, server: Server) -> None:
+    client = connect()
+    for _ in range(5):
+        client.predict(GREEN)
+    assert len(server.state.connections) == 1
+
+
+def test_top_k_without_scores(connect: Connect, server: Server) -> None:
+    prediction = connect(top_k=2, raw_scores=False, group="north").predict(GREEN)
+    assert [t.label for t in prediction.top] == ["green", "red"]
+    assert prediction.scores is None
+    assert b'"isplit_group":"north"' in server.state.seen[-1].body
+    local = connect(top_k=2, raw_scores=False).predict(GREEN, "output")
+    assert [t.label for t in local.top] == ["green", "red"]
+    assert local.scores is None
+
+
+@pytest.mark.parametrize(
+    "pair", [("double", "uint8+zstd"), ("pool", "fp16"), ("input", "jpeg"), ("output", None)]
+)
+def test_a_batch_is_one_request_and_equals_single_predictions(
+    connect: Connect, server: Server, pair: tuple[str, str | None]
+) -> None:
+    colours = [photo(200, 10, 10), photo(10, 200, 10), photo(10, 10, 200), photo(3, 3, 3)]
+    client = connect()
+    together = client.predict_batch(colours, *pair)
+    requests = len(server.state.seen)
+    assert requests == (0 if pair[0] == "output" else 1)
+    assert [p.label for p in together] == list(CLASSES)
+    for one, colour in zip(together, colours, strict=True):
+        alone = client.predict(colour, *pair)
+        assert one.scores is not None
+        assert alone.scores is not None
+        np.testing.assert_allclose(one.scores, alone.scores, rtol=1e-6)
+    if requests:
+        assert sum(p.bytes_sent for p in together) == len(server.state.seen[0].body)
+
+
+def test_batches_are_bounded(connect: Connect, server: Server) -> None:
+    client = connect(max_batch=2)
+    assert client.predict_batch([]) == []
+    with pytest.raises(WireSizeError, match="a batch of 3 images, at most 2"):
+        client.predict_batch([GREEN] * 3)
+    assert server.state.seen == []
+
+
+@given(st.integers(0, 10**9), st.integers(1, 64))
+def test_shares_sum_to_the_whole(total: int, items: int) -> None:
+    shares = [_share(total, items, i) for i in range(items)]
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
+
+
+def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) -> None:
+    client = connect()
+    with pytest.raises(
+        UnknownSplitPointError,
+        match="unknown split point 'nowhere'; known: input, double, pool, out",
+    ):
+        client.predict(GREEN, "nowhere")
+    with pytest.raises(UnknownCodecError, match="'int3' at 'double'; known: uint8\\+zstd, uint8"):
+        client.predict(GREEN, "double", "int3")
+    with pytest.raises(UnknownCodecError, match="'jpeg' at 'double'"):
+        client.predict(GREEN, "double", "jpeg")
+    with pytest.raises(UnknownCodecError, match="'fp32' at 'output', where nothing is sent"):
+        client.predict(GREEN, "output", "fp32")
+    for broken in (b"no image", tmp_path / "missing.jpg", np.zeros((3, 3, 3), np.float32)):
+        for pair in (("double", None), ("input", "jpeg")):
+            with pytest.raises(ImageError):
+                client.predict(broken, *pair)
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    for missing in (tmp_path / "missing.jpg", tmp_path / "pipe", np.zeros((3, 4, 4), np.float32)):
+        with pytest.raises(ImageError):
+            client.predict(missing, "input", "file")
+    for one in ("photo.jpg", tmp_path / "photo.jpg", b"bytes"):
+        with pytest.raises(ImageError, match="expected a list of images, got one"):
+            connect().predict_batch(one)
+    for top_k in (0, 101):
+        with pytest.raises(WireError, match="top_k"):
+            connect(top_k=top_k)
+    assert server.state.seen == []
+
+
+def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server: Server) -> None:
+    server.state.manifest = make_manifest(codecs=("uint8", "fp16"), default=("double", "uint8"))
+    with pytest.raises(UnknownCodecError) as caught:
+        connect().predict(GREEN, "double", "fp32")
+    told = caught.value.message
+    assert told.startswith(
+        "the server says: unknown codec 'fp32'; known: uint8, fp16 (accepted by the tail); "
+    )
+    assert told.endswith(
+        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, file, q<2-8>[c][+rle][+zstd]"
+    )
+    assert caught.value.details["known"] == ["uint8", "fp16"]
+    assert {"fp32", "q4c+rle+zstd", "jpeg"} <= set(caught.value.details["client"])
+
+
+def test_an_alias_names_the_same_place(connect: Connect) -> None:
+    assert connect(split_point="double.out").split_point == "double"
+    assert connect().predict(GREEN, "double.out").split_point == "double"
+
+
+def test_a_bad_photo_is_the_servers_400(connect: Connect) -> None:
+    with pytest.raises(ImageError, match="JPEG"):
+        connect().predict(b"no image at all", "input", "file")
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "expected"),
+    [
+        (("double", "fp16"), (None, None), ("double", "fp16")),
+        (("double", "fp16"), ("pool", None), ("pool", "fp16")),
+        (("double", "fp16"), (None, "uint8"), ("double", "uint8")),
+        (("double", "fp16"), ("input", None), ("input", "jpeg")),
+        (("double", "fp16"), ("output", None), ("output", "none")),
+        (("input", "file"), (None, None), ("input", "file")),
+        (("input", "jpeg"), ("double", None), ("double", "uint8+zstd")),
+        (("output", "none"), ("pool", None), ("pool", "uint8+zstd")),
+        (("output", "none"), ("input", None), ("input", "jpeg")),
+    ],
+)
+def test_what_is_left_out_is_completed(
+    default: tuple[str, str], asked: tuple[str | None, str | None], expected: tuple[str, str]
+) -> None:
+    assert resolve(make_manifest(default=default), None, *asked) == expected
+
+
+def test_not_every_known_split_point_is_deployed() -> None:
+    manifest = make_manifest(deployed=("pool",), default=("pool", "fp32"))
+    with pytest.raises(
+        UnknownSplitPointError, match="'double' is not deployed; deployed: input, pool, output"
+    ):
+        resolve(manifest, None, "double", None)
+
+
+def test_without_a_bundle_photo_files_can_be_sent(connect: Connect) -> None:
+    client = connect(head=None)
+    assert (client.manifest, client.split_point, client.codec) == (None, "input", "file")
+    prediction = client.predict(GREEN)
+    assert (prediction.label, prediction.codec) == ("green", "file")
+    for pair in (("double", None), ("input", "jpeg"), ("output", None)):
+        with pytest.raises(BundleError, match="needs the head bundle"):
+            client.predict(GREEN, *pair)
+
+
+def test_a_head_of_another_network_is_refused(connect: Connect, server: Server) -> None:
+    server.state.manifest = make_manifest(network_hash="beef")
+    with pytest.raises(
+        NetworkMismatchError, match="belongs to network feed, this tail to beef"
+    ) as caught:
+        connect().predict(GREEN)
+    assert caught.value.details == {"head": "feed", "tail": "beef"}
+
+
+def test_the_bundle_may_lack_the_whole_network(connect: Connect, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "b.zip", bundle_files(("double", "pool")))
+    with pytest.raises(BundleError, match=r"has no heads/output.onnx; .onnx heads: double, pool"):
+        connect(head=path).predict(GREEN, "output")
+
+
+class Accelerator:
+    """A runtime of somebody's own."""
+
+    def __init__(self, off: float = 0.0) -> None:
+        self.off = off
+
+    def has(self, split_point: str) -> bool:
+        return split_point == "double"
+
+    def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
+        return 2 * x + np.float32(self.off)
+
+
+def test_a_runtime_of_ones_own(connect: Connect) -> None:
+    np.testing.assert_allclose(
+        connect(runtime=Accelerator()).predict(GREEN).scores, GREEN_SCORES, atol=1e-6
+    )
+    with pytest.raises(WireError, match="NaN or infinite"):
+        connect(runtime=Accelerator(math.nan)).predict(GREEN)
+
+
+class Slow(Accelerator):
+    """Loads for two seconds and runs for half a second of a clock that stands still otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = 0.0
+
+    def load(self, split_point: str) -> None:
+        self.clock += 2.0
+
+    def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
+        self.clock += 0.5
+        return super().run(split_point, x)
+
+
+def test_a_head_is_loaded_before_its_time_is_taken(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Slow()
+    monkeypatch.setattr(splitclient.time, "perf_counter", lambda: runtime.clock)
+    timings = connect(runtime=runtime).predict(GREEN).timings
+    assert (timings.prepare_ms, timings.head_ms) == (2000.0, 500.0)
+
+
+def test_the_fallback_runs_here_while_the_server_is_away(connect: Connect) -> None:
+    nobody = "http://127.0.0.1:9"  # the discard port: nothing listens
+    with pytest.raises(ServerUnavailableError):
+        connect(url=nobody).predict(GREEN)
+    prediction = connect(url=nobody, local_fallback=True).predict(GREEN)
+    assert (prediction.split_point, prediction.codec, prediction.bytes_sent) == (
+        "output",
+        "none",
+        0,
+    )
+    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
+    assert prediction.timings.round_trip_ms > 0  # the time lost
+
+
+def test_no_fallback_where_the_bundle_cannot(connect: Connect, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "b.zip", bundle_files(("double", "pool")))
+    with pytest.raises(ServerUnavailableError):
+        connect(url="http://127.0.0.1:9", head=path, local_fallback=True).predict(GREEN)
+
+
+def test_a_recommendation_is_adopted(connect: Connect, server: Server) -> None:
+    client = connect()
+    advice = client.recommendation()
+    assert advice == recommendation()
+    client.use(advice)
+    prediction = client.predict(GREEN)
+    assert (prediction.split_point, prediction.codec) == ("pool", "uint8")
+    client.use(recommendation("output", "none"))
+    assert client.predict(GREEN).bytes_sent == 0
+    client.use(recommendation("input", "jpeg"))
+    assert client.predict(GREEN).codec == "jpeg"
+
+
+def test_a_recommendation_that_cannot_be_adopted(connect: Connect, tmp_path: Path) -> None:
+    client = connect(head=write_zip(tmp_path / "b.zip", bundle_files(("double",))))
+    with pytest.raises(BundleError, match="recommends 'pool', but there is no head"):
+        client.use(recommendation())
+    with pytest.raises(
+        NetworkMismatchError, match="belongs to network feed, the recommendation is for beef"
+    ):
+        client.use(recommendation(network_hash="beef"))
+    with pytest.raises(UnknownCodecError):
+        client.use(recommendation("double", "q3"))
+    with pytest.raises(UnknownSplitPointError):
+        client.use(recommendation("elsewhere"))
+    assert (client.split_point, client.codec) == ("double", "fp32")
+
+
+def test_an_answer_to_another_question_is_refused(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(raw_scores=False)
+    for wrong in ({"split_point": "pool"}, {"network_hash": "beef"}, {"scores": 1}, {"double": 2}):
+        monkeypatch.setattr("toys.client.TailResponse", _Changed(wrong))
+        with pytest.raises(ProtocolError, match=r"answered"):
+            client.predict(GREEN)
+
+
+class _Changed:
+    """Answers something else than was asked."""
+
+    def __init__(self, change: dict[str, object]) -> None:
+        self.change = change
+
+    def from_scores(self, scores: np.ndarray, classes: object, **fields: object) -> object:
+        from isplit_plugin.wire import TailResponse
+
+        if self.change.get("double"):
+            scores = np.concatenate([scores, scores])
+        if self.change.get("scores"):
+            fields["with_scores"] = True
+        named = {k: v for k, v in self.change.items() if k in ("split_point", "network_hash")}
+        return TailResponse.from_scores(scores, classes, **{**fields, **named})  # type: ignore[arg-type]
+
+
+def test_scores_by_hand() -> None:
+    np.testing.assert_allclose(
+        scores_of(image.preprocess(GREEN, make_manifest().preprocessing)[None]), [GREEN_SCORES]
+    )

@@ -1,0 +1,316 @@
+"""The network's faults: what is tried again, what is not, and which error comes out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from toys.client import (
+    BUSY,
+    DIED,
+    KILLED,
+    TOKEN,
+    Fault,
+    Server,
+    answering,
+    hang,
+    hang_up,
+    photo,
+    recommendation,
+    reset,
+    torchserve_error,
+    truncated,
+)
+
+from isplit_plugin import errors
+from isplit_plugin.client import SplitClient, Transport, fetch_recommendation
+from isplit_plugin.errors import (
+    AuthenticationError,
+    IsplitError,
+    ProtocolError,
+    QueryError,
+    ServerBusyError,
+    ServerUnavailableError,
+    StoreError,
+    TransportError,
+    UnknownModelError,
+    WireError,
+    WireSizeError,
+)
+
+Connect = Callable[..., SplitClient]
+GREEN = photo(51, 204, 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [reset, hang_up, BUSY, DIED, KILLED],
+    ids=["reset", "hang up", "busy", "died", "killed"],
+)
+def test_what_is_safe_is_tried_again(connect: Connect, server: Server, fault: Fault) -> None:
+    server.state.faults = [fault]
+    assert connect().predict(GREEN).label == "green"
+    assert len(server.state.seen) == 2
+    assert server.state.seen[0].body == server.state.seen[1].body
+
+
+def test_a_server_that_closes_idle_connections(connect: Connect, server: Server) -> None:
+    client = connect()
+    client.predict(GREEN)
+    server.state.faults = [answering(200, b"bye", Connection="close"), reset]
+    with pytest.raises(ProtocolError):
+        client.predict(GREEN)
+    assert client.predict(GREEN).label == "green"
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts", "expected", "says"),
+    [
+        (reset, 3, ServerUnavailableError, "POST http.*/predictions/toy with a body of .* bytes: Connection"),
+        (hang_up, 3, ServerUnavailableError, "RemoteDisconnected"),
+        (BUSY, 3, ServerBusyError, "queue is full"),
+        (DIED, 2, ServerUnavailableError, "Worker died"),
+        (KILLED, 2, ServerUnavailableError, "507: Worker died"),
+        (truncated, 1, ServerUnavailableError, "broke off"),
+        (torchserve_error(503, "ServiceUnavailable", "Prediction failed"), 1, ServerUnavailableError, "Prediction fai"),
+        (answering(502, b"<html>Bad\r\n\x00Gateway"), 1, ServerUnavailableError, "502: <html>Bad   Gateway"),
+        (answering(413), 1, WireSizeError, "refused a body of .* bytes: above its max_request_size .6553500"),
+        (answering(302, b"", Location="http://127.0.0.1:9/"), 1, ProtocolError, "HTTP 302"),
+        (answering(200, b"<html>Welcome to the hotel"), 1, ProtocolError, "not valid JSON"),
+        (answering(200, b""), 1, ProtocolError, "not valid JSON"),
+        (answering(200, b"{}"), 1, ProtocolError, "outputs"),
+        (answering(200, b"{}", Inference_Header_Content_Length="x"), 1, ProtocolError, "expected a number"),
+        (answering(200, b"x" * 70_000), 1, ProtocolError, "more than 65536 bytes"),
+        (answering(200, gzip.compress(bytes(10**6)), Content_Encoding="gzip"), 1, ProtocolError, "coding 'gzip'"),
+        (answering(404, b'{"code": 404, "type": "ModelNotFoundException", "message": "Model not found: toy"}'), 1,
+         UnknownModelError, "Model not found"),
+        (answering(404, b"nothing here"), 1, ProtocolError, "HTTP 404: nothing here"),
+        (answering(401, b""), 1, AuthenticationError, "HTTP 401"),
+        (answering(403, b""), 1, AuthenticationError, "HTTP 403"),
+        (torchserve_error(400, "InvalidKeyException", "Token Authorization failed."), 1, AuthenticationError, "token"),
+        (answering(400, b'{"error": "no tensor", "code": "malformed_request"}'), 1, WireError, "no tensor"),
+        (answering(503, b'{"error": "locked", "code": "store_unavailable", "details": {"n": 1}}'), 1, StoreError, "lo"),
+        (answering(418, b'{"error": "teapot", "code": "tea"}'), 1, ProtocolError, "teapot"),
+        (answering(400, b"[" * 50_000), 1, ProtocolError, "HTTP 400"),
+    ],
+)  # fmt: skip
+def test_faults(
+    connect: Connect, server: Server, *, fault: Fault, attempts: int, expected: Any, says: str
+) -> None:
+    server.state.always = fault
+    with pytest.raises(expected, match=says) as caught:
+        connect(max_response_bytes=65536).predict(GREEN)
+    assert type(caught.value) is expected
+    assert len(server.state.seen) == attempts
+    json.dumps(caught.value.to_json())
+
+
+@pytest.mark.parametrize("kind", sorted({k.code for k in errors._tree(IsplitError).values()}))
+def test_every_error_of_the_server_comes_out_as_itself(
+    connect: Connect, server: Server, kind: str
+) -> None:
+    meant = errors._tree(IsplitError)[kind]("a message", fact=1)
+    server.state.always = answering(meant.status, json.dumps(meant.to_json()).encode())
+    with pytest.raises(type(meant), match="a message") as caught:
+        connect(retries=0).predict(GREEN)
+    details = dict(caught.value.details)
+    assert (details.pop("client", None) is not None) == (
+        kind == "unknown_codec"
+    )  # the client adds its own codecs
+    assert (type(caught.value), details) == (type(meant), {"fact": 1})
+
+
+def test_a_slow_server(connect: Connect, server: Server) -> None:
+    server.state.always = hang
+    with pytest.raises(ServerUnavailableError, match="no answer within"):
+        connect(timeout=(5.0, 0.2)).predict(GREEN)
+    assert len(server.state.seen) == 1  # it may still be working on it
+
+
+def test_nobody_listens(connect: Connect) -> None:
+    with pytest.raises(ServerUnavailableError, match="refused"):
+        connect(url="http://127.0.0.1:9").predict(GREEN)
+
+
+def test_retries_are_bounded_and_can_be_off(connect: Connect, server: Server) -> None:
+    server.state.faults = [BUSY]
+    with pytest.raises(ServerBusyError):
+        connect(retries=0).predict(GREEN)
+    server.state.faults = [BUSY, reset, BUSY, DIED]
+    assert connect(retries=4).predict(GREEN).label == "green"
+
+
+def test_a_token_is_sent(connect: Connect, server: Server) -> None:
+    server.state.token = TOKEN
+    assert connect(token=TOKEN).predict(GREEN).label == "green"
+    with pytest.raises(AuthenticationError):
+        connect().predict(GREEN)
+    with pytest.raises(AuthenticationError):
+        connect(token="another").predict(GREEN)
+
+
+def test_a_token_callable_is_read_again_once(connect: Connect, server: Server) -> None:
+    calls: list[str] = []
+
+    def read() -> str:
+        calls.append(TOKEN if calls else "expired")
+        return calls[-1]
+
+    server.state.token = TOKEN
+    client = connect(token=read)
+    for _ in range(3):
+        assert client.predict(GREEN).label == "green"
+    assert calls == ["expired", TOKEN]
+    server.state.token = "renewed elsewhere"
+    with pytest.raises(AuthenticationError):
+        client.predict(GREEN)
+    assert calls == ["expired", TOKEN, TOKEN]
+
+
+def _broken() -> str:
+    raise OSError("no such key file: s3cret-token")
+
+
+@pytest.mark.parametrize(
+    "token", ["", "two words", "line\r\nbreak: x", "\u20ac", lambda: None, lambda: 5, _broken]
+)
+def test_tokens_that_are_none(connect: Connect, server: Server, token: Any) -> None:
+    with pytest.raises(AuthenticationError):
+        connect(token=token).predict(GREEN)
+    assert server.state.seen == []
+
+
+def test_tokens_are_never_told(
+    connect: Connect,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.state.faults = [reset, BUSY, answering(500, b"x")]
+    client = connect(token=TOKEN)
+    with pytest.raises(ServerUnavailableError) as caught:
+        client.predict(GREEN)
+    assert TOKEN not in caplog.text + repr(caught.value) + repr(vars(caught.value)) + repr(client)
+
+
+def test_no_password_of_a_netrc_file_is_sent(
+    connect: Connect, server: Server, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    connect().predict(GREEN)
+    assert "Authorization" not in server.state.seen[-1].headers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8080",
+        "ftp://host",
+        "http://",
+        "http://user:pw@host",
+        "http://host?x=1",
+        "http://h:x",
+        "file:///",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(TransportError, match="expected an address") as caught:
+        Transport(url)
+    assert "pw" not in str(caught.value)
+
+
+def test_a_prefix_and_a_trailing_slash(server: Server) -> None:
+    with pytest.raises(UnknownModelError):
+        fetch_recommendation(server.url + "/proxy/", "toy")
+    assert server.state.seen[-1].path == "/proxy/predictions/isplit/1.0/recommendations/toy"
+
+
+def test_recommendations(connect: Connect, server: Server) -> None:
+    client = connect(token=TOKEN)
+    assert client.recommendation() == recommendation()
+    assert (server.state.seen[-1].method, server.state.seen[-1].path) == (
+        "GET",
+        "/predictions/isplit/1.0/recommendations/toy",
+    )
+    assert server.state.seen[-1].headers["Authorization"] == f"Bearer {TOKEN}"
+    client.recommendation(classes=(1, 2))
+    assert server.state.seen[-1].path.endswith("/recommendations/toy/classes/1,2")
+    client.recommendation(classes=[3], group="north", bandwidth_mbps=2.5, max_bytes=None)
+    assert (server.state.seen[-1].method, server.state.seen[-1].path) == (
+        "POST",
+        "/predictions/isplit",
+    )
+    assert json.loads(server.state.seen[-1].body) == {
+        "model": "toy",
+        "classes": [3],
+        "group": "north",
+        "constraints": {"bandwidth_mbps": 2.5},
+    }
+    connect(group="south").recommendation()
+    assert json.loads(server.state.seen[-1].body) == {"model": "toy", "group": "south"}
+
+
+def test_a_recommendation_without_a_client(server: Server) -> None:
+    assert fetch_recommendation(server.url, "a/b c", TOKEN, rtt_ms=20).split_point == "pool"
+    assert fetch_recommendation(server.url, "a/b c").codec == "uint8"
+    assert server.state.seen[-1].path == "/predictions/isplit/1.0/recommendations/a%2Fb%20c"
+
+
+@pytest.mark.parametrize("classes", [[], [-1], ["1"], [True], [1.0]])
+def test_class_ids_are_checked_here(server: Server, classes: list[Any]) -> None:
+    with pytest.raises(QueryError, match="classes"):
+        fetch_recommendation(server.url, "toy", classes=classes)
+    with pytest.raises(QueryError, match="finite"):
+        fetch_recommendation(server.url, "toy", rtt_ms=float("nan"))
+    assert server.state.seen == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"model": NaN}', json.dumps({"model": 1}).encode()]
+)
+def test_recommendations_that_are_none(server: Server, body: bytes) -> None:
+    server.state.always = answering(200, body)
+    with pytest.raises(ProtocolError):
+        fetch_recommendation(server.url, "toy")
+
+
+def test_a_closed_client_has_no_open_connection(connect: Connect, server: Server) -> None:
+    server.state.always = answering(200, b"x" * 70_000)
+    client = connect(max_response_bytes=65536)
+    with pytest.raises(ProtocolError) as kept:  # and with it the stack, and all that it refers to
+        client.predict(GREEN)
+    client.close()
+    assert server.state.ended.wait(10)
+    assert kept.value.code == "bad_response"
+
+
+@pytest.mark.parametrize("size", [10**5, 2 * 10**7])
+def test_a_refusal_that_comes_before_the_body_was_read(size: int) -> None:
+    def refuse() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(
+                b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(2**20):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        transport = Transport(f"http://127.0.0.1:{listening.getsockname()[1]}", retries=0)
+        with pytest.raises(WireSizeError, match=f"a body of {size} bytes"):
+            transport.post("/predictions/toy", bytes(size), {})
+        transport.close()
+        thread.join()

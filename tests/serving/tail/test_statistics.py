@@ -1,0 +1,132 @@
+"""Statistics reach the store; a store that fails costs no prediction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toys.serving import Ask, Worker, head_of, tensor_request, whole
+
+from isplit_plugin.network import CapturedNetwork
+from isplit_plugin.schema import Manifest
+from isplit_plugin.traffic import Store
+from isplit_plugin.wire import decode_response, http_headers
+
+
+def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _ask(manifest: Manifest, values: np.ndarray, point: str, **fields: object) -> Ask:
+    body, length = tensor_request(
+        values, point, network_hash=manifest.network_hash, **fields
+    ).encode()  # type: ignore[arg-type]
+    return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
+
+
+def test_a_worker_makes_its_model_known_before_any_traffic(
+    worker: Worker, manifest: Manifest, store_url: str
+) -> None:
+    _until(lambda: worker.handler.describe()["statistics"]["queued"] == 0)
+
+    def known() -> bool:
+        with Store(store_url) as store:
+            return [n.model for n in store.networks()] == ["toy"] and store.networks()[
+                0
+            ].has_profile
+
+    _until(known)
+    with Store(store_url) as store:
+        assert store.manifest("toy").deployed == manifest.deployed
+
+
+def test_what_was_served_and_its_importance(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, store_url: str
+) -> None:
+    torch.manual_seed(8)
+    x = torch.randn(4, 3, 16, 16)
+    worker(_ask(manifest, head_of(net, "relu1", x[:3]), "relu1", head_ms=6.0, group="lab"))
+    worker(_ask(manifest, x[3:].numpy(), "input"))
+    broken = Ask(b"x", {})
+    worker(broken)
+    _until(lambda: worker.handler.describe()["statistics"]["sampler_computed"] == 4)
+    worker.close()
+    split, direct = (
+        net.importance_from("relu1", torch.from_numpy(head_of(net, "relu1", x[:3]))),
+        net.importance(x[3:]),
+    )
+    with Store(store_url) as store:
+        view = store.view(manifest.network_hash)
+        mean0 = store.mean0(manifest.network_hash)
+    served = {r.split_point: r for r in view.served}
+    assert (served["relu1"].requests, served["input"].requests) == (3, 1)
+    assert served["relu1"].head.mean_ms == 2.0  # three images in 6 ms
+    found = {(r.source, int(c)): (r, i) for r in view.importance for i, c in enumerate(r.class_ids)}
+    for source, offline in (("tail", split), ("input", direct)):
+        for class_id in set(offline.target.tolist()):
+            rows, at = found[source, class_id]
+            expected = offline.values[offline.target == class_id]
+            known = np.isfinite(expected[0])
+            np.testing.assert_array_equal(rows.count[at], known * len(expected))
+            mean = mean0[known] + rows.sum1[at][known] / rows.weight[at][known]
+            np.testing.assert_allclose(mean, expected.mean(axis=0)[known], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////proc/no/such/place.db", "nonsense://x", "postgresql+psycopg://h:1/x"]
+)
+def test_a_store_that_fails_costs_neither_load_nor_predictions(
+    model_dir: Path,
+    manifest: Manifest,
+    net: CapturedNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+) -> None:
+    monkeypatch.setenv("ISPLIT_STORE", url)
+    worker = Worker(model_dir)
+    x = torch.randn(1, 3, 16, 16)
+    for _ in range(3):
+        [reply] = worker(_ask(manifest, head_of(net, "relu1", x), "relu1", scores=True))
+        got = decode_response(reply.body, None)
+        np.testing.assert_allclose(got.scores, whole(net, x), rtol=0, atol=1e-6)
+    worker.close()
+
+
+def test_without_statistics_the_tail_serves(
+    model_dir: Path,
+    manifest: Manifest,
+    net: CapturedNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ImportError("no SQLAlchemy\nhere")
+
+    monkeypatch.setattr("isplit_plugin.traffic.Recorder", broken)
+    worker = Worker(model_dir)
+    assert "isplit: no statistics: ImportError: no SQLAlchemy here" in caplog.text
+    [reply] = worker(_ask(manifest, head_of(net, "relu1", torch.zeros(1, 3, 16, 16)), "relu1"))
+    assert reply.status == 200
+    assert worker.handler.describe()["statistics"] == {}
+    worker.close()
+
+
+def test_a_backlog_is_dropped_and_counted_but_answered(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    recorder = worker.handler._statistics._recorder
+    recorder._max_queue = 0
+    [reply] = worker(_ask(manifest, head_of(net, "relu1", torch.zeros(2, 3, 16, 16)), "relu1"))
+    assert reply.status == 200
+    assert worker.handler.describe()["statistics"]["dropped"] == 2
+    assert any(
+        "isplit_observations_dropped_total.Count:2|" in r.getMessage() for r in caplog.records
+    )

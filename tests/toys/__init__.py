@@ -1,0 +1,1 @@
+"""Networks, profiles, servers and stores that tests of several folders share."""

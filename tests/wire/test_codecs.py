@@ -1,0 +1,323 @@
+"""Activation codecs: what comes back, how far off it may be, and what is refused."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from isplit_plugin.errors import UnknownCodecError, WireError, WireSizeError
+from isplit_plugin.wire import (
+    CODECS,
+    ActivationCodec,
+    Tensor,
+    activation_layout,
+    codec_names,
+    codecs,
+    decode_activation,
+    encode_activation,
+    encode_images,
+    entropy,
+    register,
+)
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+ACTIVATIONS = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=5), elements=FINITE
+)
+
+
+def back(array: np.ndarray, codec: str) -> np.ndarray:
+    return decode_activation(encode_activation(array, codec), shape=array.shape[1:])
+
+
+def scales(array: np.ndarray) -> np.ndarray:
+    """By hand: the range of every item, zero included, over 255 steps."""
+    rows = array.reshape(len(array), -1).astype(np.float64)
+    return (np.maximum(rows.max(1), 0) - np.minimum(rows.min(1), 0)) / 255
+
+
+@given(ACTIVATIONS)
+@pytest.mark.parametrize("codec", ["fp32", "fp32+zstd"])
+def test_fp32_comes_back_bit_for_bit(codec: str, array: np.ndarray) -> None:
+    assert back(array, codec).tobytes() == array.tobytes()
+
+
+@given(ACTIVATIONS)
+@pytest.mark.parametrize("codec", ["fp16", "fp16+zstd"])
+def test_fp16_is_numpys_half_clipped_to_its_range(codec: str, array: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        expected = array.astype(np.float16)
+    expected[np.isinf(expected)] = np.copysign(np.float16(65504), array[np.isinf(expected)])
+    np.testing.assert_array_equal(back(array, codec), expected.astype(np.float32))
+
+
+@given(ACTIVATIONS)
+@pytest.mark.parametrize("codec", ["uint8", "uint8+zstd"])
+def test_uint8_is_off_by_half_a_step_at_most_and_keeps_zeros(codec: str, array: np.ndarray) -> None:
+    result = back(array, codec)
+    limit = float(np.finfo(np.float32).max) * 127 / 256
+    array = array.clip(-limit, limit)
+    # The scale travels in float32 and is never below its smallest normal number; so does the arithmetic.
+    step = np.maximum(scales(array), np.finfo(np.float32).tiny)
+    error = np.abs(result.astype(np.float64) - array).reshape(len(array), -1).max(axis=1)
+    assert (error <= step * (0.5 + 1e-4)).all()
+    assert (result[array == 0] == 0).all()
+
+
+@given(ACTIVATIONS)
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_neighbour_in_the_batch_changes_nothing(codec: str, array: np.ndarray) -> None:
+    together = back(array, codec)
+    alone = np.concatenate([back(array[i : i + 1], codec) for i in range(len(array))])
+    assert together.tobytes() == alone.tobytes()
+
+
+def test_uint8_by_hand() -> None:
+    tensor = encode_activation(np.array([[-1.0, 0.0, 1.0, 4.1]], np.float32), "uint8")
+    assert tensor.datatype == "UINT8"
+    assert dict(tensor.parameters) == {"scale": 0.02, "zero_point": 50}  # 5.1 / 255; 1 / 0.02
+    assert tensor.array.tolist() == [[0, 50, 100, 255]]
+    several = encode_activation(np.array([[-1.0, 4.1], [0.0, 2.55]], np.float32), "uint8")
+    assert dict(several.parameters) == {"scale": "0.02,0.01", "zero_point": "50,0"}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("value", [0.0, -0.0, 5.0, -3.0, 1e-42, 6e4])
+def test_a_constant_activation_comes_back(codec: str, value: float) -> None:
+    array = np.full((2, 3), value, np.float32)
+    tolerance = max(abs(value) * 1e-3, 1e-7 if codec.startswith("fp16") else 1.2e-38)
+    np.testing.assert_allclose(back(array, codec), array, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_whole_range_of_float32_survives(codec: str) -> None:
+    limit = np.finfo(np.float32).max
+    result = back(np.array([[-limit, limit, 1.0]], np.float32), codec)
+    assert np.isfinite(result).all()
+    assert result[0, 0] < -6e4
+    assert result[0, 1] > 6e4
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_on_both_sides(codec: str, value: float) -> None:
+    array = np.ones((1, 4), np.float32)
+    array[0, 2] = value
+    with pytest.raises(WireError, match="NaN or infinite"):
+        encode_activation(array, codec)
+    for hostile in (
+        Tensor.of("activation", array),
+        Tensor.of("activation", array.astype(np.float16)),
+    ):
+        with pytest.raises(WireError, match="NaN or infinite"):
+            decode_activation(hostile, shape=(4,))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (0, 3), (2, 0)])
+def test_an_activation_without_batch_or_values_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(WireError, match="expected an activation"):
+        encode_activation(np.zeros(shape, np.float32), "fp32")
+
+
+def test_strides_and_precision_of_the_source_do_not_matter() -> None:
+    wide = np.arange(24, dtype=np.float64).reshape(2, 3, 4).transpose(0, 2, 1)
+    np.testing.assert_array_equal(back(wide, "fp32"), wide.astype(np.float32))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_decoded_activation_is_ready_for_an_engine(codec: str) -> None:
+    result = back(np.ones((2, 3, 4), np.float32), codec)
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    assert result.flags.aligned
+    assert result.flags.writeable
+
+
+def test_unknown_names_are_listed() -> None:
+    with pytest.raises(UnknownCodecError, match="unknown codec 'int3'; known: fp32, fp32\\+zstd"):
+        encode_activation(np.ones((1, 2), np.float32), "int3")
+    with pytest.raises(WireError, match="unknown codec"):
+        decode_activation(
+            Tensor.of_bytes("activation", [b""], {"isplit_codec": "int3"}), shape=(1,)
+        )
+    with pytest.raises(UnknownCodecError, match="known: jpeg, file"):
+        encode_images([b"x"], "webp")
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "says"),
+    [
+        (None, 0, "expected a number"),
+        (True, 0, "expected a number"),
+        (0, 0, "not within"),
+        (-1.0, 0, "not within"),
+        (1e38, 0, "not within"),
+        (1e-45, 0, "not within"),
+        ("0.1", 0, "1 entries for 2 items"),
+        ("0.1,0.1,0.1", 0, "3 entries for 2 items"),
+        ("0.1,nan", 0, "numbers with commas"),
+        ("0.1,inf", 0, "numbers with commas"),
+        ("0.1,1_0", 0, "numbers with commas"),
+        ("0.1, 0.1", 0, "numbers with commas"),
+        ("0.1," + "1" * 5000, 0, "numbers with commas"),
+        ("0.1,1e999", 0, "not within"),
+        (0.1, None, "expected a number"),
+        (0.1, -1, "not within"),
+        (0.1, 256, "not within"),
+        (0.1, 0.5, "integer"),
+        (0.1, 2**63, "not within"),
+    ],
+)
+def test_hostile_quantization_parameters(scale: object, zero_point: object, says: str) -> None:
+    named = {"scale": scale, "zero_point": zero_point}
+    tensor = Tensor.of(
+        "activation", np.zeros((2, 3), np.uint8), {k: v for k, v in named.items() if v is not None}
+    )
+    with pytest.raises(WireError, match=says):
+        decode_activation(tensor, shape=(3,))
+
+
+def test_one_plain_scale_belongs_to_every_item() -> None:
+    tensor = Tensor.of("activation", np.full((2, 1), 3, np.uint8), {"scale": 0.5, "zero_point": 1})
+    assert decode_activation(tensor, shape=(1,)).tolist() == [[1.0], [1.0]]
+
+
+def test_shape_and_batch_are_checked() -> None:
+    tensor = encode_activation(np.ones((3, 2, 2), np.float32), "fp32")
+    for wrong in [(2,), (2, 3), (4,), (2, 2, 1)]:
+        with pytest.raises(WireError, match="expected shape"):
+            decode_activation(tensor, shape=wrong)
+    with pytest.raises(WireSizeError, match="a batch of 3, at most 2"):
+        decode_activation(tensor, shape=(2, 2), max_batch=2)
+
+
+CODED = {"isplit_codec": "fp32+zstd", "isplit_datatype": "FP32", "isplit_shape": "1,1000"}
+PACKED = entropy.compress(bytes(4000))
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "says"),
+    [
+        (b"", {}, "not a readable zstd frame"),
+        (b"\x00" * 40, {}, "not a readable zstd frame"),
+        (PACKED[:-3], {}, "expected one zstd frame"),
+        (PACKED + b"!", {}, "something behind it"),
+        (PACKED + PACKED, {}, "something behind it"),
+        (entropy.compress(bytes(3999)), {}, "a zstd frame of 3999 bytes, expected 4000"),
+        (entropy.compress(bytes(4001)), {}, "a zstd frame of 4001 bytes, expected 4000"),
+        (PACKED, {"isplit_datatype": "FP16"}, "isplit_datatype of codec 'fp32\\+zstd' is FP32"),
+        (PACKED, {"isplit_shape": "1,999"}, "expected shape"),
+        (PACKED, {"isplit_shape": "1000"}, "expected shape"),
+        (PACKED, {"isplit_shape": "-1,1000"}, "positive"),
+        (PACKED, {"isplit_shape": "1," + "9" * 19}, "positive"),
+        (PACKED, {"isplit_shape": "1," + "9" * 90}, "expected a shape like"),
+        (PACKED, {"isplit_shape": "1,1000,"}, "expected a shape like"),
+        (PACKED, {"isplit_shape": 1000}, "expected a string"),
+        (PACKED, {"isplit_codec": 7}, "expected a string"),
+        (PACKED, {"isplit_codec": "jpeg"}, "unknown codec"),
+        (PACKED, {"isplit_codec": "fp32"}, "bytes of codes, expected 4000"),
+    ],
+)
+def test_hostile_coded_activations(data: bytes, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(WireError, match=says):
+        decode_activation(
+            Tensor.of_bytes("activation", [data], {**CODED, **changes}), shape=(1000,)
+        )
+
+
+def test_a_bomb_is_refused_without_unfolding_it() -> None:
+    packer = entropy.zstd.ZstdCompressor()
+    block = bytes(2**20)
+    bomb = b"".join(
+        [packer.compress(block) for _ in range(64)] + [packer.flush()]
+    )  # states no size
+    assert len(bomb) < 2**14
+    assert entropy.zstd.get_frame_info(bomb).decompressed_size is None
+    tracemalloc.start()
+    try:
+        for data in (bomb, entropy.compress(bytes(2**26))):
+            tracemalloc.reset_peak()
+            start = tracemalloc.get_traced_memory()[0]
+            with pytest.raises(WireSizeError, match="expected"):
+                decode_activation(Tensor.of_bytes("activation", [data], CODED), shape=(1000,))
+            assert tracemalloc.get_traced_memory()[1] - start < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_frame_may_not_ask_for_a_huge_window() -> None:
+    wide = entropy.zstd.compress(
+        bytes(4000), options={entropy.zstd.CompressionParameter.window_log: 27}
+    )
+    assert entropy.decompress(wide, 4000) == bytes(4000)  # a stated size bounds the window
+    streamed = entropy.zstd.ZstdCompressor(
+        options={entropy.zstd.CompressionParameter.window_log: 27}
+    )
+    with pytest.raises(WireError, match="not a readable zstd frame"):
+        entropy.decompress(streamed.compress(bytes(4000)) + streamed.flush(), 4000)
+
+
+@given(st.sampled_from(CODECS), st.data())
+def test_whatever_the_codes_only_wire_errors_come_out(codec: str, data: st.DataObject) -> None:
+    good = encode_activation(np.linspace(-1, 2, 12, dtype=np.float32).reshape(2, 2, 3), codec)
+    parameters = dict(good.parameters)
+    for key in data.draw(
+        st.sets(st.sampled_from(["scale", "zero_point", "isplit_codec", "isplit_shape"]))
+    ):
+        parameters[key] = data.draw(
+            st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.just("2,2,3"))
+        )
+    items = (
+        [data.draw(st.binary(max_size=60))]
+        if good.datatype == "BYTES" and data.draw(st.booleans())
+        else None
+    )
+    tensor = Tensor(
+        good.name,
+        good.datatype,
+        good.shape,
+        good.data if items is None else tuple(items),
+        parameters,
+    )
+    try:
+        array = decode_activation(tensor, shape=(2, 3), max_batch=4)
+    except WireError:
+        return
+    assert array.shape[1:] == (2, 3)
+    assert np.isfinite(array).all()
+
+
+class Sign(ActivationCodec):
+    """One bit a value, packed: the later codecs look like this."""
+
+    name = "sign"
+    datatype = "UINT8"
+
+    def code_shape(self, shape):  # type: ignore[no-untyped-def]
+        return (shape[0], -(-int(np.prod(shape[1:])) // 8))
+
+    def encode(self, array):  # type: ignore[no-untyped-def]
+        return np.packbits(array.reshape(len(array), -1) > 0, axis=1), {}
+
+    def decode(self, codes, parameters, shape):  # type: ignore[no-untyped-def]
+        bits = np.unpackbits(codes, axis=1, count=int(np.prod(shape[1:])))
+        return bits.reshape(shape).astype(np.float32) * 2 - 1
+
+
+def test_a_new_codec_is_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codecs, "_CODECS", dict(codecs._CODECS))
+    before = codec_names()
+    register(Sign())
+    assert codec_names() == (*before, "sign", "sign+zstd")
+    array = np.array([[[1, -2, 3], [4, -5, -6]], [[-1, -1, 1], [1, 1, 1]]], np.float32)
+    for codec in ("sign", "sign+zstd"):
+        tensor = encode_activation(array, codec)
+        assert activation_layout(tensor) == (codec, (2, 2, 3))
+        np.testing.assert_array_equal(decode_activation(tensor, shape=(2, 3)), np.sign(array))
+    # uint8 keeps the plain datatype: a peer that never heard of the new codec reads what it always read.
+    assert activation_layout(Tensor.of("activation", np.zeros((1, 2), np.uint8)))[0] == "uint8"
