@@ -1,7 +1,7 @@
 """Bottlenecks: time of encoder and decoder beside head and JPEG, bytes, and what training costs.
 
 Weights of the bottlenecks are random: times do not depend on them, and of the bytes only the codes with run lengths
-do. What trained ones do is in ``docs/evaluation.md``. ResNet-50 has its ImageNet weights where they are given
+do. What trained ones do is in ``docs/explanation/evaluation.md``. ResNet-50 has its ImageNet weights where they are given
 (:mod:`.resnet50`), else random ones, which changes no time.
 """
 

@@ -1,1 +1,1 @@
-"""The study behind docs/evaluation.md: small networks that one CPU core trains, and the commands of the large one."""
+"""The study behind docs/explanation/evaluation.md: small networks that one CPU core trains, and the commands of the large one."""

@@ -82,7 +82,11 @@ def main() -> int:
         "--work", type=Path, required=True, metavar="DIR", help="folder for everything in between"
     )
     one.add_argument(
-        "--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s"
+        "--out",
+        type=Path,
+        default=Path("docs/explanation/evaluation"),
+        metavar="DIR",
+        help="%(default)s",
     )
     one.add_argument(
         "--init", type=Path, metavar="FILE", help="weights that the base network starts from"
@@ -96,7 +100,11 @@ def main() -> int:
     )
     two = commands.add_parser("report", help="tables and figures of all results")
     two.add_argument(
-        "--out", type=Path, default=Path("docs/evaluation"), metavar="DIR", help="%(default)s"
+        "--out",
+        type=Path,
+        default=Path("docs/explanation/evaluation"),
+        metavar="DIR",
+        help="%(default)s",
     )
     three = commands.add_parser(
         "encoders", help="trained encoders under onnxruntime against torch, whole test sets"

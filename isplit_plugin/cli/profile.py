@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs",
         metavar="A,B",
-        help="codecs to measure (default: the usual ones); `all` for every one (docs/codecs.md)",
+        help="codecs to measure (default: the usual ones); `all` for every one (docs/explanation/codecs.md)",
     )
     parser.add_argument(
         "--tolerance",

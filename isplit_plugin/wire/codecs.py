@@ -61,7 +61,7 @@ CODECS: Final = (
     *("q6+zstd", "q4+zstd", "q4+rle+zstd", "q4c+zstd", "q3c+zstd", "q2c+zstd"),
 )
 """What is measured and accepted unless told otherwise: of :func:`codec_names` those that were the smallest within a
-percentage point of agreement somewhere (docs/codecs.md). With "+rle" and without it the result is the same."""
+percentage point of agreement somewhere (docs/explanation/codecs.md). With "+rle" and without it the result is the same."""
 
 
 def describe(names: Iterable[str]) -> str:

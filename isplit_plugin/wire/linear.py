@@ -13,7 +13,7 @@ Items are coded one by one: a neighbour in the batch changes nothing.
 
 Clipping belongs to the packed form: at a fixed number of bits it lowers the error. In front of a variable-length code
 (``+rle``, ``+zstd``) the full range is kept: rare large values cost few bytes there, and at equal bytes the result is
-nearer to the network's (measured: docs/codecs.md).
+nearer to the network's (measured: docs/explanation/codecs.md).
 """
 
 from __future__ import annotations

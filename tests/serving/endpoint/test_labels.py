@@ -361,7 +361,7 @@ def test_a_bad_policy_is_told_at_load(store: Store) -> None:
 
 
 def test_the_documentation_lists_every_route_and_field() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "endpoint.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "endpoint.md").read_text()
     for route in ROUTES:
         assert f"`{route}`" in text, route
     for field in (*(f.name for f in fields(Constraints)), *(f.name for f in fields(Query))):
