@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import SecretError, TokenError
+from .files import write_atomically
 
 SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable, not a secret
 SECRET_BYTES: Final = 32
@@ -56,10 +57,9 @@ class Device(NamedTuple):
 def new_secret(path: str | Path) -> Path:
     """Write 32 random bytes as hexadecimal digits to a new file of mode 0600. Raises SecretError where it exists."""
     target = Path(path)
+    content = secrets.token_hex(SECRET_BYTES).encode() + b"\n"
     try:
-        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+        write_atomically(target, content, mode=0o600, overwrite=False)
     except OSError as error:
         raise SecretError(
             f"secret file {target}: cannot be made ({error.strerror or error})"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ProfileError, UnknownClassError, UnknownSplitPointError
+from .files import write_atomically
 from .schema import BOTTLENECK_MARK, INPUT, OUTPUT, Preprocessing, SplitPoint
 
 __all__ = ["PROFILE_FORMAT", "Curve", "CutMeasurement", "Profile"]
@@ -150,15 +150,11 @@ class Profile:
     def save(self, path: str | Path) -> str:
         """Write the file whole or not at all, and return the SHA-256 of its bytes. Raises ProfileError."""
         data = self.to_bytes()
-        target = Path(path)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            scratch.write_bytes(data)
-            scratch.replace(target)
+            write_atomically(path, data)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
             raise ProfileError(
-                f"{target}: cannot write the profile ({error.strerror or error})"
+                f"{path}: cannot write the profile ({error.strerror or error})"
             ) from error
         return hashlib.sha256(data).hexdigest()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ArtifactError, NetworkMismatchError
+from ..files import write_atomically
 
 __all__ = [
     "FORMAT",
@@ -35,17 +35,11 @@ def write(
 ) -> None:
     """Replace ``path`` by a file with these tensors and ``described`` under ``key``. Raises ArtifactError."""
     metadata = {key: json.dumps({"format": FORMAT, **described}, sort_keys=True, allow_nan=False)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()},
-            str(temporary),
-            metadata,
-        )
-        os.replace(temporary, path)
+        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise ArtifactError(f"{path}: cannot be written ({error})") from error
 
 

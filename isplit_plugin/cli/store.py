@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import StoreError
+from ..files import write_atomically
 from . import common
 
 if TYPE_CHECKING:
@@ -98,17 +98,17 @@ def _export(store: Store, output: Path | None) -> None:
         for row in store.export():
             sys.stdout.write(_line(row))
         return
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
+
+    def write(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
             file.writelines(_line(row) for row in store.export())
-        unfinished.replace(output)
+
+    try:
+        write_atomically(output, write)
     except OSError as error:
         raise StoreError(
             f"{output}: expected a file that can be written, got {type(error).__name__}: {error}"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ArtifactError, CaptureError, SplitPointError
+from ..files import write_atomically
 from ..schema import FloatArray
 from .captured_network import CapturedNetwork
 from .execution import on_device
@@ -200,12 +200,9 @@ def _compare(head: nn.Module, run: Runner, example: Tensor, split_point: str) ->
 
 
 def _write(path: Path, data: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        write_atomically(path, data)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
         raise ArtifactError(f"{path}: cannot write the head ({error.strerror or error})") from error
 
 

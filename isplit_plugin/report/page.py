@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from ..errors import ArtifactError
+from ..files import write_atomically
 from .style import CSS, to_svg
 
 if TYPE_CHECKING:
@@ -137,12 +137,9 @@ class Page:
     def write(self, path: str | Path) -> Path:
         """Write the page whole or not at all. Raises ArtifactError."""
         target = Path(path)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            scratch.write_text(self.html(), encoding="utf-8", errors="replace")
-            scratch.replace(target)
+            write_atomically(target, self.html().encode(errors="replace"))
         except OSError as error:
-            scratch.unlink(missing_ok=True)
             raise ArtifactError(
                 f"{target}: cannot write the page ({error.strerror or error})"
             ) from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 from ..errors import BundleError
+from ..files import file_sha256
 from ..schema import Manifest
 
 MANIFEST: Final = "manifest.json"
@@ -14,12 +14,6 @@ NETWORK: Final = "network.pt2"
 PROFILE: Final = "profile.safetensors"
 ENDPOINT_MODEL: Final = "isplit"
 """The name under which the recommendation endpoint is registered; no split model can have it."""
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -30,7 +24,7 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{name} is missing from the archive of {manifest.model!r}", file=name
             )
-        found = sha256(path)
+        found = file_sha256(path)
         if found != expected:
             raise BundleError(
                 f"{name} of model {manifest.model!r} is not the file that was packaged: its SHA-256 is {found}, "

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from ...errors import ServingError
+from ...files import file_sha256, write_atomically
 from ...probing.points import probe_warnings
 from ...profile import Profile
 from ...schema import OUTPUT, Manifest, Preprocessing
-from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE, sha256
+from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
 from ..resources import config_file, handler_file
 from .bottlenecks import bottleneck_file, with_bottlenecks
 from .manifest import make_manifest
@@ -191,7 +192,9 @@ def _staging() -> Iterator[Path]:
 
 def _write_manifest(files: Path, manifest: Manifest) -> None:
     hashes = {
-        p.relative_to(files).as_posix(): sha256(p) for p in sorted(files.rglob("*")) if p.is_file()
+        p.relative_to(files).as_posix(): file_sha256(p)
+        for p in sorted(files.rglob("*"))
+        if p.is_file()
     }
     text = json.dumps(replace(manifest, files=hashes).to_json(), indent=1, allow_nan=False)
     (files / MANIFEST).write_text(text, "utf-8")
@@ -248,14 +251,5 @@ def _archive(stage: Path, files: Path, model: str, version: str, out_dir: Path) 
 def _publish(built: Path, target: Path) -> Path:
     """Move a finished file to its place; a reader sees the old file or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        shutil.copyfile(built, aside)
-        aside.chmod(0o644)
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    write_atomically(target, lambda temporary: shutil.copyfile(built, temporary), mode=0o644)
     return target

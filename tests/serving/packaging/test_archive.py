@@ -23,6 +23,7 @@ from isplit_plugin.errors import (
     UnknownCodecError,
     UnknownSplitPointError,
 )
+from isplit_plugin.files import file_sha256
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import Manifest
@@ -35,7 +36,7 @@ from isplit_plugin.serving import (
     package,
     resources,
 )
-from isplit_plugin.serving.files import sha256, verify_files
+from isplit_plugin.serving.files import verify_files
 from isplit_plugin.serving.launcher.registry import archive_identity
 from isplit_plugin.serving.packaging import archive as archive_module
 
@@ -60,7 +61,7 @@ def test_an_archive_holds_the_weights_once_and_a_hash_of_every_file(
     assert names == ours | {"manifest.json", "MAR-INF/MANIFEST.json"}
     manifest = Manifest.from_json(json.loads((tmp_path / "manifest.json").read_text()))
     assert set(manifest.files) == ours
-    assert manifest.files == {name: sha256(tmp_path / name) for name in ours}
+    assert manifest.files == {name: file_sha256(tmp_path / name) for name in ours}
     assert archive_identity(archive) == ("toy", "1.0")
     verify_files(tmp_path, manifest)
     (tmp_path / "network.pt2").unlink()
@@ -71,7 +72,7 @@ def test_an_archive_holds_the_weights_once_and_a_hash_of_every_file(
 def test_a_manifest_cannot_point_outside(manifest: Manifest, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "model").mkdir()
-    pointing = replace(manifest, files={"../secret": sha256(tmp_path / "secret")})
+    pointing = replace(manifest, files={"../secret": file_sha256(tmp_path / "secret")})
     with pytest.raises(BundleError, match="secret"):
         verify_files(tmp_path / "model", pointing)
 
