@@ -19,7 +19,7 @@ from isplit_plugin.network.zoo import efficientnet_lite0
 from isplit_plugin.probing.endpoint import take
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
 from isplit_plugin.probing.tickets import Ticket
-from isplit_plugin.serving import make_manifest
+from isplit_plugin.serving.packaging import make_manifest
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import TailRequest, TailResponse, decode_activation, encode_activation
 

@@ -18,7 +18,8 @@ import requests
 from isplit_plugin.client import SplitClient
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.network import capture, load_network, profile
-from isplit_plugin.serving import TorchServe, package
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
 
 from .harness import Row, against, interleaved, row
 

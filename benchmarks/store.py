@@ -25,8 +25,9 @@ from isplit_plugin.schema import (
     Preprocessing,
     SplitPoint,
 )
-from isplit_plugin.serving import TorchServe, build_endpoint_archive
 from isplit_plugin.serving.endpoint.labels import read_labels, take_labels
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import build_endpoint_archive
 from isplit_plugin.traffic import Recorder, Store
 from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
 from isplit_plugin.traffic.histogram import Histogram

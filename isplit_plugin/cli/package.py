@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..profile import Profile
-    from ..serving import package
+    from ..serving.packaging import package
 
     default = tuple(options.default.split(":", 1)) if options.default else None
     if default is not None and len(default) != 2:

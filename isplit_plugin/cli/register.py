@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..serving import curl_commands, register
+    from ..serving.launcher import curl_commands, register
 
     missing = [str(path) for path in options.archives if not path.is_file()]
     if missing:

@@ -13,7 +13,7 @@ from ..errors import IsplitError
 from . import common
 
 if TYPE_CHECKING:
-    from ..serving import TorchServe
+    from ..serving.launcher import TorchServe
 
 HELP: Final = "start TorchServe with split models and the recommendation endpoint"
 DESCRIPTION: Final = """\
@@ -82,7 +82,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..serving import ENDPOINT_MODEL, TorchServe
+    from ..serving.launcher import ENDPOINT_MODEL, TorchServe
 
     options.workdir.mkdir(
         mode=0o700, parents=True, exist_ok=True

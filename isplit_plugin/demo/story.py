@@ -25,7 +25,8 @@ from ..errors import ServingError
 from ..network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT, Recommendation
-from ..serving import Built, TorchServe, package
+from ..serving.launcher import TorchServe
+from ..serving.packaging import Built, package
 from .photos import Photo, labelled_photos, view
 from .served import by_choice, right_of
 

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-import torch
 
 from .. import image as im
 from ..client import SplitClient, TorchHead
@@ -31,10 +30,12 @@ from ..errors import (
     WireError,
 )
 from ..image import Image
-from ..network import HeadImportance, head_importance
 from ..schema import INPUT, OUTPUT, Manifest, Prediction
 from ..wire import TailRequest, encode_activation, header_length, http_headers, load_json
 from .messages import ProbeReport, decode_probe_response
+
+if TYPE_CHECKING:
+    from ..network import HeadImportance
 
 PAUSE_S: Final = 60.0
 """How long :meth:`ProbeClient.maybe_probe` holds still after a refusal that does not say."""
@@ -131,6 +132,9 @@ class ProbeClient:
         Raises ProbeError and its kinds (off, out of budget, refused values), SplitPointError where there is no cut,
         BundleError for a head that cannot be looked into, WireError, and what :meth:`SplitClient.predict` raises.
         """
+        # Not at the top: the endpoint's worker imports this package and must not load torch.
+        import torch
+
         point, name = self._place(split_point), codec or self.client.codec
         inside = self._look_inside(point)
         x = torch.from_numpy(np.stack([im.preprocess(image, self._manifest.preprocessing)]))
@@ -218,6 +222,8 @@ class ProbeClient:
 
     def _look_inside(self, split_point: str) -> HeadImportance:
         if split_point not in self._inside:
+            from ..network import head_importance
+
             program = self._head.program(split_point)
             self._inside[split_point] = head_importance(program, self._manifest, split_point)
         return self._inside[split_point]

@@ -14,7 +14,8 @@ from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network
 from isplit_plugin.device_tokens import new_secret, read_secret
 from isplit_plugin.network import capture
 from isplit_plugin.schema import Preprocessing
-from isplit_plugin.serving import TorchServe, package
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
 
 RESNET_PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)
 

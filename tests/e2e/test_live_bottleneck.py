@@ -12,7 +12,8 @@ from toys.serving import profile_of
 
 from isplit_plugin.bottleneck import Bottleneck, Photos, decoder_tail, encoder_head
 from isplit_plugin.client import SplitClient, fetch_recommendation
-from isplit_plugin.serving import TorchServe, package
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
 
 
 @pytest.mark.server

@@ -15,7 +15,7 @@ from isplit_plugin import image
 from isplit_plugin.client import SplitClient
 from isplit_plugin.errors import AuthenticationError, NetworkMismatchError, UnknownModelError
 from isplit_plugin.schema import Prediction
-from isplit_plugin.serving import build_head_bundle, make_manifest
+from isplit_plugin.serving.packaging import build_head_bundle, make_manifest
 
 
 def _expected(model: Model, photos: np.ndarray) -> np.ndarray:

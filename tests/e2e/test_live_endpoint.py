@@ -15,7 +15,8 @@ from toys import advice as toys
 from isplit_plugin.client import fetch_recommendation
 from isplit_plugin.errors import QueryError, UnknownClassError, UnknownModelError
 from isplit_plugin.schema import Recommendation
-from isplit_plugin.serving import TorchServe, build_endpoint_archive
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import build_endpoint_archive
 from isplit_plugin.traffic import Store
 
 pytestmark = pytest.mark.server

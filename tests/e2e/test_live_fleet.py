@@ -20,7 +20,8 @@ from toys.live_server import Live, Model
 from toys.postgres import Postgres
 from toys.serving import CLASSES, PREPROCESSING, head_of, profile_of, tensor_request, toy_network
 
-from isplit_plugin.serving import TorchServe, package
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import http_headers
 

@@ -24,7 +24,8 @@ from isplit_plugin.errors import ProbeError, from_json
 from isplit_plugin.network import capture
 from isplit_plugin.probing import ProbeClient
 from isplit_plugin.schema import Preprocessing
-from isplit_plugin.serving import TorchServe, package
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
 from isplit_plugin.traffic import Store
 
 PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)

@@ -22,8 +22,7 @@ from isplit_plugin.errors import (
     ServingError,
     UnknownModelError,
 )
-from isplit_plugin.serving import TorchServe
-from isplit_plugin.serving.launcher import server
+from isplit_plugin.serving.launcher import TorchServe, server
 from isplit_plugin.wire import HEADER, decode_response, http_headers
 
 

@@ -19,7 +19,7 @@ from isplit_plugin.evaluation.predictors import Context, for_profile, get
 from isplit_plugin.network import calibration_folder
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.serving import make_manifest
+from isplit_plugin.serving.packaging import make_manifest
 
 
 @pytest.fixture(scope="module")

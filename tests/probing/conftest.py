@@ -15,7 +15,7 @@ from toys.serving import CLASSES, PREPROCESSING, Worker, profile_of, toy_network
 from isplit_plugin.device_tokens import new_secret
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
-from isplit_plugin.serving import Built, build_archive, package
+from isplit_plugin.serving.packaging import Built, build_archive, package
 from isplit_plugin.traffic import Store
 
 CONFIG: dict[str, Any] = {

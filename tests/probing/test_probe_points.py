@@ -10,7 +10,7 @@ import pytest
 from isplit_plugin.errors import ProbeError
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.probing.points import probe_warnings, why_no_probe
-from isplit_plugin.serving import Built
+from isplit_plugin.serving.packaging import Built
 
 ON: dict[str, Any] = {"isplit": {"probes": True}}
 

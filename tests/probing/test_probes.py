@@ -30,7 +30,7 @@ from isplit_plugin.probing import ProbeClient
 from isplit_plugin.probing.messages import decode_probe_response
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Prediction
-from isplit_plugin.serving import Built
+from isplit_plugin.serving.packaging import Built
 from isplit_plugin.serving.plausible import curve_limits
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import header_length, http_headers

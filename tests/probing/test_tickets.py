@@ -20,7 +20,7 @@ from isplit_plugin.probing.endpoint import read_report, take
 from isplit_plugin.probing.messages import ProbeReport
 from isplit_plugin.probing.tickets import TICKET_S, Ticket
 from isplit_plugin.profile import Profile
-from isplit_plugin.serving import Built
+from isplit_plugin.serving.packaging import Built
 from isplit_plugin.serving.plausible import ReportLimits, curve_limits
 from isplit_plugin.traffic import Store
 

@@ -12,7 +12,7 @@ from toys.serving import CLASSES, PREPROCESSING, Worker, profile_of, toy_network
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.serving import build_archive, make_manifest
+from isplit_plugin.serving.packaging import build_archive, make_manifest
 
 
 @pytest.fixture(scope="session")

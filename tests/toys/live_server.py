@@ -10,7 +10,8 @@ import requests
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.serving import Built, TorchServe
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import Built
 from isplit_plugin.wire import HEADER, TailRequest, TailResponse, decode_response, http_headers
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ..files import ENDPOINT_MODEL
 from .management import KeyFile, ModelStatus, model_status
 from .registry import curl_commands, register, scale, unregister
 from .server import TorchServe
 
 __all__ = [
+    "ENDPOINT_MODEL",
     "KeyFile",
     "ModelStatus",
     "TorchServe",

@@ -19,7 +19,14 @@ from isplit_plugin.errors import (
     ServingError,
     UnknownModelError,
 )
-from isplit_plugin.serving import KeyFile, curl_commands, model_status, register, scale, unregister
+from isplit_plugin.serving.launcher import (
+    KeyFile,
+    curl_commands,
+    model_status,
+    register,
+    scale,
+    unregister,
+)
 from isplit_plugin.serving.launcher.process import free_ports
 
 

@@ -27,18 +27,18 @@ from isplit_plugin.files import file_sha256
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.serving import (
+from isplit_plugin.serving import resources
+from isplit_plugin.serving.files import verify_files
+from isplit_plugin.serving.launcher.registry import archive_identity
+from isplit_plugin.serving.packaging import archive as archive_module
+from isplit_plugin.serving.packaging import (
     build_archive,
     build_endpoint_archive,
     build_head_bundle,
     choose_deployed,
     make_manifest,
     package,
-    resources,
 )
-from isplit_plugin.serving.files import verify_files
-from isplit_plugin.serving.launcher.registry import archive_identity
-from isplit_plugin.serving.packaging import archive as archive_module
 
 
 def _make(

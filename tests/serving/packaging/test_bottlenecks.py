@@ -19,8 +19,8 @@ from isplit_plugin.client.runtimes import OnnxHead
 from isplit_plugin.errors import BundleError, NetworkMismatchError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.serving import Built, package
 from isplit_plugin.serving.files import PROFILE
+from isplit_plugin.serving.packaging import Built, package
 from isplit_plugin.wire import (
     HEADER,
     TailResponse,
