@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..client.labels import send_labels
+    from ..client import send_labels
     from ..device_tokens import read_secret
 
     labels = _read(options.file)

@@ -180,8 +180,7 @@ class Demo:
                 "isplit": {
                     "sampling": 1.0,
                     "cpu_budget": 0.5,
-                    "probes": True,
-                    "probe_cpu_budget": 0.5,
+                    "probes": {"enabled": True, "cpu_budget": 0.5},
                 }
             },
             pt2=True,

@@ -21,7 +21,6 @@ from .messages import ProbeReport
 from .tickets import Ticket, refuse
 from .used_tickets import redeem
 
-DEFAULT_PER_HOUR: Final = 60
 _MAX_BODY: Final = 262_144
 
 
@@ -30,7 +29,7 @@ def take(
     secret: bytes | None,
     raw: object,
     *,
-    per_hour: int = DEFAULT_PER_HOUR,
+    per_hour: int = 60,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
     """Check a report (the object under ``probe``) and add its curve; the JSON answer.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ProbeError
 from ..schema import INPUT, Manifest
+from .settings import ProbeSettings
 
 if TYPE_CHECKING:
     from ..network import CapturedNetwork
@@ -24,16 +24,15 @@ def why_no_probe(net: CapturedNetwork, split_point: str) -> str | None:
 
 
 def probe_warnings(
-    net: CapturedNetwork, manifest: Manifest, config: Mapping[str, Any] | None, *, pt2: bool
+    net: CapturedNetwork, manifest: Manifest, settings: ProbeSettings, *, pt2: bool
 ) -> tuple[str, ...]:
     """What an operator who turns probes on should know. Raises ProbeError where no deployed point can have them."""
-    section = (config or {}).get("isplit")
-    if not isinstance(section, Mapping) or section.get("probes") is not True:
+    if not settings.enabled:
         return ()
     found = {name: why_no_probe(net, name) for name in manifest.deployed}
     if all(found.values()):
         raise ProbeError(
-            f"isplit.probes: no deployed split point can have them; {'; '.join(map(str, found.values()))}"
+            f"isplit.probes.enabled: no deployed split point can have them; {'; '.join(map(str, found.values()))}"
         )
     warnings = [f"no probes at {name!r}: {why}" for name, why in found.items() if why]
     if not pt2:

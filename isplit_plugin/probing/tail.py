@@ -18,10 +18,11 @@ import torch
 
 from ..errors import ProbeBudgetError, ProbeError
 from ..schema import Manifest
-from ..serving.settings import TailSettings
 from ..serving.tail.request import TailJob
+from ..token_bucket import TokenBucket
 from .messages import ProbeResponse
 from .points import why_no_probe
+from .settings import ProbeSettings
 from .tickets import Ticket
 
 if TYPE_CHECKING:
@@ -34,43 +35,43 @@ MAX_DEVICES: Final = 10_000
 _HOUR_S: Final = 3600.0
 
 
-class Bucket:
-    """A token bucket: ``rate`` a second, at most ``most``; what is taken may run into debt."""
-
-    __slots__ = ("_at", "_clock", "_most", "_rate", "left")
-
-    def __init__(self, rate: float, most: float, clock: Callable[[], float]) -> None:
-        self._rate, self._most, self._clock = rate, most, clock
-        self.left, self._at = most, clock()
-
-    def refill(self) -> float:
-        """What there is now."""
-        now = self._clock()
-        self.left = min(self._most, self.left + self._rate * (now - self._at))
-        self._at = now
-        return self.left
-
-
 class Probes:
-    """Answers probes of one worker. ``secret``: the operator's; without one no probe is answered."""
+    """Answers probes of one worker.
+
+    Parameters:
+        settings: whether probes are answered, and their budgets.
+        manifest: of the model that the worker serves.
+        net: the network behind it.
+        secret: the operator's; without one no probe is answered.
+        threads: threads that torch computes with; the measured CPU time of one thread is multiplied
+            by this number.
+        clock: seconds, monotonic.
+        cpu_clock: CPU seconds of the calling thread.
+    """
 
     def __init__(
         self,
-        settings: TailSettings,
+        settings: ProbeSettings,
         manifest: Manifest,
         net: CapturedNetwork,
         secret: bytes | None,
         *,
+        threads: int = 1,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._settings, self._manifest, self._net, self._secret = settings, manifest, net, secret
-        self._clock, self._cpu_clock = clock, cpu_clock
-        self._cpu = Bucket(settings.probe_cpu_budget, settings.probe_cpu_budget * WINDOW_S, clock)
-        self._devices: OrderedDict[str | None, Bucket] = OrderedDict()
+        self._settings = settings
+        self._manifest = manifest
+        self._net = net
+        self._secret = secret
+        self._threads = threads
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._cpu = TokenBucket(settings.cpu_budget, settings.cpu_budget * WINDOW_S, clock)
+        self._devices: OrderedDict[str | None, TokenBucket] = OrderedDict()
         self._closed: dict[str, str | None] = {}
         self.answered = self.refused = 0
-        if settings.probes and secret is None:
+        if settings.enabled and secret is None:
             _LOGGER.warning(
                 "isplit: probes are on, but there is no secret (ISPLIT_SECRET_FILE): they are refused"
             )
@@ -78,7 +79,7 @@ class Probes:
     @property
     def on(self) -> bool:
         """Whether this worker answers probes at all."""
-        return self._settings.probes and self._secret is not None
+        return self._settings.enabled and self._secret is not None
 
     def open_at(self, split_point: str) -> bool:
         """Whether probes are answered at this cut."""
@@ -86,8 +87,11 @@ class Probes:
 
     def why_not(self, split_point: str) -> str | None:
         """Why no probe is answered at this cut, in words; ``None`` where they are."""
-        if not self._settings.probes:
-            return "probes are off for this model: the operator turns them on with isplit.probes in model-config.yaml"
+        if not self._settings.enabled:
+            return (
+                "probes are off for this model: the operator turns them on with "
+                "isplit.probes.enabled in model-config.yaml"
+            )
         if self._secret is None:
             return (
                 "probes need the operator's secret (ISPLIT_SECRET_FILE), and this server has none"
@@ -98,7 +102,7 @@ class Probes:
 
     def may(self, device: str | None) -> bool:
         """Whether the budgets would let this device probe now."""
-        return self._cpu.refill() > 0 and self._of(device).refill() >= 1.0
+        return self._cpu.level() > 0 and self._of(device).level() >= 1.0
 
     def answer(self, job: TailJob, values: torch.Tensor) -> ProbeResponse:
         """The answer to one probe; ``values`` (1, *shape): the decoded activation.
@@ -160,7 +164,7 @@ class Probes:
                 id=request.id,
             )
         finally:
-            self._cpu.left -= (self._cpu_clock() - before) * self._settings.threads
+            self._cpu.take((self._cpu_clock() - before) * self._threads)
         self.answered += 1
         return response
 
@@ -173,28 +177,33 @@ class Probes:
             raise ProbeError(f"expected a probe of one item, got {items}")
 
     def _spend(self, device: str | None) -> None:
-        mine, per_hour = self._of(device), self._settings.probes_per_hour
-        if mine.refill() < 1.0:
-            wait = _HOUR_S * (1.0 - mine.left) / per_hour if per_hour else _HOUR_S
+        budget = self._of(device)
+        per_hour = self._settings.per_hour
+        if budget.level() < 1.0:
+            wait = min(budget.seconds_until(1.0), _HOUR_S)
             whose = "this device" if device is not None else "all devices without a token"
             raise ProbeBudgetError(
                 f"expected at most {per_hour} probes an hour of {whose}",
                 per_hour=per_hour,
                 retry_after_s=round(wait),
             )
-        if self._cpu.refill() <= 0:
+        if self._cpu.level() <= 0:
             raise ProbeBudgetError(
                 "the server has spent the CPU time it has for probes; try again later"
             )
-        mine.left -= 1.0
+        budget.take(1.0)
 
-    def _of(self, device: str | None) -> Bucket:
-        per_hour = float(self._settings.probes_per_hour)
-        found = self._devices.pop(device, None) or Bucket(per_hour / _HOUR_S, per_hour, self._clock)
-        self._devices[device] = found
-        if len(self._devices) > MAX_DEVICES:
-            self._devices.popitem(last=False)
-        return found
+    def _of(self, device: str | None) -> TokenBucket:
+        """The budget of a device. Of more than ``MAX_DEVICES`` the least recent are forgotten."""
+        budget = self._devices.get(device)
+        if budget is None:
+            per_hour = self._settings.per_hour
+            budget = TokenBucket(per_hour / _HOUR_S, per_hour, self._clock)
+            self._devices[device] = budget
+            if len(self._devices) > MAX_DEVICES:
+                self._devices.popitem(last=False)
+        self._devices.move_to_end(device)
+        return budget
 
 
 def advised(classes: Iterable[int], rate_of: Callable[[int], float]) -> float:

@@ -1,118 +1,161 @@
-"""What an operator sets for our handlers: the section ``isplit`` of ``model-config.yaml``, ``ISPLIT_STORE``,
-``ISPLIT_SECRET_FILE`` and ``ISPLIT_LABEL_SECRET_FILE``."""
+"""Settings of the workers: the section ``isplit`` of their configuration file.
+
+Three environment variables of the server take precedence over the file: ``ISPLIT_STORE``,
+``ISPLIT_SECRET_FILE`` and ``ISPLIT_LABEL_SECRET_FILE``.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from pydantic import BaseModel, Field, ValidationError
 
 from ..device_tokens import SECRET_VARIABLE
 from ..errors import ServingError
+from ..probing.settings import ProbeReportSettings, ProbeSettings
 
-STORE_VARIABLE = "ISPLIT_STORE"
-LABELS_VARIABLE = "ISPLIT_LABEL_SECRET_FILE"
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+STORE_VARIABLE: Final = "ISPLIT_STORE"
+LABEL_SECRET_VARIABLE: Final = "ISPLIT_LABEL_SECRET_FILE"  # noqa: S105  a variable's name
+
+_VARIABLES: Final = {
+    "store": STORE_VARIABLE,
+    "secret_file": SECRET_VARIABLE,
+    "label_secret_file": LABEL_SECRET_VARIABLE,
+}
+_KINDS: Final = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def default_store_url() -> str:
-    """``isplit-store.sqlite3`` in the user's state folder (``$XDG_STATE_HOME/isplit`` or ``~/.local/state/isplit``)."""
+    """``isplit-store.sqlite3`` in the folder ``$XDG_STATE_HOME/isplit``.
+
+    ``XDG_STATE_HOME`` is ``~/.local/state`` if it is not set.
+    """
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return f"sqlite:///{Path(state, 'isplit', 'isplit-store.sqlite3')}"
 
 
-def store_url(section: Mapping[str, Any] | None = None) -> str:
-    """Where statistics live: ``ISPLIT_STORE``, else ``store`` of ``section``, else :func:`default_store_url`."""
-    configured = (section or {}).get("store")
-    return os.environ.get(STORE_VARIABLE) or (
-        str(configured) if configured else default_store_url()
-    )
+def store_url() -> str:
+    """The store of a program without a configuration file: ``ISPLIT_STORE``, or the default."""
+    return os.environ.get(STORE_VARIABLE) or default_store_url()
 
 
-def secret_file(section: Mapping[str, Any] | None = None) -> str | None:
-    """The operator's secret that devices are known by: ``ISPLIT_SECRET_FILE``, else ``secret_file`` of ``section``."""
-    configured = (section or {}).get("secret_file")
-    return os.environ.get(SECRET_VARIABLE) or (str(configured) if configured else None)
+class WorkerSettings(BaseModel, extra="forbid", strict=True, frozen=True):
+    """Settings that a tail and the endpoint have in common.
 
+    Attributes:
+        store: URL of the store.
+        secret_file: file with the operator's secret. With it, devices are known by their tokens.
+        label_secret_file: file with the secret for labels. With it, requests can be labelled.
+    """
 
-def label_secret_file(section: Mapping[str, Any] | None = None) -> str | None:
-    """The back office's secret for labels: ``ISPLIT_LABEL_SECRET_FILE``, else ``label_secret_file`` of ``section``."""
-    configured = (section or {}).get("label_secret_file")
-    return os.environ.get(LABELS_VARIABLE) or (str(configured) if configured else None)
+    file: ClassVar[str]
+    """The configuration file, for error messages."""
 
-
-@dataclass(frozen=True, slots=True)
-class TailSettings:
-    """Settings of a tail. ``statistics``: whether anything is recorded at all. ``sampling``: share of requests whose
-    importance is computed; ``cpu_budget``: share of one core it may take; ``threads`` of torch per worker;
-    ``max_response_size`` in bytes, TorchServe's own limit; ``max_batch``: items in one request. ``secret_file``: the
-    operator's secret, with which devices are known by their tokens. ``label_secret_file``: that of labels; with it
-    requests are kept for a day, so that they can be labelled. ``probes``: whether split-gradient probes are answered;
-    ``probes_per_hour``, of one device; ``probe_cpu_budget``, as ``cpu_budget``, for them alone; ``probe_rate``: the
-    largest share of its requests that a device is advised to follow with a probe."""
-
-    store: str
-    statistics: bool = True
-    sampling: float = 0.05
-    cpu_budget: float = 0.01
-    threads: int = 1
-    max_response_size: int = 33_554_432
-    max_batch: int = 64
+    store: str = Field(default_factory=default_store_url)
     secret_file: str | None = None
     label_secret_file: str | None = None
-    probes: bool = False
-    probes_per_hour: int = 60
-    probe_cpu_budget: float = 0.01
-    probe_rate: float = 0.05
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Self:
-        """Read the parsed ``model-config.yaml``. Raises ServingError naming the key that cannot be used."""
-        section = (config or {}).get("isplit") or {}
+        """Settings from a parsed configuration file and the environment.
+
+        Raises:
+            ServingError: a key is unknown, or a value has the wrong type or is out of bounds. The
+                message names every such key, what was expected and what came.
+        """
+        section = (config or {}).get("isplit")
+        if section is None:
+            section = {}
         if not isinstance(section, Mapping):
             raise ServingError(
-                f"model-config.yaml: `isplit` must be a mapping, got {type(section).__name__}"
+                f"{cls.file}: isplit: expected a section with keys, got {section!r:.100}"
             )
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(map(str, section)) - known)
-        if unknown:
-            raise ServingError(
-                f"model-config.yaml: unknown keys in `isplit`: {', '.join(unknown)}; known: {known}"
-            )
-        values: dict[str, Any] = {}
-        for key, low, high in (
-            ("sampling", 0.0, 1.0),
-            ("cpu_budget", 0.0, 1.0),
-            ("probe_cpu_budget", 0.0, 1.0),
-            ("probe_rate", 0.0, 1.0),
-        ):
-            values[key] = _number(section, key, low, high, getattr(cls(""), key))
-        for key, least, most in (
-            ("threads", 1, 1024),
-            ("max_response_size", 65_536, 2**31 - 1),
-            ("max_batch", 1, 65_536),
-            ("probes_per_hour", 0, 1_000_000),
-        ):
-            values[key] = int(_number(section, key, least, most, getattr(cls(""), key)))
-        for key in ("statistics", "probes"):
-            values[key] = section.get(key, getattr(cls(""), key))
-            if not isinstance(values[key], bool):
-                raise ServingError(
-                    f"model-config.yaml: isplit.{key} must be true or false, got {values[key]!r}"
-                )
-        return cls(
-            store=store_url(section),
-            secret_file=secret_file(section),
-            label_secret_file=label_secret_file(section),
-            **values,
-        )
+        try:
+            return cls.model_validate(_with_environment(section))
+        except ValidationError as error:
+            problems = "; ".join(_problem(cls, details) for details in error.errors())
+            raise ServingError(f"{cls.file}: {problems}") from None
 
 
-def _number(section: Mapping[str, Any], key: str, low: float, high: float, default: float) -> float:
-    value = section.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ServingError(
-            f"model-config.yaml: isplit.{key} must be a number from {low} to {high}, got {value!r}"
-        )
-    return float(value)
+class TailSettings(WorkerSettings):
+    """Settings of a tail worker.
+
+    Attributes:
+        statistics: whether anything is recorded.
+        sampling: share of the requests whose importance is computed.
+        cpu_budget: share of one CPU core that computing importance may take.
+        threads: threads of torch.
+        max_response_size: bytes of the largest answer. TorchServe has a limit of the same name and
+            ends a worker that exceeds it, so this one must not be larger.
+        max_batch: items in one request.
+        probes: see :class:`ProbeSettings`.
+    """
+
+    file: ClassVar[str] = "model-config.yaml"
+
+    statistics: bool = True
+    sampling: float = Field(0.05, ge=0, le=1)
+    cpu_budget: float = Field(0.01, ge=0, le=1)
+    threads: int = Field(1, ge=1, le=1024)
+    max_response_size: int = Field(33_554_432, ge=65_536, le=2**31 - 1)
+    max_batch: int = Field(64, ge=1, le=65_536)
+    probes: ProbeSettings = ProbeSettings()
+
+
+class EndpointSettings(WorkerSettings):
+    """Settings of the endpoint.
+
+    Attributes:
+        min_gain: share by which a rival must be better than the standing pick.
+        dwell_s: dwell time, in seconds of traffic.
+        probes: see :class:`ProbeReportSettings`.
+    """
+
+    file: ClassVar[str] = "endpoint-config.yaml"
+
+    min_gain: float = Field(0.05, ge=0, le=10)
+    dwell_s: float = Field(900.0, ge=0, le=1_000_000_000)
+    probes: ProbeReportSettings = ProbeReportSettings()
+
+
+def _with_environment(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with the environment's values. An empty value means the default."""
+    values = dict(section)
+    for key, variable in _VARIABLES.items():
+        value = os.environ.get(variable) or values.pop(key, None)
+        if value not in (None, ""):
+            values[key] = value
+    return values
+
+
+def _problem(settings: type[BaseModel], error: ErrorDetails) -> str:
+    """One error of pydantic in the words of this package."""
+    *sections, key = error["loc"]
+    for name in sections:
+        settings = settings.model_fields[str(name)].annotation  # type: ignore[assignment]
+    where = ".".join(map(str, ("isplit", *error["loc"])))
+    field = settings.model_fields.get(str(key))
+    if field is None:
+        return f"{where}: unknown key; known keys: {', '.join(sorted(settings.model_fields))}"
+    return f"{where}: expected {_expected(field)}, got {error['input']!r:.100}"
+
+
+def _expected(field: FieldInfo) -> str:
+    kind: Any = field.annotation
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return f"a section with the keys {', '.join(sorted(kind.model_fields))}"
+    bounds = {
+        name: getattr(item, name)
+        for item in field.metadata
+        for name in ("ge", "le")
+        if hasattr(item, name)
+    }
+    words = _KINDS.get(kind, "text")
+    return f"{words} from {bounds['ge']} to {bounds['le']}" if bounds else words

@@ -30,7 +30,7 @@ from isplit_plugin.traffic import Store
 
 PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)
 CONFIG = {
-    "isplit": {"sampling": 0.0, "probes": True, "probe_cpu_budget": 1.0, "probes_per_hour": 1000}
+    "isplit": {"sampling": 0.0, "probes": {"enabled": True, "cpu_budget": 1.0, "per_hour": 1000}}
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ from isplit_plugin.traffic import Store
 
 CONFIG: dict[str, Any] = {
     "sampling": 0.0,
-    "probes": True,
-    "probe_cpu_budget": 1.0,
-    "probe_rate": 1.0,
+    "probes": {"enabled": True, "cpu_budget": 1.0, "rate": 1.0},
 }
 
 
@@ -80,18 +78,21 @@ def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def start(
     built: Built, net: CapturedNetwork, profile: Profile, store_url: str, tmp_path: Path
 ) -> Iterator[Callable[..., Bridge]]:
-    """Start tail and endpoint; keywords change the tail's configuration. The store knows the network already."""
+    """Start tail and endpoint; keywords change the tail's settings.
+
+    The store knows the network already.
+    """
     with ExitStack() as stack:
 
-        def begin(**config: Any) -> Bridge:
+        def begin(*, probes: Mapping[str, Any] | None = None, **settings: Any) -> Bridge:
             archive = built.archive
-            if config:
-                made = {"isplit": CONFIG | config}
+            if probes or settings:
+                section = {**CONFIG, **settings, "probes": {**CONFIG["probes"], **(probes or {})}}
                 archive = build_archive(
                     net,
                     manifest=built.manifest,
                     profile=profile,
-                    config=made,
+                    config={"isplit": section},
                     out_dir=tmp_path / "changed",
                 )
             with Store(store_url) as store:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from isplit_plugin.errors import ProbeError
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.probing.points import probe_warnings, why_no_probe
+from isplit_plugin.probing.settings import ProbeSettings
 from isplit_plugin.serving.packaging import Built
 
-ON: dict[str, Any] = {"isplit": {"probes": True}}
+ON = ProbeSettings(enabled=True)
 
 
 def test_why_not(net: CapturedNetwork) -> None:
@@ -27,8 +27,7 @@ def test_why_not(net: CapturedNetwork) -> None:
 
 def test_what_packaging_says(net: CapturedNetwork, built: Built) -> None:
     manifest = built.manifest
-    for off in (None, {}, {"isplit": None}, {"isplit": {"probes": False}}):
-        assert probe_warnings(net, manifest, off, pt2=False) == ()
+    assert probe_warnings(net, manifest, ProbeSettings(), pt2=False) == ()
     (linear,) = probe_warnings(net, manifest, ON, pt2=True)
     assert linear.startswith("no probes at 'relu2'")
     assert "no torch heads" in probe_warnings(net, manifest, ON, pt2=False)[-1]

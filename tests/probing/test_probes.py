@@ -156,7 +156,7 @@ def test_off_by_default_and_never_without_a_secret(
 
 
 def test_off(secret: Path, start: Callable[..., Bridge], built: Built) -> None:
-    off = start(probes=False)
+    off = start(probes={"enabled": False})
     (photo,) = toy_photos(1)
     with ProbeClient(client_of(off.url, built.bundle, device="d1", secret=secret)) as device:
         with pytest.raises(ProbeError, match="probes are off"):
@@ -189,7 +189,7 @@ def test_tokens_that_do_not_hold_cost_no_prediction(
 
 
 def test_budgets_of_devices(secret: Path, start: Callable[..., Bridge], built: Built) -> None:
-    served = start(probes_per_hour=2)
+    served = start(probes={"per_hour": 2})
     (photo,) = toy_photos(1)
     for id_ in ("d1", "d2", None):
         with ProbeClient(client_of(served.url, built.bundle, device=id_, secret=secret)) as device:
@@ -207,7 +207,7 @@ def test_budgets_of_devices(secret: Path, start: Callable[..., Bridge], built: B
 
 
 def test_budget_of_the_server(secret: Path, start: Callable[..., Bridge], built: Built) -> None:
-    served = start(probe_cpu_budget=1e-9)
+    served = start(probes={"cpu_budget": 1e-9})
     (photo,) = toy_photos(1)
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
         device.probe(photo)  # the first one runs into debt
@@ -244,7 +244,7 @@ def test_the_server_advises_and_the_client_obeys(
 def test_a_refusal_is_obeyed_for_as_long_as_it_says(
     secret: Path, start: Callable[..., Bridge], built: Built
 ) -> None:
-    served = start(probes_per_hour=1)
+    served = start(probes={"per_hour": 1})
     (photo,) = toy_photos(1)
     now = [0.0]
     client = client_of(served.url, built.bundle, device="d1", secret=secret)

@@ -16,25 +16,25 @@ from typing import Any, Final
 import numpy as np
 
 from ... import __version__
-from ...advice import ALL_GROUPS, LiveView, Query, is_held, recommend
+from ...advice import ALL_GROUPS, LiveView, Policy, Query, is_held, recommend
 from ...advice.curves import class_curves
 from ...advice.mix import live_weights
 from ...advice.recommend import bare_profile
 from ...device_tokens import read_secret
 from ...errors import IsplitError, QueryError, StoreError, UnknownClassError, WireSizeError
-from ...probing.endpoint import DEFAULT_PER_HOUR, read_report, take
+from ...probing.endpoint import read_report, take
 from ...profile import Profile
 from ...schema import Manifest
 from ...traffic import Store
 from ...traffic.delta import MAX_GROUPS, OTHER
 from ...wire import find_header
 from .. import replies as answers
-from ..settings import label_secret_file, secret_file, store_url
+from ..settings import EndpointSettings
 from . import listings
 from .labels import read_labels, take_labels
 from .question import ROUTES, Question, read_question
 from .snapshot import Snapshot
-from .standing import standing_answer, switching_policy
+from .standing import standing_answer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -48,20 +48,20 @@ CACHED_BYTES: Final = 32 * 1024 * 1024
 class Endpoint:
     """The worker of the endpoint.
 
-    Parameters: ``context`` of TorchServe at load; the store is named by ``ISPLIT_STORE``, or ``store`` in the section
-    ``isplit`` of ``model-config.yaml``. A store that is not there makes answers fail with 503, never the worker.
+    A store that cannot be reached makes answers fail with 503, but never the worker.
+
+    Parameters:
+        context: TorchServe's, at load; its configuration becomes an :class:`EndpointSettings`.
+
+    Raises:
+        ServingError: the configuration has an unknown key or a value that cannot be used.
+        SecretError: the file with the operator's secret cannot be used.
     """
 
     def __init__(self, context: Any) -> None:
-        config = context.model_yaml_config or {}
-        section = config.get("isplit") if isinstance(config, Mapping) else None
-        ours = section if isinstance(section, Mapping) else {}
-        self._url = store_url(ours)
-        secret = secret_file(ours)
-        self._secret = None if secret is None else read_secret(secret)
-        self._label_secret = label_secret_file(ours)
-        self._policy = switching_policy(ours)
-        self._probes_per_hour = int(ours.get("probes_per_hour", DEFAULT_PER_HOUR))
+        self._settings = settings = EndpointSettings.from_config(context.model_yaml_config)
+        self._secret = None if settings.secret_file is None else read_secret(settings.secret_file)
+        self._policy = Policy(settings.min_gain, settings.dwell_s)
         self._store: Store | None = None
         self._known: Snapshot | None = None
         self._cache: OrderedDict[tuple[tuple[int, int], str], str] = OrderedDict()
@@ -92,9 +92,10 @@ class Endpoint:
         if report is None:
             labels = read_labels(row, headers)
             if labels is not None:
-                return _dump(take_labels(self._open(), self._label_secret, labels))
+                return _dump(take_labels(self._open(), self._settings.label_secret_file, labels))
             return self.answer(read_question(row, headers))
-        return _dump(take(self._open(), self._secret, report, per_hour=self._probes_per_hour))
+        per_hour = self._settings.probes.per_hour
+        return _dump(take(self._open(), self._secret, report, per_hour=per_hour))
 
     def describe(self) -> dict[str, Any]:
         """A status from memory alone."""
@@ -135,7 +136,7 @@ class Endpoint:
 
     def _open(self) -> Store:
         if self._store is None:
-            self._store = Store(self._url)
+            self._store = Store(self._settings.store)
         return self._store
 
     def _keep(self, key: tuple[tuple[int, int], str], text: str) -> None:

@@ -7,12 +7,11 @@ Where the store takes no writes, the answer is what is in force.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from ...advice import Policy, Query, Settlement, settle
-from ...errors import ServingError, StoreError
+from ...errors import StoreError
 from ...profile import Profile
 from ...schema import Manifest, Recommendation
 from ...traffic import Store
@@ -21,20 +20,6 @@ from ..replies import one_line
 
 _LOGGER = logging.getLogger(__name__)
 _TRIES: Final = 5
-
-
-def switching_policy(section: Mapping[str, Any]) -> Policy:
-    """``min_gain`` and ``dwell_s`` of the section ``isplit``. Raises ServingError naming the one that is no number."""
-    default = Policy()
-    found = {}
-    for name, most in (("min_gain", 10.0), ("dwell_s", 1e9)):
-        value = section.get(name, getattr(default, name))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            raise ServingError(
-                f"model-config.yaml: isplit.{name} must be a number from 0 to {most:g}, got {value!r}"
-            )
-        found[name] = float(value)
-    return Policy(found["min_gain"], found["dwell_s"])
 
 
 def standing_answer(

@@ -28,6 +28,7 @@ from ...profile import Profile
 from ...schema import OUTPUT, Manifest, Preprocessing
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
 from ..resources import config_file, handler_file
+from ..settings import TailSettings
 from .bottlenecks import bottleneck_file, with_bottlenecks
 from .manifest import make_manifest
 
@@ -69,8 +70,9 @@ def package(
     ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). ``bottlenecks``:
     trained bottlenecks; encoders go to the bundle, decoders to the archive, what was measured of them to its profile,
     and they are served and recommended like any other split point. Other parameters
-    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`; ProbeError where ``config``
-    turns probes on and the network is linear behind every deployed point.
+    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`; ServingError where
+    ``config`` has a key or value that a tail worker would refuse; ProbeError where it turns probes on and the network
+    is linear behind every deployed point.
     """
     profile = with_bottlenecks(profile, net, bottlenecks)
     manifest, warnings = make_manifest(
@@ -85,7 +87,8 @@ def package(
         default=default,
         bottlenecks=bottlenecks,
     )
-    about_probes = probe_warnings(net, manifest, config, pt2=pt2)
+    settings = TailSettings.from_config(config)
+    about_probes = probe_warnings(net, manifest, settings.probes, pt2=pt2)
     archive = build_archive(
         net,
         manifest=manifest,

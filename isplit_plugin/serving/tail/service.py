@@ -85,11 +85,17 @@ class TailService:
             self.settings, self.manifest, profile, self._net, self.device, identity=known
         )
         self._plausible = ReportLimits(profile)
-        self._probes = Probes(self.settings, self.manifest, self._net, self._secret)
+        self._probes = Probes(
+            self.settings.probes,
+            self.manifest,
+            self._net,
+            self._secret,
+            threads=self.settings.threads,
+        )
         self._rates: ProbeRates | None = None
         if self._probes.on:
             self._rates = ProbeRates(
-                self.settings.store, self.manifest.network_hash, self.settings.probe_rate
+                self.settings.store, self.manifest.network_hash, self.settings.probes.rate
             )
         self._served: dict[str, int] = defaultdict(int)
         self._errors: dict[str, int] = defaultdict(int)

@@ -10,10 +10,10 @@ import pytest
 from toys import advice as toys
 
 from isplit_plugin.advice import Policy, Query, recommend
-from isplit_plugin.errors import ServingError, StoreError
+from isplit_plugin.errors import StoreError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Observation, Recommendation
-from isplit_plugin.serving.endpoint.standing import standing_answer, switching_policy
+from isplit_plugin.serving.endpoint.standing import standing_answer
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.delta import Delta
 
@@ -182,22 +182,3 @@ def test_a_damaged_state_is_an_error_that_names_it(store: Store) -> None:
         connection.exec_driver_sql("UPDATE isplit_standing SET state = 'no json'")
     with pytest.raises(StoreError, match="standing"):
         ask(store)
-
-
-@pytest.mark.parametrize(
-    "section", [{"min_gain": -1}, {"dwell_s": "soon"}, {"min_gain": True}, {"dwell_s": 1e10}]
-)
-def test_a_policy_that_cannot_be_is_refused(section: dict[str, object]) -> None:
-    with pytest.raises(ServingError, match=next(iter(section))):
-        switching_policy(section)
-
-
-def test_the_shipped_policy_is_the_default() -> None:
-    text = (Path(__file__).parents[3] / "config" / "endpoint-config.yaml").read_text()
-    assert "min_gain: 0.05\n" in text
-    assert "dwell_s: 900\n" in text
-    assert (
-        switching_policy({})
-        == Policy(0.05, 900.0)
-        == switching_policy({"min_gain": 0.05, "dwell_s": 900})
-    )

@@ -249,7 +249,7 @@ def test_an_answer_above_the_limit_is_refused(
     x: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = worker.handler.settings.__class__(store="", max_response_size=1000)
+    small = worker.handler.settings.model_copy(update={"max_response_size": 1000})
     monkeypatch.setattr(worker.handler, "settings", small)
     values = head_of(net, "relu2", x[:1].repeat(40, 1, 1, 1))
     large, fits = worker(
