@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ProbeReportSettings(BaseModel, extra="forbid", strict=True, frozen=True):
+class ProbeReportSettings(BaseModel):
     """What the endpoint accepts.
 
     Attributes:
         per_hour: curves that one device may add within an hour, over all workers.
     """
 
-    per_hour: int = Field(60, ge=0, le=1_000_000)
+    model_config = _STRICT
+
+    per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
 
 
-class ProbeSettings(BaseModel, extra="forbid", strict=True, frozen=True):
+class ProbeSettings(BaseModel):
     """What a tail worker answers.
 
     Attributes:
@@ -25,7 +31,9 @@ class ProbeSettings(BaseModel, extra="forbid", strict=True, frozen=True):
         rate: the largest share of its requests that a device is advised to follow with a probe.
     """
 
+    model_config = _STRICT
+
     enabled: bool = False
-    per_hour: int = Field(60, ge=0, le=1_000_000)
-    cpu_budget: float = Field(0.01, ge=0, le=1)
-    rate: float = Field(0.05, ge=0, le=1)
+    per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+    cpu_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..device_tokens import SECRET_VARIABLE
 from ..errors import ServingError
@@ -46,7 +46,7 @@ def store_url() -> str:
     return os.environ.get(STORE_VARIABLE) or default_store_url()
 
 
-class WorkerSettings(BaseModel, extra="forbid", strict=True, frozen=True):
+class WorkerSettings(BaseModel):
     """Settings that a tail and the endpoint have in common.
 
     Attributes:
@@ -54,6 +54,8 @@ class WorkerSettings(BaseModel, extra="forbid", strict=True, frozen=True):
         secret_file: file with the operator's secret. With it, devices are known by their tokens.
         label_secret_file: file with the secret for labels. With it, requests can be labelled.
     """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     file: ClassVar[str]
     """The configuration file, for error messages."""
@@ -101,11 +103,11 @@ class TailSettings(WorkerSettings):
     file: ClassVar[str] = "model-config.yaml"
 
     statistics: bool = True
-    sampling: float = Field(0.05, ge=0, le=1)
-    cpu_budget: float = Field(0.01, ge=0, le=1)
-    threads: int = Field(1, ge=1, le=1024)
-    max_response_size: int = Field(33_554_432, ge=65_536, le=2**31 - 1)
-    max_batch: int = Field(64, ge=1, le=65_536)
+    sampling: Annotated[float, Field(ge=0, le=1)] = 0.05
+    cpu_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_response_size: Annotated[int, Field(ge=65_536, le=2**31 - 1)] = 33_554_432
+    max_batch: Annotated[int, Field(ge=1, le=65_536)] = 64
     probes: ProbeSettings = ProbeSettings()
 
 
@@ -120,8 +122,8 @@ class EndpointSettings(WorkerSettings):
 
     file: ClassVar[str] = "endpoint-config.yaml"
 
-    min_gain: float = Field(0.05, ge=0, le=10)
-    dwell_s: float = Field(900.0, ge=0, le=1_000_000_000)
+    min_gain: Annotated[float, Field(ge=0, le=10)] = 0.05
+    dwell_s: Annotated[float, Field(ge=0, le=1_000_000_000)] = 900.0
     probes: ProbeReportSettings = ProbeReportSettings()
 
 
