@@ -19,6 +19,7 @@ from isplit_plugin.network.zoo import efficientnet_lite0
 from isplit_plugin.probing.endpoint import take
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
 from isplit_plugin.probing.tickets import Ticket
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.packaging import make_manifest
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import TailRequest, TailResponse, decode_activation, encode_activation
@@ -95,13 +96,14 @@ def _costs(
             cut, torch.from_numpy(decode_activation(sent, shape=point.shape))
         )
         told = {
-            "network_hash": manifest.network_hash,
-            "split_point": cut,
+            "network_hash": manifest.network_hash,  # type: ignore[attr-defined]
             "class_id": int(found.target[0]),
-        }  # type: ignore[attr-defined]
+        }
         values = found.values[0][~np.isnan(found.values[0])].astype(np.float64)
-        ticket = Ticket.new(codec=CODEC, group="all", device=None, tail=values, **told)
-        return ProbeResponse(gradient=gradient.numpy(), ticket=ticket.seal(secret), **told).encode()
+        ticket = Ticket.new(cut=Cut(cut, CODEC), group="all", device=None, tail=values, **told)
+        return ProbeResponse(
+            gradient=gradient.numpy(), ticket=ticket.seal(secret), split_point=cut, **told
+        ).encode()
 
     with torch.inference_mode():
         sent = send(head(x))
@@ -131,7 +133,7 @@ def _costs(
         taken = interleaved(
             {"take": lambda: take(store, secret, next(ready), per_hour=10**6)}, rounds=rounds
         )
-    plain = len(TailRequest(split_point=cut, codec=CODEC, tensor=sent).encode()[0])
+    plain = len(TailRequest(cut=Cut(cut, CODEC), tensor=sent).encode()[0])
     probe = plain + len(answer[0]) + len(report().encode())
     return [
         against(f"{cut}: device", times, "probe", "plain", expected="<= 6"),

@@ -18,6 +18,7 @@ import requests
 from isplit_plugin.client import SplitClient
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.network import capture, load_network, profile
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import package
 
@@ -137,7 +138,7 @@ def _latency(
     ) as client:
 
         def split(point: str, codec: str) -> Callable[[], object]:
-            return lambda: client.predict(photo, split_point=point, codec=codec)
+            return lambda: client.predict(photo, cut=Cut(point, codec))
 
         def nothing(size: int) -> Callable[[], object]:
             payload, headers = b"\0" * size, {"Authorization": f"Bearer {server.token()}"}
@@ -149,14 +150,14 @@ def _latency(
             jobs = {"split": split(point, "uint8+zstd"), "jpeg": split("input", "jpeg")}
             times = interleaved(jobs, rounds=rounds, warmup=5)
             rows.append(against(f"{point}, uint8+zstd: whole request", times, "split", "jpeg"))
-            sample = client.predict(photo, split_point=point, codec="uint8+zstd")
+            sample = client.predict(photo, cut=Cut(point, "uint8+zstd"))
             # What travels and waits: the round trip, less the tail's own computing, beside a handler that does nothing.
             idle = interleaved({"nothing": nothing(sample.bytes_sent)}, rounds=rounds, warmup=5)[
                 "nothing"
             ]
             ours = []
             for _ in range(rounds):
-                timings = client.predict(photo, split_point=point, codec="uint8+zstd").timings
+                timings = client.predict(photo, cut=Cut(point, "uint8+zstd")).timings
                 ours.append(timings.round_trip_ms - timings.tail_ms)
             value, rival = statistics.median(ours), statistics.median(idle)
             rows.append(
@@ -182,7 +183,7 @@ def _latency(
 
 
 def _jpeg_ratio(client: SplitClient, photo: Path, nbytes: int) -> dict[str, Any]:
-    jpeg = client.predict(photo, split_point="input", codec="jpeg").bytes_sent
+    jpeg = client.predict(photo, cut=Cut("input", "jpeg")).bytes_sent
     return {"rival": "JPEG quality 90 request", "rival_value": jpeg, "ratio": nbytes / jpeg}
 
 
@@ -200,7 +201,7 @@ def _cost_of_statistics(
         for number in range(repeats + 1):
             for name, client in clients.items():
                 rate = _throughput(
-                    lambda c=client: c.predict(photo, split_point="_blocks.12", codec="uint8+zstd"),  # type: ignore[misc]
+                    lambda c=client: c.predict(photo, cut=Cut("_blocks.12", "uint8+zstd")),  # type: ignore[misc]
                     clients=4,
                     seconds=seconds if number else 0.5,
                 )

@@ -18,7 +18,9 @@ import requests
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import (
     INPUT,
+    ON_DEVICE,
     OUTPUT,
+    Cut,
     Macs,
     Manifest,
     Observation,
@@ -65,7 +67,8 @@ QUESTIONS: dict[str, Callable[[int], str]] = {
     "ten classes": lambda i: f"{ASK}/classes/" + ",".join(str(i + 7 * j) for j in range(10)),
     "the live mix": lambda i: f"models/isplit/invoke?model=big&rtt_ms={i}" if i else ASK,
 }
-"""The i-th question of a kind; of the live mix all but the first are for one link each, and none of these is held."""
+"""The i-th question of a kind; of the live mix all but the first are for one link each, and none of these has a
+standing pick."""
 
 
 def _manifest() -> Manifest:
@@ -79,15 +82,15 @@ def _manifest() -> Manifest:
         split_points=POINT_LIST,
         deployed=tuple(POINT_LIST[i].name for i in CUTS),
         codecs=("fp32", "uint8"),
-        default=(POINT_LIST[CUTS[0]].name, "uint8"),
+        default=Cut(POINT_LIST[CUTS[0]].name, "uint8"),
     )
 
 
 def _profile(random: np.random.Generator) -> Profile:
-    seen = np.full(CLASSES, 10, np.int64)
+    images = np.full(CLASSES, 10, np.int64)
     x = random.lognormal(size=(CLASSES, POINTS))
     names = (INPUT, *(point.name for point in POINT_LIST), OUTPUT)
-    choices = [(INPUT, "jpeg"), *((POINT_LIST[i].name, "uint8") for i in CUTS), (OUTPUT, "none")]
+    cuts = [Cut(INPUT, "jpeg"), *(Cut(POINT_LIST[i].name, "uint8") for i in CUTS), ON_DEVICE]
     return Profile(
         model="big",
         network_hash=NETWORK,
@@ -96,7 +99,7 @@ def _profile(random: np.random.Generator) -> Profile:
         preprocessing=PREPROCESSING,
         target="predicted",
         class_ids=np.arange(CLASSES, dtype=np.int64),
-        count=seen,
+        count=images,
         mean0=np.ones(POINTS),
         sum1=10 * (x - 1),
         sum2=10 * (x - 1) ** 2 + 1,
@@ -104,7 +107,7 @@ def _profile(random: np.random.Generator) -> Profile:
         comoment_dof=9 * CLASSES,
         head_ms={name: float(i) for i, name in enumerate(names)},
         tail_ms={name: float(len(names) - i) for i, name in enumerate(names)},
-        measures=tuple(CutMeasurement(p, c, 10_000.0, 1.0, 1.0, seen, seen) for p, c in choices),
+        measurements=tuple(CutMeasurement(cut, 10_000.0, 1.0, 1.0, images, images) for cut in cuts),
         accuracy=0.8,
         provenance={"made": "by a benchmark"},
     )
@@ -117,32 +120,30 @@ def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> No
     epoch, w = landmark(AT, store.half_life_s)
     each = requests_seen / (CLASSES * GROUPS * len(SEEN))
     for group in range(GROUPS):
-        for cut in SEEN:
-            population = Population(f"g{group}", "tail", "predicted", cut)
+        for start in SEEN:
+            population = Population(f"g{group}", "tail", "predicted", start)
             x = random.lognormal(size=(CLASSES, POINTS)) - 1
-            x[:, :cut] = 0.0
+            x[:, :start] = 0.0
             delta.products[population] = Products(epoch, each * w * x.T @ x)
             for c in range(CLASSES):
                 sums = [[each, each * w, each * w * w], each * w * x[c], each * w * (x[c] ** 2 + 1)]
                 delta.moments[population, c] = Moments(epoch, np.concatenate(sums))
-                key = OutcomeKey(POINT_LIST[cut].name, "uint8", f"g{group}", c)
-                delta.outcomes[key] = Outcome(epoch, count=max(1, round(each)), seen=each * w)
+                key = OutcomeKey(Cut(POINT_LIST[start].name, "uint8"), f"g{group}", c)
+                delta.outcomes[key] = Outcome(
+                    epoch, count=max(1, round(each)), predictions=each * w
+                )
             hours = range(48) if requests_seen > 1e6 else range(1)
             for hour in hours:
                 served = Served(max(1, round(each * CLASSES / len(hours))), 0, 10_000, 0)
                 served.times = [Histogram.of(random.lognormal(2, 0.5, 200)) for _ in served.times]
-                where = ServedKey(
-                    POINT_LIST[cut].name, "uint8", f"g{group}", int(AT // 3600 - hour) * 3600
-                )
-                delta.served[where] = served
+                cut, bucket = Cut(POINT_LIST[start].name, "uint8"), int(AT // 3600 - hour) * 3600
+                delta.served[ServedKey(cut, f"g{group}", bucket)] = served
     store.add(NETWORK, delta)
 
 
 def _observation(number: int) -> Observation:
-    name = POINT_LIST[CUTS[0]].name
-    return Observation(
-        f"r{number}", name, "uint8", number % CLASSES, 0.9, 10_000, 1.0, 2.0, AT, head_ms=3.0
-    )
+    cut = Cut(POINT_LIST[CUTS[0]].name, "uint8")
+    return Observation(f"r{number}", cut, number % CLASSES, 0.9, 10_000, 1.0, 2.0, AT, head_ms=3.0)
 
 
 def _observe(url: str, rounds: int) -> list[Row]:

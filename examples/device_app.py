@@ -50,7 +50,7 @@ def main() -> None:
                 try:
                     advice = client.recommendation()
                     client.use(advice)
-                    print(f"cutting at {advice.split_point} as {advice.codec}: {advice.use.reason}")
+                    print(f"cutting at {advice.cut}: {advice.use.reason}")
                 except TransportError as error:
                     print(f"no advice now ({error.message}); going on as before")
             try:

@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ProfileError, UnknownClassError, UnknownSplitPointError
+from .errors import ProfileError, QueryError, UnknownClassError, UnknownSplitPointError
 from .files import write_atomically
-from .schema import BOTTLENECK_MARK, INPUT, OUTPUT, Preprocessing, SplitPoint
+from .schema import BOTTLENECK_MARK, INPUT, OUTPUT, Cut, Preprocessing, SplitPoint
 
 __all__ = ["PROFILE_FORMAT", "Curve", "CutMeasurement", "Profile"]
 
@@ -43,19 +43,37 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutMeasurement:
-    """One measured (split point, codec).
+    """What was measured of one cut on the calibration set.
 
-    ``nbytes``: mean bytes on the wire for one image. ``seen`` and ``agree``, shape (K,) int64, by class row: images,
-    and images whose top-1 class equals the full network's. ``encode_ms`` and ``decode_ms``: one image, one thread.
+    Attributes:
+        nbytes: mean bytes on the wire for one image.
+        encode_ms, decode_ms: milliseconds for one image on one thread.
+        images: images of each class row, shape (K,) int64.
+        agreeing: those of them whose top-1 class equals the full network's, shape (K,) int64.
     """
 
-    split_point: str
-    codec: str
+    cut: Cut
     nbytes: float
     encode_ms: float
     decode_ms: float
-    seen: Int64Array
-    agree: Int64Array
+    images: Int64Array
+    agreeing: Int64Array
+
+    @property
+    def split_point(self) -> str:
+        """The cut's split point."""
+        return self.cut.split_point
+
+    @property
+    def codec(self) -> str:
+        """The cut's codec, with its quality where it has one."""
+        return self.cut.coding
+
+    @property
+    def agreement(self) -> float:
+        """Share of all images whose top-1 class equals the full network's; NaN without images."""
+        total = int(self.images.sum())
+        return float(self.agreeing.sum()) / total if total else math.nan
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -91,7 +109,7 @@ class Profile:
     comoment_dof: int
     head_ms: Mapping[str, float]
     tail_ms: Mapping[str, float]
-    measures: tuple[CutMeasurement, ...]
+    measurements: tuple[CutMeasurement, ...]
     accuracy: float | None
     provenance: Mapping[str, str]
     predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -133,11 +151,9 @@ class Profile:
         spread = np.maximum(self.sum2[rows].sum(axis=0) - n * shift * shift, 0.0)
         return Curve(self.mean0 + shift, np.sqrt(spread / (n - 1) / n), n)
 
-    def measure(self, split_point: str, codec: str) -> CutMeasurement | None:
-        """What was measured for this pair, ``None`` if it was not."""
-        return next(
-            (m for m in self.measures if (m.split_point, m.codec) == (split_point, codec)), None
-        )
+    def measurement(self, cut: Cut) -> CutMeasurement | None:
+        """The measurement of this cut, ``None`` where it was never measured."""
+        return next((m for m in self.measurements if m.cut == cut), None)
 
     def to_bytes(self) -> bytes:
         """The profile file's content; equal profiles give equal bytes."""
@@ -208,6 +224,7 @@ class Profile:
             TypeError,
             ValueError,
             AttributeError,
+            QueryError,
             ArithmeticError,
             RecursionError,
         ) as error:
@@ -216,12 +233,14 @@ class Profile:
             ) from error
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        shape = (len(self.measures), len(self.class_ids))
+        shape = (len(self.measurements), len(self.class_ids))
         arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self, name) for name in _ARRAYS}
-        arrays["seen"] = np.asarray([m.seen for m in self.measures], dtype=np.int64).reshape(shape)
-        arrays["agree"] = np.asarray([m.agree for m in self.measures], dtype=np.int64).reshape(
-            shape
-        )
+        arrays["images"] = np.asarray(
+            [m.images for m in self.measurements], dtype=np.int64
+        ).reshape(shape)
+        arrays["agreeing"] = np.asarray(
+            [m.agreeing for m in self.measurements], dtype=np.int64
+        ).reshape(shape)
         return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
     def _head(self) -> dict[str, Any]:
@@ -236,8 +255,8 @@ class Profile:
             "comoment_dof": self.comoment_dof,
             "head_ms": dict(self.head_ms),
             "tail_ms": dict(self.tail_ms),
-            "measures": [
-                [m.split_point, m.codec, m.nbytes, m.encode_ms, m.decode_ms] for m in self.measures
+            "measurements": [
+                [str(m.cut), m.nbytes, m.encode_ms, m.decode_ms] for m in self.measurements
             ],
             "accuracy": self.accuracy,
             "provenance": dict(self.provenance),
@@ -283,14 +302,14 @@ def _digest(head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> 
 def _assemble(
     cls: type[Profile], head: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
 ) -> Profile:
-    missing = sorted({*_ARRAYS, "seen", "agree"} - set(arrays))
+    missing = sorted({*_ARRAYS, "images", "agreeing"} - set(arrays))
     if missing:
         raise ProfileError(f"arrays {', '.join(missing)} are missing")
     classes, rows = (
         arrays["class_ids"].shape[0] if arrays["class_ids"].ndim else 0,
-        len(head["measures"]),
+        len(head["measurements"]),
     )
-    for name in ("seen", "agree"):
+    for name in ("images", "agreeing"):
         if arrays[name].shape != (rows, classes):
             raise ProfileError(
                 f"{name}: expected shape {(rows, classes)}, found {arrays[name].shape}"
@@ -307,17 +326,16 @@ def _assemble(
         comoment_dof=int(head["comoment_dof"]),
         head_ms={str(k): float(v) for k, v in head["head_ms"].items()},
         tail_ms={str(k): float(v) for k, v in head["tail_ms"].items()},
-        measures=tuple(
+        measurements=tuple(
             CutMeasurement(
-                str(point),
-                str(codec),
+                Cut.parse(str(cut)),
                 float(nbytes),
                 float(encode),
                 float(decode),
-                arrays["seen"][i],
-                arrays["agree"][i],
+                arrays["images"][i],
+                arrays["agreeing"][i],
             )
-            for i, (point, codec, nbytes, encode, decode) in enumerate(head["measures"])
+            for i, (cut, nbytes, encode, decode) in enumerate(head["measurements"])
         ),
         accuracy=None if accuracy is None else float(accuracy),
         provenance={str(k): str(v) for k, v in head["provenance"].items()},
@@ -365,7 +383,7 @@ def _check(profile: Profile) -> None:
                 math.isfinite(value) and value >= 0,
                 f"{label}[{name}]: expected milliseconds, found {value}",
             )
-    for m in profile.measures:
+    for m in profile.measurements:
         label = f"measure {m.split_point}/{m.codec}"
         _require(_place(m.split_point) in everywhere, f"{label}: unknown split point")
         for value in (m.nbytes, m.encode_ms, m.decode_ms):
@@ -373,11 +391,11 @@ def _check(profile: Profile) -> None:
                 math.isfinite(value) and value >= 0,
                 f"{label}: expected bytes and milliseconds, found {value}",
             )
-        _check_array(f"{label}: seen", m.seen, np.int64, (sizes["K"],))
-        _check_array(f"{label}: agree", m.agree, np.int64, (sizes["K"],))
+        _check_array(f"{label}: images", m.images, np.int64, (sizes["K"],))
+        _check_array(f"{label}: agreeing", m.agreeing, np.int64, (sizes["K"],))
         _require(
-            bool(((m.agree >= 0) & (m.agree <= m.seen)).all()),
-            f"{label}: expected 0 <= agree <= seen",
+            bool(((m.agreeing >= 0) & (m.agreeing <= m.images)).all()),
+            f"{label}: expected 0 <= agreeing <= images",
         )
     for name, values in profile.predictions.items():
         _require(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from isplit_plugin.errors import ProfileError, UnknownClassError, UnknownSplitPointError
 from isplit_plugin.profile import CutMeasurement, Profile, _digest
-from isplit_plugin.schema import Macs, Preprocessing, SplitPoint
+from isplit_plugin.schema import Cut, Macs, Preprocessing, SplitPoint
 
 VALUES = np.array([[1.0, 10.0, 0.0], [3.0, 30.0, 0.0], [5.0, 20.0, 0.0], [7.0, 60.0, 0.0]])
 ROWS = np.array([0, 0, 1, 1])
@@ -51,7 +51,7 @@ def make(**changes: Any) -> Profile:
         "comoment_dof": 2,
         "head_ms": {"input": 0.0, "conv1": 0.5, "output": 3.0},
         "tail_ms": {"input": 3.0, "conv1": 2.5, "output": 0.0},
-        "measures": (
+        "measurements": (
             measure("input", "jpeg", [2, 2], [2, 1]),
             measure("conv1", "uint8", [2, 2], [2, 2]),
         ),
@@ -62,10 +62,10 @@ def make(**changes: Any) -> Profile:
 
 
 def measure(
-    name: str, codec: str, seen: list[int], agree: list[int], nbytes: float = 7.5
+    name: str, codec: str, images: list[int], agreeing: list[int], nbytes: float = 7.5
 ) -> CutMeasurement:
     return CutMeasurement(
-        name, codec, nbytes, 0.1, 0.2, np.array(seen, np.int64), np.array(agree, np.int64)
+        Cut(name, codec), nbytes, 0.1, 0.2, np.array(images, np.int64), np.array(agreeing, np.int64)
     )
 
 
@@ -120,10 +120,10 @@ def test_unknown_names_list_the_known() -> None:
             profile.curve([unknown])
 
 
-def test_measure_by_pair() -> None:
+def test_the_measurement_of_a_cut() -> None:
     profile = make()
-    assert profile.measure("conv1", "uint8") is profile.measures[1]
-    assert profile.measure("conv1", "fp32") is None
+    assert profile.measurement(Cut("conv1", "uint8")) is profile.measurements[1]
+    assert profile.measurement(Cut("conv1", "fp32")) is None
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_file_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"measures": ()}, {"accuracy": None}, {"head_ms": {}, "tail_ms": {}, "provenance": {}}],
+    [{"measurements": ()}, {"accuracy": None}, {"head_ms": {}, "tail_ms": {}, "provenance": {}}],
 )
 def test_round_trip_of_small_profiles(changes: dict[str, Any]) -> None:
     same(Profile.from_bytes(make(**changes).to_bytes()), make(**changes))
@@ -147,7 +147,7 @@ def test_profile_without_images_round_trips() -> None:
     empty = {
         "class_ids": np.zeros(0, np.int64), "count": np.zeros(0, np.int64),
         "sum1": np.zeros((0, 3)), "sum2": np.zeros((0, 3)),
-        "measures": (measure("conv1", "uint8", [], []),),
+        "measurements": (measure("conv1", "uint8", [], []),),
     }  # fmt: skip
     same(Profile.from_bytes(make(**empty).to_bytes()), make(**empty))
 
@@ -187,7 +187,7 @@ DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         r"sum1: expected float64 \(2, 3\), found float64 \(2, 2\)",
     ),
     "wrong dtype": ({}, {"count": np.zeros(2, np.int32)}, "count: expected int64"),
-    "scalar ids": ({}, {"class_ids": np.array(3)}, r"seen: expected shape \(2, 0\)"),
+    "scalar ids": ({}, {"class_ids": np.array(3)}, r"images: expected shape \(2, 0\)"),
     "nan": ({}, {"mean0": np.array([0.0, np.nan, 0.0])}, "mean0: expected finite"),
     "negative count": ({}, {"count": np.array([1, -1])}, "count: expected none below 0"),
     "negative squares": ({}, {"sum2": np.full((2, 3), -1.0)}, "sum2: expected none below 0"),
@@ -199,19 +199,24 @@ DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "class_ids: expected 0 to 2, found 0 to 3",
     ),
     "class twice": ({}, {"class_ids": np.array([1, 1])}, "every class once"),
-    "agree above seen": ({}, {"agree": np.array([[2, 3], [2, 2]])}, "0 <= agree <= seen"),
-    "measures and rows": (
+    "agreeing above images": (
         {},
-        {"seen": np.zeros((1, 2), np.int64)},
-        r"seen: expected shape \(2, 2\)",
+        {"agreeing": np.array([[2, 3], [2, 2]])},
+        "0 <= agreeing <= images",
     ),
-    "measure of nothing": (
-        {"measures": [["conv9", "uint8", 1, 1, 1]] * 2},
+    "measurements and rows": (
+        {},
+        {"images": np.zeros((1, 2), np.int64)},
+        r"images: expected shape \(2, 2\)",
+    ),
+    "measurement of nothing": (
+        {"measurements": [["conv9:uint8", 1, 1, 1]] * 2},
         {},
         "conv9/uint8: unknown split point",
     ),
-    "negative bytes": ({"measures": [["conv1", "uint8", -1, 1, 1]] * 2}, {}, "expected bytes"),
-    "short measure": ({"measures": [["conv1"]] * 2}, {}, "not a profile"),
+    "negative bytes": ({"measurements": [["conv1:uint8", -1, 1, 1]] * 2}, {}, "expected bytes"),
+    "short measurement": ({"measurements": [["conv1:uint8"]] * 2}, {}, "not a profile"),
+    "measurement without a cut": ({"measurements": [["conv1", 1, 1, 1]] * 2}, {}, "not a profile"),
     "target": ({"target": "both"}, {}, "target: expected one of"),
     "accuracy": ({"accuracy": 1.5}, {}, "accuracy: expected 0 to 1"),
     "nan accuracy": ({"accuracy": float("nan")}, {}, "not a profile"),
@@ -282,8 +287,8 @@ def test_parts_that_disagree_cannot_be_built() -> None:
         make(mean0=np.zeros(4))
     with pytest.raises(ProfileError, match="mean0: expected float64"):
         make(mean0=[0.0, 0.0, 0.0])
-    with pytest.raises(ProfileError, match=r"seen: expected int64 \(2,\)"):
-        make(measures=(measure("conv1", "uint8", [1], [1]),))
+    with pytest.raises(ProfileError, match=r"images: expected int64 \(2,\)"):
+        make(measurements=(measure("conv1", "uint8", [1], [1]),))
 
 
 def test_replace_keeps_the_checks() -> None:

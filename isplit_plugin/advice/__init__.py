@@ -1,39 +1,63 @@
-"""What to do: class-conditional curves, latency model, recommendation. Pure: no I/O, no clock, no database."""
+"""Recommendations: class-conditional curves, latency model, ranking of cuts. Pure: no I/O, no clock, no database."""
 
 from __future__ import annotations
 
+from .anytime import median_ranks
+from .curves import class_curves
+from .intervals import wilson
 from .live_view import (
     ALL_GROUPS,
+    WHOLE_CURVES,
     ClassCounts,
     ImportanceRows,
     LiveView,
     OutcomeRow,
     ServedRow,
+    Source,
+    Target,
     Times,
+    positions,
 )
+from .mix import live_weights
 from .query import MAX_CLASSES, Constraints, Query
-from .recommend import recommend
+from .recommend import bare_profile, recommend
 from .smallest_codec import SmallestCodec, smallest_codec
-from .standing import Change, Policy, Settlement, Standing, is_held, settle
+from .standing import (
+    PickChange,
+    StandingAnswer,
+    StandingState,
+    SwitchingPolicy,
+    answer_standing,
+    has_standing_pick,
+)
 
 __all__ = [
     "ALL_GROUPS",
     "MAX_CLASSES",
-    "Change",
+    "WHOLE_CURVES",
     "ClassCounts",
     "Constraints",
     "ImportanceRows",
     "LiveView",
     "OutcomeRow",
-    "Policy",
+    "PickChange",
     "Query",
     "ServedRow",
-    "Settlement",
     "SmallestCodec",
-    "Standing",
+    "Source",
+    "StandingAnswer",
+    "StandingState",
+    "SwitchingPolicy",
+    "Target",
     "Times",
-    "is_held",
+    "answer_standing",
+    "bare_profile",
+    "class_curves",
+    "has_standing_pick",
+    "live_weights",
+    "median_ranks",
+    "positions",
     "recommend",
-    "settle",
     "smallest_codec",
+    "wilson",
 ]

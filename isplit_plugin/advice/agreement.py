@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..profile import CutMeasurement
+from ..schema import Cut
 from .anytime import factor
 from .curves import K_MAX, K_MIN
 from .intervals import newcombe, wilson
@@ -100,7 +101,7 @@ def measured(measure: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
 
     Classes without images are estimated by all classes; the interval leaves them open from 0 to 1.
     """
-    seen, agree = measure.seen.astype(np.float64), measure.agree.astype(np.float64)
+    seen, agree = measure.images.astype(np.float64), measure.agreeing.astype(np.float64)
     if not seen.sum() > 0:
         return Agreement()
     everything = float(agree.sum() / seen.sum())
@@ -125,28 +126,25 @@ def measured(measure: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
 
 def class_shares(measure: CutMeasurement | None, profile_ids: I64, class_ids: I64) -> F64:
     """Measured agreement of each of ``class_ids`` (M,); that of all classes where a class has no image."""
-    if measure is None or not measure.seen.sum() > 0:
+    if measure is None or not measure.images.sum() > 0:
         return np.zeros(len(class_ids))
-    seen, agree = measure.seen.astype(np.float64), measure.agree.astype(np.float64)
+    seen, agree = measure.images.astype(np.float64), measure.agreeing.astype(np.float64)
     row = positions(profile_ids, class_ids)
     n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
     return np.where(n > 0, hits / np.maximum(n, 1.0), agree.sum() / seen.sum())
 
 
-Key = tuple[str, str]
-
-
-def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Key, tuple[F64, F64]]:
+def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, tuple[F64, F64]]:
     """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, codec)."""
     at = {int(c): i for i, c in enumerate(mix.class_ids)}
-    found: dict[Key, tuple[F64, F64]] = {}
+    found: dict[Cut, tuple[F64, F64]] = {}
     known = [
         r
         for r in outcomes
         if 0 < r.labelled <= MOST and math.isfinite(r.correct) and r.class_id in at
     ]
-    for row in sorted(known, key=lambda r: (r.split_point, r.codec, r.class_id)):
-        key = (row.split_point, row.codec)
+    for row in sorted(known, key=lambda r: (r.cut.split_point, r.cut.coding, r.class_id)):
+        key = row.cut
         if key not in found:
             found[key] = np.zeros(len(at)), np.zeros(len(at))
         n, hits = found[key]
@@ -156,12 +154,12 @@ def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Key, tuple[F64, F
 
 
 def outrank(
-    agreements: Mapping[Key, Agreement],
-    labels: Mapping[Key, tuple[F64, F64]],
+    agreements: Mapping[Cut, Agreement],
+    labels: Mapping[Cut, tuple[F64, F64]],
     mix: Mix,
     tolerance: float,
-    whole: Iterable[Key],
-) -> dict[Key, Agreement]:
+    whole: Iterable[Cut],
+) -> dict[Cut, Agreement]:
     """Let labelled live outcomes overrule the profile where they settle the matter.
 
     A choice's accuracy is compared with that of the full network: requests at ``whole`` (everything on the server),
@@ -204,10 +202,10 @@ def _clip(value: float) -> float:
 
 
 def _rivals(
-    key: Key,
-    agreements: Mapping[Key, Agreement],
-    labels: Mapping[Key, tuple[F64, F64]],
-    whole: Iterable[Key],
+    key: Cut,
+    agreements: Mapping[Cut, Agreement],
+    labels: Mapping[Cut, tuple[F64, F64]],
+    whole: Iterable[Cut],
 ) -> tuple[F64, F64] | None:
     served_whole = [labels[k] for k in sorted(whole) if k in labels and k != key]
     if served_whole:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from ..profile import Profile
-from ..schema import INPUT, OUTPUT
+from ..schema import INPUT, OUTPUT, Cut
 from .live_view import MOST, LiveView, ServedRow, Times
 from .query import Constraints
 
@@ -130,13 +130,15 @@ class LatencyModel:
 
     @classmethod
     def of(cls, profile: Profile, live: LiveView, constraints: Constraints) -> LatencyModel:
-        served = tuple(sorted(live.served, key=lambda r: (r.split_point, r.codec, r.group)))
+        served = tuple(
+            sorted(live.served, key=lambda r: (r.cut.split_point, r.cut.coding, r.group))
+        )
         device: list[tuple[float, float]] = []
         server: list[tuple[float, float]] = []
         for row in served:
             for times, known, into in (
-                (row.head, profile.head_ms.get(row.split_point), device),
-                (row.tail, profile.tail_ms.get(row.split_point), server),
+                (row.head, profile.head_ms.get(row.cut.split_point), device),
+                (row.tail, profile.tail_ms.get(row.cut.split_point), server),
             ):
                 median = _reported([times])
                 if (
@@ -161,62 +163,62 @@ class LatencyModel:
             1.0 if load is None else load,
         )
 
-    def nbytes(self, split_point: str, codec: str) -> float:
+    def nbytes(self, cut: Cut) -> float:
         """Mean bytes of one image on the wire as served, NaN where too few were."""
-        sizes = [(r.requests, mean_bytes(r)) for r in self._rows(split_point, codec)]
+        sizes = [(r.requests, mean_bytes(r)) for r in self._rows(cut)]
         good = [(n, size) for n, size in sizes if not math.isnan(size)]
         total = math.fsum(n for n, _ in good)
         return math.fsum(n / total * size for n, size in good) if good else math.nan
 
-    def latency(self, split_point: str, codec: str, nbytes: float) -> Latency:
+    def latency(self, cut: Cut, nbytes: float) -> Latency:
         """One prediction with this choice. ``nbytes``: what it sends; on the device, nothing is sent."""
         return _sum(
-            self._parts(split_point, codec),
-            0.0 if split_point == OUTPUT else self.link.transfer_ms(nbytes),
+            self._parts(cut),
+            0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes),
         )
 
-    def terms(self, split_point: str, codec: str, nbytes: float) -> tuple[Term, ...]:
+    def terms(self, cut: Cut, nbytes: float) -> tuple[Term, ...]:
         """The latency as a sum of terms; those that two choices share cancel in their difference."""
-        parts = tuple(self._parts(split_point, codec))
-        if split_point == OUTPUT:
+        parts = tuple(self._parts(cut))
+        if cut.split_point == OUTPUT:
             return parts
         megabits = nbytes * 8 / 1000
         uplink = Term("uplink", megabits, 1 / self.link.bandwidth_mbps, False)
         return (*parts, uplink, Term("rtt", 1.0, self.link.rtt_ms, False))
 
-    def _parts(self, split_point: str, codec: str) -> list[Term]:
-        measure = self.profile.measure(split_point, codec)
-        pair = self._rows(split_point, codec)
-        point = [r for r in self.served if r.split_point == split_point]
+    def _parts(self, cut: Cut) -> list[Term]:
+        split_point = cut.split_point
+        measurement = self.profile.measurement(cut)
+        at_cut = self._rows(cut)
+        at_point = [row for row in self.served if row.cut.split_point == split_point]
         # Coding that was never measured is taken as free: next to head, transfer and tail it hardly counts.
-        encode = measure.encode_ms if measure is not None else 0.0
-        decode = measure.decode_ms if measure is not None else 0.0
+        encode = measurement.encode_ms if measurement is not None else 0.0
+        decode = measurement.decode_ms if measurement is not None else 0.0
         parts: list[Term] = []
         if split_point != INPUT:
             whole = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
             head = self.profile.head_ms.get(split_point, whole)
             parts.append(
                 self._part(
-                    f"head {split_point}", self._device(r.head for r in point), head, "slowdown"
+                    f"head {split_point}", self._device(r.head for r in at_point), head, "slowdown"
                 )
             )
         if split_point == OUTPUT:
             return parts
-        name = f"{split_point} {codec}"
         tail = self.profile.tail_ms.get(split_point)
         return [
             *parts,
-            self._part(f"encode {name}", self._device(r.encode for r in pair), encode, "slowdown"),
-            self._part(f"decode {name}", _reported(r.decode for r in pair), decode, "load"),
-            self._part(f"tail {split_point}", _reported(r.tail for r in point), tail, "load"),
+            self._part(f"encode {cut}", self._device(r.encode for r in at_cut), encode, "slowdown"),
+            self._part(f"decode {cut}", _reported(r.decode for r in at_cut), decode, "load"),
+            self._part(f"tail {split_point}", _reported(r.tail for r in at_point), tail, "load"),
         ]
 
     def _device(self, times: Iterable[Times]) -> float | None:
         # Who names the device's speed asks about that device, not about those that reported.
         return None if self.slowdown_source == "asked" else _reported(times)
 
-    def _rows(self, split_point: str, codec: str) -> list[ServedRow]:
-        return [r for r in self.served if (r.split_point, r.codec) == (split_point, codec)]
+    def _rows(self, cut: Cut) -> list[ServedRow]:
+        return [row for row in self.served if row.cut == cut]
 
     def _part(self, name: str, live: float | None, known: float | None, shared: str) -> Term:
         """A live time as a quantity of its own; a time of the profile as a multiple of slowdown or load."""

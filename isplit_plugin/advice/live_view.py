@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
+from ..schema import Cut
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -37,6 +38,8 @@ Source = Literal["tail", "input", "probe"]
 Target = Literal["predicted", "true"]
 """Whose score was differentiated: the predicted class, or the true one where a label is known."""
 
+WHOLE_CURVES: Final = ("input", "probe")
+"""Sources whose every observation has a value at all points of the curve."""
 ALL_GROUPS: Final = "all"
 """The name of a view over every device group."""
 MOST: Final = 1e15
@@ -107,15 +110,16 @@ NO_TIMES: Final = Times()
 
 @dataclass(frozen=True, eq=False)
 class ServedRow:
-    """What was served at one split point with one codec (codec, or bottleneck) for one device group.
+    """The requests of one device group at one cut.
 
-    ``requests`` counts all, ``errors`` those of them that failed; ``bytes`` is the sum of body bytes over the
-    ``requests``. ``head``, ``encode`` and ``uplink`` are the device's reports (bounded, but not to be trusted blindly),
-    ``decode`` and ``tail`` the server's own.
+    Attributes:
+        requests: all requests; ``errors``: those of them that failed.
+        bytes: sum of the body bytes of the requests.
+        head, encode, uplink: times that devices reported. They are bounded, but a device may lie.
+        decode, tail: times that the server measured.
     """
 
-    split_point: str
-    codec: str
+    cut: Cut
     group: str
     requests: float
     errors: float
@@ -128,20 +132,18 @@ class ServedRow:
 
 
 class OutcomeRow(NamedTuple):
-    """Predictions of one class at one served split point and codec: how many, how many of them have a label by now,
-    and how many of those labels agree."""
+    """Decayed counts for one predicted class at one cut: predictions, labelled ones, correct ones."""
 
-    split_point: str
-    codec: str
+    cut: Cut
     class_id: int
-    seen: float
+    predictions: float
     labelled: float
     correct: float
 
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """The live mix. Shapes (S,): predicted classes, their decayed weight, and how many requests stand behind each."""
+    """The live mix. Shapes (S,): predicted classes, their decayed weights, and their request counts."""
 
     class_ids: I64 = field(default_factory=_no_ids)
     weight: F64 = field(default_factory=_no_weights)
@@ -169,12 +171,12 @@ class LiveView:
     class_counts: ClassCounts = field(default_factory=ClassCounts)
     comoment: F64 | None = None
     comoment_dof: float = 0.0
-    revision: int = 0
+    revision: str = ""
     as_of: float | None = None
     observations: int = 0
     group: str = ALL_GROUPS
 
     @classmethod
-    def empty(cls, group: str = ALL_GROUPS, revision: int = 0) -> LiveView:
+    def empty(cls, group: str = ALL_GROUPS, revision: str = "") -> LiveView:
         """The view of a network that nobody has used yet."""
         return cls(group=group, revision=revision)

@@ -1,6 +1,6 @@
-"""The recommendation: both questions answered, with everything they rest on.
+"""The recommendation: which cut to use now, and where a bottleneck is worth training.
 
-Pure: the same manifest, profile, view and query give the same answer, to the last byte.
+Pure: equal manifests, profiles, views and queries give equal answers, to the last byte.
 """
 
 from __future__ import annotations
@@ -9,24 +9,22 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ..errors import ProfileError, QueryError
 from ..profile import Profile
-from ..schema import Manifest, Pick, Recommendation
+from ..schema import Manifest, Recommendation, StandingPick
 from .curves import Curve, mix_curve, unseen_mean
-from .cuts import CutEstimate, CutRanking, judge, options
-from .evidence import WHOLE_CURVES
+from .cuts import CutEstimate, estimate_cuts
 from .latency import LatencyModel
-from .live_view import F64, LiveView
+from .live_view import ALL_GROUPS, F64, WHOLE_CURVES, LiveView
 from .memo import once
 from .mix import Mix, resolve
 from .placement import GLOBAL, Placement, place, place_by
 from .query import Query
+from .ranking import CutRanking, rank_cuts
 
 CUI: Final = "cui"
 DEPTH: Final = "depth"
@@ -53,7 +51,7 @@ def bare_profile(manifest: Manifest) -> Profile:
         comoment_dof=0,
         head_ms={},
         tail_ms={},
-        measures=(),
+        measurements=(),
         accuracy=None,
         provenance={},
     )
@@ -61,7 +59,7 @@ def bare_profile(manifest: Manifest) -> Profile:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """Everything a recommendation is made of, before any pick is held."""
+    """Everything that a recommendation is made of."""
 
     manifest: Manifest
     profile: Profile
@@ -70,8 +68,8 @@ class Assessment:
     mix: Mix
     curve: Curve
     model: LatencyModel
-    options: tuple[CutEstimate, ...]
-    verdict: CutRanking
+    estimates: tuple[CutEstimate, ...]
+    ranking: CutRanking
     placement: Placement
 
     @property
@@ -84,49 +82,68 @@ class Assessment:
 def recommend(
     manifest: Manifest, profile: Profile | None, live: LiveView, query: Query | None = None
 ) -> Recommendation:
-    """Answer ``query`` (default: the live mix, no limits) for one model. ``profile``: ``None`` where it has none.
+    """Answer a question from the estimates of the moment.
 
-    Estimates alone decide; :func:`.switching.settle` holds on to what is in force until the evidence is against it.
-    Raises UnknownClassError for a class id that the network does not have, ProfileError where the profile is of
-    another network, StoreError where the view has another number of points than the profile.
+    :func:`.standing.answer_standing` answers the question that has a standing pick.
+
+    Parameters:
+        profile: ``None`` for a network that was packaged without one.
+        query: by default the live mix, without limits.
+
+    Raises:
+        UnknownClassError: a class id that the network does not have.
+        ProfileError: the profile belongs to another network.
+        StoreError: the view has another number of points than the profile.
+        QueryError: the profile has no values of the predictor.
     """
-    return answer(assess(manifest, profile, live, query or Query()))
+    return compose(assess(manifest, profile, live, query or Query()))
 
 
 def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Query) -> Assessment:
-    """Work out choices and places. Parameters and errors as of :func:`recommend`."""
+    """Estimate and rank all cuts, and rank the places for a bottleneck. Errors: see :func:`recommend`."""
     profile = bare_profile(manifest) if profile is None else profile
-    if profile.network_hash != manifest.network_hash or len(profile.split_points) != len(
-        manifest.split_points
-    ):
+    points = len(manifest.split_points)
+    if profile.network_hash != manifest.network_hash or len(profile.split_points) != points:
         raise ProfileError(
-            f"expected a profile of network {manifest.network_hash} with {len(manifest.split_points)} points, "
+            f"expected a profile of network {manifest.network_hash} with {points} points, "
             f"got one of {profile.network_hash} with {len(profile.split_points)}"
         )
     mix = resolve(query, profile, live, manifest.classes)
     curve, base = _curves(profile, live, mix)
-    limits = query.constraints
-    model = LatencyModel.of(profile, live, limits)
-    found = tuple(options(manifest, live, mix, limits, model))
+    model = LatencyModel.of(profile, live, query.constraints)
+    estimates = tuple(estimate_cuts(manifest, live, mix, query.constraints, model))
+    return Assessment(
+        manifest=manifest,
+        profile=profile,
+        live=live,
+        query=query,
+        mix=mix,
+        curve=curve,
+        model=model,
+        estimates=estimates,
+        ranking=rank_cuts(estimates, query.constraints),
+        placement=_placement(profile, curve, base, query),
+    )
+
+
+def _placement(profile: Profile, curve: Curve, base: F64, query: Query) -> Placement:
+    max_head_macs = query.constraints.max_head_macs
     if query.predictor == CUI:
-        placement = place(
+        return place(
             profile.split_points,
             curve,
             base=base,
             rule=query.rule,
             candidate_set=query.candidate_set,
-            max_head_macs=limits.max_head_macs,
+            max_head_macs=max_head_macs,
         )
-    else:
-        placement = place_by(
-            profile.split_points,
-            _predicted(profile, query.predictor),
-            predictor=query.predictor,
-            candidate_set=query.candidate_set,
-            max_head_macs=limits.max_head_macs,
-        )
-    verdict = judge(found, limits)
-    return Assessment(manifest, profile, live, query, mix, curve, model, found, verdict, placement)
+    return place_by(
+        profile.split_points,
+        _predicted(profile, query.predictor),
+        predictor=query.predictor,
+        candidate_set=query.candidate_set,
+        max_head_macs=max_head_macs,
+    )
 
 
 def _curves(profile: Profile, live: LiveView, mix: Mix) -> tuple[Curve, F64]:
@@ -155,45 +172,36 @@ def _known_curves(_: LiveView) -> dict[tuple[Profile, bytes, bytes], tuple[Curve
     return {}
 
 
-def answer(seen: Assessment, standing: tuple[Pick, ...] = ()) -> Recommendation:
-    """The recommendation in words and numbers. ``standing``: the picks that are in force."""
-    manifest, profile, live, query, mix = (
-        seen.manifest,
-        seen.profile,
-        seen.live,
-        seen.query,
-        seen.mix,
-    )
-    verdict, placement = seen.verdict, seen.placement
-    points = seen.curve.points(profile)
-    observations = max(0, int(live.observations))
-    sources = {p.source for p in points} | {
-        _plain(verdict.use.latency_source),
-        _plain(verdict.use.agreement_source),
-    }
+def compose(assessment: Assessment, standing: StandingPick | None = None) -> Recommendation:
+    """The recommendation in words and numbers. ``standing``: the pick in force, for a question that has one."""
+    manifest, query, mix = assessment.manifest, assessment.query, assessment.mix
+    ranking, placement = assessment.ranking, assessment.placement
+    points = assessment.curve.points(assessment.profile)
+    observations = max(0, int(assessment.live.observations))
+    sources = {point.source for point in points}
+    sources |= {_plain(ranking.use.latency_source), _plain(ranking.use.agreement_source)}
     sources.add("live" if mix.name == "live" else "profile")
     return Recommendation(
         model=manifest.model,
         version=manifest.version,
         network_hash=manifest.network_hash,
-        revision=revision(manifest, profile, live, query, standing),
-        as_of=seen.as_of,
-        source="profile" if sources == {"profile"} else "live" if sources == {"live"} else "mixed",
+        revision=_revision(assessment),
+        as_of=assessment.as_of,
+        source=next(iter(sources)) if len(sources) == 1 else "mixed",
         mix=mix.name,
         group=query.group,
         classes=mix.shares(manifest.classes),
-        use=verdict.use,
-        choices=verdict.choices,
+        use=ranking.use,
+        cuts=ranking.cuts,
         rule=query.rule if query.predictor == CUI else GLOBAL,
         candidate_set=placement.candidate_set,
         predictor=query.predictor,
-        pick=placement.pick,
+        best_candidate=placement.pick,
         candidates=placement.candidates,
         curve=points,
-        confidence=verdict.use.agreement_low or 0.0,
+        confidence=ranking.use.agreement_low or 0.0,
         observations=observations,
-        reason=_statement(query, observations, mix.note, verdict, seen.model)
-        + f"; {placement.reason}",
+        reason="; ".join((*_statements(assessment, observations), placement.reason)),
         standing=standing,
     )
 
@@ -214,144 +222,55 @@ def _plain(source: str) -> str:
     return source if source == "mixed" else "live" if source.startswith("live") else "profile"
 
 
-def _statement(
-    query: Query, observations: int, note: str, verdict: CutRanking, model: LatencyModel
-) -> str:
-    group = "" if query.group == "all" else f" from group {query.group}"
-    first = (
-        f"{observations} live requests{group}"
-        if observations
-        else f"profile only: no traffic yet{group}"
-    )
-    use = f"use {verdict.use.split_point} as {verdict.use.codec}: {verdict.reason}"
+def _statements(assessment: Assessment, observations: int) -> list[str]:
+    """What the recommendation rests on, in words."""
+    query, ranking, model = assessment.query, assessment.ranking, assessment.model
+    group = "" if query.group == ALL_GROUPS else f" from group {query.group}"
+    traffic = f"{observations} live requests{group}"
+    if not observations:
+        traffic = f"profile only: no traffic yet{group}"
     speed = {
-        "assumed": "the device is taken to be as fast as the machine that made the profile",
-        "asked": f"the device is taken to be {model.slowdown:.3g} times slower than the machine that made the profile",
+        "assumed": "the device is assumed to be as fast as the machine that made the profile",
+        "asked": (
+            f"the device is assumed to be {model.slowdown:.3g} times slower than the machine that "
+            "made the profile"
+        ),
         "live": f"devices report {model.slowdown:.3g} times the head times of the profile",
     }[model.slowdown_source]
-    return "; ".join(filter(None, (first, note, use, f"link {model.link.words()}", speed)))
+    use = f"use {ranking.use.cut}: {ranking.reason}"
+    statements = [traffic, assessment.mix.note, use, f"link {model.link.words()}", speed]
+    return [statement for statement in statements if statement]
 
 
-def revision(
-    manifest: Manifest,
-    profile: Profile,
-    live: LiveView,
-    query: Query,
-    standing: tuple[Pick, ...] = (),
-) -> str:
-    """16 hexadecimal digits over network, deployment, profile, the view's contents, the question and what is in force.
+def _revision(assessment: Assessment) -> str:
+    """The revision of the store, and a hash of the question."""
+    manifest = assessment.manifest
+    question = [manifest.model, manifest.version, assessment.query.to_json()]
+    hashed = _hash(json.dumps(question, sort_keys=True).encode())
+    revision = assessment.live.revision
+    return f"{revision}-{hashed}" if revision else hashed
 
-    From contents and not from ``live.revision``, so that two stores which hold the same give the same.
-    """
+
+def deployment_hash(manifest: Manifest, profile: Profile) -> str:
+    """16 hexadecimal digits over network, deployment and profile, to which a standing pick belongs."""
+    deployment = [
+        manifest.network_hash,
+        manifest.model,
+        manifest.version,
+        manifest.deployed,
+        manifest.codecs,
+        manifest.classes,
+    ]
+    return _hash(json.dumps(deployment).encode(), _profile_bytes(profile))
+
+
+@once
+def _profile_bytes(profile: Profile) -> bytes:
+    return hashlib.blake2b(profile.to_bytes()).digest()
+
+
+def _hash(*parts: bytes) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    _json(digest, [manifest.network_hash, manifest.model, manifest.version, query.to_json()])
-    if standing:
-        _json(digest, [pick._asdict() for pick in standing])
-    digest.update(_of_deployment(*_deployment(manifest)))
-    digest.update(_of_profile(profile))
-    digest.update(_of_live(live))
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
-
-
-def basis(manifest: Manifest, profile: Profile) -> str:
-    """16 hexadecimal digits over network, deployment and profile: what picks in force belong to."""
-    key = (manifest.network_hash, manifest.model, manifest.version, *_deployment(manifest))
-    known = _bases(profile)
-    if key not in known:
-        digest = hashlib.blake2b(digest_size=8)
-        _json(digest, [manifest.network_hash, manifest.model, manifest.version, Query().to_json()])
-        _feed_deployment(digest, *_deployment(manifest))
-        _feed_profile(digest, profile)
-        _feed_live(digest, LiveView.empty())
-        known[key] = digest.hexdigest()
-    return known[key]
-
-
-@once
-def _bases(_: Profile) -> dict[tuple[object, ...], str]:
-    return {}
-
-
-_Names = tuple[str, ...]
-
-
-def _deployment(manifest: Manifest) -> tuple[_Names, _Names, _Names]:
-    return tuple(manifest.deployed), tuple(manifest.codecs), tuple(manifest.classes)
-
-
-@lru_cache(maxsize=16)
-def _of_deployment(deployed: _Names, codecs: _Names, classes: _Names) -> bytes:
-    digest = hashlib.blake2b()
-    _feed_deployment(digest, deployed, codecs, classes)
-    return digest.digest()
-
-
-@once
-def _of_profile(profile: Profile) -> bytes:
-    digest = hashlib.blake2b()
-    _feed_profile(digest, profile)
-    return digest.digest()
-
-
-@once
-def _of_live(live: LiveView) -> bytes:
-    digest = hashlib.sha256()  # processors have instructions for it, and a view is megabytes
-    _feed_live(digest, live)
-    return digest.digest()
-
-
-def _feed_deployment(digest: Any, deployed: _Names, codecs: _Names, classes: _Names) -> None:
-    _json(digest, [list(deployed), list(codecs), list(classes)])
-
-
-def _feed_profile(digest: Any, profile: Profile) -> None:
-    _json(digest, [dict(profile.head_ms), dict(profile.tail_ms), profile.target])
-    _json(digest, {name: list(values) for name, values in profile.predictions.items()})
-    for array in (profile.class_ids, profile.count, profile.mean0, profile.sum1, profile.sum2):
-        _array(digest, array)
-    for measure in sorted(profile.measures, key=lambda m: (m.split_point, m.codec)):
-        _json(
-            digest,
-            [
-                measure.split_point,
-                measure.codec,
-                measure.nbytes,
-                measure.encode_ms,
-                measure.decode_ms,
-            ],
-        )
-        _array(digest, measure.seen)
-        _array(digest, measure.agree)
-
-
-def _feed_live(digest: Any, live: LiveView) -> None:
-    _json(digest, [live.as_of, live.observations])
-    for part in sorted(live.importance, key=lambda r: (r.source, r.target)):
-        order = np.argsort(part.class_ids, kind="stable")
-        _json(digest, [part.source, part.target])
-        for array in (part.class_ids, part.count, part.weight, part.weight2, part.sum1, part.sum2):
-            _array(digest, np.asarray(array)[order])
-    _json(digest, sorted(repr(r) for r in live.served))
-    served, codecs, *numbers = (
-        zip(*sorted(live.outcomes), strict=True) if live.outcomes else ((),) * 6
-    )
-    _json(
-        digest,
-        [(place, len(list(some))) for place, some in groupby(zip(served, codecs, strict=True))],
-    )
-    for column in numbers:
-        _array(digest, np.array(column, np.float64))
-    order = np.argsort(live.class_counts.class_ids, kind="stable")
-    for array in (live.class_counts.class_ids, live.class_counts.weight, live.class_counts.count):
-        _array(digest, np.asarray(array)[order])
-
-
-def _json(digest: Any, value: Any) -> None:
-    digest.update(json.dumps(value, sort_keys=True).encode())
-    digest.update(b"\0")
-
-
-def _array(digest: Any, array: Any) -> None:
-    array = np.ascontiguousarray(array)
-    _json(digest, [str(array.dtype), list(array.shape)])
-    digest.update(array.reshape(-1))

@@ -46,11 +46,20 @@ def smallest_codec(
     )
     rows = profile.class_rows(class_ids)
     found = []
-    for measure in profile.measures:
-        seen, agree = int(measure.seen[rows].sum()), int(measure.agree[rows].sum())
+    for measure in profile.measurements:
+        images = int(measure.images[rows].sum())
+        agreeing = int(measure.agreeing[rows].sum())
         # The sum of rounded shares: 0.99 of 100 images is 99 of them.
-        if measure.split_point == name and seen > 0 and agree >= (1 - tolerance) * seen - 1e-9:
-            found.append(SmallestCodec(measure, agree / seen, wilson(agree / seen, seen)[0], seen))
+        if (
+            measure.split_point == name
+            and images > 0
+            and agreeing >= (1 - tolerance) * images - 1e-9
+        ):
+            found.append(
+                SmallestCodec(
+                    measure, agreeing / images, wilson(agreeing / images, images)[0], images
+                )
+            )
     return min(
         found, key=lambda s: (s.measure.nbytes, s.measure.encode_ms, s.measure.codec), default=None
     )

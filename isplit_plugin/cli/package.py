@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import QueryError
-from ..schema import INPUT, Manifest
+from ..schema import INPUT, Cut, Manifest
 from . import common
 from .network_options import add_network, load
 
@@ -48,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="deploy a trained bottleneck too (written by isplit bottleneck; may be repeated)",
     )
-    parser.add_argument("--default", metavar="POINT:CODEC", help="what a client starts with")
+    parser.add_argument(
+        "--default",
+        metavar="CUT",
+        help="the cut that a client starts with, such as layer3:uint8+zstd",
+    )
     parser.add_argument(
         "--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)"
     )
@@ -65,11 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from ..profile import Profile
     from ..serving.packaging import package
 
-    default = tuple(options.default.split(":", 1)) if options.default else None
-    if default is not None and len(default) != 2:
-        raise QueryError(
-            f"--default: expected POINT:CODEC, such as layer3:uint8+zstd, got {options.default!r}"
-        )
+    default = Cut.parse(options.default) if options.default else None
     profile = Profile.load(options.profile)
     common.make_folder(options.output)
     common.note(options, f"capturing {options.network} ...")
@@ -110,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
                 **{name: str(path) for name, path in files.items()},
                 "network_hash": built.manifest.network_hash,
                 "deployed": built.manifest.deployed,
-                "default": built.manifest.default,
+                "default": str(built.manifest.default),
                 "warnings": warnings,
             }
         )
@@ -119,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"warning: {warning}")
     print(
         f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}; "
-        f"a client starts with {' as '.join(built.manifest.default)}"
+        f"a client starts with {built.manifest.default}"
     )
     print(
         common.table(
@@ -132,10 +131,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _larger_than_jpeg(profile: Profile, manifest: Manifest) -> list[str]:
     """A warning where a client that is told nothing would send more than the photo."""
-    default, jpeg = profile.measure(*manifest.default), profile.measure(INPUT, "jpeg")
+    default, jpeg = profile.measurement(manifest.default), profile.measurement(Cut(INPUT, "jpeg"))
     if default is None or jpeg is None or default.nbytes <= jpeg.nbytes:
         return []
     return [
-        f"what a client starts with, {' as '.join(manifest.default)}, is {default.nbytes:,.0f} bytes an image, "
+        f"what a client starts with, {manifest.default}, is {default.nbytes:,.0f} bytes an image, "
         f"{default.nbytes / jpeg.nbytes:.1f} times the JPEG; --default {INPUT}:jpeg or a later point sends less"
     ]

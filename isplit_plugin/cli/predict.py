@@ -22,7 +22,7 @@ Needs the light client only: pip install 'isplit-plugin[onnx]'.
 EPILOG: Final = """\
 examples:
   isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file logs/key_file.json
-  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --split-point input     # send JPEGs instead
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input:jpeg     # send JPEGs instead
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto                  # cut where the server advises
 A photo that cannot be read is reported and the others go on; the exit code is then 3.
 """
@@ -35,11 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip"
     )
     parser.add_argument(
-        "--split-point", help="where to cut: a deployed split point, input or output"
-    )
-    parser.add_argument(
-        "--codec",
-        help="fp32, fp16, uint8 or q<2-8>[c][+rle], each also with +zstd, as served; jpeg or file at input",
+        "--cut",
+        metavar="CUT",
+        help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, or a split point alone; input:jpeg sends "
+        "the photo, output stays on the device (default: the bundle's)",
     )
     parser.add_argument(
         "--auto", action="store_true", help="ask the recommendation endpoint first and obey it"
@@ -66,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
         model=options.model,
         head=options.head,
         token=common.token_of(options),
-        split_point=options.split_point,
-        codec=options.codec,
+        cut=options.cut,
         top_k=options.top_k,
         raw_scores=False,
         device_token=options.device_token,
@@ -99,8 +97,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "photo": str(photo),
         "label": prediction.label,
         "top": [entry._asdict() for entry in prediction.top],
-        "split_point": prediction.split_point,
-        "codec": prediction.codec,
+        "cut": str(prediction.cut),
         "bytes_sent": prediction.bytes_sent,
         "timings_ms": {
             "head": times.head_ms,

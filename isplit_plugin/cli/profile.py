@@ -189,9 +189,9 @@ def summary(result: Profile, tolerance: float = 0.01) -> dict[str, object]:
                 "split_point": m.split_point,
                 "codec": m.codec,
                 "bytes": m.nbytes,
-                "agreement": float(m.agree.sum() / max(1, m.seen.sum())),
+                "agreement": float(m.agreeing.sum() / max(1, m.images.sum())),
             }
-            for m in result.measures
+            for m in result.measurements
         ],
         "smallest": {
             name: found
@@ -209,7 +209,7 @@ def summary(result: Profile, tolerance: float = 0.01) -> dict[str, object]:
 
 def _measured(result: Profile) -> list[str]:
     """Where something is sent and was measured, from the input onwards."""
-    measured = {m.split_point for m in result.measures}
+    measured = {m.split_point for m in result.measurements}
     return [name for name in (INPUT, *(p.name for p in result.split_points)) if name in measured]
 
 
@@ -217,7 +217,7 @@ def render_smallest(result: Profile, tolerance: float) -> str:
     """The smallest codec of each split point whose top-1 stays the full network's within the tolerance."""
     from ..advice import smallest_codec
 
-    jpeg = next((m.nbytes for m in result.measures if m.codec == "jpeg"), np.nan)
+    jpeg = next((m.nbytes for m in result.measurements if m.codec == "jpeg"), np.nan)
     rows: list[tuple[object, ...]] = []
     for name in _measured(result):
         found = smallest_codec(result, name, tolerance)
@@ -243,10 +243,10 @@ def render(result: Profile) -> str:
     """A profile for people: one line for each measured choice, the smallest agreeing ones marked."""
     images = int(result.count.sum())
     accuracy = "" if result.accuracy is None else f", {result.accuracy:.1%} right"
-    jpeg = next((m.nbytes for m in result.measures if m.codec == "jpeg"), np.nan)
+    jpeg = next((m.nbytes for m in result.measurements if m.codec == "jpeg"), np.nan)
     rows = []
-    for measure in sorted(result.measures, key=lambda m: m.nbytes):
-        agreement = measure.agree.sum() / max(1, measure.seen.sum())
+    for measure in sorted(result.measurements, key=lambda m: m.nbytes):
+        agreement = measure.agreeing.sum() / max(1, measure.images.sum())
         rows.append(
             (
                 measure.split_point,

@@ -7,17 +7,17 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError
-from ..schema import INPUT, OUTPUT
+from ..schema import INPUT, OUTPUT, Cut
 from . import common
 
 if TYPE_CHECKING:
-    from ..schema import Pick, RatedCut, Recommendation
+    from ..schema import RatedCut, Recommendation, StandingPick
 
 HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
 DESCRIPTION: Final = """\
 Ask the endpoint `isplit` two questions about a model:
-  use         which deployed (split point, codec) a device should use now, from measured agreement with the full
-              network, bytes and predicted latency; sending the JPEG and staying on the device are among the choices
+  use         which deployed cut a device should use now, from measured agreement with the full network, bytes
+              and predicted latency; sending the JPEG and staying on the device are among the cuts
   candidates  where a trained bottleneck is worth placing, ranked by the class-conditional CUI curve
 """
 EPILOG: Final = """\
@@ -31,9 +31,9 @@ The same in curl: GET /predictions/isplit/1.0/recommendations/resnet50/classes/2
 _CONSTRAINTS: Final = {
     "bandwidth_mbps": "uplink in megabits a second",
     "rtt_ms": "round-trip time in milliseconds",
-    "max_latency_ms": "drop choices slower than this",
-    "max_bytes": "drop choices that send more than this for an image",
-    "max_head_macs": "drop choices whose head costs the device more multiply-accumulates than this",
+    "max_latency_ms": "drop cuts slower than this",
+    "max_bytes": "drop cuts that send more than this for an image",
+    "max_head_macs": "drop cuts whose head costs the device more multiply-accumulates than this",
     "accuracy_tolerance": "share of predictions that may differ from the full network's (0.01)",
     "device_slowdown": "how many times slower the device is than the machine that made the profile",
 }
@@ -83,42 +83,40 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _in_force(pick: Pick) -> str:
-    """A pick that is held, since when, and what waits for proof."""
-    what = {"use": "to use now", "place": "for a bottleneck"}.get(pick.kind, pick.kind)
-    since = "as the profile has it" if pick.since is None else f"since {common.when(pick.since)}"
-    waits = "nothing else is estimated to be better"
+def _standing_line(pick: StandingPick) -> str:
+    """The standing pick, since when, and the rival that waits for proof."""
+    since = "from the profile" if pick.since is None else f"since {common.when(pick.since)}"
+    rival = "no other cut is estimated to be better"
     if pick.rival is not None:
-        waits = f"{pick.rival} waits for proof ({pick.reason})"
-    return f"  in force {what}: {pick.pick or 'no place'}, {since}; {waits}"
+        rival = f"{pick.rival} waits for proof ({pick.reason})"
+    return f"  standing pick: {pick.cut}, {since}; {rival}"
 
 
 def render(answer: Recommendation, *, limit: int = 12) -> str:
-    """A recommendation for people: the pick, what is in force, the choices with their reasons, the candidates."""
+    """A recommendation for people: the pick, the standing pick, the cuts with their reasons, the candidates."""
     classes = ", ".join(f"{share.label} {share.weight:.0%}" for share in answer.classes[:6])
     more = f" and {len(answer.classes) - 6} more" if len(answer.classes) > 6 else ""
     lines = [
-        f"{answer.model} {answer.version}: use {answer.split_point} as {answer.codec}",
+        f"{answer.model} {answer.version}: use {answer.cut}",
         f"  {answer.reason}",
         f"  classes ({answer.mix}): {classes or 'none seen'}{more}",
         f"  from {answer.observations} live requests and the profile; source {answer.source}, "
         f"confidence {answer.confidence:.2f}, revision {answer.revision}",
-        *map(_in_force, answer.standing),
+        *([] if answer.standing is None else [_standing_line(answer.standing)]),
         "",
         "What to use now",
         common.table(
-            ("", "split point", "codec", "bytes", "latency ms", "agreement", "why"),
+            ("", "cut", "bytes", "latency ms", "agreement", "why"),
             (
                 (
-                    "*" if choice.verdict == "picked" else "",
-                    choice.split_point,
-                    choice.codec,
-                    round(choice.nbytes),
-                    round(choice.latency_ms, 1),
-                    "-" if choice.agreement is None else f"{choice.agreement:.1%}",
-                    choice.reason,
+                    "*" if row.verdict == "picked" else "",
+                    str(row.cut),
+                    round(row.nbytes),
+                    round(row.latency_ms, 1),
+                    "-" if row.agreement is None else f"{row.agreement:.1%}",
+                    row.reason,
                 )
-                for choice in worth_showing(answer, limit)
+                for row in worth_showing(answer, limit)
             ),
         ),
         "",
@@ -128,7 +126,7 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
             ("", "split point", "CUI", "standard error", "source", "live", "profile", "raw bytes"),
             (
                 (
-                    "*" if candidate.split_point == answer.pick else "",
+                    "*" if candidate.split_point == answer.best_candidate else "",
                     candidate.split_point,
                     f"{candidate.predictor_value:.3e}",
                     "-"
@@ -147,13 +145,10 @@ def render(answer: Recommendation, *, limit: int = 12) -> str:
 
 
 def worth_showing(answer: Recommendation, limit: int) -> list[RatedCut]:
-    """The best choices, and of those further down the first that sends the photo and the one that stays here: what
-    everybody compares with."""
-    shown = list(answer.choices[:limit])
+    """The best cuts. Of those further down, also the first that sends the photo and the one that stays here."""
+    rows = list(answer.cuts[:limit])
     for point in (INPUT, OUTPUT):
-        if not any(choice.split_point == point for choice in shown):
-            shown += [choice for choice in answer.choices[limit:] if choice.split_point == point][
-                :1
-            ]
-    jpeg = [c for c in answer.choices if (c.split_point, c.codec) == (INPUT, "jpeg")]
-    return [*shown, *(c for c in jpeg if c not in shown)]
+        if not any(row.split_point == point for row in rows):
+            rows += [row for row in answer.cuts[limit:] if row.split_point == point][:1]
+    jpeg = [row for row in answer.cuts if row.cut == Cut(INPUT, "jpeg")]
+    return [*rows, *(row for row in jpeg if row not in rows)]

@@ -1,91 +1,95 @@
-"""Which (split point, codec) a request uses: what was asked for, checked against what is served."""
+"""Which cut a request uses: the one that was asked for, completed and checked against what is served."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
-from ..schema import INPUT, OUTPUT, Manifest
+from ..schema import INPUT, NO_CODEC, OUTPUT, Cut, Manifest
 from ..wire import IMAGE_CODECS, codec_names, describe, unknown_codec
 
-NONE: Final = "none"
-"""The codec of `output`, where nothing is sent."""
+PHOTO_FILE: Final = Cut(INPUT, "file")
+"""The photo as it is: the only cut without a head bundle."""
 _PREFERRED: Final = ("uint8+zstd", "uint8", "fp16+zstd", "fp16")
 
 
-class Pair(NamedTuple):
-    """A split point by its first name, and a codec."""
+def resolve(manifest: Manifest | None, default: Cut | None, cut: Cut | str | None) -> Cut:
+    """Complete and check a cut.
 
-    split_point: str
-    codec: str
+    Parameters:
+        manifest: of the head bundle, ``None`` without one.
+        default: the cut for everything that is left out; by default the manifest's.
+        cut: a cut, its text form, or a split point alone, which gets its usual codec.
 
-
-def resolve(
-    manifest: Manifest | None, default: Pair | None, split_point: str | None, codec: str | None
-) -> Pair:
-    """Complete and check a pair.
-
-    What is left out comes from ``default``, or from the manifest where there is none; a codec that does not go with
-    the asked split point is replaced by the usual one there. Raises UnknownSplitPointError, UnknownCodecError, and
-    BundleError for anything but photo files without a manifest.
+    Raises UnknownSplitPointError, UnknownCodecError, QueryError for a text that is not a cut, and BundleError for
+    anything but photo files without a manifest.
     """
     if manifest is None:
-        if split_point not in (None, INPUT) or codec not in (None, "file"):
+        if cut not in (None, INPUT, PHOTO_FILE, str(PHOTO_FILE)):
             raise BundleError(
-                f"{split_point or INPUT!r} as {codec or 'jpeg'!r} needs the head bundle (head='<model>.head.zip'); "
-                "without it only photo files can be sent: split point 'input', codec 'file'"
+                f"cut {str(cut)[:100]!r} needs the head bundle (head='<model>.head.zip'); without it "
+                f"only photo files can be sent: cut {str(PHOTO_FILE)!r}"
             )
-        return Pair(INPUT, "file")
-    usual = default or Pair(*manifest.default)
-    name = _split_point(manifest, usual.split_point if split_point is None else split_point)
-    allowed = _codecs(manifest, name)
-    if codec is None:
-        codec = (
-            usual.codec
-            if usual.codec in allowed and (name == usual.split_point or name != INPUT)
-            else allowed[0]
-        )
-    if codec not in allowed and name == OUTPUT:
+        return PHOTO_FILE
+    usual = default or manifest.default
+    if cut is None:
+        cut = usual
+    if isinstance(cut, str) and ":" not in cut:
+        name = _split_point(manifest, cut)
+        return _with_usual_codec(name, _codecs(manifest, name), usual)
+    if isinstance(cut, str):
+        cut = Cut.parse(cut)
+    name = _split_point(manifest, cut.split_point)
+    codecs = _codecs(manifest, name)
+    if cut.coding not in codecs and name == OUTPUT:
         raise UnknownCodecError(
-            f"codec {codec[:80]!r} at 'output', where nothing is sent: leave it out"
+            f"codec {cut.coding[:80]!r} at 'output', where nothing is sent: expected {NO_CODEC!r}"
         )
-    if codec not in allowed:
-        raise unknown_codec(codec, allowed, at=name)
-    return Pair(name, codec)
-
-
-def _split_point(manifest: Manifest, asked: str) -> str:
-    if asked in (INPUT, OUTPUT):
-        return asked
-    known = (INPUT, *manifest.deployed, OUTPUT)
-    try:
-        name = manifest.split_point(asked).name
-    except UnknownSplitPointError:
-        raise UnknownSplitPointError.of(asked, known) from None
-    if name not in {manifest.split_point(d).name for d in manifest.deployed}:
-        raise UnknownSplitPointError(
-            f"split point {name!r} is not deployed; deployed: {', '.join(known)}", known=list(known)
-        )
-    return name
+    if cut.coding not in codecs:
+        raise unknown_codec(cut.coding, codecs, at=name)
+    return replace(cut, split_point=name)
 
 
 def refused(error: UnknownCodecError) -> UnknownCodecError:
-    """The server's refusal of a codec, with what this client codes behind what the server knows; the names are in
-    ``details["client"]``."""
-    ours = (*codec_names(), *IMAGE_CODECS)
-    message = f"the server says: {error.message}; this client codes: {describe(ours)}"
-    return UnknownCodecError(message, **{**error.details, "client": list(ours)})
+    """The server's refusal of a codec, with the codecs of this client added to its message.
+
+    Their names are in ``details["client"]``.
+    """
+    names = (*codec_names(), *IMAGE_CODECS)
+    message = f"the server says: {error.message}; this client codes: {describe(names)}"
+    return UnknownCodecError(message, **{**error.details, "client": list(names)})
+
+
+def _with_usual_codec(split_point: str, codecs: tuple[str, ...], usual: Cut) -> Cut:
+    keeps_codec = split_point == usual.split_point or split_point != INPUT
+    if usual.coding in codecs and keeps_codec:
+        return replace(usual, split_point=split_point)
+    return Cut.of(split_point, codecs[0])
+
+
+def _split_point(manifest: Manifest, name: str) -> str:
+    """The first name of a deployed split point."""
+    if name in (INPUT, OUTPUT):
+        return name
+    choices = (INPUT, *manifest.deployed, OUTPUT)
+    try:
+        first_name = manifest.split_point(name).name
+    except UnknownSplitPointError:
+        raise UnknownSplitPointError.of(name, choices) from None
+    if first_name not in {manifest.split_point(d).name for d in manifest.deployed}:
+        raise UnknownSplitPointError(
+            f"split point {first_name!r} is not deployed; deployed: {', '.join(choices)}",
+            known=list(choices),
+        )
+    return first_name
 
 
 def _codecs(manifest: Manifest, split_point: str) -> tuple[str, ...]:
     """The codecs of a split point, the usual one first."""
     if split_point == OUTPUT:
-        return (NONE,)
+        return (NO_CODEC,)
     if split_point == INPUT:
         return (*IMAGE_CODECS, *manifest.codecs)
-    return tuple(
-        sorted(
-            manifest.codecs,
-            key=lambda c: _PREFERRED.index(c) if c in _PREFERRED else len(_PREFERRED),
-        )
-    )
+    rank = {codec: number for number, codec in enumerate(_PREFERRED)}
+    return tuple(sorted(manifest.codecs, key=lambda codec: rank.get(codec, len(rank))))

@@ -25,7 +25,9 @@ from ..errors import (
 from ..image import Image
 from ..schema import (
     INPUT,
+    ON_DEVICE,
     OUTPUT,
+    Cut,
     FloatArray,
     Manifest,
     Prediction,
@@ -47,7 +49,7 @@ from ..wire import (
 )
 from ..wire.request import MAX_TOP_K
 from .bundle import HeadBundle
-from .cuts import NONE, Pair, refused, resolve
+from .cuts import refused, resolve
 from .photo_bytes import file_bytes
 from .recommendations import Constraint, ask
 from .runtimes import HeadRuntime, Trust, make_runtime
@@ -65,7 +67,7 @@ class SplitClient:
         head: the head bundle (``<model>.head.zip`` or a folder). Without one, only photo files can be sent (`input`).
         token: the inference token, or a callable that reads it; called again once when the server refuses it.
         runtime: "onnxruntime", "torch" (with ``trust_pt2``, see :class:`TorchHead`), or a :class:`HeadRuntime`.
-        split_point, codec: what :meth:`predict` uses unless told otherwise; by default the bundle's own.
+        cut: what :meth:`predict` uses by default, such as ``"layer2:uint8+zstd"``; else the bundle's own.
         top_k: classes in an answer, 1 to 100. raw_scores: whether answers carry all class scores.
         group: the device group that the server's statistics count this device in.
         device_token: who this device is, from ``isplit device issue``, or a callable that reads it. What the server
@@ -87,8 +89,7 @@ class SplitClient:
         head: str | Path | None = None,
         token: Token = None,
         runtime: str | HeadRuntime = "onnxruntime",
-        split_point: str | None = None,
-        codec: str | None = None,
+        cut: Cut | str | None = None,
         top_k: int = 5,
         raw_scores: bool = True,
         group: str | None = None,
@@ -126,7 +127,7 @@ class SplitClient:
                 if self._bundle is None
                 else make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
             )
-            self._default = resolve(self.manifest, None, split_point, codec)
+            self._default = resolve(self.manifest, None, cut)
         except BaseException:
             self.close()
             raise
@@ -157,28 +158,31 @@ class SplitClient:
         return self._transport
 
     @property
-    def split_point(self) -> str:
-        """Where :meth:`predict` cuts unless told otherwise."""
-        return self._default.split_point
+    def cut(self) -> Cut:
+        """The cut that :meth:`predict` uses by default."""
+        return self._default
 
-    @property
-    def codec(self) -> str:
-        """How :meth:`predict` sends unless told otherwise."""
-        return self._default.codec
+    def resolve(self, cut: Cut | str | None = None) -> Cut:
+        """The complete cut that :meth:`predict` uses for ``cut``. Raises what :meth:`predict` raises for it."""
+        return resolve(self.manifest, self._default, cut)
 
-    def predict(
-        self, image: Image, split_point: str | None = None, codec: str | None = None
-    ) -> Prediction:
+    def predict(self, image: Image, cut: Cut | str | None = None) -> Prediction:
         """Classify one image: a path, a file's bytes, a Pillow image, uint8 pixels, or a preprocessed float32 array.
 
-        ``split_point``: a deployed one, "input" (all on the server; codec "jpeg", "file" or one for tensors) or
-        "output" (all here, nothing is sent). Raises ImageError, UnknownSplitPointError, UnknownCodecError, BundleError
-        (no such head), NetworkMismatchError (the server has another network), TransportError and its kinds.
+        ``cut``: a deployed one, such as ``"layer2:uint8+zstd"``, or a split point alone, which
+        gets its usual codec. At ``input`` the photo is sent, at ``output`` nothing is.
+
+        Raises:
+            ImageError: the image cannot be read.
+            UnknownSplitPointError, UnknownCodecError: of a cut that is not served.
+            BundleError: there is no head for the cut.
+            NetworkMismatchError: the server has another network.
+            TransportError: and its kinds, for everything else about the server.
         """
-        return self.predict_batch([image], split_point, codec)[0]
+        return self.predict_batch([image], cut)[0]
 
     def predict_batch(
-        self, images: Sequence[Image], split_point: str | None = None, codec: str | None = None
+        self, images: Sequence[Image], cut: Cut | str | None = None
     ) -> list[Prediction]:
         """Classify up to ``max_batch`` images in one request; times are those of the request, bytes are shares of it.
 
@@ -194,12 +198,12 @@ class SplitClient:
             )
         if not images:
             return []
-        pair = resolve(self.manifest, self._default, split_point, codec)
-        if pair.split_point == OUTPUT:
+        cut = self.resolve(cut)
+        if cut.split_point == OUTPUT:
             return self._whole(images, lost_ms=0.0)
         started = time.perf_counter()
         try:
-            return self._split(images, pair)
+            return self._split(images, cut)
         except (ServerUnavailableError, ServerBusyError):
             if not self._fallback or self._runtime is None or not self._runtime.has(OUTPUT):
                 raise
@@ -232,14 +236,14 @@ class SplitClient:
                 head=manifest.network_hash,
                 tail=recommendation.network_hash,
             )
-        pair = resolve(manifest, None, recommendation.split_point, recommendation.codec)
-        if pair.split_point != INPUT and (
-            self._runtime is None or not self._runtime.has(pair.split_point)
+        cut = resolve(manifest, None, recommendation.cut)
+        if cut.split_point != INPUT and (
+            self._runtime is None or not self._runtime.has(cut.split_point)
         ):
             raise BundleError(
-                f"the server recommends {pair.split_point!r}, but there is no head for it here"
+                f"the server recommends {cut.split_point!r}, but there is no head for it here"
             )
-        self._default = pair
+        self._default = cut
 
     def device_token(self) -> str | None:
         """This device's token as it is sent now; ``None`` without one. Raises AuthenticationError where the callable
@@ -263,13 +267,12 @@ class SplitClient:
     ) -> None:
         self.close()
 
-    def _split(self, images: Sequence[Image], pair: Pair) -> list[Prediction]:
+    def _split(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
         """Head here, tail there."""
-        tensor, prepare_ms, head_ms, encode_ms = self._encode(images, pair)
+        tensor, prepare_ms, head_ms, encode_ms = self._encode(images, cut)
         manifest = self.manifest
         request = TailRequest(
-            split_point=pair.split_point,
-            codec=pair.codec,
+            cut=cut,
             tensor=tensor,
             network_hash=None if manifest is None else manifest.network_hash,
             top_k=self._top_k,
@@ -295,15 +298,15 @@ class SplitClient:
         timings = Timings(
             head_ms, encode_ms, round_trip_ms, answer.decode_ms, answer.tail_ms, prepare_ms
         )
-        return _predictions(answer, pair, timings, len(body), len(reply.body))
+        return _predictions(answer, cut, timings, len(body), len(reply.body))
 
-    def _encode(self, images: Sequence[Image], pair: Pair) -> tuple[Tensor, float, float, float]:
+    def _encode(self, images: Sequence[Image], cut: Cut) -> tuple[Tensor, float, float, float]:
         """The tensor to send, and the milliseconds that preprocessing, head and encoding took."""
         started = time.perf_counter()
-        if pair.codec == "file":
+        if cut.coding == "file":
             tensor = encode_images([file_bytes(image) for image in images], "file")
             return tensor, 0.0, 0.0, _since(started)
-        if pair.codec == "jpeg":
+        if cut.coding == "jpeg":
             cropped = [im.crop(image, self._needed().preprocessing) for image in images]
             prepare_ms, started = _since(started), time.perf_counter()
             tensor = encode_images(
@@ -311,16 +314,16 @@ class SplitClient:
             )
             return tensor, prepare_ms, 0.0, _since(started)
         x = self._preprocess(images)
-        if pair.split_point == INPUT:
+        if cut.split_point == INPUT:
             prepare_ms, started = _since(started), time.perf_counter()
-            return encode_activation(x, pair.codec, INPUT), prepare_ms, 0.0, _since(started)
-        self._load(pair.split_point)
+            return encode_activation(x, cut.coding, INPUT), prepare_ms, 0.0, _since(started)
+        self._load(cut.split_point)
         prepare_ms, started = _since(started), time.perf_counter()
-        activation = self._run(pair.split_point, x)
+        activation = self._run(cut.split_point, x)
         head_ms, started = _since(started), time.perf_counter()
-        axis = self._needed().split_point(pair.split_point).channel_axis
+        axis = self._needed().split_point(cut.split_point).channel_axis
         return (
-            encode_activation(activation, pair.codec, channel_axis=axis),
+            encode_activation(activation, cut.coding, channel_axis=axis),
             prepare_ms,
             head_ms,
             _since(started),
@@ -344,7 +347,7 @@ class SplitClient:
             network_hash=manifest.network_hash,
         )
         timings = Timings(head_ms=head_ms, round_trip_ms=lost_ms, prepare_ms=prepare_ms)
-        return _predictions(answer, Pair(OUTPUT, NONE), timings, 0, 0)
+        return _predictions(answer, ON_DEVICE, timings, 0, 0)
 
     def _preprocess(self, images: Sequence[Image]) -> FloatArray:
         pre = self._needed().preprocessing
@@ -384,7 +387,7 @@ class SplitClient:
 
 
 def _predictions(
-    answer: TailResponse, pair: Pair, timings: Timings, sent: int, received: int
+    answer: TailResponse, cut: Cut, timings: Timings, sent: int, received: int
 ) -> list[Prediction]:
     items = len(answer.top_class)
     rows = zip(
@@ -397,8 +400,7 @@ def _predictions(
                 for c, name, s, p in zip(*row, strict=True)
             ),
             scores=None if answer.scores is None else answer.scores[i],
-            split_point=pair.split_point,
-            codec=pair.codec,
+            cut=cut,
             bytes_sent=_share(sent, items, i),
             bytes_received=_share(received, items, i),
             timings=timings,

@@ -16,7 +16,7 @@ from ..client import SplitClient
 
 
 def run(plan: dict[str, Any]) -> None:
-    """Send every shot of the plan at its (split point, codec) pair; results go to stdout as JSON lines."""
+    """Send every shot of the plan at its cut; results go to stdout as JSON lines."""
     key_file = Path(plan["key_file"])
     # One process plays all cameras: each shot goes out under the token of its own.
     now = {"token": plan["shots"][0]["token"]}
@@ -29,13 +29,11 @@ def run(plan: dict[str, Any]) -> None:
         device_token=lambda: now["token"],
     ) as client:
         # The first run of a head builds its session: a device does that once, at start.
-        for split_point, codec in {(shot["split_point"], shot["codec"]) for shot in plan["shots"]}:
-            client.predict(plan["shots"][0]["file"], split_point=split_point, codec=codec)
+        for cut in {shot["cut"] for shot in plan["shots"]}:
+            client.predict(plan["shots"][0]["file"], cut=cut)
         for shot in plan["shots"]:
             now["token"] = shot["token"]
-            prediction = client.predict(
-                shot["file"], split_point=shot["split_point"], codec=shot["codec"]
-            )
+            prediction = client.predict(shot["file"], cut=shot["cut"])
             times = prediction.timings
             _say(
                 file=shot["file"],
@@ -43,8 +41,7 @@ def run(plan: dict[str, Any]) -> None:
                 predicted_class=prediction.class_id,
                 label=prediction.label,
                 probability=prediction.probability,
-                split_point=prediction.split_point,
-                codec=prediction.codec,
+                cut=str(prediction.cut),
                 bytes_sent=prediction.bytes_sent,
                 head_ms=times.head_ms,
                 encode_ms=times.encode_ms,

@@ -11,7 +11,7 @@ import numpy as np
 from ..profile import Profile
 from ..report import Line, Page, curve_figure, profile_page
 from ..schema import Recommendation
-from .served import by_choice, right_of
+from .served import by_cut, correct
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,27 +58,26 @@ def write(
 
 
 def _phase(page: Page, phase: Phase) -> None:
-    right = right_of(phase.rows)
+    hits = correct(phase.rows)
     page.section(f"Traffic: {phase.name}")
     page.facts(
         [
             (len(phase.rows), "photos classified"),
-            (f"{right / max(1, len(phase.rows)):.0%}", "right"),
-            (f"{phase.advice.split_point}, {phase.advice.codec}", "recommended afterwards"),
-            (phase.advice.pick, "best place for a bottleneck"),
+            (f"{hits / max(1, len(phase.rows)):.0%}", "correct"),
+            (str(phase.advice.cut), "recommended afterwards"),
+            (phase.advice.best_candidate, "best place for a bottleneck"),
         ]
     )
     rows = [
         (
-            *(s.split_point, s.codec, s.photos, round(s.bytes_sent)),
+            *(s.cut, s.photos, round(s.bytes_sent)),
             *(s.head_ms, s.encode_ms, s.round_trip_ms, s.tail_ms),
-            s.right / s.photos,
+            s.correct / s.photos,
         )
-        for s in by_choice(phase.rows)
+        for s in by_cut(phase.rows)
     ]
     header = (
-        "split point",
-        "codec",
+        "cut",
         "photos",
         "bytes sent",
         "head ms",
@@ -87,7 +86,7 @@ def _phase(page: Page, phase: Phase) -> None:
         "tail ms",
     )
     page.table(
-        (*header, "share right"),
+        (*header, "share correct"),
         rows,
         caption="Means of bytes, medians of times; loopback, no slow link.",
     )

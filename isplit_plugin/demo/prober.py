@@ -33,16 +33,16 @@ def run(plan: dict[str, Any]) -> None:
     with ProbeClient(client) as device:
         for shot in plan["shots"]:
             now["token"] = shot["token"]
-            result = device.probe(shot["file"], shot["split_point"], shot["codec"])
-            told = {
+            result = device.probe(shot["file"], shot["cut"])
+            line = {
                 "class_id": result.class_id,
-                "split_point": result.split_point,
+                "cut": str(result.cut),
                 "points": result.points,
                 "bytes_sent": result.bytes_sent,
                 "device_ms": result.forward_ms + result.backward_ms,
                 "requests_ms": result.request_ms + result.report_ms,
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the demo's device was served, summed up by choice: for the terminal and for the page."""
+"""The device's own figures, summed by cut."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_TIMES = ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")
 
-class Served(NamedTuple):
-    """One (split point, codec) pair: photos, how many of them right, mean bytes sent, median milliseconds."""
 
-    split_point: str
-    codec: str
+class ServedCut(NamedTuple):
+    """One cut: photos, correct answers, mean bytes sent, median milliseconds."""
+
+    cut: str
     photos: int
-    right: int
+    correct: int
     bytes_sent: float
     head_ms: float
     encode_ms: float
@@ -22,24 +23,17 @@ class Served(NamedTuple):
     tail_ms: float
 
 
-def by_choice(rows: Sequence[dict[str, Any]]) -> list[Served]:
-    """The device's rows by pair, in the order in which the pairs were first used."""
-    found = []
-    for pair in dict.fromkeys((r["split_point"], r["codec"]) for r in rows):
-        mine = [r for r in rows if (r["split_point"], r["codec"]) == pair]
-        medians = (float(np.median([r[k] for r in mine])) for k in Served._fields[5:])
-        found.append(
-            Served(
-                *pair,
-                len(mine),
-                right_of(mine),
-                float(np.mean([r["bytes_sent"] for r in mine])),
-                *medians,
-            )
-        )
-    return found
+def by_cut(rows: Sequence[dict[str, Any]]) -> list[ServedCut]:
+    """The device's rows by cut, in the order in which the cuts were first used."""
+    summary = []
+    for cut in dict.fromkeys(row["cut"] for row in rows):
+        at_cut = [row for row in rows if row["cut"] == cut]
+        bytes_sent = float(np.mean([row["bytes_sent"] for row in at_cut]))
+        medians = [float(np.median([row[name] for row in at_cut])) for name in _TIMES]
+        summary.append(ServedCut(cut, len(at_cut), correct(at_cut), bytes_sent, *medians))
+    return summary
 
 
-def right_of(rows: Sequence[dict[str, Any]]) -> int:
+def correct(rows: Sequence[dict[str, Any]]) -> int:
     """How many predictions are the true class."""
-    return sum(r["true_class"] == r["predicted_class"] for r in rows)
+    return sum(row["true_class"] == row["predicted_class"] for row in rows)

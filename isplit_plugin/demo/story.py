@@ -24,11 +24,11 @@ from ..device_tokens import issue, read_secret
 from ..errors import ServingError
 from ..network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
 from ..profile import Profile
-from ..schema import INPUT, OUTPUT, Recommendation
+from ..schema import INPUT, ON_DEVICE, OUTPUT, Cut, Recommendation
 from ..serving.launcher import TorchServe
 from ..serving.packaging import Built, package
 from .photos import Photo, labelled_photos, view
-from .served import by_choice, right_of
+from .served import by_cut, correct
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
@@ -230,7 +230,7 @@ class Demo:
                 answer = self.ask(
                     link={"bandwidth_mbps": uplink, "rtt_ms": 30.0, "device_slowdown": slowdown}
                 )
-                row.append(f"{answer.split_point} {answer.codec}, {answer.use.latency_ms:.0f} ms")
+                row.append(f"{answer.cut}, {answer.use.latency_ms:.0f} ms")
             rows.append(row)
         return rows
 
@@ -238,11 +238,9 @@ class Demo:
         """Send one phase from a device process, wait until the statistics are in, and ask again."""
         _step(f"Phase {number}: the device sees {name}")
         rng = np.random.default_rng([self.seed, 1 + number])
-        choices = [
-            (INPUT, "jpeg"),
-            *((p, "uint8+zstd") for p in built.manifest.deployed),
-            (OUTPUT, "none"),
-        ]
+        cuts = [Cut(INPUT, "jpeg")]
+        cuts += [Cut(point, "uint8+zstd") for point in built.manifest.deployed]
+        cuts += [ON_DEVICE]
         shots = []
         folder = self.scratch / name
         folder.mkdir()
@@ -250,21 +248,19 @@ class Demo:
             photo = photos[index % len(photos)]
             file = folder / f"{index:04}.png"
             view(photo, rng).save(file, compress_level=1)
-            split_point, codec = choices[index % len(choices)]
             token = self.tokens[index // len(photos)]
             shot = {
                 "file": str(file),
                 "class_id": photo.class_id,
-                "split_point": split_point,
-                "codec": codec,
+                "cut": str(cuts[index % len(cuts)]),
             }
             shots.append({**shot, "token": token})
         rows, facts = self._device("device", {"head": str(built.bundle), "shots": shots})
         torch_there = "yes" if facts["torch_loaded"] else "no"
         print(f"{len(rows)} predictions by a device process (torch loaded there: {torch_there})")
         print(served_table(rows))
-        right = right_of(rows)
-        print(f"right: {right} of {len(rows)} ({right / len(rows):.0%})")
+        hits = correct(rows)
+        print(f"correct: {hits} of {len(rows)} ({hits / len(rows):.0%})")
         classes = tuple(sorted({photo.class_id for photo in photos}))
         self._settle()
         advice = self.ask(classes)
@@ -294,15 +290,15 @@ class Demo:
         """Devices with torch heads complete the curves of a phase's classes; what came of it, in words."""
         _step(f"Phase {number}: probes complete the curves, and no photo is sent")
         # The tail says where: not where it is linear, and a gradient would give its weights away.
-        cut, codec = self._server().describe(MODEL)[0]["probes"]["split_points"][-1], "uint8+zstd"
+        point = self._server().describe(MODEL)[0]["probes"]["split_points"][-1]
+        cut = Cut(point, "uint8+zstd")
         known = {row["file"]: row["true_class"] for row in phase.rows}
         files = list(known)[:most]
         photos = len(known) // self.views
         shots = [
             {
                 "file": file,
-                "split_point": cut,
-                "codec": codec,
+                "cut": str(cut),
                 "token": self.tokens[index // photos],
             }
             for index, file in enumerate(files)
@@ -324,7 +320,7 @@ class Demo:
             for a in (phase.advice, after)
         ]
         told = [
-            f"{len(found)} probes, cut at {cut} as {codec}: {sent} sent for each, no photo among them; "
+            f"{len(found)} probes, at {cut}: {sent} sent for each, no photo among them; "
             f"{device_ms:.0f} ms of head forward and backward, {requests_ms:.0f} ms for both requests.",
             f"Live values at {first}, the first point of the curve: {counts[0]:.0f} before, from photos sent whole; "
             f"{counts[1]:.0f} with probes. A camera counts once an hour for each class.",
@@ -366,10 +362,10 @@ class Demo:
 
 def _spread(measured: Profile, most: int = 3) -> list[str]:
     """At most ``most`` split points whose uint8+zstd activation undercuts the JPEG: the first, the last, the middle."""
-    jpeg = measured.measure(INPUT, "jpeg")
+    jpeg = measured.measurement(Cut(INPUT, "jpeg"))
     limit = jpeg.nbytes if jpeg else float("inf")
     below = [
-        m.split_point for m in measured.measures if m.codec == "uint8+zstd" and m.nbytes < limit
+        m.split_point for m in measured.measurements if m.codec == "uint8+zstd" and m.nbytes < limit
     ]
     below = [p.name for p in measured.split_points if p.name in below]
     if len(below) <= most:
@@ -378,29 +374,27 @@ def _spread(measured: Profile, most: int = 3) -> list[str]:
 
 
 def served_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Bytes, times and hits by split point."""
+    """Bytes, times and correct answers by cut."""
     found = [
         (
-            served.split_point,
-            served.codec,
+            served.cut,
             kilobytes(served.bytes_sent),
             *(
                 f"{ms:.1f}"
                 for ms in (served.head_ms, served.encode_ms, served.round_trip_ms, served.tail_ms)
             ),
-            f"{served.right}/{served.photos}",
+            f"{served.correct}/{served.photos}",
         )
-        for served in by_choice(rows)
+        for served in by_cut(rows)
     ]
     header = (
-        "split point",
-        "codec",
+        "cut",
         "sent",
         "head ms",
         "encode ms",
         "round trip ms",
         "tail ms",
-        "right",
+        "correct",
     )
     return table(header, found)
 
@@ -414,7 +408,7 @@ def compare(measured: Profile, before: Recommendation, phases: Sequence[Phase]) 
         cells: list[object] = [name]
         for _, advice in columns:
             point = next(p for p in advice.curve if p.split_point == name)
-            mark = " *" if name == advice.pick else ""
+            mark = " *" if name == advice.best_candidate else ""
             cells.append(f"{point.cui:.2e} ({point.live_count:.0f}){mark}")
         rows.append(cells)
     note = "CUI by class mix (live observations in brackets; * the rule's best place for a bottleneck)\n"
@@ -426,7 +420,10 @@ def conclusions(before: Recommendation, phases: Sequence[Phase]) -> list[str]:
     columns = [("before, all calibrated classes", before)]
     columns += [(f"the classes of {phase.name}", phase.advice) for phase in phases]
     sentences = []
-    for what, attribute in (("cut to use", "split_point"), ("best place for a bottleneck", "pick")):
+    for what, attribute in (
+        ("cut to use", "cut"),
+        ("best place for a bottleneck", "best_candidate"),
+    ):
         values = [getattr(advice, attribute) for _, advice in columns]
         if len(set(values)) == 1:
             sentences.append(

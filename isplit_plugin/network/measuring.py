@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import image as im
 from ..errors import WireError
 from ..profile import CutMeasurement
-from ..schema import INPUT, FloatArray, Preprocessing
+from ..schema import INPUT, Cut, FloatArray, Preprocessing
 from ..wire import codec_names, decode_activation, encode_activation, unknown_codec
 
 __all__ = ["JPEG_QUALITY", "CodecMeter", "Photo"]
@@ -74,14 +74,14 @@ class CodecMeter:
         self._axes = dict(channel_axes or {})
         self._codecs = tuple(codecs)
         self._pre = pre
-        self._series: dict[tuple[str, str], _Series] = {}
+        self._series: dict[Cut, _Series] = {}
 
     def add(self, split_point: str, activation: Tensor, top: npt.NDArray[np.int64]) -> None:
         """One batch of activations (N, ...) and the full network's top-1 classes (N,)."""
         exact = np.ascontiguousarray(activation.float().cpu().numpy())
         agreed: dict[bytes, list[float]] = {}
         for codec in self._codecs:
-            series = self._series.setdefault((split_point, codec), _Series())
+            series = self._series.setdefault(Cut.of(split_point, codec), _Series())
             decoded = np.empty_like(exact)
             for row in range(len(exact)):
                 self._one(split_point, exact[row : row + 1], codec, series, decoded[row : row + 1])
@@ -100,8 +100,8 @@ class CodecMeter:
 
         ``run``: inputs (N, C, H, W) to scores.
         """
-        jpeg = self._series.setdefault((INPUT, "jpeg"), _Series())
-        file = self._series.setdefault((INPUT, "file"), _Series())
+        jpeg = self._series.setdefault(Cut(INPUT, "jpeg"), _Series())
+        file = self._series.setdefault(Cut(INPUT, "file"), _Series())
         inputs: list[FloatArray] = []
         for photo in photos:
             if photo.crop is None:
@@ -126,22 +126,21 @@ class CodecMeter:
     def measures(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """What was measured; ``rows`` (N,): the class row of each image, of ``classes`` rows."""
         found = []
-        for (split_point, codec), series in self._series.items():
+        for cut, series in self._series.items():
             agree = np.asarray(series.agree)
             known = np.isfinite(agree)
             if not known.any():
                 continue
             found.append(
                 CutMeasurement(
-                    split_point=split_point,
-                    codec=codec,
+                    cut=cut,
                     nbytes=fmean(np.asarray(series.nbytes)[known].tolist()),
                     encode_ms=median(np.asarray(series.encode)[known].tolist()),
                     decode_ms=median(np.asarray(series.decode)[known].tolist()),
-                    seen=np.bincount(rows[known], minlength=classes).astype(np.int64),
-                    agree=np.bincount(rows[known], weights=agree[known], minlength=classes).astype(
-                        np.int64
-                    ),
+                    images=np.bincount(rows[known], minlength=classes).astype(np.int64),
+                    agreeing=np.bincount(
+                        rows[known], weights=agree[known], minlength=classes
+                    ).astype(np.int64),
                 )
             )
         return tuple(found)

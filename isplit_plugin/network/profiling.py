@@ -19,7 +19,7 @@ from .. import __version__
 from .. import image as im
 from ..errors import DataError, ImageError
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
+from ..schema import INPUT, ON_DEVICE, OUTPUT, FloatArray, Preprocessing
 from ..wire import CODECS
 from .captured_network import CapturedNetwork
 from .execution import (
@@ -119,7 +119,7 @@ def profile(
         **_moments(values, rows, len(class_ids)),
         head_ms=head_ms,
         tail_ms=tail_ms,
-        measures=(*meter.measures(rows, len(class_ids)), _output_measure(rows, len(class_ids))),
+        measurements=(*meter.measures(rows, len(class_ids)), _output_measure(rows, len(class_ids))),
         accuracy=float(np.mean([top == true for top, true in known])) if known else None,
         provenance=_provenance(work.net, gathered, len(known), used_threads),
     )
@@ -259,7 +259,7 @@ def _times(net: CapturedNetwork) -> tuple[dict[str, float], dict[str, float]]:
 
 def _output_measure(rows: npt.NDArray[np.intp], classes: int) -> CutMeasurement:
     seen = np.bincount(rows, minlength=classes).astype(np.int64)
-    return CutMeasurement(OUTPUT, "none", 0.0, 0.0, 0.0, seen, seen.copy())
+    return CutMeasurement(ON_DEVICE, 0.0, 0.0, 0.0, seen, seen.copy())
 
 
 def _provenance(

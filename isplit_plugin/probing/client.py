@@ -30,7 +30,7 @@ from ..errors import (
     WireError,
 )
 from ..image import Image
-from ..schema import INPUT, OUTPUT, Manifest, Prediction
+from ..schema import INPUT, OUTPUT, Cut, Manifest, Prediction
 from ..wire import TailRequest, encode_activation, header_length, http_headers, load_json
 from .messages import ProbeReport, decode_probe_response
 
@@ -48,8 +48,7 @@ class ProbeResult:
     before the cut. Milliseconds of both passes through the head and of both requests; bytes of their bodies."""
 
     class_id: int
-    split_point: str
-    codec: str
+    cut: Cut
     points: tuple[str, ...]
     values: tuple[float, ...]
     forward_ms: float
@@ -90,11 +89,9 @@ class ProbeClient:
         self._last: tuple[Image, Prediction] | None = None
         self._not_before = -float("inf")
 
-    def predict(
-        self, image: Image, split_point: str | None = None, codec: str | None = None
-    ) -> Prediction:
+    def predict(self, image: Image, cut: Cut | str | None = None) -> Prediction:
         """As :meth:`SplitClient.predict`; keeps the image until the next call, for :meth:`maybe_probe`."""
-        prediction = self.client.predict(image, split_point, codec)
+        prediction = self.client.predict(image, cut)
         self._last = image, prediction
         return prediction
 
@@ -111,7 +108,7 @@ class ProbeClient:
         if self._clock() < self._not_before or not self._draw() < prediction.probe_rate:
             return None
         try:
-            return self.probe(image, prediction.split_point, prediction.codec)
+            return self.probe(image, prediction.cut)
         except ProbeBudgetError as error:
             wait = error.details.get("retry_after_s")
             told = (
@@ -124,9 +121,7 @@ class ProbeClient:
             self._not_before = self._clock() + PAUSE_S
         return None
 
-    def probe(
-        self, image: Image, split_point: str | None = None, codec: str | None = None
-    ) -> ProbeResult:
+    def probe(self, image: Image, cut: Cut | str | None = None) -> ProbeResult:
         """One probe now, whatever the server advises.
 
         Raises ProbeError and its kinds (off, out of budget, refused values), SplitPointError where there is no cut,
@@ -135,7 +130,10 @@ class ProbeClient:
         # Not at the top: the endpoint's worker imports this package and must not load torch.
         import torch
 
-        point, name = self._place(split_point), codec or self.client.codec
+        cut = self.client.resolve(cut)
+        if cut.split_point in (INPUT, OUTPUT):
+            raise ProbeError(f"expected a split point for a probe, got {cut.split_point!r}")
+        point = cut.split_point
         inside = self._look_inside(point)
         x = torch.from_numpy(np.stack([im.preprocess(image, self._manifest.preprocessing)]))
         started = time.perf_counter()
@@ -143,12 +141,11 @@ class ProbeClient:
         forward_ms = _since(started)
         axis = self._manifest.split_point(point).channel_axis
         activation = encode_activation(
-            forward.activation.to(torch.float32).numpy(), name, channel_axis=axis
+            forward.activation.to(torch.float32).numpy(), cut.coding, channel_axis=axis
         )
         token = self.client.device_token()
         request = TailRequest(
-            split_point=point,
-            codec=name,
+            cut=cut,
             tensor=activation,
             network_hash=self._manifest.network_hash,
             group=self.client.group,
@@ -186,8 +183,7 @@ class ProbeClient:
         points = self._manifest.split_points[: len(values)]
         return ProbeResult(
             class_id=answer.class_id,
-            split_point=point,
-            codec=name,
+            cut=cut,
             points=tuple(p.name for p in points),
             values=values,
             forward_ms=forward_ms,
@@ -213,12 +209,6 @@ class ProbeClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _place(self, split_point: str | None) -> str:
-        name = self.client.split_point if split_point is None else split_point
-        if name in (INPUT, OUTPUT):
-            raise ProbeError(f"at {name!r} nothing is cut: a probe needs a split point")
-        return self._manifest.split_point(name).name
 
     def _look_inside(self, split_point: str) -> HeadImportance:
         if split_point not in self._inside:

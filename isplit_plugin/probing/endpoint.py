@@ -56,10 +56,10 @@ def take(
     if not 0 <= ticket.class_id < classes:
         refuse("class", f"expected a class from 0 to {classes - 1}, got {ticket.class_id}")
     before = points - len(ticket.tail)
-    if [p.name for p in profile.split_points].index(ticket.split_point) != before:
+    if [p.name for p in profile.split_points].index(ticket.cut.split_point) != before:
         refuse(
             "network",
-            f"expected {points} points, got {len(ticket.tail)} from {ticket.split_point!r} on",
+            f"expected {points} points, got {len(ticket.tail)} from {ticket.cut.split_point!r} on",
         )
     if len(report.values) != before:
         raise ProbeError(

@@ -143,8 +143,7 @@ class Probes:
             class_id = int(found.target[0])
             ticket = Ticket.new(
                 network_hash=self._manifest.network_hash,
-                split_point=request.split_point,
-                codec=request.codec,
+                cut=request.cut,
                 class_id=class_id,
                 group=sender.group or request.group,
                 device=sender.device,

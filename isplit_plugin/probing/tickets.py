@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..device_tokens import seal, unseal
-from ..errors import TicketError
+from ..errors import QueryError, TicketError
+from ..schema import Cut
 
 TICKET_S: Final = 600
 """Seconds that a ticket is valid."""
@@ -34,8 +35,7 @@ class Ticket:
 
     probe: str
     network_hash: str
-    split_point: str
-    codec: str
+    cut: Cut
     class_id: int
     group: str
     device: str | None
@@ -54,8 +54,7 @@ class Ticket:
             _FORMAT,
             self.probe,
             self.network_hash,
-            self.split_point,
-            self.codec,
+            str(self.cut),
             self.class_id,
             self.group,
         ]
@@ -71,16 +70,17 @@ class Ticket:
             names = (
                 "probe",
                 "network_hash",
-                "split_point",
-                "codec",
+                "cut",
                 "class_id",
                 "group",
                 "device",
                 "expires",
             )
             values = np.frombuffer(base64.b64decode(tail), "<f8").astype(np.float64)
-            ticket = cls(**dict(zip(names, told, strict=True)), tail=values)
-        except (ValueError, TypeError) as error:
+            fields = dict(zip(names, told, strict=True))
+            fields["cut"] = Cut.parse(fields["cut"])
+            ticket = cls(**fields, tail=values)
+        except (ValueError, TypeError, AttributeError, QueryError) as error:
             reason = "forged" if str(error) == "forged" else "malformed"
             refuse(reason, "expected a ticket that this server signed, unchanged")
         if clock() >= ticket.expires:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..advice.placement import candidate_points, local_maxima
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT, SplitPoint
+from ..schema import INPUT, OUTPUT, Cut, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def candidates(points: Sequence[SplitPoint], mean: Floats) -> list[int]:
 
 def faithful(measures: Sequence[CutMeasurement]) -> list[CutMeasurement]:
     """Those on which at least 99 % of the images keep the full network's top class."""
-    return [m for m in measures if m.seen.sum() and m.agree.sum() >= 0.99 * m.seen.sum()]
+    return [m for m in measures if m.images.sum() and m.agreeing.sum() >= 0.99 * m.images.sum()]
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -223,11 +223,11 @@ def _draw_bytes(axes: Axes, profile: Profile) -> None:
         label="as it is (fp32)",
     )
     plain = [
-        measure.nbytes if (measure := profile.measure(p.name, "uint8+zstd")) else np.nan
+        measure.nbytes if (measure := profile.measurement(Cut(p.name, "uint8+zstd"))) else np.nan
         for p in points
     ]
     best = np.full(len(points), np.nan)
-    for measure in faithful(profile.measures):
+    for measure in faithful(profile.measurements):
         if measure.split_point not in (INPUT, OUTPUT):
             at = profile.point_index(measure.split_point)
             best[at] = np.fmin(best[at], measure.nbytes)
@@ -241,7 +241,7 @@ def _draw_bytes(axes: Axes, profile: Profile) -> None:
                 where[known], values[known], color=SERIES[number], marker=MARKERS[number], markersize=4, linewidth=1.2,
                 label=label,
             )  # fmt: skip
-    jpeg = profile.measure(INPUT, "jpeg")
+    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     if jpeg is not None:
         axes.axhline(
             jpeg.nbytes,

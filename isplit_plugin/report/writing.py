@@ -13,7 +13,7 @@ import numpy as np
 from ..advice import LiveView
 from ..advice.intervals import wilson
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT, Recommendation
+from ..schema import INPUT, OUTPUT, Cut, Recommendation
 from .figures import Line, candidates, class_figure, curve_figure, faithful, overview_figure
 from .page import Cell, Page
 
@@ -73,7 +73,7 @@ def profile_page(
 
 
 def _summary(page: Page, profile: Profile) -> None:
-    jpeg = profile.measure("input", "jpeg")
+    jpeg = profile.measurement(Cut("input", "jpeg"))
     page.facts(
         [
             (int(profile.count.sum()), "calibration images"),
@@ -91,8 +91,8 @@ def _summary(page: Page, profile: Profile) -> None:
 
 def _verdict(profile: Profile) -> str:
     """In a sentence: does splitting without training pay here, against sending the JPEG?"""
-    kept = faithful([m for m in profile.measures if m.split_point not in (INPUT, OUTPUT)])
-    jpeg = profile.measure(INPUT, "jpeg")
+    kept = faithful([m for m in profile.measurements if m.split_point not in (INPUT, OUTPUT)])
+    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     if not kept:
         return "No measured cut keeps the full network's answer on at least 99 % of the images."
     if jpeg is None:
@@ -116,7 +116,7 @@ def _verdict(profile: Profile) -> str:
 
 
 def _words(profile: Profile, m: CutMeasurement) -> str:
-    words = f"{m.split_point} with {m.codec} ({m.agree.sum()} of {m.seen.sum()} images): {m.nbytes:,.0f} bytes an image"
+    words = f"{m.split_point} with {m.codec} ({m.agreeing.sum()} of {m.images.sum()} images): {m.nbytes:,.0f} bytes an image"
     head, whole = profile.head_ms.get(m.split_point), profile.head_ms.get(OUTPUT)
     return words + (
         f" after {head / whole:.0%} of the computing time" if head is not None and whole else ""
@@ -175,12 +175,12 @@ def _measures(page: Page, profile: Profile) -> None:
         "Bytes are of one image on the wire. Marked rows are smaller than the JPEG."
     )
     groups: dict[str, list[CutMeasurement]] = defaultdict(list)
-    for measure in profile.measures:
+    for measure in profile.measurements:
         groups[measure.split_point].append(measure)
     best = [
         min(faithful(measures) or measures, key=lambda m: m.nbytes) for measures in groups.values()
     ]
-    jpeg = profile.measure(INPUT, "jpeg")
+    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     if jpeg is not None and jpeg not in best:
         best.append(jpeg)
     _measure_table(
@@ -190,7 +190,10 @@ def _measures(page: Page, profile: Profile) -> None:
         caption="At each split point the smallest codec that agrees on 99 %, if any; and the JPEG",
     )
     _measure_table(
-        page, profile, profile.measures, folded=f"All {len(profile.measures)} measured choices"
+        page,
+        profile,
+        profile.measurements,
+        folded=f"All {len(profile.measurements)} measured choices",
     )
 
 
@@ -202,14 +205,14 @@ def _measure_table(
     caption: str = "",
     folded: str = "",
 ) -> None:
-    jpeg = profile.measure("input", "jpeg")
+    jpeg = profile.measurement(Cut("input", "jpeg"))
     order = {
         name: i for i, name in enumerate((INPUT, *(p.name for p in profile.split_points), OUTPUT))
     }
     shown = sorted(measures, key=lambda m: (order[m.split_point], m.nbytes))
     rows: list[tuple[Cell, ...]] = []
     for m in shown:
-        seen, agree = int(m.seen.sum()), int(m.agree.sum())
+        seen, agree = int(m.images.sum()), int(m.agreeing.sum())
         low, high = wilson(agree / seen if seen else 0.0, seen)
         rows.append(
             (
@@ -248,32 +251,31 @@ def _recommendation(page: Page, profile: Profile, answer: Recommendation) -> Non
     page.text(answer.reason)
     page.facts(
         [
-            (f"{answer.use.split_point}, {answer.use.codec}", "use now"),
+            (str(answer.cut), "use now"),
             (_whole(answer.use.nbytes), "bytes an image"),
             (_milliseconds(answer.use.latency_ms), f"expected ({answer.use.latency_source})"),
             (f"{answer.confidence:.1%}", "agreement at least"),
-            (answer.pick, "place for a bottleneck"),
+            (answer.best_candidate, "place for a bottleneck"),
             (answer.observations, f"live observations ({answer.source})"),
         ]
     )
     if mix:
         page.text(f"Classes: {mix}{', ...' if len(answer.classes) > 5 else ''}.")
     page.table(
-        ("split point", "codec", "bytes", "agreement", "latency ms", "verdict", "why"),
+        ("cut", "bytes", "agreement", "latency ms", "verdict", "why"),
         [
             (
-                c.split_point,
-                c.codec,
+                str(c.cut),
                 _whole(c.nbytes),
                 _percent(c.agreement),
                 float(c.latency_ms),
                 c.verdict,
                 c.reason,
             )
-            for c in answer.choices
+            for c in answer.cuts
         ],
-        marked={i for i, c in enumerate(answer.choices) if c.verdict == "picked"},
-        folded=f"All {len(answer.choices)} choices",
+        marked={i for i, c in enumerate(answer.cuts) if c.verdict == "picked"},
+        folded=f"All {len(answer.cuts)} cuts",
     )
     _recommended_curve(page, profile, answer)
 
@@ -304,8 +306,7 @@ def _live(page: Page, profile: Profile, live: LiveView) -> None:
         )
     rows: list[tuple[Cell, ...]] = [
         (
-            r.split_point,
-            r.codec,
+            str(r.cut),
             r.group,
             round(r.requests),
             round(r.errors),
@@ -317,8 +318,7 @@ def _live(page: Page, profile: Profile, live: LiveView) -> None:
         for r in sorted(live.served, key=lambda r: -r.requests)
     ]
     header = (
-        "served at",
-        "codec",
+        "cut",
         "group",
         "requests",
         "errors",

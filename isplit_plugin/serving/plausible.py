@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..profile import Profile
+from ..schema import Cut
 
 SLOWEST: Final = 1000.0
 """How many times slower than the machine of the profile a device may be; a second is always fine."""
@@ -28,18 +29,18 @@ class ReportLimits:
         self._head = {
             name: 1e3 + SLOWEST * ms for name, ms in profile.head_ms.items() if math.isfinite(ms)
         }
-        self._encode: dict[tuple[str, str], float] = {}
-        for measure in profile.measures:
+        self._encode: dict[Cut, float] = {}
+        for measure in profile.measurements:
             if math.isfinite(measure.encode_ms):
-                self._encode[measure.split_point, measure.codec] = 1e3 + SLOWEST * measure.encode_ms
+                self._encode[measure.cut] = 1e3 + SLOWEST * measure.encode_ms
 
     def head_ms(self, split_point: str, ms: float, items: int = 1) -> float:
         """The reported time of the head for so many items, or NaN (not reported) where it cannot be."""
         return ms if ms <= items * self._head.get(split_point, math.inf) else math.nan
 
-    def encode_ms(self, split_point: str, codec: str, ms: float, items: int = 1) -> float:
+    def encode_ms(self, cut: Cut, ms: float, items: int = 1) -> float:
         """As :meth:`head_ms`, of encoding."""
-        return ms if ms <= items * self._encode.get((split_point, codec), math.inf) else math.nan
+        return ms if ms <= items * self._encode.get(cut, math.inf) else math.nan
 
 
 def curve_limits(profile: Profile) -> npt.NDArray[np.float64]:

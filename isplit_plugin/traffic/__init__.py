@@ -6,6 +6,15 @@ from __future__ import annotations
 from .networks import StoredNetwork
 from .recorder import Recorder
 from .sampler import ImportanceFn, Sampler, is_sampled
-from .store import Store
+from .store import Group, StandingSnapshot, Store
 
-__all__ = ["ImportanceFn", "Recorder", "Sampler", "Store", "StoredNetwork", "is_sampled"]
+__all__ = [
+    "Group",
+    "ImportanceFn",
+    "Recorder",
+    "Sampler",
+    "StandingSnapshot",
+    "Store",
+    "StoredNetwork",
+    "is_sampled",
+]

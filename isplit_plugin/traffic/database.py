@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import StoreError
+from ..errors import QueryError, StoreError
+from ..schema import Cut
 from . import tables
 
 BUSY_TIMEOUT_S: Final = 2.0
@@ -163,7 +165,12 @@ class Database:
                 raise self.error("expected a store, found none of its tables")
             if new:
                 tables.metadata.create_all(connection)
-                first = {"schema": tables.SCHEMA, "revision": 0, "half_life_s": self.half_life_s}
+                first = {
+                    "schema": tables.SCHEMA,
+                    "revision": 0,
+                    "half_life_s": self.half_life_s,
+                    "store_id": secrets.randbits(48),
+                }
                 connection.execute(
                     tables.meta.insert(), [{"key": k, "value": v} for k, v in first.items()]
                 )
@@ -266,7 +273,14 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def read_revision(connection: Connection) -> str:
+    """The store's id and revision, ``<hexadecimal>.<number>``: another text for every other content."""
+    store_id = int(connection.scalar(value_of("store_id")) or 0)
+    return f"{store_id:x}.{int(connection.scalar(value_of('revision')) or 0)}"
+
+
 def value_of(key: str) -> sa.Select[Any]:
+    """The query for a value of the table ``isplit_meta``."""
     return sa.select(tables.meta.c.value).where(tables.meta.c.key == key)
 
 
@@ -296,3 +310,16 @@ def _file_of(url: URL) -> Path | None:
         return None
     database = str(url.database)
     return Path(database.removeprefix("file:")) if database.startswith("file:") else Path(database)
+
+
+def cut_of(row: sa.Row[Any]) -> Cut:
+    """The cut that a row's columns ``split_point`` and ``codec`` name. Raises StoreError."""
+    try:
+        return Cut.of(row.split_point, row.codec)
+    except QueryError as error:
+        raise StoreError(f"expected a codec, found {row.codec[:100]!r}") from error
+
+
+def cut_columns(cut: Cut) -> dict[str, str]:
+    """The columns that name a cut."""
+    return {"split_point": cut.split_point, "codec": cut.coding}

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..schema import Observation
+from ..errors import QueryError
+from ..schema import Cut, Observation
 from .devices import OTHER_DEVICE, Staged, StagedKey, bucket_of, device_of
 from .histogram import Histogram
 from .labels import PendingRequest, key_of
@@ -46,17 +47,17 @@ class Population(NamedTuple):
 
 
 class ServedKey(NamedTuple):
-    """``bucket``: epoch seconds at which the hour began."""
+    """A cut, a device group and an hour. ``bucket``: epoch seconds at which the hour began."""
 
-    split_point: str
-    codec: str
+    cut: Cut
     group: str
     bucket: int
 
 
 class OutcomeKey(NamedTuple):
-    split_point: str
-    codec: str
+    """A cut, a device group and a predicted class."""
+
+    cut: Cut
     group: str
     class_id: int
 
@@ -84,18 +85,18 @@ class Served:
 
 @dataclass(slots=True)
 class Outcome:
-    """Predictions of one class: ``count`` (not decayed), and decayed: seen, with a label, with a label that agrees."""
+    """Predictions of one class: their ``count``, and decayed weights of all, labelled and correct ones."""
 
     epoch: int
     count: int = 0
-    seen: float = 0.0
+    predictions: float = 0.0
     labelled: float = 0.0
     correct: float = 0.0
 
     def update(self, other: Outcome) -> None:
         """Add all of ``other``, at the newer of the two landmarks."""
         epoch = max(self.epoch, other.epoch)
-        for name in ("seen", "labelled", "correct"):
+        for name in ("predictions", "labelled", "correct"):
             mine = rescale(getattr(self, name), self.epoch, epoch)
             setattr(self, name, mine + rescale(getattr(other, name), other.epoch, epoch))
         self.epoch = epoch
@@ -180,9 +181,9 @@ class Delta:
 
     def add_observation(self, seen: Observation) -> None:
         """Count one served request. Raises ValueError, TypeError or OverflowError where a field makes no sense."""
-        point, codec, group = self._fit(seen.split_point, seen.codec, seen.group)
+        cut, group = self._fit(seen.cut, seen.group)
         at = _time(seen.at)
-        key = ServedKey(point, codec, group, int(at // HOUR_S) * HOUR_S)
+        key = ServedKey(cut, group, int(at // HOUR_S) * HOUR_S)
         class_id = (
             None if seen.error is not None or seen.class_id is None else self._class(seen.class_id)
         )
@@ -198,10 +199,10 @@ class Delta:
         if class_id is not None:
             epoch, weight = landmark(at, self.half_life_s)
             self._outcome(
-                OutcomeKey(point, codec, group, class_id), Outcome(epoch, count=1, seen=weight)
+                OutcomeKey(cut, group, class_id), Outcome(epoch, count=1, predictions=weight)
             )
             if self.labels and seen.request_id:
-                self._wait(seen.request_id, PendingRequest(at, point, codec, class_id, group))
+                self._wait(seen.request_id, PendingRequest(at, cut, class_id, group))
         self.as_of = max(self.as_of, at)
 
     def _wait(self, request_id: str, waiting: PendingRequest) -> None:
@@ -210,21 +211,19 @@ class Delta:
         else:
             self.overflow += 1
 
-    def add_drops(self, split_point: str, codec: str, group: str, at: float, drops: int) -> None:
+    def add_drops(self, cut: Cut, group: str, at: float, drops: int) -> None:
         """Count observations that were lost before they could be aggregated."""
-        point, codec, group = self._fit(split_point, codec, group)
-        key = ServedKey(point, codec, group, int(_time(at) // HOUR_S) * HOUR_S)
+        cut, group = self._fit(cut, group)
+        key = ServedKey(cut, group, int(_time(at) // HOUR_S) * HOUR_S)
         if self._room(key in self.served):
             self.served.setdefault(key, Served()).drops += drops
 
-    def add_label(
-        self, split_point: str, codec: str, class_id: int, group: str, at: float, *, correct: bool
-    ) -> None:
+    def add_label(self, cut: Cut, class_id: int, group: str, at: float, *, correct: bool) -> None:
         """Count the label of a prediction of ``class_id``, made at ``at``."""
-        point, codec, group = self._fit(split_point, codec, group)
+        cut, group = self._fit(cut, group)
         epoch, weight = landmark(_time(at), self.half_life_s)
         labelled = Outcome(epoch, labelled=weight, correct=weight if correct else 0.0)
-        self._outcome(OutcomeKey(point, codec, group, self._class(class_id)), labelled)
+        self._outcome(OutcomeKey(cut, group, self._class(class_id)), labelled)
         self.as_of = max(self.as_of, at)
 
     def add_importance(
@@ -289,7 +288,11 @@ class Delta:
 
     def renamed(self, fit: dict[str, Callable[[str], str]]) -> Delta:
         """The same aggregates with the names that ``fit`` makes of groups, split points and codecs."""
-        group, point, codec = fit["group"], fit["split_point"], fit["codec"]
+        group = fit["group"]
+
+        def fit_cut(cut: Cut) -> Cut:
+            return Cut.of(fit["split_point"](cut.split_point), fit["codec"](cut.coding))
+
         out = Delta(self.mean0, self.half_life_s, self.classes)
         out.as_of = self.as_of
         for population, products in self.products.items():
@@ -301,15 +304,12 @@ class Delta:
         for staged_key, staged in self.staged.items():
             out.staged[staged_key] = replace(staged, group=group(staged.group))
         for served_key, served in self.served.items():
-            p, v, g, bucket = served_key
-            out.served.setdefault(ServedKey(point(p), codec(v), group(g), bucket), Served()).update(
-                served
-            )
+            to = ServedKey(fit_cut(served_key.cut), group(served_key.group), served_key.bucket)
+            out.served.setdefault(to, Served()).update(served)
         for name, w in self.waiting.items():
-            p, v, g = point(w.split_point), codec(w.codec), group(w.group)
-            out.waiting[name] = w._replace(split_point=p, codec=v, group=g)
-        for (p, v, g, class_id), outcome in self.outcomes.items():
-            out_key = OutcomeKey(point(p), codec(v), group(g), class_id)
+            out.waiting[name] = w._replace(cut=fit_cut(w.cut), group=group(w.group))
+        for key, outcome in self.outcomes.items():
+            out_key = OutcomeKey(fit_cut(key.cut), group(key.group), key.class_id)
             out.outcomes.setdefault(out_key, Outcome(outcome.epoch)).update(outcome)
         return out
 
@@ -341,13 +341,15 @@ class Delta:
         elif self._room(False):
             self.outcomes[key] = outcome
 
-    def _fit(self, split_point: str, codec: str, group: str) -> tuple[str, str, str]:
-        names = self.names
-        return (
-            names["split_point"].fit(split_point),
-            names["codec"].fit(codec),
-            names["group"].fit(group),
-        )
+    def _fit(self, cut: Cut, group: str) -> tuple[Cut, str]:
+        """The cut and group under which an observation counts: names above the caps become ``other``."""
+        split_point = self.names["split_point"].fit(cut.split_point)
+        coding = self.names["codec"].fit(cut.coding)
+        try:
+            fitted = Cut.of(split_point, coding)
+        except QueryError:  # not a codec's name
+            fitted = Cut(split_point, OTHER)
+        return fitted, self.names["group"].fit(group)
 
     def _class(self, class_id: int) -> int:
         number = int(class_id)

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, Table
 
 from ..errors import StoreError
+from ..schema import Cut
 from . import tables
-from .database import upsert
+from .database import cut_columns, cut_of, upsert
 from .delta import (
     CAPS,
     HOUR_S,
@@ -118,11 +119,13 @@ def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, 
         known.setdefault(kind, set()).add(name)
     before = {kind: set(names) for kind, names in known.items()}
     names = {kind: Names(known[kind], CAPS[kind]) for kind in CAPS}
-    used = {
-        (kind, value)
-        for key in (*delta.served, *delta.outcomes)
-        for kind, value in zip(_KINDS, key, strict=False)
-    }
+    used = set()
+    for key in (*delta.served, *delta.outcomes):
+        used |= {
+            ("split_point", key.cut.split_point),
+            ("codec", key.cut.coding),
+            ("group", key.group),
+        }
     used |= {("group", population.group) for population in delta.products}
     used |= {("group", staged.group) for staged in delta.staged.values()}
     for kind, value in sorted(used):
@@ -134,9 +137,6 @@ def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, 
         [{"network": network, "kind": kind, "name": value} for kind, value in new],
     )
     return names
-
-
-_KINDS: Final = ("split_point", "codec", "group")
 
 
 def _write_moments(connection: Connection, network: str, delta: Delta, points: int) -> None:
@@ -198,15 +198,14 @@ def roll_up(connection: Connection, network: str) -> None:
     mine = table.c.network == network
     newest = connection.scalar(sa.select(sa.func.max(table.c.bucket)).where(mine)) or 0
     old = (mine, table.c.span_s == HOUR_S, table.c.bucket < newest // DAY_S * DAY_S - KEEP_HOURS_S)
-    days: dict[tuple[str, str, str, int], Served] = {}
+    days: dict[tuple[Cut, str, int], Served] = {}
     for row in connection.execute(sa.select(table).where(*old)):
-        day = (row.split_point, row.codec, row.device_group, row.bucket // DAY_S * DAY_S)
+        day = (cut_of(row), row.device_group, row.bucket // DAY_S * DAY_S)
         days.setdefault(day, Served()).update(served_of(row))
     rows = []
-    for (point, codec, group, bucket), fresh in days.items():
+    for (cut, group, bucket), fresh in days.items():
         key = {
-            "split_point": point,
-            "codec": codec,
+            **cut_columns(cut),
             "device_group": group,
             "span_s": DAY_S,
             "bucket": bucket,
@@ -227,22 +226,22 @@ def served_of(row: Row[Any]) -> Served:
 
 def _write_outcomes(connection: Connection, network: str, delta: Delta) -> None:
     table = tables.outcome
-    by_place: dict[tuple[str, str, str], dict[int, Outcome]] = {}
+    by_place: dict[tuple[Cut, str], dict[int, Outcome]] = {}
     for key, outcome in delta.outcomes.items():
-        by_place.setdefault(key[:3], {})[key.class_id] = outcome
+        by_place.setdefault((key.cut, key.group), {})[key.class_id] = outcome
     rows: list[dict[str, Any]] = []
-    for (point, codec, group), fresh in by_place.items():
-        place = {"split_point": point, "codec": codec, "device_group": group}
+    for (cut, group), fresh in by_place.items():
+        place = {**cut_columns(cut), "device_group": group}
         for some in _chunks(sorted(fresh)):
             query = sa.select(table).where(_is(table, network, place), table.c.class_id.in_(some))
             for row in connection.execute(query):
-                known = Outcome(row.epoch, row.number, row.seen, row.labelled, row.correct)
+                known = Outcome(row.epoch, row.number, row.predictions, row.labelled, row.correct)
                 fresh[row.class_id].update(known)
         for class_id, o in fresh.items():
             sums = {
                 "epoch": o.epoch,
                 "number": o.count,
-                "seen": o.seen,
+                "predictions": o.predictions,
                 "labelled": o.labelled,
                 "correct": o.correct,
             }
@@ -288,13 +287,11 @@ def _columns(network: str, population: Population) -> dict[str, Any]:
 
 
 def _served_columns(key: ServedKey) -> dict[str, Any]:
-    point, codec, group, bucket = key
     return {
-        "split_point": point,
-        "codec": codec,
-        "device_group": group,
+        **cut_columns(key.cut),
+        "device_group": key.group,
         "span_s": HOUR_S,
-        "bucket": bucket,
+        "bucket": key.bucket,
     }
 
 

@@ -50,9 +50,7 @@ def take_labels(
             deltas[row.network] = Delta(mean0, half_life_s, len(network.classes))
         w = row.waiting
         correct = class_id == w.class_id
-        deltas[row.network].add_label(
-            w.split_point, w.codec, w.class_id, w.group, w.at, correct=correct
-        )
+        deltas[row.network].add_label(w.cut, w.class_id, w.group, w.at, correct=correct)
         given[label.request_id] = class_id
         out.append(LabelResult(label.request_id, class_id, w.class_id, network.model))
     for name, delta in deltas.items():

@@ -25,8 +25,9 @@ from ..errors import (
     UnknownClassError,
     UnknownRequestError,
 )
+from ..schema import Cut
 from . import tables
-from .database import upsert
+from .database import cut_of, upsert
 
 KEEP_S: Final = 24 * 3600.0
 """How long a request waits for its label."""
@@ -43,8 +44,7 @@ class PendingRequest(NamedTuple):
     """A request without label: when and where it was served, and the predicted class."""
 
     at: float
-    split_point: str
-    codec: str
+    cut: Cut
     class_id: int
     group: str
 
@@ -110,8 +110,8 @@ def write_pending(
             "request": key,
             "network": network,
             "at": (w := fresh[key]).at,
-            "split_point": w.split_point,
-            "codec": w.codec,
+            "split_point": w.cut.split_point,
+            "codec": w.cut.coding,
             "class_id": w.class_id,
             "device_group": w.group,
         }
@@ -143,9 +143,7 @@ def read_requests(connection: Connection, request_ids: Sequence[str]) -> dict[st
     found = {}
     for some in _chunks(sorted(keys)):
         for row in connection.execute(sa.select(table).where(table.c.request.in_(some))):
-            waiting = PendingRequest(
-                row.at, row.split_point, row.codec, row.class_id, row.device_group
-            )
+            waiting = PendingRequest(row.at, cut_of(row), row.class_id, row.device_group)
             found[keys[row.request]] = StoredRequest(row.network, waiting, row.label)
     return found
 

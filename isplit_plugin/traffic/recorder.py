@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from ..errors import IsplitError
 from ..profile import Profile
-from ..schema import Manifest, Observation
+from ..schema import Cut, Manifest, Observation
 from .delta import OTHER, Delta
 from .moments import DEFAULT_HALF_LIFE_S, F64
 from .store import Store
@@ -51,8 +51,7 @@ class _Curves(NamedTuple):
 
 
 class _Label(NamedTuple):
-    split_point: str
-    codec: str
+    cut: Cut
     class_id: int
     group: str
     at: float
@@ -108,7 +107,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._wanted = 0  # flushes asked for, and the last of them that is done
         self._done = 0
-        self._drops: dict[tuple[str, str, str], tuple[int, float]] = {}
+        self._drops: dict[tuple[Cut, str], tuple[int, float]] = {}
         self._store: Store | None = None
         self._delta: Delta | None = None
         self._failures = 0
@@ -156,8 +155,7 @@ class Recorder:
 
     def label(
         self,
-        split_point: str,
-        codec: str,
+        cut: Cut,
         class_id: int,
         *,
         correct: bool,
@@ -167,7 +165,7 @@ class Recorder:
         """Take the label of a prediction of ``class_id``: was it ``correct``? Never blocks, never raises."""
         try:
             now = self._clock() if at is None else at
-            return self._take(_Label(split_point, codec, int(class_id), group, now, bool(correct)))
+            return self._take(_Label(cut, int(class_id), group, now, bool(correct)))
         except Exception:
             return self._refuse()
 
@@ -249,9 +247,9 @@ class Recorder:
         with self._condition:
             self._counts["dropped"] += 1
             if isinstance(item, Observation):
-                key = (item.split_point, item.codec, item.group)
+                key = (item.cut, item.group)
                 if key not in self._drops and len(self._drops) >= _MAX_DROP_KEYS:
-                    key = (OTHER, OTHER, OTHER)
+                    key = (Cut(OTHER, OTHER), OTHER)
                 self._drops[key] = (self._drops.get(key, (0, 0.0))[0] + 1, item.at)
         return False
 
@@ -333,7 +331,7 @@ class Recorder:
                     delta.add_observation(item)
                     self._counts["observed"] += 1
                 elif isinstance(item, _Label):
-                    delta.add_label(*item[:5], correct=item.correct)
+                    delta.add_label(*item[:4], correct=item.correct)
                 else:
                     bad = delta.add_importance(
                         item.class_ids,
@@ -350,8 +348,8 @@ class Recorder:
                 self._counts["invalid"] += 1
         with self._condition:
             drops, self._drops = self._drops, {}
-        for (point, codec, group), (number, at) in drops.items():
-            delta.add_drops(point, codec, group, at, number)
+        for (cut, group), (number, at) in drops.items():
+            delta.add_drops(cut, group, at, number)
         self._counts["overflow"] = delta.overflow
 
     def _failed(self, error: Exception) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice.standing import Change, Standing
+from ..advice import PickChange, StandingState
 from ..errors import StoreError
 from . import tables
 from .database import upsert
@@ -21,12 +21,14 @@ from .database import upsert
 KEEP_CHANGES: Final = 200
 
 
-def read_standing(connection: Connection, model: str, version: str, group: str) -> Standing | None:
+def read_standing(
+    connection: Connection, model: str, version: str, group: str
+) -> StandingState | None:
     """What is in force, ``None`` before the first time."""
     raw = connection.scalar(
         sa.select(tables.standing.c.state).where(*_key(tables.standing, model, version, group))
     )
-    return None if raw is None else Standing.from_json(raw)
+    return None if raw is None else StandingState.from_json(raw)
 
 
 def write_standing(  # noqa: PLR0917
@@ -34,30 +36,30 @@ def write_standing(  # noqa: PLR0917
     model: str,
     version: str,
     group: str,
-    before: Standing | None,
-    after: Standing,
-    changes: Sequence[Change],
+    before: StandingState | None,
+    after: StandingState,
+    changes: Sequence[PickChange],
 ) -> bool:
     """Put ``after`` into force instead of ``before``; ``False`` where something else is in force by now."""
     if read_standing(connection, model, version, group) != before:
         return False
     place = {"model": model, "version": version, "device_group": group}
     upsert(
-        connection, tables.standing, [{**place, "number": after.number, "state": after.to_json()}]
+        connection, tables.standing, [{**place, "number": after.changes, "state": after.to_json()}]
     )
     rows = [
         {**place, "number": c.number, "at": c.at, "entry": json.dumps(c.to_json())} for c in changes
     ]
     upsert(connection, tables.change, rows)
     table = tables.change
-    old = table.c.number <= after.number - KEEP_CHANGES
+    old = table.c.number <= after.changes - KEEP_CHANGES
     connection.execute(table.delete().where(*_key(table, model, version, group), old))
     return True
 
 
 def read_changes(
     connection: Connection, model: str, version: str, group: str
-) -> tuple[Change, ...]:
+) -> tuple[PickChange, ...]:
     """The changes that are kept, the newest first."""
     table = tables.change
     query = (
@@ -66,7 +68,7 @@ def read_changes(
         .order_by(table.c.number.desc())
     )
     try:
-        return tuple(Change.from_json(json.loads(raw)) for raw in connection.scalars(query))
+        return tuple(PickChange.from_json(json.loads(raw)) for raw in connection.scalars(query))
     except ValueError as error:
         raise StoreError(f"expected a change, found {error}") from error
 

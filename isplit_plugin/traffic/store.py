@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
-from ..advice.live_view import LiveView
-from ..advice.standing import Change, Standing
+from ..advice import LiveView, PickChange, StandingState
 from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
 from ..profile import Profile
 from ..schema import Manifest
@@ -25,7 +24,7 @@ from .moments import DEFAULT_HALF_LIFE_S, F64
 from .networks import StoredNetwork, is_put, list_networks, put
 from .standing import read_changes, read_standing, write_standing
 from .upkeep import export_rows, read_all, roll_up_all, size_bytes, vacuum
-from .view import read_pairs, read_view, read_view_and_pairs
+from .view import read_view
 
 
 class Group(NamedTuple):
@@ -38,11 +37,10 @@ class Group(NamedTuple):
 
 
 class StandingSnapshot(NamedTuple):
-    """A view, the covariances that go with it (see :meth:`Store.pairs`), and the picks in force."""
+    """A live view, and the standing pick of the same moment (``None`` before the first)."""
 
     live: LiveView
-    pairs: tuple[F64, F64]
-    standing: Standing | None
+    state: StandingState | None
 
 
 class Store:
@@ -192,15 +190,6 @@ class Store:
         with self._db.read() as connection:
             return read_view(connection, network_hash, group, self.half_life_s)
 
-    def pairs(self, network_hash: str, group: str | None = None) -> tuple[F64, F64]:
-        """Pooled within-class sums of products and their degrees of freedom, both (P, P), split traffic included.
-
-        The quotient is a pairwise-complete covariance of the points (see :mod:`.moments`); it need not be positive
-        definite. Raises StoreError, also where nobody put the network.
-        """
-        with self._db.read() as connection:
-            return read_pairs(connection, network_hash, group, self.half_life_s)
-
     def drops(self, network_hash: str) -> int:
         """Observations that were lost before they could be counted, over the days that are kept."""
         table = tables.served
@@ -259,22 +248,21 @@ class Store:
                 Group(name, int(n), int(errors), float(last)) for name, n, errors, last in rows
             )
 
-    def held(self, manifest: Manifest, group: str) -> StandingSnapshot:
-        """What the picks in force for a group rest on, as of one moment. Raises StoreError."""
+    def standing_snapshot(self, manifest: Manifest, group: str) -> StandingSnapshot:
+        """The view of a group and its standing pick, both as of one moment. Raises StoreError."""
         network = manifest.network_hash
         with self._db.read() as connection:
-            live, pairs = read_view_and_pairs(connection, network, group, self.half_life_s)
-            return StandingSnapshot(
-                live, pairs, read_standing(connection, manifest.model, manifest.version, group)
-            )
+            live = read_view(connection, network, group, self.half_life_s)
+            state = read_standing(connection, manifest.model, manifest.version, group)
+            return StandingSnapshot(live, state)
 
     def put_standing(
         self,
         manifest: Manifest,
         group: str,
-        before: Standing | None,
-        after: Standing,
-        changes: Sequence[Change],
+        before: StandingState | None,
+        after: StandingState,
+        changes: Sequence[PickChange],
     ) -> bool:
         """Put picks into force; ``False`` where others than ``before`` are in force by now. Raises StoreError."""
         with self._db.write() as (connection, _):
@@ -285,7 +273,7 @@ class Store:
                 connection.rollback()
             return done
 
-    def changes(self, manifest: Manifest, group: str) -> tuple[Change, ...]:
+    def changes(self, manifest: Manifest, group: str) -> tuple[PickChange, ...]:
         """The last changes of the picks in force, the newest first. Raises StoreError."""
         with self._db.read() as connection:
             return read_changes(connection, manifest.model, manifest.version, group)

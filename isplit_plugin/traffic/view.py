@@ -5,33 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice.anytime import median_ranks
-from ..advice.live_view import (
+from ..advice import (
     ALL_GROUPS,
+    WHOLE_CURVES,
     ClassCounts,
     ImportanceRows,
     LiveView,
     OutcomeRow,
     ServedRow,
     Times,
+    median_ranks,
 )
+from ..schema import Cut
 from . import tables
+from .database import cut_of, read_revision
 from .delta import TIMES, Population
 from .devices import Seen, count_seen, merge_seen, seen_from_bytes
-from .flush import KEEP_HOURS_S, mean0_of
+from .flush import KEEP_HOURS_S
 from .histogram import Histogram, unpack_sum
 from .moments import F64, Products, shift_of
 from .staging import Means
-from .sums import HEADER, Rows, Sums, read_sums, rows_of, within_of
-
-WHOLE_CURVES: Final = ("input", "probe")
+from .sums import HEADER, Rows, read_sums, rows_of, within_of
 
 
 def read_view(
@@ -39,88 +40,36 @@ def read_view(
 ) -> LiveView:
     """The live view of ``network`` for one device group, or for all (``None`` or "all").
 
-    Weights are told relative to the newest observation, which therefore weighs 1.
+    Weights are relative to the newest observation, which therefore weighs 1.
     """
-    shown = group or ALL_GROUPS
+    group = group or ALL_GROUPS
+    revision = read_revision(connection)
     progress = _progress(connection, network)
     if progress is None or progress.as_of is None:
-        return LiveView.empty(shown, 0 if progress is None else progress.revision)
-    return _view(
-        connection,
-        network,
-        shown,
-        progress,
-        read_sums(connection, network, shown, progress.as_of, half_life_s),
-    )
-
-
-def read_pairs(
-    connection: Connection, network: str, group: str | None, half_life_s: float
-) -> tuple[F64, F64]:
-    """The pooled within-class sums of products of all populations, and their degrees of freedom, both (P, P).
-
-    Entry (p, q) rests on every observation that knows both points, split traffic included; the quotient is the pooled
-    within-class covariance of the two. Degrees of freedom are told in observations of the age of the newest one.
-    """
-    shown = group or ALL_GROUPS
-    points = len(mean0_of(connection, network))
-    progress = _progress(connection, network)
-    if progress is None or progress.as_of is None:
-        return np.zeros((points, points)), np.zeros((points, points))
-    return _pairs(read_sums(connection, network, shown, progress.as_of, half_life_s))
-
-
-def read_view_and_pairs(
-    connection: Connection, network: str, group: str | None, half_life_s: float
-) -> tuple[LiveView, tuple[F64, F64]]:
-    """Both, for the price of one."""
-    shown = group or ALL_GROUPS
-    progress = _progress(connection, network)
-    if progress is None or progress.as_of is None:
-        pairs = read_pairs(connection, network, shown, half_life_s)
-        return read_view(connection, network, shown, half_life_s), pairs
-    sums = read_sums(connection, network, shown, progress.as_of, half_life_s)
-    return _view(connection, network, shown, progress, sums), _pairs(sums)
-
-
-def _progress(connection: Connection, network: str) -> sa.Row[Any] | None:
-    return connection.execute(
-        sa.select(tables.progress).where(tables.progress.c.network == network)
-    ).first()
-
-
-def _view(
-    connection: Connection, network: str, group: str, progress: sa.Row[Any], sums: Sums
-) -> LiveView:
+        return LiveView.empty(group, revision)
+    sums = read_sums(connection, network, group, progress.as_of, half_life_s)
     comoment, dof = _whole_curves(sums.populations, sums.products, sums.epoch)
     devices = _devices(connection, network, group, sums.means)
-    outcomes, seen = _outcomes(connection, network, group, sums.epoch, sums.unit)
+    outcomes, class_counts = _outcomes(connection, network, group, sums.epoch, sums.unit)
     served = _served(connection, network, group, progress.as_of)
     return LiveView(
         importance=_importance(sums.populations, sums.points, sums.unit, devices),
         served=served,
         outcomes=outcomes,
-        class_counts=seen,
+        class_counts=class_counts,
         comoment=None if comoment is None else comoment / sums.unit,
         comoment_dof=dof / sums.unit,
-        revision=progress.revision,
+        revision=revision,
         as_of=progress.as_of,
         observations=int(sum(row.requests for row in served)),
         group=group,
     )
 
 
-def _pairs(sums: Sums) -> tuple[F64, F64]:
-    points = sums.points
-    within, dof = np.zeros((points, points)), np.zeros((points, points))
-    for population, products in sums.products.items():
-        if population in sums.populations:
-            one, freedom = within_of(
-                products.at_epoch(sums.epoch), sums.populations[population], points
-            )
-            within += one
-            dof[population.start :, population.start :] += freedom
-    return within / sums.unit, dof / sums.unit
+def _progress(connection: Connection, network: str) -> sa.Row[Any] | None:
+    return connection.execute(
+        sa.select(tables.progress).where(tables.progress.c.network == network)
+    ).first()
 
 
 def _importance(
@@ -226,10 +175,10 @@ def _served(
     connection: Connection, network: str, group: str, as_of: float
 ) -> tuple[ServedRow, ...]:
     table = tables.served
-    kinds: dict[tuple[str, str, str], list[sa.Row[Any]]] = {}
+    kinds: dict[tuple[Cut, str], list[sa.Row[Any]]] = {}
     query = sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)
     for row in connection.execute(query):
-        kinds.setdefault((row.split_point, row.codec, row.device_group), []).append(row)
+        kinds.setdefault((cut_of(row), row.device_group), []).append(row)
     found = []
     for key, rows in sorted(kinds.items()):
         recent = [row.times for row in rows if row.bucket >= as_of - KEEP_HOURS_S]
@@ -280,7 +229,7 @@ def _outcomes(
         table.c.epoch,
         table.c.number,
     )
-    query = sa.select(*columns, table.c.seen, table.c.labelled, table.c.correct).where(
+    query = sa.select(*columns, table.c.predictions, table.c.labelled, table.c.correct).where(
         *rows_of(table, network, group)
     )
     rows = connection.execute(query.order_by(*table.primary_key)).all()
@@ -300,9 +249,9 @@ def _outcomes(
     )
     places = np.divmod(keys, span)
     total = [np.bincount(at, weights=row).tolist() for row in told]
-    served = [names[n] for n in places[0].tolist()]
-    points, codecs = zip(*served, strict=True)
-    outcomes = tuple(map(OutcomeRow, points, codecs, (places[1] + low).tolist(), *total))
+    cut_of_name = [Cut.of(*name) for name in names]
+    cuts = [cut_of_name[n] for n in places[0].tolist()]
+    outcomes = tuple(map(OutcomeRow, cuts, (places[1] + low).tolist(), *total))
     ids, which = np.unique(seen_ids, return_inverse=True)
     weight = np.bincount(which, weights=told[0]).astype(np.float64)
     count = np.bincount(which, weights=np.array(number, np.float64)).astype(np.float64)

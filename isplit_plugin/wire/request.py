@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
-from ..schema import INPUT, FloatArray, Manifest
+from ..schema import INPUT, Cut, FloatArray, Manifest
 from . import message
 from .codecs import (
     DEFAULT_MAX_BATCH,
@@ -74,8 +74,7 @@ class TailRequest:
     instead of classes.
     """
 
-    split_point: str
-    codec: str
+    cut: Cut
     tensor: Tensor
     network_hash: str | None = None
     top_k: int = DEFAULT_TOP_K
@@ -89,6 +88,16 @@ class TailRequest:
     device_token: str | None = None
     probe: bool = False
     gradient: str = "fp16"
+
+    @property
+    def split_point(self) -> str:
+        """The cut's split point."""
+        return self.cut.split_point
+
+    @property
+    def codec(self) -> str:
+        """The cut's codec, with its quality where it has one."""
+        return self.cut.coding
 
     @property
     def is_image(self) -> bool:
@@ -174,9 +183,7 @@ def decode_request(
         if not view:
             raise WireError("the body is empty; expected a tensor or a photo")
         if kind.startswith("image/") or bytes(view[:8]).startswith(_MAGIC):
-            return TailRequest(
-                split_point=INPUT, codec="file", tensor=encode_images([view], "file")
-            )
+            return TailRequest(cut=Cut(INPUT, "file"), tensor=encode_images([view], "file"))
         if view[0] not in b" \t\r\n{":
             raise WireError(
                 f"neither JSON nor a JPEG or PNG file (content type {kind[:40]!a}); "
@@ -224,8 +231,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
     scores, binary = _outputs(request)
     network = parameters.get(P_NETWORK)
     return TailRequest(
-        split_point=split_point,
-        codec=codec,
+        cut=Cut.of(split_point, codec),
         tensor=tensor,
         network_hash=None if network is None else str(network),
         top_k=_top_k(parameters),

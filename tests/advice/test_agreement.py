@@ -21,6 +21,7 @@ from isplit_plugin.advice.agreement import (
 )
 from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.advice.mix import Mix
+from isplit_plugin.schema import Cut
 
 
 def mix(*weights: float, ids: tuple[int, ...] | None = None) -> Mix:
@@ -65,11 +66,11 @@ def test_full_agreement_is_exactly_one_for_any_mix() -> None:
 
 
 def test_class_without_images_borrows_the_share_and_leaves_the_interval_open() -> None:
-    measure = toys.measure("b", "uint8", 1, (60, 90, 0), (100, 100, 0))
-    found = measured(measure, IDS, mix(1.0, ids=(2,)))
+    measurement = toys.measure("b", "uint8", 1, (60, 90, 0), (100, 100, 0))
+    found = measured(measurement, IDS, mix(1.0, ids=(2,)))
     assert (found.share, found.low, found.high, found.count) == (0.75, 0.0, 1.0, 0.0)
     assert found.source == "profile (other classes)"
-    half = measured(measure, IDS, mix(1, 1, ids=(1, 2)))
+    half = measured(measurement, IDS, mix(1, 1, ids=(1, 2)))
     low, high = wilson(0.9, 100)
     assert half.share == pytest.approx(0.5 * 0.9 + 0.5 * 0.75)
     assert (half.low, half.high) == pytest.approx((0.5 * low, 0.5 * high + 0.5))
@@ -77,8 +78,8 @@ def test_class_without_images_borrows_the_share_and_leaves_the_interval_open() -
 
 
 def test_one_lucky_image_does_not_make_a_bad_codec_accurate() -> None:
-    measure = toys.measure("b", "uint2", 1, (1, 60, 60), (1, 100, 100))
-    found = measured(measure, IDS, mix(1.0, ids=(0,)))
+    measurement = toys.measure("b", "uint2", 1, (1, 60, 60), (1, 100, 100))
+    found = measured(measurement, IDS, mix(1.0, ids=(0,)))
     assert found.share == 1.0
     assert found.estimate is not None
     assert found.estimate < 0.7
@@ -108,26 +109,29 @@ def test_stratified_of_nothing() -> None:
     assert (found.n, found.weight) == (0.0, 0.0)
 
 
-def outcome(point: str, codec: str, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
-    return OutcomeRow(point, codec, class_id, n, n, correct)
+JPEG = Cut("input", "jpeg")
+B_UINT8 = Cut("b", "uint8")
+D_UINT8 = Cut("d", "uint8")
+
+
+def outcome(cut: Cut, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
+    return OutcomeRow(cut, class_id, n, n, correct)
 
 
 PROFILE = Agreement(1.0, 0.96, 1.0, 100, "profile", 1.0)
 LOSSY = Agreement(0.9, 0.8, 0.95, 100, "profile", 0.9)
-KEYS = {("input", "jpeg"): PROFILE, ("b", "uint8"): PROFILE, ("d", "uint8"): LOSSY}
+MEASURED = {JPEG: PROFILE, B_UINT8: PROFILE, D_UINT8: LOSSY}
 
 
 def settle(
     *rows: OutcomeRow, tolerance: float = 0.01, weights: tuple[float, ...] = (1.0,)
-) -> dict[object, Agreement]:
-    m = mix(*weights)
-    return dict(outrank(KEYS, labelled(rows, m), m, tolerance, [("input", "jpeg")]))
+) -> dict[Cut, Agreement]:
+    class_mix = mix(*weights)
+    return outrank(MEASURED, labelled(rows, class_mix), class_mix, tolerance, [JPEG])
 
 
 def test_many_labels_overrule_a_measured_agreement() -> None:
-    found = settle(outcome("input", "jpeg", 1000, 900), outcome("b", "uint8", 1000, 700))[
-        "b", "uint8"
-    ]
+    found = settle(outcome(JPEG, 1000, 900), outcome(B_UINT8, 1000, 700))[B_UINT8]
     assert (found.source, found.decided, found.count) == ("live labels", False, pytest.approx(1000))
     assert found.share == pytest.approx(0.8)
     assert not found.within(0.01)
@@ -136,55 +140,51 @@ def test_many_labels_overrule_a_measured_agreement() -> None:
     assert 0.7 < found.low < 0.8 < found.high < 0.9
 
 
-def test_many_labels_clear_a_choice_that_looked_lossy() -> None:
-    found = settle(outcome("input", "jpeg", 20000, 18000), outcome("d", "uint8", 20000, 18100))[
-        "d", "uint8"
-    ]
+def test_many_labels_clear_a_cut_that_looked_lossy() -> None:
+    found = settle(outcome(JPEG, 20000, 18000), outcome(D_UINT8, 20000, 18100))[D_UINT8]
     assert (found.decided, found.share) == (True, 1.0)
     assert found.within(0.01)
 
 
 def test_few_labels_leave_the_measurement() -> None:
     for n in (10, 29, 40):
-        assert (
-            settle(outcome("input", "jpeg", n, n * 0.9), outcome("b", "uint8", n, n * 0.8)) == KEYS
-        )
+        assert settle(outcome(JPEG, n, n * 0.9), outcome(B_UINT8, n, n * 0.8)) == MEASURED
 
 
 def test_twenty_nine_labels_never_decide_however_clear_they_are() -> None:
     for n, source in ((29, "profile"), (30, "live labels")):
-        found = settle(outcome("input", "jpeg", n, n), outcome("b", "uint8", n, 0))
-        assert found["b", "uint8"].source == source
+        found = settle(outcome(JPEG, n, n), outcome(B_UINT8, n, 0))
+        assert found[B_UINT8].source == source
 
 
 def test_labels_on_one_side_leave_the_measurement() -> None:
-    assert settle(outcome("b", "uint8", 1000, 100)) == KEYS
-    assert settle(outcome("input", "jpeg", 1000, 900)) == KEYS
+    assert settle(outcome(B_UINT8, 1000, 100)) == MEASURED
+    assert settle(outcome(JPEG, 1000, 900)) == MEASURED
 
 
-def test_lossless_choice_stands_for_the_full_network_where_nobody_sends_images() -> None:
-    found = settle(outcome("b", "uint8", 1000, 900), outcome("d", "uint8", 1000, 500))
-    assert found["d", "uint8"].decided is False
-    assert found["b", "uint8"] == PROFILE
+def test_lossless_cut_stands_for_the_full_network_where_nobody_sends_images() -> None:
+    found = settle(outcome(B_UINT8, 1000, 900), outcome(D_UINT8, 1000, 500))
+    assert found[D_UINT8].decided is False
+    assert found[B_UINT8] == PROFILE
 
 
 def test_only_classes_with_labels_on_both_sides_are_compared() -> None:
     # Class 1 is hard. Had its labels at b been set against class 0's at input, b would look bad.
     rows = (
-        outcome("input", "jpeg", 1000, 950, class_id=0),
-        outcome("b", "uint8", 1000, 950, class_id=0),
-        outcome("b", "uint8", 5000, 1000, class_id=1),
+        outcome(JPEG, 1000, 950, class_id=0),
+        outcome(B_UINT8, 1000, 950, class_id=0),
+        outcome(B_UINT8, 5000, 1000, class_id=1),
     )
-    found = settle(*rows, weights=(0.5, 0.5), tolerance=0.05)["b", "uint8"]
+    found = settle(*rows, weights=(0.5, 0.5), tolerance=0.05)[B_UINT8]
     assert (found.decided, found.share) == (True, 1.0)
 
 
 def test_classes_outside_the_mix_and_nonsense_are_left_out() -> None:
     rows = (
-        outcome("b", "uint8", 1000, 0, class_id=7),
-        outcome("b", "uint8", math.nan, 5),
-        outcome("b", "uint8", -3, 5),
-        outcome("b", "uint8", 10, 99),
+        outcome(B_UINT8, 1000, 0, class_id=7),
+        outcome(B_UINT8, math.nan, 5),
+        outcome(B_UINT8, -3, 5),
+        outcome(B_UINT8, 10, 99),
     )
     ((n, hits),) = labelled(rows, mix(1.0)).values()
     assert (n.tolist(), hits.tolist()) == ([10.0], [10.0])
@@ -196,11 +196,11 @@ def test_classes_outside_the_mix_and_nonsense_are_left_out() -> None:
     )
 )
 def test_any_counts_give_a_share_within_its_interval(rows: list[tuple[int, int, float]]) -> None:
-    seen = [a + b for a, b, _ in rows]
+    images = [a + b for a, b, _ in rows]
     weights = [w + 1e-6 for _, _, w in rows]
-    measure = toys.measure("b", "x", 1, [a for a, _, _ in rows], seen)
-    found = measured(measure, np.arange(len(rows)), mix(*weights))
-    if sum(seen) == 0:
+    measurement = toys.measure("b", "x", 1, [a for a, _, _ in rows], images)
+    found = measured(measurement, np.arange(len(rows)), mix(*weights))
+    if sum(images) == 0:
         assert found.share is None
         return
     assert found.share is not None
@@ -209,4 +209,4 @@ def test_any_counts_give_a_share_within_its_interval(rows: list[tuple[int, int, 
     assert found.estimate is not None
     assert -1e-12 <= found.low <= found.share + 1e-9 <= found.high + 2e-9 <= 1 + 3e-9
     assert 0 <= found.estimate <= 1 + 1e-12
-    assert found.count <= sum(seen) + 1e-6
+    assert found.count <= sum(images) + 1e-6

@@ -168,7 +168,7 @@ def test_profile_of_one_image_and_of_none() -> None:
         count=ids(),
         sum1=np.zeros((0, 5)),
         sum2=np.zeros((0, 5)),
-        measures=(),
+        measurements=(),
         mean0=np.zeros(5),
     )
     assert np.isnan(mix_curve(empty, NONE, ids(0), np.ones(1)).value).all()

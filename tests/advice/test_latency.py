@@ -10,15 +10,21 @@ from toys import advice as toys
 
 from isplit_plugin.advice import Constraints, LiveView, ServedRow, Times
 from isplit_plugin.advice.latency import LatencyModel
+from isplit_plugin.schema import ON_DEVICE, Cut
 
 LINK = Constraints(bandwidth_mbps=8, rtt_ms=5)
 
 
+D_UINT8 = Cut("d", "uint8")
+B_UINT8 = Cut("b", "uint8")
+JPEG = Cut("input", "jpeg")
+
+
 def served(
-    point: str, codec: str = "uint8", requests: float = 20, nbytes: float = 2000, **times: Any
+    split_point: str, codec: str = "uint8", requests: float = 20, nbytes: float = 2000, **ms: Any
 ) -> ServedRow:
-    told = {k: v if isinstance(v, Times) else Times(requests, v, v) for k, v in times.items()}
-    return ServedRow(point, codec, "all", requests, 0, nbytes, **told)
+    times = {k: v if isinstance(v, Times) else Times(requests, v, v) for k, v in ms.items()}
+    return ServedRow(Cut(split_point, codec), "all", requests, 0, nbytes, **times)
 
 
 def model(*rows: ServedRow, limits: Constraints = LINK) -> LatencyModel:
@@ -27,17 +33,17 @@ def model(*rows: ServedRow, limits: Constraints = LINK) -> LatencyModel:
 
 def test_profile_times_add_up() -> None:
     # head 4 + encode 0.5 + 100 bytes over 8 Mbit/s = 1000 bytes/ms: 0.1 + 5 + decode 0.25 + tail 6
-    assert model().latency("d", "uint8", 100) == (pytest.approx(15.85), "profile")
-    assert model().latency("input", "jpeg", 300) == (
+    assert model().latency(D_UINT8, 100) == (pytest.approx(15.85), "profile")
+    assert model().latency(JPEG, 300) == (
         pytest.approx(0.5 + 0.3 + 5 + 0.25 + 10),
         "profile",
     )
-    assert model().latency("output", "none", 0) == (10.0, "profile")
+    assert model().latency(ON_DEVICE, 0) == (10.0, "profile")
 
 
 def test_live_medians_outrank_the_profile() -> None:
     rows = [served("d", head=3.0, encode=1.0, decode=0.2, tail=7.0)]
-    assert model(*rows).latency("d", "uint8", 100) == (
+    assert model(*rows).latency(D_UINT8, 100) == (
         pytest.approx(3 + 1 + 0.1 + 5 + 0.2 + 7),
         "live",
     )
@@ -45,29 +51,29 @@ def test_live_medians_outrank_the_profile() -> None:
 
 def test_the_median_counts_not_the_mean() -> None:
     rows = [served("d", tail=Times(20, 500.0, 7.0))]
-    assert model(*rows).latency("d", "uint8", 0).ms == pytest.approx(4 + 0.5 + 5 + 0.25 * 7 / 6 + 7)
+    assert model(*rows).latency(D_UINT8, 0).ms == pytest.approx(4 + 0.5 + 5 + 0.25 * 7 / 6 + 7)
 
 
 def test_a_slow_device_is_slow_everywhere() -> None:
     rows = [served("d", head=12.0)]  # three times the profile's 4
     found = model(*rows)
     assert (found.slowdown, found.slowdown_source) == (pytest.approx(3), "live")
-    assert found.latency("output", "none", 0) == (pytest.approx(30), "profile")
-    assert found.latency("b", "uint8", 0).ms == pytest.approx(3 * 2 + 3 * 0.5 + 5 + 0.25 + 8)
-    assert found.latency("d", "uint8", 0) == (pytest.approx(12 + 3 * 0.5 + 5 + 0.25 + 6), "mixed")
+    assert found.latency(ON_DEVICE, 0) == (pytest.approx(30), "profile")
+    assert found.latency(B_UINT8, 0).ms == pytest.approx(3 * 2 + 3 * 0.5 + 5 + 0.25 + 8)
+    assert found.latency(D_UINT8, 0) == (pytest.approx(12 + 3 * 0.5 + 5 + 0.25 + 6), "mixed")
 
 
-def test_a_busy_server_is_busy_for_every_choice() -> None:
+def test_a_busy_server_is_busy_for_every_cut() -> None:
     rows = [served("d", tail=12.0)]  # twice the profile's 6
-    assert model(*rows).latency("b", "uint8", 0).ms == pytest.approx(2 + 0.5 + 5 + 0.5 + 16)
-    assert model(*rows).latency("output", "none", 0).ms == pytest.approx(10)
+    assert model(*rows).latency(B_UINT8, 0).ms == pytest.approx(2 + 0.5 + 5 + 0.5 + 16)
+    assert model(*rows).latency(ON_DEVICE, 0).ms == pytest.approx(10)
 
 
 def test_who_names_the_device_asks_about_that_device() -> None:
     rows = [served("d", head=12.0, encode=9.0)]
     found = model(*rows, limits=Constraints(bandwidth_mbps=8, rtt_ms=5, device_slowdown=2))
     assert (found.slowdown, found.slowdown_source) == (2, "asked")
-    assert found.latency("d", "uint8", 0).ms == pytest.approx(8 + 1 + 5 + 0.25 + 6)
+    assert found.latency(D_UINT8, 0).ms == pytest.approx(8 + 1 + 5 + 0.25 + 6)
 
 
 def test_few_or_broken_reports_are_none() -> None:
@@ -95,13 +101,13 @@ def test_head_times_too_short_to_measure_are_no_yardstick() -> None:
 
 def test_rows_of_groups_are_pooled_by_count() -> None:
     rows = [
-        ServedRow("d", "uint8", "phones", 30, 0, 3000, tail=Times(30, 6.0, 6.0)),
-        ServedRow("d", "uint8", "cameras", 10, 0, 3000, tail=Times(10, 10.0, 10.0)),
+        ServedRow(D_UINT8, "phones", 30, 0, 3000, tail=Times(30, 6.0, 6.0)),
+        ServedRow(D_UINT8, "cameras", 10, 0, 3000, tail=Times(10, 10.0, 10.0)),
     ]
     found = model(*rows)
-    assert found.latency("d", "uint8", 0).ms == pytest.approx(4 + 0.5 + 5 + 0.25 + 7)
-    assert found.nbytes("d", "uint8") == pytest.approx(150)
-    assert model(*rows[::-1]).latency("d", "uint8", 0) == found.latency("d", "uint8", 0)
+    assert found.latency(D_UINT8, 0).ms == pytest.approx(4 + 0.5 + 5 + 0.25 + 7)
+    assert found.nbytes(D_UINT8) == pytest.approx(150)
+    assert model(*rows[::-1]).latency(D_UINT8, 0) == found.latency(D_UINT8, 0)
 
 
 def test_link_is_asked_measured_or_assumed() -> None:
@@ -116,15 +122,15 @@ def test_link_is_asked_measured_or_assumed() -> None:
 
 
 def test_bytes_as_served_need_ten_requests() -> None:
-    assert math.isnan(model(served("d", requests=9)).nbytes("d", "uint8"))
-    assert model(served("d", requests=10)).nbytes("d", "uint8") == 200
-    assert math.isnan(model(served("d", nbytes=math.inf)).nbytes("d", "uint8"))
+    assert math.isnan(model(served("d", requests=9)).nbytes(D_UINT8))
+    assert model(served("d", requests=10)).nbytes(D_UINT8) == 200
+    assert math.isnan(model(served("d", nbytes=math.inf)).nbytes(D_UINT8))
 
 
 def test_unknown_times_make_an_unknown_latency() -> None:
     profile = toys.profile(head_ms={}, tail_ms={})
-    found = LatencyModel.of(profile, LiveView.empty(), LINK)
-    for point, codec in (("d", "uint8"), ("input", "jpeg"), ("output", "none")):
-        latency = found.latency(point, codec, 10)
+    unknown = LatencyModel.of(profile, LiveView.empty(), LINK)
+    for cut in (D_UINT8, JPEG, ON_DEVICE):
+        latency = unknown.latency(cut, 10)
         assert math.isnan(latency.ms)
         assert latency.source == "none"

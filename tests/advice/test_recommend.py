@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +22,15 @@ from isplit_plugin.advice import (
     LiveView,
     OutcomeRow,
     Query,
-    ServedRow,
     recommend,
 )
 from isplit_plugin.errors import IsplitError, ProfileError, QueryError, UnknownClassError
-from isplit_plugin.schema import Recommendation
+from isplit_plugin.schema import ON_DEVICE, Cut, RatedCut, Recommendation
 
 NONE = LiveView.empty()
+JPEG = Cut("input", "jpeg")
+B_FP32, B_UINT8 = Cut("b", "fp32"), Cut("b", "uint8")
+D_FP32, D_UINT8 = Cut("d", "fp32"), Cut("d", "uint8")
 NEAR: dict[str, Any] = {"bandwidth_mbps": 8, "rtt_ms": 5}
 
 
@@ -38,54 +41,54 @@ def ask(
     return recommend(toys.manifest(), toys.profile(), live, query)
 
 
-def verdicts(answer: Recommendation) -> dict[tuple[str, str], str]:
-    return {(c.split_point, c.codec): c.verdict for c in answer.choices}
+def verdicts(answer: Recommendation) -> dict[Cut, str]:
+    return {row.cut: row.verdict for row in answer.cuts}
+
+
+def rating(answer: Recommendation, cut: Cut) -> RatedCut:
+    (row,) = (row for row in answer.cuts if row.cut == cut)
+    return row
 
 
 def text(answer: Recommendation) -> str:
     return json.dumps(answer.to_json(), allow_nan=False)
 
 
-def test_fastest_accurate_choice_wins_and_every_loser_has_its_reason() -> None:
+def test_fastest_accurate_cut_wins_and_every_loser_has_its_reason() -> None:
     answer = ask()
-    # output 10; d/uint8 15.85; d/fp32 16.15; input 16.05; b/fp32 17.75; b/uint8 agrees on 279 of 300 alone.
-    assert (answer.split_point, answer.codec, answer.use.latency_ms) == (
-        "output",
-        "none",
-        pytest.approx(10),
-    )
+    # output 10; d:uint8 15.85; d:fp32 16.15; input 16.05; b:fp32 17.75; b:uint8 agrees on 279 of 300 alone.
+    assert answer.cut == ON_DEVICE
+    assert answer.use.latency_ms == pytest.approx(10)
     assert verdicts(answer) == {
-        ("output", "none"): "picked",
-        ("d", "uint8"): "slower",
-        ("input", "jpeg"): "slower",
-        ("d", "fp32"): "slower",
-        ("b", "fp32"): "slower",
-        ("b", "uint8"): "inaccurate",
+        ON_DEVICE: "picked",
+        D_UINT8: "slower",
+        JPEG: "slower",
+        D_FP32: "slower",
+        B_FP32: "slower",
+        B_UINT8: "inaccurate",
     }
-    reasons = {(c.split_point, c.codec): c.reason for c in answer.choices}
-    assert reasons["d", "uint8"] == "5.85 ms slower than output as none"
-    assert "0.93 of 300 images, below the 0.99" in reasons["b", "uint8"]
-    assert answer.choices[0] == answer.use
+    assert rating(answer, D_UINT8).reason == "5.85 ms slower than output:none"
+    assert "0.93 of 300 images, below the 0.99" in rating(answer, B_UINT8).reason
+    assert answer.cuts[0] == answer.use
     assert answer.reason.startswith(
-        "profile only: no traffic yet; use output as none: the fastest choice"
+        "profile only: no traffic yet; use output:none: the fastest cut within"
     )
     assert answer.confidence == pytest.approx(300 / (300 + 1.959963984540054**2))
 
 
 def test_slow_device_sends_the_image_or_little() -> None:
-    assert ask(device_slowdown=10).split_point == "input"
-    assert ask(device_slowdown=1.7, rtt_ms=0.1).split_point == "input"
-    assert (ask(max_head_macs=500).split_point, ask(max_head_macs=500).codec) == ("d", "uint8")
+    assert ask(device_slowdown=10).cut == JPEG
+    assert ask(device_slowdown=1.7, rtt_ms=0.1).cut == JPEG
+    assert ask(max_head_macs=500).cut == D_UINT8
 
 
 def test_smallest_where_bytes_are_the_objective() -> None:
-    assert ask(objective="bytes").split_point == "output"
+    assert ask(objective="bytes").cut == ON_DEVICE
     answer = ask(objective="bytes", max_head_macs=999)
-    assert (answer.split_point, answer.codec) == ("d", "uint8")
-    assert verdicts(answer)["d", "fp32"] == "larger"
-    assert "300 bytes more than d as uint8" in next(
-        c.reason for c in answer.choices if c.codec == "fp32"
-    )
+    assert answer.cut == D_UINT8
+    assert rating(answer, D_FP32).verdict == "larger"
+    first_fp32 = next(row for row in answer.cuts if row.codec == "fp32")
+    assert "300 bytes more than d:uint8" in first_fp32.reason
 
 
 def test_classes_decide_what_is_accurate() -> None:
@@ -95,133 +98,125 @@ def test_classes_decide_what_is_accurate() -> None:
         "max_bytes": 600,
         "bandwidth_mbps": 0.1,
     }
-    b = {
-        c: next(
-            x
-            for x in ask(classes=(c,), **limits).choices
-            if (x.split_point, x.codec) == ("b", "uint8")
-        )
-        for c in range(3)
-    }
-    assert [b[c].agreement for c in range(3)] == [1.0, pytest.approx(0.99), pytest.approx(0.8)]
-    assert b[2].verdict == "inaccurate"
-    assert b[0].verdict != "inaccurate"
+    rows = [rating(ask(classes=(c,), **limits), B_UINT8) for c in range(3)]
+    assert [row.agreement for row in rows] == [1.0, pytest.approx(0.99), pytest.approx(0.8)]
+    assert rows[2].verdict == "inaccurate"
+    assert rows[0].verdict != "inaccurate"
 
 
 def test_limits_that_nothing_meets_are_flagged_with_the_least_violation() -> None:
     answer = ask(max_latency_ms=5, max_head_macs=500)
-    # input: 16.05/5; d/uint8: 15.85/5; output: 10/5 and 1000/500, (2 - 1) + (2 - 1) = 2: less than 2.17
-    assert answer.split_point == "output"
-    assert "no accurate choice meets the constraints" in answer.use.reason
+    # input: 16.05/5; d:uint8: 15.85/5; output: 10/5 and 1000/500, (2 - 1) + (2 - 1) = 2: less than 2.17
+    assert answer.cut == ON_DEVICE
+    assert "no accurate cut meets the constraints" in answer.use.reason
     assert answer.use.violations == (
         "max_latency_ms: 10, limit 5",
         "max_head_macs: 1000, limit 500",
     )
-    assert verdicts(answer)["d", "uint8"] == "violates"
-    assert "no accurate choice meets the constraints" in answer.reason
+    assert rating(answer, D_UINT8).verdict == "violates"
+    assert "no accurate cut meets the constraints" in answer.reason
 
 
 def test_the_least_violation_goes_before_the_fastest() -> None:
-    # d as uint8 exceeds 90 bytes by a ninth; output, faster by 6 ms, needs twice the allowed MACs.
+    # d:uint8 exceeds 90 bytes by a ninth; output, faster by 6 ms, needs twice the allowed MACs.
     answer = ask(max_bytes=90, max_head_macs=500)
-    assert (answer.split_point, answer.codec, answer.use.violations) == (
-        "d",
-        "uint8",
-        ("max_bytes: 100, limit 90",),
-    )
+    assert answer.cut == D_UINT8
+    assert answer.use.violations == ("max_bytes: 100, limit 90",)
 
 
 def test_zero_limits_are_answered() -> None:
     answer = ask(max_bytes=0, max_head_macs=0)
     assert answer.use.violations
-    assert ask(max_bytes=0).split_point == "output"
+    assert ask(max_bytes=0).cut == ON_DEVICE
 
 
-def test_without_an_accurate_choice_the_most_accurate_is_flagged() -> None:
-    worse = tuple(replace(m, agree=m.agree * 8 // 10) for m in toys.MEASURES)
-    answer = recommend(
-        toys.manifest(), toys.profile(measures=worse), NONE, Query(constraints=Constraints(**NEAR))
-    )
-    assert "no choice is within the accuracy tolerance" in answer.use.reason
-    assert answer.use.agreement == pytest.approx(0.8)
-    assert answer.split_point == "output"
-
-
-def test_unmeasured_choices_cannot_win() -> None:
-    measures = tuple(m for m in toys.MEASURES if m.split_point == "b")
+def test_without_an_accurate_cut_the_most_accurate_is_flagged() -> None:
+    worse = tuple(replace(m, agreeing=m.agreeing * 8 // 10) for m in toys.MEASUREMENTS)
     answer = recommend(
         toys.manifest(),
-        toys.profile(measures=measures),
+        toys.profile(measurements=worse),
         NONE,
         Query(constraints=Constraints(**NEAR)),
     )
-    assert (answer.split_point, answer.codec) == ("b", "fp32")
-    assert verdicts(answer)["output", "none"] == "unmeasured"
-    output = next(c for c in answer.choices if c.split_point == "output")
+    assert "no cut is within the accuracy tolerance" in answer.use.reason
+    assert answer.use.agreement == pytest.approx(0.8)
+    assert answer.cut == ON_DEVICE
+
+
+def test_unmeasured_cuts_cannot_win() -> None:
+    measurements = tuple(m for m in toys.MEASUREMENTS if m.split_point == "b")
+    answer = recommend(
+        toys.manifest(),
+        toys.profile(measurements=measurements),
+        NONE,
+        Query(constraints=Constraints(**NEAR)),
+    )
+    assert answer.cut == B_FP32
+    output = rating(answer, ON_DEVICE)
+    assert output.verdict == "unmeasured"
     assert (output.agreement, output.agreement_low, output.agreement_source) == (None, None, "none")
 
 
 def test_where_nothing_is_measured_the_fastest_wins_and_it_is_said() -> None:
     answer = recommend(
-        toys.manifest(), toys.profile(measures=()), NONE, Query(constraints=Constraints(**NEAR))
+        toys.manifest(), toys.profile(measurements=()), NONE, Query(constraints=Constraints(**NEAR))
     )
-    assert answer.split_point == "output"
-    assert "accuracy was never measured for any choice" in answer.use.reason
+    assert answer.cut == ON_DEVICE
+    assert "accuracy was never measured for any cut" in answer.use.reason
     assert answer.confidence == 0.0
 
 
-def test_order_of_deployment_codecs_and_measures_changes_nothing() -> None:
+def test_order_of_deployment_codecs_and_measurements_changes_nothing() -> None:
     query = Query(constraints=Constraints(**NEAR))
     one = recommend(toys.manifest(), toys.profile(), NONE, query)
-    for measures in (toys.MEASURES[::-1], toys.MEASURES[2:] + toys.MEASURES[:2]):
+    in_order = toys.MEASUREMENTS
+    for measurements in (in_order[::-1], in_order[2:] + in_order[:2]):
         other = recommend(
             toys.manifest(deployed=("d.alias", "b"), codecs=("uint8", "fp32")),
-            toys.profile(measures=measures),
+            toys.profile(measurements=measurements),
             NONE,
             query,
         )
-        assert replace(other, revision=one.revision) == one
+        assert other == one
 
 
-def test_image_codecs_are_choices_of_the_input_alone() -> None:
+def test_image_codecs_are_used_at_the_input_alone() -> None:
     answer = recommend(toys.manifest(codecs=("fp32", "jpeg", "file")), toys.profile(), NONE)
-    assert {(c.split_point, c.codec) for c in answer.choices} == {
-        ("input", "jpeg"),
-        ("b", "fp32"),
-        ("d", "fp32"),
-        ("output", "none"),
-    }
-    measured = (
-        *toys.MEASURES,
+    assert set(verdicts(answer)) == {JPEG, B_FP32, D_FP32, ON_DEVICE}
+    measurements = (
+        *toys.MEASUREMENTS,
         toys.measure("input", "uint8", 192, (100, 100, 100), (100, 100, 100)),
     )
-    answer = recommend(toys.manifest(), toys.profile(measures=measured), NONE)
-    assert ("input", "uint8") in verdicts(answer)
+    answer = recommend(toys.manifest(), toys.profile(measurements=measurements), NONE)
+    assert Cut("input", "uint8") in verdicts(answer)
 
 
-def seen(counts: tuple[float, ...]) -> ClassCounts:
+def class_counts(counts: tuple[float, ...]) -> ClassCounts:
     n = np.asarray(counts, float)
     return ClassCounts(np.arange(len(n)), n, n)
 
 
 def test_live_mix_needs_ten_requests() -> None:
     few = recommend(
-        toys.manifest(), toys.profile(), LiveView(class_counts=seen((0, 0, 9)), observations=9)
+        toys.manifest(),
+        toys.profile(),
+        LiveView(class_counts=class_counts((0, 0, 9)), observations=9),
     )
     assert few.mix == "profile"
     assert "9 live requests are too few for a live mix" in few.reason
     many = recommend(
-        toys.manifest(), toys.profile(), LiveView(class_counts=seen((5, 0, 15)), observations=20)
+        toys.manifest(),
+        toys.profile(),
+        LiveView(class_counts=class_counts((5, 0, 15)), observations=20),
     )
     assert (many.mix, many.source) == ("live", "mixed")
     assert [(c.label, c.weight) for c in many.classes] == [("owl", 0.75), ("cat", 0.25)]
-    # 0.75 of owls: b as uint8 agrees on 0.75 * 0.8 + 0.25 * 1
-    b = next(c for c in many.choices if (c.split_point, c.codec) == ("b", "uint8"))
-    assert b.agreement == pytest.approx(0.85)
+    # 0.75 of owls: b:uint8 agrees on 0.75 * 0.8 + 0.25 * 1
+    assert rating(many, B_UINT8).agreement == pytest.approx(0.85)
 
 
 def test_mix_of_asked_classes() -> None:
-    live = LiveView(class_counts=seen((5, 60, 15)), observations=80)
+    live = LiveView(class_counts=class_counts((5, 60, 15)), observations=80)
     shares = {}
     for mix in ("asked", "live", "profile", None):
         answer = recommend(toys.manifest(), toys.profile(), live, Query(classes=(2, 0), mix=mix))
@@ -236,17 +231,19 @@ def test_as_of_is_the_newest_observation() -> None:
     assert ask(LiveView(as_of=math.nan)).as_of is None
 
 
-def test_labels_take_a_choice_out_of_the_race() -> None:
+def test_labels_take_a_cut_out_of_the_race() -> None:
     rows = (
-        OutcomeRow("input", "jpeg", 0, 2000, 2000, 1800),
-        OutcomeRow("d", "uint8", 0, 2000, 2000, 1000),
+        OutcomeRow(JPEG, 0, 2000, 2000, 1800),
+        OutcomeRow(D_UINT8, 0, 2000, 2000, 1000),
     )
-    assert ask(max_head_macs=500, classes=(0,)).split_point == "d"
+    assert ask(max_head_macs=500, classes=(0,)).cut.split_point == "d"
     answer = ask(LiveView(outcomes=rows, observations=4000), max_head_macs=500, classes=(0,))
-    assert answer.split_point != "d" or answer.codec == "fp32"
-    d = next(c for c in answer.choices if (c.split_point, c.codec) == ("d", "uint8"))
-    assert (d.verdict, d.agreement_source) == ("inaccurate", "live labels")
-    assert d.reason.startswith("live labels: 0.6 of the full network's accuracy on 2000 requests")
+    assert answer.cut != D_UINT8
+    loser = rating(answer, D_UINT8)
+    assert (loser.verdict, loser.agreement_source) == ("inaccurate", "live labels")
+    assert loser.reason.startswith(
+        "live labels: 0.6 of the full network's accuracy on 2000 requests"
+    )
 
 
 def test_steps_at_a_cut_are_read_from_whole_live_curves() -> None:
@@ -338,12 +335,12 @@ def test_any_view_is_answered_in_json(view: LiveView, query: Query) -> None:
     assert Recommendation.from_json(json.loads(body)) == answer
     assert text(recommend(toys.manifest(), toys.profile(), view, query)) == body
     assert sum(c.weight for c in answer.classes) == pytest.approx(1)
-    assert [c.verdict for c in answer.choices].count("picked") == 1
+    assert [c.verdict for c in answer.cuts].count("picked") == 1
     assert 0 <= answer.confidence <= 1
-    assert all(c.reason for c in answer.choices)
-    # Among the accurate choices within the limits, none is better by the objective.
-    if not answer.use.violations and "no choice" not in answer.use.reason:
-        for c in answer.choices:
+    assert all(c.reason for c in answer.cuts)
+    # Among the accurate cuts within the limits, none is better by the objective.
+    if not answer.use.violations and "no cut is within" not in answer.use.reason:
+        for c in answer.cuts:
             if c.verdict in ("slower", "larger") and query.constraints.objective == "bytes":
                 assert c.nbytes >= answer.use.nbytes
             elif c.verdict in ("slower", "larger"):
@@ -352,59 +349,67 @@ def test_any_view_is_answered_in_json(view: LiveView, query: Query) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(view=views(), query=_QUERIES, random=st.randoms(use_true_random=False))
-def test_the_order_of_rows_and_the_revision_number_change_nothing(
+def test_the_order_of_rows_changes_nothing_and_the_revision_only_itself(
     view: LiveView, query: Query, random: Any
 ) -> None:
     def shuffled(rows: tuple[Any, ...]) -> tuple[Any, ...]:
-        found = list(rows)
-        random.shuffle(found)
-        return tuple(found)
+        shuffled_rows = list(rows)
+        random.shuffle(shuffled_rows)
+        return tuple(shuffled_rows)
 
     # Rows of one key are merged in the store; here they must differ in their key for the order to be no matter.
     view = replace(
         view,
         importance=tuple({(r.source, r.target): r for r in view.importance}.values()),
-        served=tuple({(r.split_point, r.codec, r.group): r for r in view.served}.values()),
-        outcomes=tuple({(r.split_point, r.codec, r.class_id): r for r in view.outcomes}.values()),
+        served=tuple({(r.cut, r.group): r for r in view.served}.values()),
+        outcomes=tuple({(r.cut, r.class_id): r for r in view.outcomes}.values()),
     )
-    other = replace(
+    reordered = replace(
         view,
         importance=shuffled(view.importance),
         served=shuffled(view.served),
         outcomes=shuffled(view.outcomes),
-        revision=view.revision + 1,
     )
-    one, two = (recommend(toys.manifest(), toys.profile(), v, query) for v in (view, other))
-    assert text(one) == text(two)
+    later = replace(reordered, revision="5e.3")
+    answer, same, other = (
+        recommend(toys.manifest(), toys.profile(), v, query) for v in (view, reordered, later)
+    )
+    assert text(same) == text(answer)
+    assert other.revision != answer.revision
+    assert text(replace(other, revision=answer.revision)) == text(answer)
 
 
-def test_revision_follows_contents_and_question() -> None:
-    def revision(live: LiveView = NONE, **changes: Any) -> str:
-        return recommend(toys.manifest(), toys.profile(), live, Query(**changes)).revision
+def revision(live: LiveView = NONE, version: str = "1.0", **question: Any) -> str:
+    manifest = toys.manifest(version=version)
+    return recommend(manifest, toys.profile(), live, Query(**question)).revision
 
-    rows = toys.rows({0: np.ones((2, 5))}, toys.profile().mean0)
+
+def test_equal_questions_have_one_revision_and_other_questions_another() -> None:
     different = [
         revision(),
         revision(classes=(0,)),
         revision(classes=(0, 1)),
         revision(constraints=Constraints(rtt_ms=1)),
         revision(rule="global-maximum"),
-        revision(LiveView(as_of=1.0)),
-        revision(LiveView(observations=1)),
-        revision(LiveView(importance=(rows,))),
-        revision(LiveView(importance=(replace(rows, source="probe"),))),
-        revision(LiveView(served=(ServedRow("b", "uint8", "all", 1, 0, 1),))),
-        revision(LiveView(outcomes=(OutcomeRow("b", "uint8", 0, 1, 1, 1),))),
-        revision(LiveView(class_counts=seen((1.0,)))),
-        recommend(toys.manifest(version="2"), toys.profile(), NONE).revision,
-        recommend(toys.manifest(), toys.profile(measures=toys.MEASURES[:3]), NONE).revision,
+        revision(candidate_set="all"),
+        revision(group="phones"),
+        revision(mix="profile"),
+        revision(version="2"),
     ]
     assert len(set(different)) == len(different)
+    assert revision() == revision(mix="live")
     assert revision(classes=(1, 0, 1)) == revision(classes=(0, 1))
-    assert revision(constraints=Constraints(rtt_ms=1.0)) == revision(
-        constraints=Constraints(rtt_ms=1)
-    )
-    assert revision(LiveView(revision=5)) == revision()
+    one = Constraints(rtt_ms=1)
+    assert revision(constraints=Constraints(rtt_ms=1.0)) == revision(constraints=one)
+
+
+def test_the_revision_is_that_of_the_store_and_of_the_question() -> None:
+    question = revision()
+    assert re.fullmatch("[0-9a-f]{16}", question)
+    before, after = LiveView(revision="5e.1"), LiveView(revision="5e.2")
+    assert revision(before) == f"5e.1-{question}"
+    assert revision(after) == f"5e.2-{question}"
+    assert revision(before, classes=(0,)) == f"5e.1-{revision(classes=(0,))}"
 
 
 def test_unknown_values_survive_json() -> None:
@@ -433,7 +438,7 @@ def test_thousand_classes_are_answered() -> None:
     assert [p.cui for p in answer.curve] == pytest.approx(list(profile.curve().mean), rel=1e-2)
 
 
-def test_only_errors_of_ours_leave() -> None:
+def test_bad_rows_raise_errors_of_the_package() -> None:
     with pytest.raises(IsplitError):
         LiveView(
             importance=(

@@ -44,7 +44,7 @@ def bottleneck(request: pytest.FixtureRequest, bottlenecks: list[Bottleneck]) ->
     return bottlenecks[request.param]
 
 
-def test_a_file_gives_the_same_variant_back(
+def test_a_file_gives_the_same_bottleneck_back(
     bottleneck: Bottleneck, test_photos: Photos, tmp_path: Path
 ) -> None:
     net = toy_network()
@@ -60,7 +60,7 @@ def test_a_file_gives_the_same_variant_back(
     assert code.shape == (5, *bottleneck.code_shape)
 
 
-def test_parts_of_a_plain_variant_are_the_networks_own(
+def test_parts_of_a_plain_bottleneck_are_the_networks_own(
     bottlenecks: list[Bottleneck], test_photos: Photos
 ) -> None:
     net, bottleneck = toy_network(), bottlenecks[0]

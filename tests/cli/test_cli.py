@@ -18,7 +18,7 @@ from isplit_plugin.advice import LiveView, recommend
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
 from isplit_plugin.cli.common import class_ids, note, read_key, table, when
 from isplit_plugin.cli.recommend import render, worth_showing
-from isplit_plugin.schema import Pick, Prediction, Timings, TopClass
+from isplit_plugin.schema import ON_DEVICE, Cut, Prediction, StandingPick, Timings, TopClass
 from isplit_plugin.traffic import Store
 
 
@@ -196,42 +196,37 @@ def test_a_folder_in_the_way_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("split_point", "codec", "said"),
+    ("cut", "said"),
     [
         (
-            "b",
-            "uint8",
+            Cut("b", "uint8"),
             "cut at b as uint8: sent 1.5 KB, head 3.0 ms, round trip 9.0 ms (tail 2.0 ms)",
         ),
         (
-            "input",
-            "jpeg",
+            Cut("input", "jpeg"),
             "the whole network on the server, input as jpeg: sent 1.5 KB, round trip 9.0 ms (tail 2.0 ms)",
         ),
-        ("output", "none", "the whole network here: nothing sent, 3.0 ms"),
+        (ON_DEVICE, "the whole network here: nothing sent, 3.0 ms"),
     ],
 )
-def test_a_prediction_says_what_ran_where(split_point: str, codec: str, said: str) -> None:
+def test_a_prediction_says_what_ran_where(cut: Cut, said: str) -> None:
     timings = Timings(head_ms=3.0, round_trip_ms=9.0, tail_ms=2.0)
-    prediction = Prediction(
-        (TopClass(1, "dog", 2.0, 0.875),), None, split_point, codec, 1500, 80, timings, ""
-    )
+    prediction = Prediction((TopClass(1, "dog", 2.0, 0.875),), None, cut, 1500, 80, timings, "")
     assert predict.sentence(Path("a.jpg"), prediction) == f"a.jpg: dog 88%\n    {said}"
 
 
 def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
     (warning,) = package._larger_than_jpeg(toys.profile(), toys.manifest())
-    assert "b as uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
-    assert package._larger_than_jpeg(toys.profile(), toys.manifest(default=("d", "uint8"))) == []
-    assert (
-        package._larger_than_jpeg(toys.profile(), toys.manifest(default=("c", "uint8"))) == []
-    )  # not measured
+    assert "b:uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
+    for smaller_or_not_measured in (Cut("d", "uint8"), Cut("c", "uint8")):
+        manifest = toys.manifest(default=smaller_or_not_measured)
+        assert package._larger_than_jpeg(toys.profile(), manifest) == []
 
 
 def test_a_default_without_its_codec(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["package", "--network", "n", "--profile", "none", "--default", "layer3"]) == 3
     assert (
-        "--default: expected POINT:CODEC, such as layer3:uint8+zstd, got 'layer3'"
+        "cut: expected SPLIT_POINT:CODEC, such as layer2:uint8+zstd, got 'layer3'"
         in capsys.readouterr().err
     )
 
@@ -260,27 +255,35 @@ def test_the_store_of_a_server_that_was_never_asked(
 def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
     profile = make_profile()
     answer = recommend(make_manifest(profile), profile, LiveView.empty())
-    pairs = [(choice.split_point, choice.codec) for choice in worth_showing(answer, 1)]
-    assert pairs[0] == (answer.choices[0].split_point, answer.choices[0].codec)
-    assert ("input", "jpeg") in pairs
-    assert "output" in {point for point, _ in pairs}
-    assert len(set(pairs)) == len(pairs)
+    cuts = [row.cut for row in worth_showing(answer, 1)]
+    assert cuts[0] == answer.cuts[0].cut
+    assert Cut("input", "jpeg") in cuts
+    assert ON_DEVICE in cuts
+    assert len(set(cuts)) == len(cuts)
     assert render(answer, limit=1).count("\n") < render(answer).count("\n")
 
 
 def test_a_recommendation_says_what_is_in_force_and_what_waits_for_proof() -> None:
     profile = make_profile()
     answer = recommend(make_manifest(profile), profile, LiveView.empty())
-    assert "in force" not in render(answer)
-    picks = (
-        Pick(
-            "use", "b as uint8", 1_795_160_169.0, 2, "d as fp32", "3 ms faster, which is not proven"
-        ),
-        Pick("place", None, None, 2),
+    assert "standing pick" not in render(answer)
+
+    def standing_line(pick: StandingPick) -> str:
+        lines = render(replace(answer, standing=pick)).splitlines()
+        [line] = [line for line in lines if "standing pick" in line]
+        return line
+
+    contested = StandingPick(
+        cut=Cut("b", "uint8"),
+        since=1_795_160_169.0,
+        changes=2,
+        rival=Cut("d", "fp32"),
+        reason="3 ms faster, which is not proven",
     )
-    lines = render(replace(answer, standing=picks)).splitlines()
-    assert [line for line in lines if "in force" in line] == [
-        "  in force to use now: b as uint8, since 2026-11-20 07:36:09 UTC; d as fp32 waits for proof "
-        "(3 ms faster, which is not proven)",
-        "  in force for a bottleneck: no place, as the profile has it; nothing else is estimated to be better",
-    ]
+    assert standing_line(contested) == (
+        "  standing pick: b:uint8, since 2026-11-20 07:36:09 UTC; d:fp32 waits for proof "
+        "(3 ms faster, which is not proven)"
+    )
+    assert standing_line(StandingPick(cut=Cut("b", "uint8"), since=None, changes=0)) == (
+        "  standing pick: b:uint8, from the profile; no other cut is estimated to be better"
+    )

@@ -23,7 +23,7 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
         ["d", "uint8", "100", "0.33", "100.0%"],
     ]
     assert "b            uint8" in command.render_smallest(toys.profile(), 0.07)
-    nothing = toys.profile(measures=(toys.measure("b", "q2", 5, (0, 0, 0), (9, 9, 9)),))
+    nothing = toys.profile(measurements=(toys.measure("b", "q2", 5, (0, 0, 0), (9, 9, 9)),))
     assert "none measured" in command.render_smallest(nothing, 0.01)
     assert command.summary(nothing)["smallest"] == {"b": None}
     found = command.summary(toys.profile())["smallest"]["d"]  # type: ignore[index]

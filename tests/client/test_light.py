@@ -47,9 +47,9 @@ plan = json.loads(sys.argv[1])
 out = {"installed": [m for m in ("torch", "sqlalchemy", "ts", "onnx", "scipy") if importlib.util.find_spec(m)]}
 picture = np.array(plan["picture"], np.uint8)
 with SplitClient(plan["url"], model="toy", head=plan["head"]) as client:
-    for pair in plan["pairs"]:
-        prediction = client.predict(picture, *pair)
-        out[pair[0]] = [prediction.label, prediction.scores.tolist(), prediction.bytes_sent]
+    for cut in plan["cuts"]:
+        prediction = client.predict(picture, cut)
+        out[prediction.split_point] = [prediction.label, prediction.scores.tolist(), prediction.bytes_sent]
 print(json.dumps(out))
 """
 
@@ -77,7 +77,7 @@ def test_a_device_with_nothing_but_the_client(tmp_path: Path, bundle: Path, serv
         "url": server.url,
         "head": str(bundle),
         "picture": colour.tolist(),
-        "pairs": [["output", None], ["pool", "fp32"], ["double", "uint8+zstd"], ["input", "jpeg"]],
+        "cuts": ["output", "pool:fp32", "double:uint8+zstd", "input:jpeg"],
     }
     # Isolated and elsewhere: the installed package runs, not the checkout.
     command = [python, "-I", "-W", "error", "-c", DEVICE, json.dumps(plan)]

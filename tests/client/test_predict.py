@@ -33,12 +33,14 @@ from isplit_plugin.errors import (
     ImageError,
     NetworkMismatchError,
     ProtocolError,
+    QueryError,
     ServerUnavailableError,
     UnknownCodecError,
     UnknownSplitPointError,
     WireError,
     WireSizeError,
 )
+from isplit_plugin.schema import ON_DEVICE, Cut
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)  # doubled and pooled: 0.4, 1.6, 0; scores 0.4, 3.2, 0, -1.5
@@ -50,7 +52,8 @@ GREEN_SCORES = [0.4, 3.2, 0.0, -1.5]
 def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
     connect: Connect, split_point: str, codec: str
 ) -> None:
-    prediction = connect().predict(GREEN, split_point, codec)
+    cut = Cut(split_point, codec)
+    prediction = connect().predict(GREEN, cut)
     assert prediction.scores is not None
     assert prediction.scores.dtype == np.float32
     np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.02)
@@ -58,16 +61,13 @@ def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
     assert [t.label for t in prediction.top] == ["green", "red", "blue", "dark"]
     weights = np.exp(GREEN_SCORES)
     assert prediction.probability == pytest.approx(weights[1] / weights.sum(), abs=0.01)
-    assert (prediction.split_point, prediction.codec, prediction.request_id) == (
-        split_point,
-        codec,
-        "s-1",
-    )
+    assert (prediction.cut, prediction.request_id) == (cut, "s-1")
+    assert (prediction.split_point, prediction.codec) == (split_point, codec)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "file"])
 def test_images_at_input(connect: Connect, server: Server, codec: str) -> None:
-    prediction = connect().predict(GREEN, "input", codec)
+    prediction = connect().predict(GREEN, Cut("input", codec))
     assert prediction.scores is not None
     np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.1)
     sent = server.state.seen[-1].body
@@ -80,7 +80,7 @@ def test_a_file_is_sent_as_it_is(connect: Connect, server: Server, tmp_path: Pat
     PIL.Image.fromarray(GREEN).resize((8, 8)).save(path)
     given_forms: list[image.Image] = [path, str(path), path.read_bytes()]
     for form in given_forms:
-        prediction = connect().predict(form, "input", "file")
+        prediction = connect().predict(form, Cut("input", "file"))
         np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-5)
         assert path.read_bytes() in server.state.seen[-1].body
 
@@ -100,11 +100,7 @@ def test_all_forms_of_an_image_give_one_answer(connect: Connect, tmp_path: Path)
 def test_output_sends_nothing(connect: Connect, server: Server) -> None:
     prediction = connect().predict(GREEN, "output")
     np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
-    assert (prediction.split_point, prediction.codec, prediction.label) == (
-        "output",
-        "none",
-        "green",
-    )
+    assert (prediction.cut, prediction.label) == (ON_DEVICE, "green")
     assert (prediction.bytes_sent, prediction.bytes_received, prediction.timings.round_trip_ms) == (
         0,
         0,
@@ -116,9 +112,9 @@ def test_output_sends_nothing(connect: Connect, server: Server) -> None:
 
 def test_the_defaults_are_the_bundles(connect: Connect, server: Server) -> None:
     client = connect()
-    assert (client.split_point, client.codec) == ("double", "fp32")
+    assert client.cut == Cut("double", "fp32")
     prediction = client.predict(GREEN)
-    assert (prediction.split_point, prediction.codec) == ("double", "fp32")
+    assert prediction.cut == Cut("double", "fp32")
     request = server.state.seen[-1]
     assert (request.method, request.path) == ("POST", "/predictions/toy")
     assert request.headers["Content-Type"] == "application/octet-stream"
@@ -149,19 +145,19 @@ def test_top_k_without_scores(connect: Connect, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "pair", [("double", "uint8+zstd"), ("pool", "fp16"), ("input", "jpeg"), ("output", None)]
+    "cut", [Cut("double", "uint8+zstd"), Cut("pool", "fp16"), Cut("input", "jpeg"), ON_DEVICE]
 )
 def test_a_batch_is_one_request_and_equals_single_predictions(
-    connect: Connect, server: Server, pair: tuple[str, str | None]
+    connect: Connect, server: Server, cut: Cut
 ) -> None:
     colours = [photo(200, 10, 10), photo(10, 200, 10), photo(10, 10, 200), photo(3, 3, 3)]
     client = connect()
-    together = client.predict_batch(colours, *pair)
+    together = client.predict_batch(colours, cut)
     requests = len(server.state.seen)
-    assert requests == (0 if pair[0] == "output" else 1)
+    assert requests == (0 if cut == ON_DEVICE else 1)
     assert [p.label for p in together] == list(CLASSES)
     for one, colour in zip(together, colours, strict=True):
-        alone = client.predict(colour, *pair)
+        alone = client.predict(colour, cut)
         assert one.scores is not None
         assert alone.scores is not None
         np.testing.assert_allclose(one.scores, alone.scores, rtol=1e-6)
@@ -192,19 +188,21 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
     ):
         client.predict(GREEN, "nowhere")
     with pytest.raises(UnknownCodecError, match="'int3' at 'double'; known: uint8\\+zstd, uint8"):
-        client.predict(GREEN, "double", "int3")
+        client.predict(GREEN, Cut("double", "int3"))
     with pytest.raises(UnknownCodecError, match="'jpeg' at 'double'"):
-        client.predict(GREEN, "double", "jpeg")
+        client.predict(GREEN, Cut("double", "jpeg"))
     with pytest.raises(UnknownCodecError, match="'fp32' at 'output', where nothing is sent"):
-        client.predict(GREEN, "output", "fp32")
+        client.predict(GREEN, Cut("output", "fp32"))
+    with pytest.raises(QueryError, match=r"expected a codec such as .* got ''"):
+        client.predict(GREEN, "double:")
     for broken in (b"no image", tmp_path / "missing.jpg", np.zeros((3, 3, 3), np.float32)):
-        for pair in (("double", None), ("input", "jpeg")):
+        for cut in ("double", "input:jpeg"):
             with pytest.raises(ImageError):
-                client.predict(broken, *pair)
+                client.predict(broken, cut)
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     for missing in (tmp_path / "missing.jpg", tmp_path / "pipe", np.zeros((3, 4, 4), np.float32)):
         with pytest.raises(ImageError):
-            client.predict(missing, "input", "file")
+            client.predict(missing, Cut("input", "file"))
     for one in ("photo.jpg", tmp_path / "photo.jpg", b"bytes"):
         with pytest.raises(ImageError, match="expected a list of images, got one"):
             connect().predict_batch(one)
@@ -215,9 +213,9 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
 
 
 def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server: Server) -> None:
-    server.state.manifest = make_manifest(codecs=("uint8", "fp16"), default=("double", "uint8"))
+    server.state.manifest = make_manifest(codecs=("uint8", "fp16"), default=Cut("double", "uint8"))
     with pytest.raises(UnknownCodecError) as caught:
-        connect().predict(GREEN, "double", "fp32")
+        connect().predict(GREEN, Cut("double", "fp32"))
     told = caught.value.message
     assert told.startswith(
         "the server says: unknown codec 'fp32'; known: uint8, fp16 (accepted by the tail); "
@@ -230,51 +228,58 @@ def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server
 
 
 def test_an_alias_names_the_same_place(connect: Connect) -> None:
-    assert connect(split_point="double.out").split_point == "double"
+    assert connect(cut="double.out").cut == Cut("double", "fp32")
     assert connect().predict(GREEN, "double.out").split_point == "double"
+    assert connect().predict(GREEN, "double.out:fp16").cut == Cut("double", "fp16")
 
 
 def test_a_bad_photo_is_the_servers_400(connect: Connect) -> None:
     with pytest.raises(ImageError, match="JPEG"):
-        connect().predict(b"no image at all", "input", "file")
+        connect().predict(b"no image at all", Cut("input", "file"))
 
 
 @pytest.mark.parametrize(
     ("default", "asked", "expected"),
     [
-        (("double", "fp16"), (None, None), ("double", "fp16")),
-        (("double", "fp16"), ("pool", None), ("pool", "fp16")),
-        (("double", "fp16"), (None, "uint8"), ("double", "uint8")),
-        (("double", "fp16"), ("input", None), ("input", "jpeg")),
-        (("double", "fp16"), ("output", None), ("output", "none")),
-        (("input", "file"), (None, None), ("input", "file")),
-        (("input", "jpeg"), ("double", None), ("double", "uint8+zstd")),
-        (("output", "none"), ("pool", None), ("pool", "uint8+zstd")),
-        (("output", "none"), ("input", None), ("input", "jpeg")),
+        ("double:fp16", None, "double:fp16"),
+        ("double:fp16", "pool", "pool:fp16"),
+        ("double:fp16", "double:uint8", "double:uint8"),
+        ("double:fp16", Cut("pool", "uint8"), "pool:uint8"),
+        ("double:fp16", "input", "input:jpeg"),
+        ("double:fp16", "output", "output:none"),
+        ("input:file", None, "input:file"),
+        ("input:file", "input", "input:file"),
+        ("input:jpeg", "double", "double:uint8+zstd"),
+        ("output:none", "pool", "pool:uint8+zstd"),
+        ("output:none", "input", "input:jpeg"),
     ],
 )
 def test_what_is_left_out_is_completed(
-    default: tuple[str, str], asked: tuple[str | None, str | None], expected: tuple[str, str]
+    default: str, asked: Cut | str | None, expected: str
 ) -> None:
-    assert resolve(make_manifest(default=default), None, *asked) == expected
+    manifest = make_manifest(default=Cut.parse(default))
+    assert resolve(manifest, None, asked) == Cut.parse(expected)
+    assert resolve(make_manifest(), Cut.parse(default), asked) == Cut.parse(expected)
 
 
 def test_not_every_known_split_point_is_deployed() -> None:
-    manifest = make_manifest(deployed=("pool",), default=("pool", "fp32"))
+    manifest = make_manifest(deployed=("pool",), default=Cut("pool", "fp32"))
     with pytest.raises(
         UnknownSplitPointError, match="'double' is not deployed; deployed: input, pool, output"
     ):
-        resolve(manifest, None, "double", None)
+        resolve(manifest, None, "double")
 
 
 def test_without_a_bundle_photo_files_can_be_sent(connect: Connect) -> None:
     client = connect(head=None)
-    assert (client.manifest, client.split_point, client.codec) == (None, "input", "file")
-    prediction = client.predict(GREEN)
-    assert (prediction.label, prediction.codec) == ("green", "file")
-    for pair in (("double", None), ("input", "jpeg"), ("output", None)):
+    photo_file = Cut("input", "file")
+    assert (client.manifest, client.cut) == (None, photo_file)
+    for asked in (None, "input", "input:file", photo_file):
+        prediction = client.predict(GREEN, asked)
+        assert (prediction.label, prediction.cut) == ("green", photo_file)
+    for cut in ("double", "input:jpeg", "output", Cut("input", "jpeg")):
         with pytest.raises(BundleError, match="needs the head bundle"):
-            client.predict(GREEN, *pair)
+            client.predict(GREEN, cut)
 
 
 def test_a_head_of_another_network_is_refused(connect: Connect, server: Server) -> None:
@@ -342,11 +347,7 @@ def test_the_fallback_runs_here_while_the_server_is_away(connect: Connect) -> No
     with pytest.raises(ServerUnavailableError):
         connect(url=nobody).predict(GREEN)
     prediction = connect(url=nobody, local_fallback=True).predict(GREEN)
-    assert (prediction.split_point, prediction.codec, prediction.bytes_sent) == (
-        "output",
-        "none",
-        0,
-    )
+    assert (prediction.cut, prediction.bytes_sent) == (ON_DEVICE, 0)
     np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
     assert prediction.timings.round_trip_ms > 0  # the time lost
 
@@ -362,11 +363,11 @@ def test_a_recommendation_is_adopted(connect: Connect, server: Server) -> None:
     advice = client.recommendation()
     assert advice == recommendation()
     client.use(advice)
-    prediction = client.predict(GREEN)
-    assert (prediction.split_point, prediction.codec) == ("pool", "uint8")
-    client.use(recommendation("output", "none"))
+    assert client.cut == Cut("pool", "uint8")
+    assert client.predict(GREEN).cut == Cut("pool", "uint8")
+    client.use(recommendation(ON_DEVICE))
     assert client.predict(GREEN).bytes_sent == 0
-    client.use(recommendation("input", "jpeg"))
+    client.use(recommendation(Cut("input", "jpeg")))
     assert client.predict(GREEN).codec == "jpeg"
 
 
@@ -379,10 +380,10 @@ def test_a_recommendation_that_cannot_be_adopted(connect: Connect, tmp_path: Pat
     ):
         client.use(recommendation(network_hash="beef"))
     with pytest.raises(UnknownCodecError):
-        client.use(recommendation("double", "q3"))
+        client.use(recommendation(Cut("double", "q3")))
     with pytest.raises(UnknownSplitPointError):
-        client.use(recommendation("elsewhere"))
-    assert (client.split_point, client.codec) == ("double", "fp32")
+        client.use(recommendation(Cut("elsewhere", "uint8")))
+    assert client.cut == Cut("double", "fp32")
 
 
 def test_an_answer_to_another_question_is_refused(

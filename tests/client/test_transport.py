@@ -43,6 +43,7 @@ from isplit_plugin.errors import (
     WireError,
     WireSizeError,
 )
+from isplit_plugin.schema import Cut
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)
@@ -260,8 +261,8 @@ def test_recommendations(connect: Connect, server: Server) -> None:
 
 
 def test_a_recommendation_without_a_client(server: Server) -> None:
-    assert fetch_recommendation(server.url, "a/b c", TOKEN, rtt_ms=20).split_point == "pool"
-    assert fetch_recommendation(server.url, "a/b c").codec == "uint8"
+    assert fetch_recommendation(server.url, "a/b c", TOKEN, rtt_ms=20).cut == Cut("pool", "uint8")
+    assert fetch_recommendation(server.url, "a/b c").use.codec == "uint8"
     assert server.state.seen[-1].path == "/predictions/isplit/1.0/recommendations/a%2Fb%20c"
 
 

@@ -12,6 +12,7 @@ from toys.serving import profile_of
 
 from isplit_plugin.bottleneck import Bottleneck, Photos, decoder_tail, encoder_head
 from isplit_plugin.client import SplitClient, fetch_recommendation
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import package
 
@@ -45,9 +46,9 @@ def test_a_bottleneck_is_served_and_recommended(
             server.inference_url, model="toy", head=built.bundle, token=server.token, threads=1
         ) as client,
     ):
-        found = client.predict_batch(photos, split_point=bottleneck.deployed_name, codec="fp32")
-        small = client.predict_batch(photos, split_point=bottleneck.deployed_name, codec="q4+rle")
-        tuned = client.predict(photos[0], split_point=bottlenecks[1].deployed_name, codec="uint8")
+        found = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "fp32"))
+        small = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "q4+rle"))
+        tuned = client.predict(photos[0], cut=Cut(bottlenecks[1].deployed_name, "uint8"))
         answer = fetch_recommendation(server.inference_url, "toy", server.token, max_bytes=300)
         deepest = fetch_recommendation(server.inference_url, "toy", server.token, predictor="depth")
     scores = np.stack([p.scores for p in found if p.scores is not None])
@@ -55,8 +56,8 @@ def test_a_bottleneck_is_served_and_recommended(
     assert [p.class_id for p in found] == expected.argmax(axis=1).tolist()
     assert tuned.split_point == bottlenecks[1].deployed_name
     assert small[0].bytes_sent < found[0].bytes_sent
-    offered = {c.split_point for c in answer.choices}
+    offered = {c.split_point for c in answer.cuts}
     assert {v.deployed_name for v in bottlenecks} <= offered
     assert answer.predictor == "cui"
-    assert (deepest.predictor, deepest.pick) == ("depth", "4")
+    assert (deepest.predictor, deepest.best_candidate) == ("depth", "4")
     assert not {v.deployed_name for v in bottlenecks} & {p.split_point for p in answer.curve}

@@ -102,13 +102,13 @@ def test_predict_and_recommend(packaged: Path, served: dict[str, Any]) -> None:
     photos = ("photos/red/0.png", "photos/blue/1.png")
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
     whole = json.loads(
-        isplit(packaged, "predict", *photos, *head, *server, "--split-point", "output", "--json")
+        isplit(packaged, "predict", *photos, *head, *server, "--cut", "output", "--json")
     )
-    for point, codec in (("1", "fp32"), ("3", "uint8+zstd"), ("input", "fp32")):
-        choice = ("--split-point", point, "--codec", codec)
-        rows = json.loads(isplit(packaged, "predict", *photos, *head, *server, *choice, "--json"))
+    for cut in ("1:fp32", "3:uint8+zstd", "input:fp32"):
+        command = ("predict", *photos, *head, *server, "--cut", cut, "--json")
+        rows = json.loads(isplit(packaged, *command))
         assert [r["label"] for r in rows] == [r["label"] for r in whole]
-        assert {r["split_point"] for r in rows} == {point}
+        assert {r["cut"] for r in rows} == {cut}
     advice = json.loads(
         isplit(packaged, "recommend", "toy", *server, "--bandwidth-mbps", "2", "--json")
     )
@@ -123,9 +123,7 @@ def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, A
     server = ("--url", served["inference_url"], "--token-file", served["key_file"])
     assert "toy" in isplit(packaged, "recommend", "tyo", *server, code=3)
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
-    message = isplit(
-        packaged, "predict", "photos/red/0.png", *head, *server, "--split-point", "9", code=3
-    )
+    message = isplit(packaged, "predict", "photos/red/0.png", *head, *server, "--cut", "9", code=3)
     assert "'9'" in message
     assert "expected class ids" in isplit(
         packaged, "recommend", "toy", *server, "--classes", "red", code=3

@@ -14,7 +14,7 @@ from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network, toy_ph
 from isplit_plugin import image
 from isplit_plugin.client import SplitClient
 from isplit_plugin.errors import AuthenticationError, NetworkMismatchError, UnknownModelError
-from isplit_plugin.schema import Prediction
+from isplit_plugin.schema import ON_DEVICE, Cut, Prediction
 from isplit_plugin.serving.packaging import build_head_bundle, make_manifest
 
 
@@ -32,6 +32,7 @@ def _same(got: Prediction, expected: np.ndarray, tolerance: float) -> None:
 @pytest.mark.parametrize("point", ["input", "relu1", "relu2", "output"])
 def test_onnx_heads(live: Live, point: str) -> None:
     photos = toy_photos(3, seed=31)
+    cut = ON_DEVICE if point == "output" else Cut(point, "fp32")
     with SplitClient(
         live.server.inference_url,
         model="toy",
@@ -39,18 +40,14 @@ def test_onnx_heads(live: Live, point: str) -> None:
         token=live.server.token,
         threads=1,
     ) as client:
-        one = client.predict(
-            photos[0], split_point=point, codec="none" if point == "output" else "fp32"
-        )
-        many = client.predict_batch(
-            list(photos), split_point=point, codec="none" if point == "output" else "fp32"
-        )
+        one = client.predict(photos[0], cut)
+        many = client.predict_batch(list(photos), cut)
     expected = _expected(live.toy, photos)
     _same(one, expected[0], 1e-4)
     for got, scores in zip(many, expected, strict=True):
         _same(got, scores, 1e-4)
         assert got.label == CLASSES[int(scores.argmax())]
-    assert one.split_point == point
+    assert one.cut == cut
     assert (one.bytes_sent == 0) == (point == "output")
 
 
@@ -65,7 +62,7 @@ def test_torch_heads_are_closer(live: Live) -> None:
         runtime="torch",
         trust_pt2=pinned,
     ) as client:
-        got = client.predict(photo, split_point="layer2", codec="fp32")
+        got = client.predict(photo, cut=Cut("layer2", "fp32"))
     _same(got, _expected(live.resnet, photo[None])[0], 1e-5)
     assert got.timings.tail_ms > 0
     assert got.timings.round_trip_ms >= got.timings.tail_ms
@@ -81,15 +78,13 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
         live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
     ) as client:
         _same(
-            client.predict(path, split_point="input", codec="file"),
+            client.predict(path, cut=Cut("input", "file")),
             _expected(live.toy, photo[None])[0],
             1e-5,
         )
         cropped = image.to_jpeg(image.crop(path, PREPROCESSING), 90)
         x = torch.from_numpy(image.normalize(image.load(cropped), PREPROCESSING))[None]
-        _same(
-            client.predict(path, split_point="input", codec="jpeg"), whole(live.toy.net, x)[0], 1e-5
-        )
+        _same(client.predict(path, cut=Cut("input", "jpeg")), whole(live.toy.net, x)[0], 1e-5)
     with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
         _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
 
@@ -103,7 +98,7 @@ def test_the_advice_can_be_taken(live: Live) -> None:
         client.use(advice)
         got = client.predict(toy_photos(1)[0])
     assert advice.network_hash == live.toy.manifest.network_hash
-    assert got.split_point == advice.split_point
+    assert got.cut == advice.cut
 
 
 def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> None:
@@ -137,13 +132,13 @@ def test_tokens_models_and_their_errors(live: Live) -> None:
         SplitClient(url, model="toy", head=bundle, token="wrong") as client,
         pytest.raises(AuthenticationError),
     ):
-        client.predict(photo, split_point="relu1")
+        client.predict(photo, cut="relu1")
     with (
         SplitClient(url, model="nobody", head=bundle, token=live.server.token) as client,
         pytest.raises(UnknownModelError),
     ):
-        client.predict(photo, split_point="relu1")
+        client.predict(photo, cut="relu1")
     with SplitClient(url, model="toy", head=bundle, token=live.server.token) as client:
-        client.predict(photo, split_point="relu1")
+        client.predict(photo, cut="relu1")
         live.server.renew_token()  # the client asks its callable again
-        client.predict(photo, split_point="relu1")
+        client.predict(photo, cut="relu1")

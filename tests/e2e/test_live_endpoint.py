@@ -92,8 +92,8 @@ def test_the_client_reads_the_answers_and_raises_the_errors(server: Server) -> N
     answer = fetch_recommendation(
         server.url, "toy", classes=[2, 0], rtt_ms=5, bandwidth_mbps=8, objective="bytes"
     )
-    assert (answer.split_point, [c.class_id for c in answer.classes]) == ("output", [0, 2])
-    assert fetch_recommendation(server.url, "toy").pick == "d"
+    assert (answer.cut.split_point, [c.class_id for c in answer.classes]) == ("output", [0, 2])
+    assert fetch_recommendation(server.url, "toy").best_candidate == "d"
     with pytest.raises(UnknownModelError, match="unknown model 'nobody'; known: toy"):
         fetch_recommendation(server.url, "nobody")
     with pytest.raises(UnknownClassError, match="known: 0, 1, 2"):

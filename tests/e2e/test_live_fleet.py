@@ -241,7 +241,7 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
         store.check()
 
         assert [a["observations"] for a in told] == sorted(a["observations"] for a in told)
-        assert len({(a["use"]["split_point"], a["use"]["codec"], a["pick"]) for a in told}) == 1
+        assert len({(a["cut"], a["best_candidate"]) for a in told}) == 1
         final, again = busy.advice().json(), busy.advice().json()
         assert final == again
         live = store.view(network)

@@ -61,9 +61,13 @@ def test_labels_reach_the_outcome_and_wrong_secrets_do_not(live: Live) -> None:
 
     told = live.get("predictions/isplit/1.0/accuracy/toy/group/office").json()
     (row,) = told["accuracy"]
-    assert (row["split_point"], row["codec"]) == ("relu2", "uint8")
+    assert (row["cut"], row["split_point"], row["codec"]) == (
+        "relu2:uint8",
+        "relu2",
+        "uint8",
+    )
     np.testing.assert_allclose(
-        [row["seen"], row["labelled"], row["correct"]], [12, 12, 9], rtol=1e-3
+        [row["predictions"], row["labelled"], row["correct"]], [12, 12, 9], rtol=1e-3
     )
     assert row["accuracy_low"] < 0.75 < row["accuracy_high"]
     assert sum(round(c["labelled"]) for c in row["classes"]) == 12
@@ -92,7 +96,7 @@ def test_groups_and_changes_are_told(live: Live) -> None:
         time.sleep(0.1)
     answer = live.get("predictions/isplit/1.0/recommendations/toy/group/porch").json()
     assert answer["group"] == "porch"
-    assert [pick["kind"] for pick in answer["standing"]] == ["use", "place"]
+    assert answer["standing"]["cut"] == answer["cut"]
     changes = live.get("predictions/isplit/1.0/changes/toy/group/porch").json()["changes"]
     assert changes[-1]["kind"] == "start"
     assert "accuracy/<model>" in live.get("predictions/isplit/1.0/help").text

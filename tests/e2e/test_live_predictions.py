@@ -17,6 +17,7 @@ from toys.live_server import Live
 from toys.serving import PREPROCESSING, head_of, tensor_request, toy_photos, whole
 
 from isplit_plugin import image
+from isplit_plugin.schema import Cut
 from isplit_plugin.wire import TailRequest, TailResponse
 
 
@@ -90,7 +91,7 @@ def test_compressed_activations_answer_what_the_tail_answers_for_the_decoded_one
     x = _resnet_inputs()
     request = _request(live, head_of(live.resnet.net, "layer2", x), codec=codec)
     decoded = TailRequest(
-        split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8)
+        cut=Cut("layer2", codec), tensor=request.tensor, shape=(128, 8, 8)
     ).activation()
     with torch.inference_mode():
         expected = live.resnet.net.bisect("layer2")[1](torch.from_numpy(decoded.copy())).numpy()

@@ -102,7 +102,7 @@ def test_curves_of_probes_and_what_is_sent_for_them(server: Live, probed: Model)
         token=server.server.token,
         runtime="torch",
         trust_pt2=trust,
-        codec="fp32",
+        cut="layer2:fp32",
         device_token=issue(read_secret(server.server.secret_path), "camera-1", days=1),
     )
     bodies: list[bytes] = []

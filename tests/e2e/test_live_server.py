@@ -22,6 +22,7 @@ from isplit_plugin.errors import (
     ServingError,
     UnknownModelError,
 )
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.launcher import TorchServe, server
 from isplit_plugin.wire import HEADER, decode_response, http_headers
 
@@ -103,7 +104,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
                 head=toy.built.bundle,
                 token=lambda: current[0].token(),
             )
-            assert client.predict(photo, split_point="relu2", codec="fp32").split_point == "relu2"
+            assert client.predict(photo, cut=Cut("relu2", "fp32")).split_point == "relu2"
             refused = requests.post(
                 f"{running.management_url}/models?url=toy.mar",
                 headers={"Authorization": f"Bearer {running.management_token()}"},
@@ -122,7 +123,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
             requests.get(url, timeout=5)
         current[:] = [_Tokens()]
         with pytest.raises(ServerUnavailableError):
-            client.predict(photo, split_point="relu2", codec="fp32")
+            client.predict(photo, cut=Cut("relu2", "fp32"))
         with pytest.raises(ServingError, match="not running"):
             running.token()
     assert client is not None

@@ -10,6 +10,7 @@ import torch
 from toys.live_server import Live
 from toys.serving import head_of, tensor_request
 
+from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import TailRequest
 
@@ -49,9 +50,7 @@ def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
             group="lab",
         )
         live.predict("resnet18", request)
-        shaped = TailRequest(
-            split_point="layer2", codec=codec, tensor=request.tensor, shape=(128, 8, 8)
-        )
+        shaped = TailRequest(cut=Cut("layer2", codec), tensor=request.tensor, shape=(128, 8, 8))
         decoded.append(torch.from_numpy(shaped.activation().copy()))
     offline = net.importance_from("layer2", torch.cat(decoded))
     counters = _all_computed(live, "resnet18")
@@ -67,10 +66,10 @@ def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
         assert count - count0 == len(values)
         mean = (total - total0) / len(values)
         np.testing.assert_allclose(mean[first:], values.mean(axis=0)[first:], rtol=1e-3, atol=1e-7)
-    served = {(r.split_point, r.codec): r for r in view.served}
-    assert served["layer2", "fp32"].requests == served["layer2", "uint8+zstd"].requests == 6
-    assert served["layer2", "fp32"].bytes == 6 * 128 * 8 * 8 * 4
-    assert served["layer2", "fp32"].head.mean_ms == 3.0
+    served = {str(r.cut): r for r in view.served}
+    assert served["layer2:fp32"].requests == served["layer2:uint8+zstd"].requests == 6
+    assert served["layer2:fp32"].bytes == 6 * 128 * 8 * 8 * 4
+    assert served["layer2:fp32"].head.mean_ms == 3.0
 
 
 def _means(
@@ -96,7 +95,7 @@ def test_the_endpoint_answers_from_profile_and_traffic(live: Live) -> None:
     advice = answer.json()
     assert advice["model"] == "toy"
     assert advice["network_hash"] == live.toy.manifest.network_hash
-    assert {c["split_point"] for c in advice["choices"]} >= {"input", "relu1", "relu2", "output"}
+    assert {c["split_point"] for c in advice["cuts"]} >= {"input", "relu1", "relu2", "output"}
 
 
 def test_metrics_tell_what_was_served(live: Live) -> None:

@@ -55,7 +55,7 @@ def test_a_perfect_predictor() -> None:
     assert found.within.value == 1
     assert found.pairs == 6
     assert found.regret.value == found.regret_reach.value == 0
-    assert found.pick == "p5"
+    assert found.best_candidate == "p5"
     assert found.by_class.value == pytest.approx(1, abs=0.1)
 
 
@@ -63,7 +63,7 @@ def test_a_predictor_that_points_the_wrong_way() -> None:
     measured = measurement(RISING)
     found = scored(-RISING, measured)
     assert found.spearman.value == -1
-    assert found.pick == "p0"
+    assert found.best_candidate == "p0"
     accuracy = measured.accuracy()
     assert found.regret.value == pytest.approx(accuracy[5] - accuracy[0])
     reach = [accuracy[:k].max() - accuracy[0] for k in range(2, 7)]

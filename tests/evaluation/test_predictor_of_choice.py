@@ -84,7 +84,11 @@ def test_a_recommendation_by_another_predictor(manifest: Manifest, profile: Prof
         zip([p.name for p in profile.split_points], profile.predictions["kl-pool2"], strict=True)
     )
     ranked = sorted("012", key=lambda n: -values[n])
-    assert (found.predictor, found.rule, found.pick) == ("kl-pool2", "global-maximum", ranked[0])
+    assert (found.predictor, found.rule, found.best_candidate) == (
+        "kl-pool2",
+        "global-maximum",
+        ranked[0],
+    )
     assert [c.split_point for c in found.candidates] == ranked
     assert [c.predictor_value for c in found.candidates] == [values[n] for n in ranked]
     assert found.use == by_cui.use
@@ -104,12 +108,12 @@ def test_what_the_device_can_afford(manifest: Manifest, profile: Profile) -> Non
     found = recommend(
         manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits)
     )
-    assert found.pick == "1"
+    assert found.best_candidate == "1"
     limits = Constraints(max_head_macs=macs["0"] - 1)
     found = recommend(
         manifest, profile, LiveView.empty(), Query(predictor="depth", constraints=limits)
     )
-    assert found.pick == "0"
+    assert found.best_candidate == "0"
     assert "exceeds it the least" in found.reason
 
 

@@ -29,7 +29,7 @@ from isplit_plugin.network.execution import (
     on_device,
 )
 from isplit_plugin.profile import Profile
-from isplit_plugin.schema import Preprocessing
+from isplit_plugin.schema import ON_DEVICE, Cut, Preprocessing
 from isplit_plugin.wire import CODECS, decode_activation, encode_activation
 
 PRE = Preprocessing(crop=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -130,32 +130,33 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
     with torch.inference_mode():
         top = net.model(x).argmax(1)
     rows = np.searchsorted(whole.class_ids, top.numpy())
-    expected = {("input", "jpeg"), ("output", "none")}
-    expected |= {(p, c) for p in ("input", "conv1", "layer1.0", "layer1", "pool") for c in CODECS}
-    assert expected == {(m.split_point, m.codec) for m in whole.measures}
-    for name, codec in expected - {("input", "jpeg"), ("output", "none")}:
-        measure = whole.measure(name, codec)
-        assert measure is not None
-        head, tail = net.bisect(name)
-        agree, nbytes = [], []
+    points = ("input", "conv1", "layer1.0", "layer1", "pool")
+    tensor_cuts = {Cut(point, codec) for point in points for codec in CODECS}
+    measured_cuts = {measurement.cut for measurement in whole.measurements}
+    assert measured_cuts == tensor_cuts | {Cut("input", "jpeg"), ON_DEVICE}
+    for cut in tensor_cuts:
+        measurement = whole.measurement(cut)
+        assert measurement is not None
+        head, tail = net.bisect(cut.split_point)
+        agrees, nbytes = [], []
         with torch.inference_mode():
             # In the batches of the profile: another batch size may differ in the last bit.
             for i, activation in enumerate(torch.cat([head(part) for part in x.split(4)]).numpy()):
-                tensor = encode_activation(activation[None], codec)
+                tensor = encode_activation(activation[None], cut.codec)
                 nbytes.append(tensor.nbytes)
                 array = decode_activation(tensor, shape=activation.shape)
-                agree.append(int(tail(torch.from_numpy(array)).argmax()) == int(top[i]))
-        assert measure.nbytes == pytest.approx(np.mean(nbytes))
+                agrees.append(int(tail(torch.from_numpy(array)).argmax()) == int(top[i]))
+        assert measurement.nbytes == pytest.approx(np.mean(nbytes))
         np.testing.assert_array_equal(
-            measure.seen, np.bincount(rows, minlength=len(whole.class_ids))
+            measurement.images, np.bincount(rows, minlength=len(whole.class_ids))
         )
         np.testing.assert_array_equal(
-            measure.agree, np.bincount(rows, agree, minlength=len(whole.class_ids))
+            measurement.agreeing, np.bincount(rows, agrees, minlength=len(whole.class_ids))
         )
 
 
 def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
-    jpeg = whole.measure("input", "jpeg")
+    jpeg = whole.measurement(Cut("input", "jpeg"))
     assert jpeg is not None
     files = [im.to_jpeg(im.crop(image, PRE)) for image in images]
     assert jpeg.nbytes == pytest.approx(np.mean([len(f) for f in files]))
@@ -164,13 +165,13 @@ def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole
             torch.from_numpy(np.stack([im.normalize(im.load(f), PRE) for f in files]))
         ).argmax(1)
         top = net.model(inputs(images)).argmax(1)
-    assert jpeg.agree.sum() == int((again == top).sum())
-    assert jpeg.seen.sum() == len(images)
-    assert whole.measure("input", "file") is None  # Pillow images have no file
-    output = whole.measure("output", "none")
+    assert jpeg.agreeing.sum() == int((again == top).sum())
+    assert jpeg.images.sum() == len(images)
+    assert whole.measurement(Cut("input", "file")) is None  # Pillow images have no file
+    output = whole.measurement(ON_DEVICE)
     assert output is not None
     assert output.nbytes == 0
-    np.testing.assert_array_equal(output.agree, whole.count)
+    np.testing.assert_array_equal(output.agreeing, whole.count)
 
 
 def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
@@ -203,13 +204,13 @@ def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
         captured, data, preprocessing=pre, classes="abc", split_points=["flat"], device="cpu"
     )
     np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
-    measure = got.measure("flat", "uint8")
-    assert measure is not None
-    assert measure.seen.tolist() == [1, 1, 2]
-    assert measure.agree.tolist() == [1, 0, 1]
-    exact = got.measure("flat", "fp32+zstd")
+    lossy = got.measurement(Cut("flat", "uint8"))
+    assert lossy is not None
+    assert lossy.images.tolist() == [1, 1, 2]
+    assert lossy.agreeing.tolist() == [1, 0, 1]
+    exact = got.measurement(Cut("flat", "fp32+zstd"))
     assert exact is not None
-    assert exact.agree.tolist() == [1, 1, 2]
+    assert exact.agreeing.tolist() == [1, 1, 2]
 
 
 def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) -> None:
@@ -218,22 +219,22 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
         paths.append(tmp_path / f"{i}.png")
         image.resize((40, 30)).save(paths[-1])
     got = run(net, [(path, None) for path in paths], split_points=[], codecs=["fp32"])
-    measure = got.measure("input", "file")
-    assert measure is not None
-    assert measure.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
-    assert measure.agree.sum() == measure.seen.sum() == 3
-    jpeg = got.measure("input", "jpeg")
+    file = got.measurement(Cut("input", "file"))
+    assert file is not None
+    assert file.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
+    assert file.agreeing.sum() == file.images.sum() == 3
+    jpeg = got.measurement(Cut("input", "jpeg"))
     assert jpeg is not None
-    assert jpeg.seen.sum() == 3
+    assert jpeg.images.sum() == 3
 
 
 def test_arrays_have_neither_file_nor_jpeg(
     net: CapturedNetwork, images: list[PIL.Image.Image]
 ) -> None:
     got = run(net, [(x.numpy(), None) for x in inputs(images)], split_points=[], codecs=["fp16"])
-    assert {(m.split_point, m.codec) for m in got.measures} == {
-        ("input", "fp16"),
-        ("output", "none"),
+    assert {measurement.cut for measurement in got.measurements} == {
+        Cut("input", "fp16"),
+        ON_DEVICE,
     }
 
 
@@ -244,8 +245,8 @@ def test_a_mixed_set_counts_each_codec_where_it_applies(
     images[0].save(data, "PNG")
     mixed = [(inputs(images)[2].numpy(), None), (images[1], None), (data.getvalue(), None)]
     got = run(net, mixed, split_points=[], codecs=["fp16"])
-    seen = {m.codec: int(m.seen.sum()) for m in got.measures}
-    assert seen == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
+    images_of_codec = {m.codec: int(m.images.sum()) for m in got.measurements}
+    assert images_of_codec == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
 
 
 def test_target_true_files_images_under_their_label(
@@ -350,7 +351,7 @@ def test_split_points_go_by_any_name_and_count_once(
         split_points=["layer1.1", "layer1", "input", "output"],
         codecs=["fp32"],
     )
-    assert [m.split_point for m in got.measures] == ["input", "input", "layer1", "output"]
+    assert [m.split_point for m in got.measurements] == ["input", "input", "layer1", "output"]
 
 
 def test_progress_bar_writes_to_stderr_alone(
@@ -431,7 +432,7 @@ def test_times_are_sums_over_what_head_and_tail_run(
     assert heads["output"] == tails["input"] == 1000
 
 
-def test_times_cover_every_choice(net: CapturedNetwork, whole: Profile) -> None:
+def test_times_cover_every_split_point(net: CapturedNetwork, whole: Profile) -> None:
     names = {"input", "output", *(p.name for p in net.split_points)}
     assert set(whole.head_ms) == set(whole.tail_ms) == names
     assert whole.head_ms["output"] == whole.tail_ms["input"] > 0

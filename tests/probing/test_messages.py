@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from isplit_plugin.errors import WireError
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
-from isplit_plugin.schema import Manifest
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.wire import (
     TailRequest,
     TailResponse,
@@ -128,7 +128,7 @@ def test_what_is_no_report_at_all(raw: object) -> None:
 
 def _request(manifest: Manifest, **fields: object) -> tuple[TailRequest, bytes, int | None]:
     tensor = encode_activation(np.ones((1, 4, 5, 5), np.float32), "fp32")
-    body, length = TailRequest(split_point="conv", codec="fp32", tensor=tensor, **fields).encode()  # type: ignore[arg-type]
+    body, length = TailRequest(cut=Cut("conv", "fp32"), tensor=tensor, **fields).encode()  # type: ignore[arg-type]
     return decode_request(body, length, None, manifest), body, length
 
 

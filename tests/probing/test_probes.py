@@ -130,7 +130,7 @@ def test_refusals_say_why(served: Bridge, built: Built, secret: Path) -> None:
         with pytest.raises(ProbeError, match="'relu2' the network is linear"):
             device.probe(photo, "relu2")
         for end in ("input", "output"):
-            with pytest.raises(ProbeError, match="nothing is cut"):
+            with pytest.raises(ProbeError, match="expected a split point for a probe"):
                 device.probe(photo, end)
     assert served.tail.handler.describe()["errors"] == {"probe_refused": 1}
     onnx = client_of(served.url, built.bundle, runtime="onnxruntime")

@@ -20,6 +20,7 @@ from isplit_plugin.probing.endpoint import read_report, take
 from isplit_plugin.probing.messages import ProbeReport
 from isplit_plugin.probing.tickets import TICKET_S, Ticket
 from isplit_plugin.profile import Profile
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.packaging import Built
 from isplit_plugin.serving.plausible import ReportLimits, curve_limits
 from isplit_plugin.traffic import Store
@@ -44,8 +45,7 @@ def ticket(built: Built, profile: Profile) -> Ticket:
     """Of relu1, the second of six points."""
     return Ticket.new(
         network_hash=built.manifest.network_hash,
-        split_point="relu1",
-        codec="fp32",
+        cut=Cut("relu1", "fp32"),
         class_id=2,
         group="all",
         device=hashed(SECRET, "cam"),
@@ -268,7 +268,7 @@ def test_limits_of_values(profile: Profile) -> None:
     assert (limits >= 10 * profile.mean0).all()
     # By hand: all inputs of the profile together, whatever their class.
     by_hand = replace(
-        profile, measures=(), count=np.array([2, 2]), class_ids=np.array([0, 1]), mean0=np.full(6, 1.0),
+        profile, measurements=(), count=np.array([2, 2]), class_ids=np.array([0, 1]), mean0=np.full(6, 1.0),
         sum1=np.array([[1.0] * 6, [-1.0] * 6]), sum2=np.array([[2.0] * 6, [2.0] * 6]),
     )  # fmt: skip
     np.testing.assert_allclose(curve_limits(by_hand), 10.0 + 100.0)
@@ -282,5 +282,5 @@ def test_limits_of_times(profile: Profile) -> None:
     assert np.isnan(limits.head_ms("relu1", 1001.0 + 1000.0 * head))
     assert limits.head_ms("relu1", 1001.0 + 1000.0 * head, 2) > 0  # two items take longer
     assert np.isnan(limits.head_ms("relu1", float("nan")))
-    assert np.isnan(limits.encode_ms("relu1", "fp32", 1e6))
-    assert limits.encode_ms("relu1", "never measured", 1e6) == 1e6
+    assert np.isnan(limits.encode_ms(Cut("relu1", "fp32"), 1e6))
+    assert limits.encode_ms(Cut("relu1", "never-measured"), 1e6) == 1e6

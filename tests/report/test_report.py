@@ -28,6 +28,7 @@ from isplit_plugin.report import (
 )
 from isplit_plugin.report.figures import _log
 from isplit_plugin.report.style import to_svg
+from isplit_plugin.schema import Cut
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -78,8 +79,7 @@ def read(html: str) -> Reader:
 
 def live_view() -> LiveView:
     served = ServedRow(
-        "layer2.4",
-        "uint8+zstd",
+        Cut("layer2.4", "uint8+zstd"),
         "phones",
         120,
         2,
@@ -87,13 +87,13 @@ def live_view() -> LiveView:
         Times(100, 12, 11),
         tail=Times(118, 9, 8),
     )
-    other = ServedRow("input", "jpeg", "phones", 3, 0, 0.0)
+    other = ServedRow(Cut("input", "jpeg"), "phones", 3, 0, 0.0)
     seen = ClassCounts(np.array([2, 0]), np.array([30.0, 10.0]), np.array([90.0, 32.0]))
     return LiveView(
         served=(other, served),
         class_counts=seen,
         as_of=1_790_000_000.0,
-        revision=7,
+        revision="5e.7",
         observations=122,
     )
 
@@ -179,7 +179,7 @@ def test_sections_say_what_they_should(html: str, toy_profile: Profile) -> None:
         "phones",
     ):
         assert part in text
-    assert f"All {len(toy_profile.measures)} measured choices" in text
+    assert f"All {len(toy_profile.measurements)} measured choices" in text
 
 
 def test_candidates_are_strict_local_maxima_over_block_outputs() -> None:
@@ -228,7 +228,7 @@ def test_profile_with_little_in_it(tmp_path: Path) -> None:
     profile = make_profile(3, jpeg=False)
     bare = Profile(
         **{f: getattr(profile, f) for f in profile.__dataclass_fields__}
-        | {"measures": (), "accuracy": None}
+        | {"measurements": (), "accuracy": None}
     )
     text = " ".join(read(write_report(tmp_path / "r.html", bare, title="Bare").read_text()).text)
     assert "No measured cut keeps" in text

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from isplit_plugin.advice import ImportanceRows
 from isplit_plugin.profile import CutMeasurement, Profile
-from isplit_plugin.schema import Macs, Manifest, Preprocessing, SplitPoint
+from isplit_plugin.schema import Cut, Macs, Manifest, Preprocessing, SplitPoint
 
 NAMES = ("a", "b", "c", "d", "e")
 NBYTES = (4000, 2000, 1000, 400, 400)
@@ -49,20 +50,26 @@ def manifest(**changes: Any) -> Manifest:
         "split_points": split_points(),
         "deployed": ("b", "d"),
         "codecs": ("fp32", "uint8"),
-        "default": ("b", "uint8"),
+        "default": Cut("b", "uint8"),
     }
     return Manifest(**{**values, **changes})
 
 
 def measure(
-    point: str, codec: str, nbytes: float, agree: Sequence[int], seen: Sequence[int]
+    split_point: str, codec: str, nbytes: float, agreeing: Sequence[int], images: Sequence[int]
 ) -> CutMeasurement:
+    """The measurement of a cut: ``agreeing`` of the ``images`` of each class."""
     return CutMeasurement(
-        point, codec, nbytes, 0.5, 0.25, np.asarray(seen, np.int64), np.asarray(agree, np.int64)
+        cut=Cut(split_point, codec),
+        nbytes=nbytes,
+        encode_ms=0.5,
+        decode_ms=0.25,
+        images=np.asarray(images, np.int64),
+        agreeing=np.asarray(agreeing, np.int64),
     )
 
 
-MEASURES = (
+MEASUREMENTS = (
     measure("input", "jpeg", 300, (99, 99, 100), (100, 100, 100)),
     measure("b", "fp32", 2000, (100, 100, 100), (100, 100, 100)),
     measure("b", "uint8", 500, (100, 99, 80), (100, 100, 100)),
@@ -83,17 +90,9 @@ def samples(images: Mapping[int, np.ndarray], **changes: Any) -> Profile:
     shifted = [images[c] - mean0 for c in ids]
     centred = [images[c] - images[c].mean(axis=0) for c in ids]
     rows = len(ids)
-    measures = tuple(
-        CutMeasurement(
-            m.split_point,
-            m.codec,
-            m.nbytes,
-            m.encode_ms,
-            m.decode_ms,
-            m.seen[:rows],
-            m.agree[:rows],
-        )
-        for m in (MEASURES if rows <= 3 else ())
+    measurements = tuple(
+        replace(measurement, images=measurement.images[:rows], agreeing=measurement.agreeing[:rows])
+        for measurement in (MEASUREMENTS if rows <= 3 else ())
     )
     values: dict[str, Any] = {
         "model": "toy",
@@ -111,7 +110,7 @@ def samples(images: Mapping[int, np.ndarray], **changes: Any) -> Profile:
         "comoment_dof": len(every) - rows,
         "head_ms": HEAD_MS if points == 5 else {},
         "tail_ms": TAIL_MS if points == 5 else {},
-        "measures": measures if points == 5 else (),
+        "measurements": measurements if points == 5 else (),
         "accuracy": None,
         "provenance": {},
     }

@@ -23,7 +23,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from isplit_plugin import image
 from isplit_plugin.errors import IsplitError
-from isplit_plugin.schema import Macs, Manifest, Preprocessing, RatedCut, Recommendation, SplitPoint
+from isplit_plugin.schema import (
+    Cut,
+    Macs,
+    Manifest,
+    Preprocessing,
+    RatedCut,
+    Recommendation,
+    SplitPoint,
+)
 from isplit_plugin.wire import (
     CODECS,
     TailResponse,
@@ -75,7 +83,7 @@ def make_manifest(**changes: Any) -> Manifest:
         split_points=points,
         deployed=("double", "pool"),
         codecs=CODECS,
-        default=("double", "fp32"),
+        default=Cut("double", "fp32"),
     )
     return replace(usual, **changes)
 
@@ -124,12 +132,9 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def recommendation(
-    split_point: str = "pool", codec: str = "uint8", **changes: Any
-) -> Recommendation:
+def recommendation(cut: Cut = Cut("pool", "uint8"), **changes: Any) -> Recommendation:  # noqa: B008
     use = RatedCut(
-        split_point,
-        codec,
+        cut,
         0.99,
         0.9,
         1.0,
@@ -153,11 +158,11 @@ def recommendation(
         group="all",
         classes=(),
         use=use,
-        choices=(use,),
+        cuts=(use,),
         rule="maxima",
         candidate_set="blocks",
         predictor="cui",
-        pick=None,
+        best_candidate=None,
         candidates=(),
         curve=(),
         confidence=0.9,

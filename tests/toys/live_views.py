@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from isplit_plugin.advice import ClassCounts, ImportanceRows, LiveView, OutcomeRow, ServedRow, Times
+from isplit_plugin.schema import Cut
 
 
 def _floats() -> st.SearchStrategy[float]:
@@ -27,12 +28,14 @@ def importance(draw: st.DrawFn) -> ImportanceRows:
 
 
 _TIMES = st.builds(Times, _floats(), _floats(), _floats())
-_POINT = st.sampled_from(["input", "b", "d", "output", "elsewhere"])
-_VARIANT = st.sampled_from(["fp32", "uint8", "jpeg", "none"])
+_CUT = st.builds(
+    Cut,
+    st.sampled_from(["input", "b", "d", "output", "elsewhere"]),
+    st.sampled_from(["fp32", "uint8", "jpeg", "none"]),
+)
 _SERVED = st.builds(
     ServedRow,
-    _POINT,
-    _VARIANT,
+    _CUT,
     st.sampled_from(["all", "phones"]),
     _floats(),
     _floats(),
@@ -43,9 +46,7 @@ _SERVED = st.builds(
     tail=_TIMES,
     uplink=_TIMES,
 )
-_OUTCOME = st.builds(
-    OutcomeRow, _POINT, _VARIANT, st.integers(-1, 4), _floats(), _floats(), _floats()
-)
+_OUTCOME = st.builds(OutcomeRow, _CUT, st.integers(-1, 4), _floats(), _floats(), _floats())
 
 
 @st.composite
@@ -61,7 +62,7 @@ def views(draw: st.DrawFn) -> LiveView:
             draw(arrays(np.float64, shape, elements=_floats())),
             draw(arrays(np.float64, shape, elements=_floats())),
         ),
-        revision=draw(st.integers(0, 9)),
+        revision=draw(st.sampled_from(["", "5e.1", "5e.2"])),
         as_of=draw(st.none() | _floats()),
         observations=draw(st.integers(0, 10**9)),
     )

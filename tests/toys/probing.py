@@ -12,6 +12,7 @@ from typing import Any
 
 from isplit_plugin.client import HeadBundle, SplitClient
 from isplit_plugin.device_tokens import issue, read_secret
+from isplit_plugin.schema import Cut
 from toys.serving import Ask, Worker
 
 
@@ -75,10 +76,5 @@ def client_of(
     trust = opened.sha256
     opened.close()
     token = None if device is None or secret is None else issue(read_secret(secret), device, days=1)
-    given: dict[str, Any] = {
-        "model": "toy",
-        "runtime": "torch",
-        "codec": "fp32",
-        "split_point": "relu1",
-    }
-    return SplitClient(url, head=bundle, trust_pt2=trust, device_token=token, **(given | more))
+    options: dict[str, Any] = {"model": "toy", "runtime": "torch", "cut": Cut("relu1", "fp32")}
+    return SplitClient(url, head=bundle, trust_pt2=trust, device_token=token, **(options | more))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from isplit_plugin.profile import CutMeasurement, Profile
-from isplit_plugin.schema import Macs, Manifest, Preprocessing, SplitPoint
+from isplit_plugin.schema import Cut, Macs, Manifest, Preprocessing, SplitPoint
 
 CLASSES = (
     "tabby <b>cat</b>",
@@ -38,20 +38,20 @@ def make_profile(points: int = 40, *, blocks: bool = True, jpeg: bool = True) ->
     within = np.concatenate([values[owner == c] - values[owner == c].mean(axis=0) for c in ids])
     count = np.array([(owner == c).sum() for c in ids])
 
-    def measure(point: str, codec: str, nbytes: float, lost: int = 0) -> CutMeasurement:
-        agree = count.copy()
-        agree[0] -= lost
-        return CutMeasurement(point, codec, nbytes, 0.1, 0.2, count, agree)
+    def measure(split_point: str, codec: str, nbytes: float, lost: int = 0) -> CutMeasurement:
+        agreeing = count.copy()
+        agreeing[0] -= lost
+        return CutMeasurement(Cut(split_point, codec), nbytes, 0.1, 0.2, count, agreeing)
 
-    measures = [measure("input", "fp32", 602112), measure("output", "none", 0)]
-    measures += [measure("input", "jpeg", 17144, 1)] if jpeg else []
+    measurements = [measure("input", "fp32", 602112), measure("output", "none", 0)]
+    measurements += [measure("input", "jpeg", 17144, 1)] if jpeg else []
     for i, name in enumerate(names):
         if i % 2 == 0:
-            measures += [
+            measurements += [
                 measure(name, "fp32", 800_000 / (i + 1)),
                 measure(name, "uint8", 200_000 / (i + 1), 3),
+                measure(name, "uint8+zstd", 120_000 / (i + 1)),
             ]
-            measures += [measure(name, "uint8+zstd", 120_000 / (i + 1))]
     times = np.linspace(0, 40, points + 2)
     everywhere = ["input", *names, "output"]
     return Profile(
@@ -70,7 +70,7 @@ def make_profile(points: int = 40, *, blocks: bool = True, jpeg: bool = True) ->
         comoment_dof=len(owner) - len(ids),
         head_ms=dict(zip(everywhere, times.tolist(), strict=True)),
         tail_ms=dict(zip(everywhere, times[::-1].tolist(), strict=True)),
-        measures=tuple(measures),
+        measurements=tuple(measurements),
         accuracy=0.75,
         provenance={"torch": "2.15 <i>", "skipped_names": "a.jpg, " * 30},
     )
@@ -87,5 +87,5 @@ def make_manifest(profile: Profile) -> Manifest:
         split_points=profile.split_points,
         deployed=("layer2.4", "layer4.8"),
         codecs=("fp32", "uint8+zstd"),
-        default=("layer2.4", "uint8+zstd"),
+        default=Cut("layer2.4", "uint8+zstd"),
     )

@@ -19,7 +19,7 @@ from torch import nn
 
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
-from isplit_plugin.schema import Preprocessing
+from isplit_plugin.schema import Cut, Preprocessing
 from isplit_plugin.wire import TailRequest, encode_activation
 
 PREPROCESSING = Preprocessing(
@@ -90,9 +90,9 @@ def profile_of(
         comoment_dof=len(values) - len(ids),
         head_ms={n: float(i) for i, n in enumerate(names)},
         tail_ms={n: float(len(names) - 1 - i) for i, n in enumerate(names)},
-        measures=tuple(
-            CutMeasurement(point, codec, size, 0.1 * (codec != "none"), 0.1, all_seen, all_seen)
-            for (point, codec), size in sizes.items()
+        measurements=tuple(
+            CutMeasurement(Cut(*pair), size, 0.1 * (pair[1] != "none"), 0.1, all_seen, all_seen)
+            for pair, size in sizes.items()
         ),
         accuracy=None,
         provenance={"made": "by a test"},
@@ -112,7 +112,7 @@ def tensor_request(
         values, codec, name="input" if split_point == "input" else "activation"
     )
     return TailRequest(
-        split_point=split_point, codec=codec, tensor=tensor, network_hash=network_hash, **fields
+        cut=Cut(split_point, codec), tensor=tensor, network_hash=network_hash, **fields
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from isplit_plugin.profile import Profile
-from isplit_plugin.schema import Macs, Manifest, Observation, Preprocessing, SplitPoint
+from isplit_plugin.schema import Cut, Macs, Manifest, Observation, Preprocessing, SplitPoint
 
 POINTS = 4
 CLASSES = 5
@@ -37,7 +37,7 @@ def manifest(
         "split_points": split_points(points),
         "deployed": ("layer1", "layer2"),
         "codecs": ("fp32", "uint8"),
-        "default": ("layer1", "uint8"),
+        "default": Cut("layer1", "uint8"),
     }
     return Manifest(**(given | changes))
 
@@ -64,7 +64,7 @@ def profile(
         comoment_dof=0,
         head_ms={},
         tail_ms={},
-        measures=(),
+        measurements=(),
         accuracy=None,
         provenance={},
     )
@@ -73,8 +73,7 @@ def profile(
 def observation(number: int = 0, **changes: Any) -> Observation:
     given: dict[str, Any] = {
         "request_id": f"r{number}",
-        "split_point": "layer1",
-        "codec": "uint8",
+        "cut": Cut("layer1", "uint8"),
         "class_id": number % CLASSES,
         "confidence": 0.9,
         "bytes_received": 100,

@@ -34,8 +34,8 @@ def rows(store: Store) -> list[tuple[str, int | None]]:
 
 
 def outcomes(store: Store) -> dict[tuple[str, str, int], tuple[float, float, float]]:
-    unit = {(r.split_point, r.codec, r.class_id): r for r in store.view(NETWORK).outcomes}
-    return {key: (r.seen, r.labelled, r.correct) for key, r in unit.items()}
+    unit = {(str(r.cut), r.class_id): r for r in store.view(NETWORK).outcomes}
+    return {key: (r.predictions, r.labelled, r.correct) for key, r in unit.items()}
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def test_labels_fill_the_outcome_of_their_predictions(seen: Store) -> None:
     assert [label.error for label in told] == [None] * 4
     assert [(label.predicted, label.class_id) for label in told] == [(0, 0), (1, 2), (0, 0), (1, 1)]
     found = outcomes(seen)
-    assert found["layer1", "uint8", 0] == pytest.approx((2, 2, 2))
-    assert found["layer1", "uint8", 1] == pytest.approx((2, 2, 1))
-    assert found["layer1", "uint8", 2] == pytest.approx((2, 0, 0))
+    assert found["layer1:uint8", 0] == pytest.approx((2, 2, 2))
+    assert found["layer1:uint8", 1] == pytest.approx((2, 2, 1))
+    assert found["layer1:uint8", 2] == pytest.approx((2, 0, 0))
 
 
 def test_a_label_counts_as_of_its_prediction(store: Store) -> None:
@@ -66,7 +66,7 @@ def test_a_label_counts_as_of_its_prediction(store: Store) -> None:
     store.add(NETWORK, delta)
     store.add_labels([Label("r0", 0), Label("r5", 0)])
     old = 2 ** -(KEEP_S / 2 / half_life)
-    assert outcomes(store)["layer1", "uint8", 0] == pytest.approx((1 + old, 1 + old, 1 + old))
+    assert outcomes(store)["layer1:uint8", 0] == pytest.approx((1 + old, 1 + old, 1 + old))
     assert store.view(NETWORK).as_of == 1e9 + KEEP_S / 2
 
 
@@ -99,9 +99,7 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
     assert again[0].error.details == {"label": 2}
     assert again[1].error is None
     found = outcomes(seen)
-    assert [found["layer1", "uint8", c][1] for c in range(CLASSES)] == pytest.approx(
-        [0, 0, 1, 1, 1]
-    )
+    assert [found["layer1:uint8", c][1] for c in range(CLASSES)] == pytest.approx([0, 0, 1, 1, 1])
     assert sorted(label for _, label in rows(seen) if label is not None) == [2, 3, 4]
 
 

@@ -55,8 +55,8 @@ def test_the_same_sums_as_on_sqlite(url: str, tmp_path: Path) -> None:
             for name in ("count", "weight", "weight2", "sum1", "sum2"):
                 assert np.array_equal(getattr(x, name), getattr(y, name))
         assert np.array_equal(a.comoment, b.comoment)
-        assert [(s.split_point, s.requests, s.tail.mean_ms) for s in a.served] == [
-            (s.split_point, s.requests, s.tail.mean_ms) for s in b.served
+        assert [(s.cut, s.requests, s.tail.mean_ms) for s in a.served] == [
+            (s.cut, s.requests, s.tail.mean_ms) for s in b.served
         ]
         assert (a.revision, a.as_of, a.observations) == (b.revision, b.as_of, b.observations)
         assert store.check() == sqlite.check()

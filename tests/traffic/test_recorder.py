@@ -12,7 +12,7 @@ import pytest
 from toys.polling import until
 from toys.traffic import NETWORK, POINTS, manifest, observation, profile
 
-from isplit_plugin.schema import Observation
+from isplit_plugin.schema import Cut, Observation
 from isplit_plugin.traffic import Recorder, Store
 
 
@@ -28,7 +28,7 @@ def test_what_was_observed_is_in_the_store(recorder: Recorder, store: Store) -> 
     assert recorder.add_importance(
         [1, 2], [[1, 2, 3, 4], [np.nan, np.nan, 3, 4]], source="tail", at=1e9
     )
-    assert recorder.label("layer1", "uint8", 3, correct=True, at=1e9)
+    assert recorder.label(Cut("layer1", "uint8"), 3, correct=True, at=1e9)
     assert recorder.flush()
     view = store.view(NETWORK)
     assert view.observations == 100

@@ -1,4 +1,4 @@
-"""The picks in force in the store: one state for all, whoever writes."""
+"""The standing pick in the store: one state for all, whoever writes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import threading
 import pytest
 from toys.traffic import manifest
 
-from isplit_plugin.advice import Change, Standing
+from isplit_plugin.advice import PickChange, StandingState
 from isplit_plugin.errors import StoreError
+from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.standing import KEEP_CHANGES
 
 AT = 1e9
 
 
-def standing(number: int, point: str = "layer1") -> Standing:
-    return Standing(
-        (point, "uint8"), None, AT, "basis", number, None if number == 1 else AT + number
-    )
+def standing(changes: int, split_point: str = "layer1") -> StandingState:
+    since = None if changes == 1 else AT + changes
+    return StandingState(Cut(split_point, "uint8"), AT, "deployment", changes, since)
 
 
-def change(number: int) -> Change:
-    return Change(number, "use", AT + number, "before", "after", "words", 10 * number)
+def change(number: int) -> PickChange:
+    return PickChange(number, "switch", AT + number, "before", "after", "words", 10 * number)
 
 
 def test_a_state_is_kept_by_model_version_and_group(store: Store) -> None:
     one, two = manifest(), manifest(version="2.0")
     assert store.put_standing(one, "all", None, standing(1), [change(1)])
-    assert store.held(one, "all").standing == standing(1)
-    assert store.held(one, "lab").standing is None
-    assert store.held(two, "all").standing is None
+    assert store.standing_snapshot(one, "all").state == standing(1)
+    assert store.standing_snapshot(one, "lab").state is None
+    assert store.standing_snapshot(two, "all").state is None
     assert store.put_standing(one, "lab", None, standing(1, "layer2"), [])
     assert store.put_standing(two, "all", None, standing(1, "layer3"), [])
-    assert store.held(one, "all").standing == standing(1)
+    assert store.standing_snapshot(one, "all").state == standing(1)
     assert store.changes(one, "all") == (change(1),)
     assert store.changes(one, "lab") == store.changes(two, "all") == ()
 
@@ -51,22 +51,23 @@ def test_nothing_is_written_over_a_state_that_nobody_knew(store: Store) -> None:
 
 def test_of_many_that_write_at_once_one_is_first(store: Store, url: str) -> None:
     assert store.put_standing(manifest(), "all", None, standing(1), [])
-    done: list[str] = []
+    winners: list[str] = []
     ready = threading.Barrier(6)
 
-    def put(point: str) -> None:
-        with Store(url, busy_timeout_s=20) as mine:
+    def put(split_point: str) -> None:
+        after = standing(2, split_point)
+        with Store(url, busy_timeout_s=20) as own_store:
             ready.wait()
-            if mine.put_standing(manifest(), "all", standing(1), standing(2, point), [change(2)]):
-                done.append(point)
+            if own_store.put_standing(manifest(), "all", standing(1), after, [change(2)]):
+                winners.append(split_point)
 
     threads = [threading.Thread(target=put, args=(f"layer{i}",)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(done) == 1
-    assert store.held(manifest(), "all").standing == standing(2, done[0])
+    (winner,) = winners
+    assert store.standing_snapshot(manifest(), "all").state == standing(2, winner)
 
 
 def test_the_last_changes_are_kept(store: Store) -> None:
@@ -80,7 +81,7 @@ def test_the_last_changes_are_kept(store: Store) -> None:
 
 @pytest.mark.parametrize("table", ["isplit_standing SET state", "isplit_change SET entry"])
 def test_damaged_rows_are_named(store: Store, table: str) -> None:
-    read = store.held if "standing" in table else store.changes
+    read = store.standing_snapshot if "standing" in table else store.changes
     assert store.put_standing(manifest(), "all", None, standing(1), [change(1)])
     with store._db.write() as (connection, _):
         connection.exec_driver_sql(f"UPDATE {table} = 'no json'")

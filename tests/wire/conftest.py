@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from isplit_plugin.schema import Macs, Manifest, Preprocessing, SplitPoint
+from isplit_plugin.schema import Cut, Macs, Manifest, Preprocessing, SplitPoint
 from isplit_plugin.wire import CODECS
 
 
@@ -29,7 +29,7 @@ def manifest() -> Manifest:
         split_points=(point("conv", (4, 5, 5), "conv.relu"), point("mid", (7,))),
         deployed=("conv",),
         codecs=CODECS,
-        default=("conv", "uint8"),
+        default=Cut("conv", "uint8"),
     )
 
 

@@ -20,7 +20,7 @@ from isplit_plugin.errors import (
     WireError,
     WireSizeError,
 )
-from isplit_plugin.schema import Manifest
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.wire import (
     CODECS,
     OUTPUTS,
@@ -44,8 +44,7 @@ PNG = b"\x89PNG\r\n\x1a\n nor this"
 
 def asked(**changes: Any) -> TailRequest:
     usual: dict[str, Any] = {
-        "split_point": "conv",
-        "codec": "fp32",
+        "cut": Cut("conv", "fp32"),
         "tensor": encode_activation(X, "fp32"),
     }
     return TailRequest(**{**usual, "network_hash": "abc123", **changes})
@@ -67,8 +66,7 @@ def stock(
 def test_round_trip(codec: str, manifest: Manifest) -> None:
     tensor = encode_activation(X, codec)
     sent = asked(
-        split_point="conv.relu",
-        codec=codec,
+        cut=Cut("conv.relu", codec),
         tensor=tensor,
         top_k=3,
         scores=True,
@@ -80,7 +78,7 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
     )
     body, length = sent.encode()
     got = decode_request(bytearray(body), length, OCTETS, manifest)
-    assert (got.split_point, got.codec, got.shape, got.batch) == ("conv", codec, (4, 5, 5), 2)
+    assert (got.cut, got.shape, got.batch) == (Cut("conv", codec), (4, 5, 5), 2)
     assert (got.top_k, got.scores, got.binary_outputs) == (3, True, {"scores"})
     assert (got.head_ms, got.encode_ms, got.group, got.id) == (12.346, 0.25, "north wing", "r1")
     assert got.network_hash == "abc123"
@@ -114,13 +112,12 @@ def test_defaults_are_not_written(manifest: Manifest) -> None:
 @pytest.mark.parametrize("codec", ["jpeg", "file"])
 def test_images_at_split_point_input(codec: str, two_deployed: Manifest) -> None:
     sent = asked(
-        split_point="input",
-        codec=codec,
+        cut=Cut("input", codec),
         tensor=encode_images([JPEG, PNG], codec),
         network_hash=None,
     )
     got = decode_request(*sent.encode(), OCTETS, two_deployed)
-    assert (got.split_point, got.codec, got.batch, got.is_image) == ("input", codec, 2, True)
+    assert (got.cut, got.batch, got.is_image) == (Cut("input", codec), 2, True)
     assert [bytes(image) for image in got.images()] == [JPEG, PNG]
     with pytest.raises(WireError, match="image files"):
         got.activation()
@@ -133,14 +130,14 @@ def test_images_at_split_point_input(codec: str, two_deployed: Manifest) -> None
 )
 def test_a_photo_as_the_body(photo: bytes, kind: str | None, two_deployed: Manifest) -> None:
     got = decode_request(bytearray(photo), None, kind, two_deployed)
-    assert (got.split_point, got.codec, got.top_k, got.scores) == ("input", "file", 5, False)
+    assert (got.cut, got.top_k, got.scores) == (Cut("input", "file"), 5, False)
     assert bytes(got.images()[0]) == photo
 
 
 def test_a_preprocessed_input(manifest: Manifest) -> None:
     body, length = stock(np.ones((1, 3, 8, 8), np.float32), "input")
     got = decode_request(body, length, OCTETS, manifest)
-    assert (got.split_point, got.codec, got.activation().shape) == ("input", "fp32", (1, 3, 8, 8))
+    assert (got.cut, got.activation().shape) == (Cut("input", "fp32"), (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -210,7 +207,7 @@ def test_split_points_that_are_not_served(manifest: Manifest) -> None:
         ("mid", "'mid' is not deployed; deployed: input, conv"),
     ]:
         with pytest.raises(UnknownSplitPointError, match=says):
-            decode_request(*asked(split_point=name).encode(), OCTETS, manifest)
+            decode_request(*asked(cut=Cut(name, "fp32")).encode(), OCTETS, manifest)
 
 
 def test_a_codec_the_tail_does_not_take(manifest: Manifest) -> None:
@@ -229,7 +226,7 @@ def test_shape_name_and_batch(manifest: Manifest) -> None:
         (asked(tensor=encode_activation(X, "fp32", "x")), "named 'activation', got 'x'"),
         (asked(tensor=encode_images([JPEG], "jpeg", "activation")), "unknown codec 'jpeg'"),
         (
-            asked(split_point="input", tensor=encode_images([JPEG], "jpeg", "activation")),
+            asked(cut=Cut("input", "jpeg"), tensor=encode_images([JPEG], "jpeg", "activation")),
             "named 'input'",
         ),
     ]:
@@ -239,7 +236,7 @@ def test_shape_name_and_batch(manifest: Manifest) -> None:
         decode_request(*asked().encode(), OCTETS, manifest, max_batch=1)
     two = Tensor.of_bytes("input", [JPEG], {"isplit_codec": "jpeg"}, shape=(1, 1))
     with pytest.raises(WireError, match="BYTES of shape \\[N\\]"):
-        decode_request(*asked(split_point="input", tensor=two).encode(), OCTETS, manifest)
+        decode_request(*asked(cut=Cut("input", "jpeg"), tensor=two).encode(), OCTETS, manifest)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +310,7 @@ def test_mutated_requests_raise_what_the_docstring_says(
 ) -> None:
     codec = data.draw(st.sampled_from(CODECS))
     body, length = asked(
-        codec=codec, tensor=encode_activation(X, codec), scores=True, head_ms=1.0
+        cut=Cut("conv", codec), tensor=encode_activation(X, codec), scores=True, head_ms=1.0
     ).encode()
     mutated = bytearray(body)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -480,8 +477,7 @@ def padded(golden: tuple[bytes, bytes]) -> tuple[bytes, int]:
     [
         (
             TailRequest(
-                split_point="mid",
-                codec="uint8",
+                cut=Cut("mid", "uint8"),
                 tensor=encode_activation(np.array([[-1.0, 0.0, 1.0, 4.1]], np.float32), "uint8"),
                 network_hash="abc123",
                 scores=True,
@@ -492,17 +488,14 @@ def padded(golden: tuple[bytes, bytes]) -> tuple[bytes, int]:
         ),
         (
             TailRequest(
-                split_point="mid",
-                codec="uint8",
+                cut=Cut("mid", "uint8"),
                 tensor=encode_activation(np.array([[-1.0, 4.1], [0.0, 2.55]], np.float32), "uint8"),
                 network_hash="abc123",
             ),
             GOLDEN_BATCH,
         ),
         (
-            TailRequest(
-                split_point="input", codec="jpeg", tensor=encode_images([b"\xff\xd8\xff"], "jpeg")
-            ),
+            TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([b"\xff\xd8\xff"], "jpeg")),
             GOLDEN_JPEG,
         ),
     ],

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ...advice import Change, LiveView
-from ...advice.intervals import wilson
+from ...advice import LiveView, PickChange, wilson
 from ...errors import UnknownClassError
-from ...schema import Manifest
+from ...schema import Cut, Manifest
 from ...traffic.store import Group
 
 MAX_ROWS: Final = 20_000
@@ -37,7 +36,7 @@ def groups(manifest: Manifest, found: Sequence[Group]) -> dict[str, Any]:
     return {**_about(manifest), "requests": total, "groups": rows}
 
 
-def changes(manifest: Manifest, group: str, found: Sequence[Change]) -> dict[str, Any]:
+def changes(manifest: Manifest, group: str, found: Sequence[PickChange]) -> dict[str, Any]:
     """Changes of the picks in force, the newest first."""
     return {**_about(manifest), "group": group, "changes": [change.to_json() for change in found]}
 
@@ -52,7 +51,7 @@ def accuracy(manifest: Manifest, live: LiveView, asked: Sequence[int] | None) ->
     if unknown:
         raise UnknownClassError.of(unknown[0], range(len(manifest.classes)))
     rows = [r for r in live.outcomes if r.labelled > 0 and (asked is None or r.class_id in asked)]
-    served: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    served: dict[Cut, list[dict[str, Any]]] = {}
     for row in rows[:MAX_ROWS]:
         label = (
             manifest.classes[row.class_id]
@@ -62,34 +61,38 @@ def accuracy(manifest: Manifest, live: LiveView, asked: Sequence[int] | None) ->
         told = {
             "class": row.class_id,
             "label": label,
-            **_share(row.seen, row.labelled, row.correct),
+            **_share(row.predictions, row.labelled, row.correct),
         }
-        served.setdefault((row.split_point, row.codec), []).append(told)
+        served.setdefault(row.cut, []).append(told)
     seen = {key: _total(live, key, asked) for key in served}
     return {
         **_about(manifest),
         "group": live.group,
         "as_of": live.as_of,
         "accuracy": [
-            {"split_point": key[0], "codec": key[1], **_share(*seen[key]), "classes": classes}
+            {
+                "cut": str(key),
+                "split_point": key.split_point,
+                "codec": key.coding,
+                **_share(*seen[key]),
+                "classes": classes,
+            }
             for key, classes in sorted(served.items())
         ],
     }
 
 
-def _total(
-    live: LiveView, key: tuple[str, str], asked: Sequence[int] | None
-) -> tuple[float, float, float]:
-    mine = [
-        r
-        for r in live.outcomes
-        if (r.split_point, r.codec) == key and (asked is None or r.class_id in asked)
-    ]
-    return sum(r.seen for r in mine), sum(r.labelled for r in mine), sum(r.correct for r in mine)
+def _total(live: LiveView, key: Cut, asked: Sequence[int] | None) -> tuple[float, float, float]:
+    mine = [r for r in live.outcomes if r.cut == key and (asked is None or r.class_id in asked)]
+    return (
+        sum(r.predictions for r in mine),
+        sum(r.labelled for r in mine),
+        sum(r.correct for r in mine),
+    )
 
 
 def _share(seen: float, labelled: float, correct: float) -> dict[str, float]:
     share = min(1.0, correct / labelled)
     low, high = wilson(share, labelled)
-    counts = {"seen": seen, "labelled": labelled, "correct": correct}
+    counts = {"predictions": seen, "labelled": labelled, "correct": correct}
     return {**counts, "accuracy": share, "accuracy_low": low, "accuracy_high": high}

@@ -16,10 +16,17 @@ from typing import Any, Final
 import numpy as np
 
 from ... import __version__
-from ...advice import ALL_GROUPS, LiveView, Policy, Query, is_held, recommend
-from ...advice.curves import class_curves
-from ...advice.mix import live_weights
-from ...advice.recommend import bare_profile
+from ...advice import (
+    ALL_GROUPS,
+    LiveView,
+    Query,
+    SwitchingPolicy,
+    bare_profile,
+    class_curves,
+    has_standing_pick,
+    live_weights,
+    recommend,
+)
 from ...device_tokens import read_secret
 from ...errors import IsplitError, QueryError, StoreError, UnknownClassError, WireSizeError
 from ...probing.endpoint import read_report, take
@@ -61,7 +68,7 @@ class Endpoint:
     def __init__(self, context: Any) -> None:
         self._settings = settings = EndpointSettings.from_config(context.model_yaml_config)
         self._secret = None if settings.secret_file is None else read_secret(settings.secret_file)
-        self._policy = Policy(settings.min_gain, settings.dwell_s)
+        self._policy = SwitchingPolicy(settings.min_gain, settings.dwell_s)
         self._store: Store | None = None
         self._known: Snapshot | None = None
         self._cache: OrderedDict[tuple[tuple[int, int], str], str] = OrderedDict()
@@ -166,10 +173,10 @@ class Endpoint:
         if question.topic == "changes":
             return listings.changes(manifest, query.group, store.changes(manifest, query.group))
         profile = known.profile(manifest.network_hash)
-        if question.topic == "recommendations" and is_held(query):
-            held = known.held(manifest, query.group)
+        if question.topic == "recommendations" and has_standing_pick(query):
+            snapshot = known.standing(manifest, query.group)
             return standing_answer(
-                store, manifest, profile, query, self._policy, known=held
+                store, manifest, profile, query, self._policy, snapshot=snapshot
             ).to_json()
         live = known.view(manifest.network_hash, query.group)
         if question.topic == "accuracy":

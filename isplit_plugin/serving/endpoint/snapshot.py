@@ -51,10 +51,10 @@ class Snapshot:
         self._views.move_to_end(key)
         return self._views[key]
 
-    def held(self, manifest: Manifest, group: str) -> StandingSnapshot:
+    def standing(self, manifest: Manifest, group: str) -> StandingSnapshot:
         key = (manifest.model, manifest.version, group)
         if key not in self._held:
-            self._held[key] = self._store.held(manifest, group)
+            self._held[key] = self._store.standing_snapshot(manifest, group)
             self._keep((manifest.network_hash, group), self._held[key].live)
             if len(self._held) > MAX_VIEWS:
                 self._held.popitem(last=False)

@@ -1,7 +1,7 @@
-"""Answers that are held: worked out by :mod:`isplit_plugin.advice.standing`, kept in force in the store.
+"""Answers that have a standing pick: worked out by :mod:`isplit_plugin.advice`, kept in the store.
 
-Whichever worker is asked first writes a change down, over the state that it was worked out from; all others read it.
-Where the store takes no writes, the answer is what is in force.
+Whichever worker is asked first writes a change, over the state that it was worked out from. All others read it. Where
+the store takes no writes, the answer is the pick in force.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from ...advice import Policy, Query, Settlement, settle
+from ...advice import Query, StandingAnswer, SwitchingPolicy, answer_standing
 from ...errors import StoreError
 from ...profile import Profile
 from ...schema import Manifest, Recommendation
-from ...traffic import Store
-from ...traffic.store import StandingSnapshot
+from ...traffic import StandingSnapshot, Store
 from ..replies import one_line
 
 _LOGGER = logging.getLogger(__name__)
@@ -27,48 +26,54 @@ def standing_answer(
     manifest: Manifest,
     profile: Profile | None,
     query: Query,
-    policy: Policy,
+    policy: SwitchingPolicy,
     *,
-    known: StandingSnapshot | None = None,
+    snapshot: StandingSnapshot | None = None,
 ) -> Recommendation:
-    """Answer, and put into force what follows from the store's contents. Raises as advice.settle and Store do.
+    """Answer, and write the change of the standing pick that follows from the store's contents.
 
-    ``known``: what was read of the store already; it is read again where others changed it since.
+    ``snapshot``: what was read of the store already. It is read again where others changed it since. Raises what
+    :func:`isplit_plugin.advice.answer_standing` and the store raise.
     """
     for _ in range(_TRIES):
-        held, known = known or store.held(manifest, query.group), None
-
-        def settled(policy: Policy, held: StandingSnapshot = held) -> Settlement:
-            live, pairs, half_life = held.live, held.pairs, store.half_life_s
-            return settle(
-                manifest,
-                profile,
-                live,
-                query,
-                held.standing,
-                pairs=pairs,
-                half_life_s=half_life,
-                policy=policy,
-            )
-
-        found = settled(policy)
-        if (
-            not found.changes
-            or found.standing is None
-            or not _may_stand(held.live.observations, query)
-        ):
-            return found.recommendation
+        if snapshot is None:
+            snapshot = store.standing_snapshot(manifest, query.group)
+        answer = _answer(store, manifest, profile, query, policy, snapshot)
+        if not answer.changes or answer.state is None or not _may_stand(snapshot, query):
+            return answer.recommendation
         try:
-            if store.put_standing(
-                manifest, query.group, held.standing, found.standing, found.changes
-            ):
-                return found.recommendation
+            written = store.put_standing(
+                manifest, query.group, snapshot.state, answer.state, answer.changes
+            )
         except StoreError as error:
-            _LOGGER.warning("isplit: a change of picks waits: %s", one_line(error.message))
-            return settled(replace(policy, frozen="the store takes no writes now")).recommendation
-    raise StoreError("the picks in force change faster than they can be read")
+            _LOGGER.warning("isplit: a change of the pick waits: %s", one_line(error.message))
+            frozen = replace(policy, frozen="the store takes no writes now")
+            return _answer(store, manifest, profile, query, frozen, snapshot).recommendation
+        if written:
+            return answer.recommendation
+        snapshot = None
+    raise StoreError("the standing pick changes faster than it can be read")
 
 
-def _may_stand(observations: int, query: Query) -> bool:
-    """A group that nobody is in gets no state of its own: names are free, states are not."""
-    return observations > 0 or query.group == Query().group
+def _answer(  # noqa: PLR0917
+    store: Store,
+    manifest: Manifest,
+    profile: Profile | None,
+    query: Query,
+    policy: SwitchingPolicy,
+    snapshot: StandingSnapshot,
+) -> StandingAnswer:
+    return answer_standing(
+        manifest,
+        profile,
+        snapshot.live,
+        query,
+        snapshot.state,
+        half_life_s=store.half_life_s,
+        policy=policy,
+    )
+
+
+def _may_stand(snapshot: StandingSnapshot, query: Query) -> bool:
+    """A group without traffic gets no state of its own: anybody may name groups, and states take room."""
+    return snapshot.live.observations > 0 or query.group == Query().group

@@ -25,7 +25,7 @@ from ...errors import ServingError
 from ...files import file_sha256, write_atomically
 from ...probing.points import probe_warnings
 from ...profile import Profile
-from ...schema import OUTPUT, Manifest, Preprocessing
+from ...schema import OUTPUT, Cut, Manifest, Preprocessing
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
 from ..resources import config_file, handler_file
 from ..settings import TailSettings
@@ -58,7 +58,7 @@ def package(
     version: str = "1.0",
     deployed: Sequence[str] | None = None,
     codecs: Sequence[str] | None = None,
-    default: tuple[str, str] | None = None,
+    default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
     pt2: bool = False,
     include_output: bool = True,

@@ -14,7 +14,7 @@ from torch import nn
 
 from ...errors import BundleError, NetworkMismatchError
 from ...profile import CutMeasurement, Profile
-from ...schema import Manifest
+from ...schema import Cut, Manifest
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
@@ -57,7 +57,7 @@ def with_bottlenecks(
 
     on_cpu = on_device(net, "cpu")
     names = {v.deployed_name for v in bottlenecks}
-    measures = [m for m in profile.measures if m.split_point not in names]
+    measurements = [m for m in profile.measurements if m.split_point not in names]
     head_ms, tail_ms = dict(profile.head_ms), dict(profile.tail_ms)
     for bottleneck in bottlenecks:
         name, point = bottleneck.deployed_name, bottleneck.split_point
@@ -68,19 +68,18 @@ def with_bottlenecks(
                 head_ms[name] = head_ms[point] + _milliseconds(bottleneck.encoder, activation)
             if point in tail_ms:
                 tail_ms[name] = tail_ms[point] + _milliseconds(bottleneck.decoder, code)
-        measures += [
+        measurements += [
             CutMeasurement(
-                split_point=name,
-                codec=m.codec,
+                cut=Cut.of(name, m.codec),
                 nbytes=m.nbytes,
                 encode_ms=m.encode_ms,
                 decode_ms=m.decode_ms,
-                seen=m.seen[profile.class_ids],
-                agree=m.agree[profile.class_ids],
+                images=m.seen[profile.class_ids],
+                agreeing=m.agree[profile.class_ids],
             )
             for m in bottleneck.measures
         ]
-    return replace(profile, measures=tuple(measures), head_ms=head_ms, tail_ms=tail_ms)
+    return replace(profile, measurements=tuple(measurements), head_ms=head_ms, tail_ms=tail_ms)
 
 
 def load_bottlenecks(

@@ -6,12 +6,13 @@ import importlib.metadata
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...advice import smallest_codec
 from ...errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ...profile import Profile
-from ...schema import INPUT, OUTPUT, Manifest, Preprocessing
+from ...schema import INPUT, NO_CODEC, OUTPUT, Cut, Manifest, Preprocessing
 from ...wire import CODECS, IMAGE_CODECS, codec_names, unknown_codec
 from ..files import ENDPOINT_MODEL
 from .bottlenecks import check_bottlenecks
@@ -33,12 +34,12 @@ def make_manifest(
     classes: Sequence[str],
     deployed: Sequence[str] | None = None,
     codecs: Sequence[str] | None = None,
-    default: tuple[str, str] | None = None,
+    default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a model, without files, and warnings.
 
-    Parameters: ``deployed``, split points by any of their names; ``default``, the (split point, codec) a client starts
+    Parameters: ``deployed``, split points by any of their names; ``default``, the cut that a client starts
     with, by default the first deployed point with ``uint8+zstd``; ``codecs``, those that the tail accepts, by default
     the usual ones and those that the profile measured; ``bottlenecks``, trained bottlenecks of this network, deployed
     besides under their ``deployed_name`` (``default`` may use their ``name``).
@@ -76,7 +77,7 @@ def make_manifest(
     )
     if not chosen:
         raise BundleError("no split point to deploy: name at least one")
-    measured = [m.codec for m in profile.measures if m.codec in codec_names()]
+    measured = [m.codec for m in profile.measurements if m.codec in codec_names()]
     accepted = tuple(dict.fromkeys((*CODECS, *measured) if codecs is None else codecs))
     for codec in accepted:
         if codec not in codec_names():
@@ -91,7 +92,7 @@ def make_manifest(
         split_points=tuple(net.split_points),
         deployed=chosen,
         codecs=accepted,
-        default=_default(net, profile, chosen, accepted, _by_name(default, bottlenecks)),
+        default=_default(net, profile, chosen, accepted, _with_deployed_name(default, bottlenecks)),
         created_with=_created_with(),
         bottlenecks=places,
     )
@@ -102,10 +103,12 @@ def choose_deployed(profile: Profile) -> tuple[str, ...]:
     """The measured points whose smallest faithful codec undercuts the JPEG, in execution order; where none does, the
     three smallest. Faithful: agreement within one percentage point of the best codec of that point."""
     smallest: dict[str, float] = {}
-    jpeg = min((m.nbytes for m in profile.measures if m.split_point == INPUT), default=float("inf"))
+    jpeg = min(
+        (m.nbytes for m in profile.measurements if m.split_point == INPUT), default=float("inf")
+    )
     for point in (p.name for p in profile.split_points):
-        measures = [m for m in profile.measures if m.split_point == point]
-        shares = [m.agree.sum() / max(m.seen.sum(), 1) for m in measures]
+        measures = [m for m in profile.measurements if m.split_point == point]
+        shares = [m.agreeing.sum() / max(m.images.sum(), 1) for m in measures]
         faithful = [
             m.nbytes for m, s in zip(measures, shares, strict=True) if s >= max(shares) - 0.01
         ]
@@ -123,59 +126,57 @@ def _default(
     profile: Profile,
     deployed: Sequence[str],
     codecs: Sequence[str],
-    asked: tuple[str, str] | None,
-) -> tuple[str, str]:
-    if asked is None:
+    cut: Cut | None,
+) -> Cut:
+    """``cut`` under the split point's first name, or the first choice. Raises UnknownSplitPointError, UnknownCodecError."""
+    if cut is None:
         return _first_choice(profile, deployed, codecs)
-    point, codec = asked
-    if point in (INPUT, OUTPUT):
-        known: tuple[str, ...] = IMAGE_CODECS if point == INPUT else ("none",)
-        if codec not in (*known, *codecs):
-            raise UnknownCodecError.of(codec, known)
-        return point, codec
-    name = point if point in deployed else net.split_point(point).name
+    if cut.split_point in (INPUT, OUTPUT):
+        special = IMAGE_CODECS if cut.split_point == INPUT else (NO_CODEC,)
+        if cut.coding not in (*special, *codecs):
+            raise UnknownCodecError.of(cut.coding, special)
+        return cut
+    name = cut.split_point
     if name not in deployed:
-        raise UnknownSplitPointError.of(point, (INPUT, *deployed, OUTPUT))
-    if codec not in codecs:
-        raise UnknownCodecError.of(codec, codecs)
-    return name, codec
+        name = net.split_point(name).name
+    if name not in deployed:
+        raise UnknownSplitPointError.of(cut.split_point, (INPUT, *deployed, OUTPUT))
+    if cut.coding not in codecs:
+        raise UnknownCodecError.of(cut.coding, codecs)
+    return replace(cut, split_point=name)
 
 
-def _first_choice(
-    profile: Profile, deployed: Sequence[str], codecs: Sequence[str]
-) -> tuple[str, str]:
-    """What a client does until it has asked: the earliest cut that undercuts the JPEG as plain as can be, else the
-    smallest faithful pair there is, else the first cut."""
+def _first_choice(profile: Profile, deployed: Sequence[str], codecs: Sequence[str]) -> Cut:
+    """The cut that a client uses until it has asked.
+
+    It is the earliest one whose plain codec takes fewer bytes than the JPEG, else the smallest faithful one, else the
+    first.
+    """
     plain = "uint8+zstd" if "uint8+zstd" in codecs else codecs[0]
-    jpeg = profile.measure(INPUT, "jpeg")
+    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     for point in deployed:
-        measure = profile.measure(point, plain)
-        if jpeg is not None and measure is not None and measure.nbytes < jpeg.nbytes:
-            return point, plain
-    originals = {p.name for p in profile.split_points}
-    found = [
-        s.measure
-        for p in deployed
-        if p in originals and (s := smallest_codec(profile, p)) is not None
-    ]
-    smallest = min((m for m in found if m.codec in codecs), key=lambda m: m.nbytes, default=None)
-    return (deployed[0], plain) if smallest is None else (smallest.split_point, smallest.codec)
+        measurement = profile.measurement(Cut(point, plain))
+        if jpeg is not None and measurement is not None and measurement.nbytes < jpeg.nbytes:
+            return Cut(point, plain)
+    originals = {point.name for point in profile.split_points}
+    smallest = [smallest_codec(profile, point) for point in deployed if point in originals]
+    measurements = [s.measure for s in smallest if s is not None and s.measure.codec in codecs]
+    if not measurements:
+        return Cut(deployed[0], plain)
+    return min(measurements, key=lambda m: m.nbytes).cut
 
 
-def _by_name(
-    default: tuple[str, str] | None, bottlenecks: Sequence[Bottleneck]
-) -> tuple[str, str] | None:
-    """A default that names a bottleneck without its digits gets them."""
-    if default is None:
+def _with_deployed_name(cut: Cut | None, bottlenecks: Sequence[Bottleneck]) -> Cut | None:
+    """A cut that names a bottleneck by its short name gets the name it is deployed under."""
+    if cut is None:
         return None
-    return next(
-        (v.deployed_name for v in bottlenecks if v.name == default[0]), default[0]
-    ), default[1]
+    names = {b.name: b.deployed_name for b in bottlenecks}
+    return replace(cut, split_point=names.get(cut.split_point, cut.split_point))
 
 
 def _warnings(net: CapturedNetwork, profile: Profile, manifest: Manifest) -> tuple[str, ...]:
     found = []
-    measured = {m.split_point for m in profile.measures}
+    measured = {m.split_point for m in profile.measurements}
     unmeasured = [p for p in manifest.deployed if p not in measured]
     if unmeasured:
         found.append(

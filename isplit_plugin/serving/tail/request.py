@@ -93,12 +93,11 @@ def observations(
     behind the request's id. Times that no device can have count as not reported."""
     request, count, at = job.request, len(job.values), time.time()
     head_ms = limits.head_ms(request.split_point, request.head_ms, count)
-    encode_ms = limits.encode_ms(request.split_point, request.codec, request.encode_ms, count)
+    encode_ms = limits.encode_ms(request.cut, request.encode_ms, count)
     for item in range(count):
         yield Observation(
             request_id=response.request_id if count == 1 else f"{response.request_id}:{item}",
-            split_point=request.split_point,
-            codec=request.codec,
+            cut=request.cut,
             class_id=int(response.top_class[item, 0]),
             confidence=float(response.top_probability[item, 0]),
             bytes_received=round(job.nbytes / count),
@@ -117,8 +116,7 @@ def failure(job: TailJob, error: BaseException) -> Observation:
     request = job.request
     return Observation(
         request_id="",
-        split_point=request.split_point,
-        codec=request.codec,
+        cut=request.cut,
         class_id=None,
         confidence=math.nan,
         bytes_received=request.tensor.nbytes,

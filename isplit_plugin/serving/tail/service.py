@@ -155,7 +155,7 @@ class TailService:
             "network_hash": self.manifest.network_hash,
             "split_points": [INPUT, *self.manifest.deployed],
             "codecs": list(self.manifest.codecs),
-            "default": list(self.manifest.default),
+            "default": str(self.manifest.default),
             "device": str(self.device),
             "max_batch": self._limit,
             "served": dict(self._served),

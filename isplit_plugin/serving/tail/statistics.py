@@ -74,7 +74,7 @@ class Statistics:
         if self._sampler is not None and observation.class_id is not None:
             self._sampler.offer(
                 observation.request_id,
-                observation.split_point,
+                observation.cut.split_point,
                 activation,
                 observation.class_id,
                 group=observation.group,

@@ -18,7 +18,7 @@ from toys import advice as toys
 
 from handlers import recommendation_handler
 from isplit_plugin.errors import QueryError, from_json
-from isplit_plugin.schema import Observation, Recommendation
+from isplit_plugin.schema import Cut, Observation, Recommendation
 from isplit_plugin.serving.endpoint import service as endpoint_module
 from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
@@ -174,11 +174,12 @@ def test_recommendation_by_path_is_readable_by_the_client(ask: Ask, store: Store
         0,
     )
     assert answer.reason.startswith("profile only: no traffic yet")
-    assert (answer.split_point, answer.codec) == (
+    assert str(answer.cut) == body["cut"] == body["use"]["cut"]
+    assert (answer.use.split_point, answer.use.codec) == (
         body["use"]["split_point"],
         body["use"]["codec"],
     )
-    assert answer.pick == "d"
+    assert answer.best_candidate == "d"
 
 
 def test_the_three_ways_to_ask_give_the_same_bytes(ask: Ask, store: Store) -> None:
@@ -208,12 +209,10 @@ def test_limits_reach_the_advice_from_query_string_and_json(ask: Ask, store: Sto
         {"parts": {"body": {"model": "toy", "constraints": limits}}},
     )
     assert by_query == by_json
-    # d as uint8: head 4 + encode 0.5 + 100 bytes at 8 Mbit/s 0.1 + round trip 5 + decode 0.25 + tail 6
-    assert (by_json["use"]["split_point"], by_json["use"]["codec"]) == ("d", "uint8")
+    # d:uint8: head 4 + encode 0.5 + 100 bytes at 8 Mbit/s 0.1 + round trip 5 + decode 0.25 + tail 6
+    assert by_json["use"]["cut"] == "d:uint8"
     assert by_json["use"]["latency_ms"] == pytest.approx(15.85)
-    assert (
-        next(c for c in by_json["choices"] if c["split_point"] == "output")["verdict"] == "violates"
-    )
+    assert next(c for c in by_json["cuts"] if c["split_point"] == "output")["verdict"] == "violates"
 
 
 @pytest.mark.parametrize(
@@ -350,14 +349,37 @@ def test_answers_are_kept_until_the_store_changes(
     store.put_network(toys.manifest(version="2.0"), toys.profile())
     status, body = one(ask, path="recommendations/toy")
     assert (status, body["version"], len(calls)) == (200, "2.0", 2)
-    assert one(ask, path="recommendations/toy/version/1.0")[1] == first[1]
+    old = one(ask, path="recommendations/toy/version/1.0")[1]
+    assert old["revision"] != first[1]["revision"]
+    assert {**old, "revision": ""} == {**first[1], "revision": ""}
+
+
+def test_the_revision_is_that_of_the_store_and_of_the_question(ask: Ask, store: Store) -> None:
+    def revision(path: str) -> str:
+        status, body = one(ask, path=path)
+        assert status == 200
+        return str(body["revision"])
+
+    plain, of_class = "recommendations/toy", "recommendations/toy/classes/0"
+    before = (revision(plain), revision(of_class))
+    assert before[0] != before[1]
+    assert (revision(plain), revision(of_class)) == before
+    assert revision(f"{plain}/mix/live") == before[0]
+    store.put_network(toys.manifest(), toys.profile())  # known already: nothing is written
+    assert (revision(plain), revision(of_class)) == before
+    delta = Delta(toys.profile().mean0, store.half_life_s, 3)
+    delta.add_observation(observation(0))
+    store.add(toys.HASH, delta)
+    after = (revision(plain), revision(of_class))
+    assert len({*before, *after}) == 4
+    assert (revision(plain), revision(of_class)) == after
 
 
 def test_another_question_at_the_same_revision_reads_nothing_again(
     ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    for name in ("manifest", "profile", "view", "held"):
+    for name in ("manifest", "profile", "view", "standing_snapshot"):
         real = getattr(Store, name)
         monkeypatch.setattr(
             Store, name, lambda *a, name=name, real=real: reads.append(name) or real(*a)
@@ -370,11 +392,11 @@ def test_another_question_at_the_same_revision_reads_nothing_again(
     paths += ["recommendations/toy", "recommendations/toy/group/nobody"]
     assert one(ask, path="recommendations/toy")[0] == 200
     reads.clear()
-    found = [one(ask, path=path) for path in paths]
-    assert [status for status, _ in found] == [200] * len(paths)
-    assert reads == ["held"]  # of the group that was not asked for before
+    answers = [one(ask, path=path) for path in paths]
+    assert [status for status, _ in answers] == [200] * len(paths)
+    assert reads == ["standing_snapshot"]  # of the group that was not asked for before
     delta = Delta(toys.profile().mean0, store.half_life_s, 3)
-    delta.add_observation(seen(0, class_id=2, head_ms=20.0, tail_ms=4.0))
+    delta.add_observation(observation(0, class_id=2, head_ms=20.0, tail_ms=4.0))
     store.add(toys.HASH, delta)
     after = one(ask, path="recommendations/toy/classes/2")[1]
     assert (after["observations"], after["as_of"]) == (1, AT)
@@ -383,16 +405,20 @@ def test_another_question_at_the_same_revision_reads_nothing_again(
 def test_a_file_in_the_place_of_another_is_read_anew(
     ask: Ask, store: Store, tmp_path: Path
 ) -> None:
-    assert one(ask, path="recommendations/toy/classes/0")[1]["version"] == "1.0"
-    before = store.revision()
+    before = one(ask, path="recommendations/toy/classes/0")[1]
+    assert before["version"] == "1.0"
+    writes = store.revision()
     with Store(tmp_path / "other.sqlite3") as other:
         other.put_network(toys.manifest(version="2.0"), toys.profile())
-        assert other.revision() == before
+        assert other.revision() == writes
     store.close()
     for end in ("-wal", "-shm"):
         (tmp_path / f"store.sqlite3{end}").unlink(missing_ok=True)
     (tmp_path / "other.sqlite3").replace(tmp_path / "store.sqlite3")
-    assert one(ask, path="recommendations/toy/classes/0")[1]["version"] == "2.0"
+    after = one(ask, path="recommendations/toy/classes/0")[1]
+    assert after["version"] == "2.0"
+    # As many writes, but another store.
+    assert after["revision"].partition("-")[0] != before["revision"].partition("-")[0]
 
 
 def test_cache_is_bounded(ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +448,7 @@ def test_model_without_profile_is_answered(ask: Ask, tmp_path: Path) -> None:
     assert status == 200
     answer = Recommendation.from_json(body)
     assert "accuracy was never measured" in answer.reason
-    assert (answer.confidence, answer.pick) == (0.0, None)
+    assert (answer.confidence, answer.best_candidate) == (0.0, None)
     assert body["curve"][0]["cui"] is None
 
 
@@ -510,7 +536,7 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
     mean0 = toys.profile().mean0
     delta = Delta(mean0, store.half_life_s, 3)
     for i in range(40):
-        delta.add_observation(seen(i, class_id=2 if i % 4 else 0, head_ms=20.0, tail_ms=4.0))
+        delta.add_observation(observation(i, class_id=2 if i % 4 else 0, head_ms=20.0, tail_ms=4.0))
     curves = np.tile(3.0 * toys.LEVEL, (30, 1))
     curves[:, :3] = np.nan  # cut at d
     assert (
@@ -538,10 +564,10 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
         "e": ("mixed", 30),
     }
     # Devices are five times as slow as the profile's machine (20 ms for 4), the server is not (4 for 6): stay off them.
-    assert next(c for c in after.choices if c.split_point == "output").latency_ms == pytest.approx(
+    assert next(c for c in after.cuts if c.split_point == "output").latency_ms == pytest.approx(
         50, rel=0.1
     )
-    assert after.split_point == "input"
+    assert after.cut == Cut("input", "jpeg")
 
     classes = one(ask, path="classes/toy")[1]["classes"]
     assert [c["seen"] for c in classes] == [10, 0, 30]
@@ -553,11 +579,10 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
 AT = 1_700_000_000.0
 
 
-def seen(i: int, **changes: Any) -> Observation:
+def observation(i: int, **changes: Any) -> Observation:
     values: dict[str, Any] = {
         "request_id": str(i),
-        "split_point": "d",
-        "codec": "uint8",
+        "cut": Cut("d", "uint8"),
         "class_id": 0,
         "confidence": 0.9,
         "bytes_received": 100,

@@ -19,7 +19,7 @@ from isplit_plugin.advice import Constraints, Query
 from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.device_tokens import new_secret, read_secret
 from isplit_plugin.errors import from_json
-from isplit_plugin.schema import Observation
+from isplit_plugin.schema import Cut, Observation
 from isplit_plugin.serving.endpoint.question import ROUTES
 from isplit_plugin.serving.endpoint.service import Endpoint
 from isplit_plugin.traffic import Store
@@ -52,8 +52,7 @@ class Context:
 def observation(number: int, **changes: Any) -> Observation:
     values: dict[str, Any] = {
         "request_id": f"r{number}",
-        "split_point": "b",
-        "codec": "uint8",
+        "cut": Cut("b", "uint8"),
         "class_id": number % 3,
         "confidence": 0.9,
         "bytes_received": 500,
@@ -261,7 +260,7 @@ def test_whatever_comes_is_answered(post: Post, secret: str, items: Any) -> None
 
 
 def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> None:
-    # 20 requests of each class at b as uint8; of class 0, 10 are labelled and 8 of them right; of class 1, 5 and 5.
+    # 20 requests of each class at b:uint8; of class 0, 10 are labelled and 8 of them right; of class 1, 5 and 5.
     sent = [(f"r{3 * i}", 0 if i < 8 else 1) for i in range(10)] + [
         (f"r{3 * i + 1}", 1) for i in range(5)
     ]
@@ -269,8 +268,8 @@ def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> 
     status, body = post(path="accuracy/toy")
     assert status == 200
     (row,) = body["accuracy"]
-    assert (row["split_point"], row["codec"]) == ("b", "uint8")
-    assert (row["seen"], row["labelled"], row["correct"]) == pytest.approx((60, 15, 13))
+    assert (row["cut"], row["split_point"], row["codec"]) == ("b:uint8", "b", "uint8")
+    assert (row["predictions"], row["labelled"], row["correct"]) == pytest.approx((60, 15, 13))
     assert row["accuracy"] == pytest.approx(13 / 15)
     assert [(c["class"], c["label"]) for c in row["classes"]] == [(0, "cat"), (1, "dog")]
     cat = row["classes"][0]
@@ -279,7 +278,7 @@ def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> 
     )
     one = post(path="accuracy/toy/classes/1")[1]["accuracy"]
     assert [(c["class"], c["accuracy"]) for c in one[0]["classes"]] == [(1, 1.0)]
-    assert one[0]["seen"] == pytest.approx(20)
+    assert one[0]["predictions"] == pytest.approx(20)
     assert post(path="accuracy/toy/classes/2")[1]["accuracy"] == []
     assert post(path="accuracy/toy/group/nobody")[1]["accuracy"] == []
     assert post(path="accuracy/toy/classes/3")[0] == 404
@@ -288,25 +287,22 @@ def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> 
 def test_labels_outrank_the_profile_where_both_rivals_have_enough(
     post: Post, store: Store, secret: str
 ) -> None:
-    # The profile holds d as uint8 for always right. Labels: 55 % there, 99 % for what is sent as it is.
+    # The profile holds d:uint8 for always right. Labels: 55 % there, 99 % for what is sent as it is.
     delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, labels=True)
     sent = []
     for number in range(1000):
-        point, codec = (("d", "uint8"), ("d", "fp32"))[number % 2]
+        cut = Cut("d", "fp32" if number % 2 else "uint8")
         right = number % 100 < 55 if number % 2 == 0 else number % 100 != 1
-        delta.add_observation(
-            observation(10_000 + number, split_point=point, codec=codec, class_id=0)
-        )
+        delta.add_observation(observation(10_000 + number, cut=cut, class_id=0))
         sent.append((f"r{10_000 + number}", 0 if right else 1))
     store.add(toys.HASH, delta)
     before = post(path="recommendations/toy/classes/0")[1]
-    choice = {(c["split_point"], c["codec"]): c for c in before["choices"]}
-    assert choice["d", "uint8"]["agreement_source"] == "profile"
-    assert choice["d", "uint8"]["verdict"] != "inaccurate"
+    (row,) = (row for row in before["cuts"] if row["cut"] == "d:uint8")
+    assert row["agreement_source"] == "profile"
+    assert row["verdict"] != "inaccurate"
     assert post({"labels": labels(*sent), "token": secret})[1]["labelled"] == 1000
     after = post(path="recommendations/toy/classes/0")[1]
-    choice = {(c["split_point"], c["codec"]): c for c in after["choices"]}
-    loser = choice["d", "uint8"]
+    (loser,) = (row for row in after["cuts"] if row["cut"] == "d:uint8")
     assert (loser["verdict"], loser["agreement_source"]) == ("inaccurate", "live labels")
     assert "live labels: 0.5" in loser["reason"]
     assert loser["agreement"] == pytest.approx(1 - (0.99 - 0.55), abs=0.03)
@@ -341,8 +337,8 @@ def test_changes_are_listed_newest_first(post: Post) -> None:
     body = post(path="changes/toy")[1]
     assert (body["model"], body["group"]) == ("toy", "all")
     assert body["changes"][-1]["kind"] == "start"
-    assert [p["kind"] for p in answer["standing"]] == ["use", "place"]
-    assert answer["standing"][0]["changes"] == len(body["changes"])
+    assert answer["standing"]["cut"] == answer["cut"] == body["changes"][0]["after"]
+    assert answer["standing"]["changes"] == len(body["changes"])
     for path in ("changes/none", "groups/none", "accuracy/none"):
         assert post(path=path)[0] == 404
 

@@ -26,7 +26,7 @@ from isplit_plugin.errors import (
 from isplit_plugin.files import file_sha256
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
-from isplit_plugin.schema import Manifest
+from isplit_plugin.schema import ON_DEVICE, Cut, Manifest
 from isplit_plugin.serving import resources
 from isplit_plugin.serving.files import verify_files
 from isplit_plugin.serving.launcher.registry import archive_identity
@@ -143,20 +143,23 @@ def test_package_writes_three_files_of_one_network(
     assert built.manifest.deployed == (
         "relu2",
     )  # 130 bytes against 900 of the JPEG; relu1 takes 1024
-    assert built.manifest.default == ("relu2", "uint8")  # the one codec that was measured there
+    assert built.manifest.default == Cut("relu2", "uint8")  # the one codec that was measured there
 
 
 def _measured(profile: Profile, *rows: tuple[str, str, float, int]) -> Profile:
     """The profile with these (split point, codec, bytes, images of 12 that agree)."""
     classes = len(profile.class_ids)
-    seen = np.array([12, *[0] * (classes - 1)], np.int64)
+    images = np.array([12, *[0] * (classes - 1)], np.int64)
 
-    def agree(n: int) -> np.ndarray:
+    def agreeing(n: int) -> np.ndarray:
         return np.array([n, *[0] * (classes - 1)], np.int64)
 
-    measures = tuple(CutMeasurement(p, c, n, 0.1, 0.1, seen, agree(a)) for p, c, n, a in rows)
-    ends = tuple(m for m in profile.measures if m.split_point in ("input", "output"))
-    return replace(profile, measures=ends + measures)
+    measurements = tuple(
+        CutMeasurement(Cut(point, codec), nbytes, 0.1, 0.1, images, agreeing(n))
+        for point, codec, nbytes, n in rows
+    )
+    ends = tuple(m for m in profile.measurements if m.split_point in ("input", "output"))
+    return replace(profile, measurements=ends + measurements)
 
 
 def test_points_worth_deploying(profile: Profile) -> None:
@@ -181,23 +184,20 @@ def test_points_worth_deploying(profile: Profile) -> None:
 def test_what_a_client_starts_with(net: CapturedNetwork, profile: Profile) -> None:
     deployed = ["conv1", "relu1", "relu2"]
 
-    def default(*rows: tuple[str, str, float, int]) -> tuple[str, str]:
+    def default(*rows: tuple[str, str, float, int]) -> Cut:
         return _make(net, _measured(profile, *rows), deployed=deployed)[0].default
 
     plain = [
         (p, "uint8+zstd", n, 12) for p, n in (("conv1", 901.0), ("relu1", 899.0), ("relu2", 100.0))
     ]
-    assert default(*plain) == (
-        "relu1",
-        "uint8+zstd",
-    )  # the earliest that undercuts the JPEG's 900 bytes
+    # The earliest that undercuts the JPEG's 900 bytes.
+    assert default(*plain) == Cut("relu1", "uint8+zstd")
     large = [(p, "uint8+zstd", 5e3, 12) for p in deployed]
     # conv1's is too unfaithful to count, relu2's is the smallest of the others.
-    assert default(*large, ("conv1", "q2c+zstd", 1e3, 6), ("relu2", "q4+zstd", 2e3, 12)) == (
-        "relu2",
-        "q4+zstd",
+    assert default(*large, ("conv1", "q2c+zstd", 1e3, 6), ("relu2", "q4+zstd", 2e3, 12)) == Cut(
+        "relu2", "q4+zstd"
     )
-    assert default() == ("conv1", "uint8+zstd")
+    assert default() == Cut("conv1", "uint8+zstd")
 
 
 def test_names_resolve_to_the_first_name() -> None:
@@ -234,9 +234,11 @@ def test_unmeasured_points_and_odd_classes_are_warned_about(
         ({"deployed": ["nowhere"]}, UnknownSplitPointError, "unknown split point 'nowhere'"),
         ({"deployed": ["input"]}, SplitPointError, "no split point"),
         ({"codecs": ["jpeg2000"]}, UnknownCodecError, "jpeg2000"),
-        ({"default": ("relu1", "jpeg")}, UnknownCodecError, "jpeg"),
-        ({"default": ("relu2", "fp32")}, UnknownSplitPointError, "relu2"),
-        ({"default": ("input", "fp64")}, UnknownCodecError, "fp64"),
+        ({"default": Cut("relu1", "jpeg")}, UnknownCodecError, "jpeg"),
+        ({"default": Cut("relu2", "fp32")}, UnknownSplitPointError, "relu2"),
+        ({"default": Cut("input", "fp64")}, UnknownCodecError, "fp64"),
+        ({"default": Cut("relu1", "uint8", 3)}, UnknownCodecError, "uint8@3"),
+        ({"default": Cut("input", "jpeg", 3)}, UnknownCodecError, "jpeg@3"),
     ],
 )
 def test_what_cannot_be_packaged(
@@ -251,11 +253,9 @@ def test_what_cannot_be_packaged(
 
 
 @pytest.mark.parametrize(
-    "default", [("input", "jpeg"), ("input", "fp32"), ("output", "none"), ("relu1", "fp16")]
+    "default", [Cut("input", "jpeg"), Cut("input", "fp32"), ON_DEVICE, Cut("relu1", "fp16")]
 )
-def test_defaults_besides_a_split(
-    net: CapturedNetwork, profile: Profile, default: tuple[str, str]
-) -> None:
+def test_defaults_besides_a_split(net: CapturedNetwork, profile: Profile, default: Cut) -> None:
     assert _make(net, profile, default=default)[0].default == default
 
 

@@ -18,7 +18,7 @@ from isplit_plugin.client.bundle import HeadBundle
 from isplit_plugin.client.runtimes import OnnxHead
 from isplit_plugin.errors import BundleError, NetworkMismatchError
 from isplit_plugin.profile import Profile
-from isplit_plugin.schema import Manifest
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.serving.files import PROFILE
 from isplit_plugin.serving.packaging import Built, package
 from isplit_plugin.wire import (
@@ -50,7 +50,7 @@ def built(
         classes=CLASSES,
         deployed=["0"],
         bottlenecks=bottlenecks,
-        default=(bottlenecks[0].name, "uint8"),
+        default=Cut(bottlenecks[0].name, "uint8"),
         config={"isplit": {"sampling": 1.0, "cpu_budget": 1.0}},
         out_dir=tmp_path_factory.mktemp("store"),
     )
@@ -85,13 +85,13 @@ def answer(reply) -> TailResponse:  # type: ignore[no-untyped-def]
     return decode_response(reply.body, int(length) if length else None)
 
 
-def test_the_manifest_names_variants_beside_the_curve(
+def test_the_manifest_names_bottlenecks_beside_the_curve(
     built: Built, bottlenecks: list[Bottleneck]
 ) -> None:
     manifest = built.manifest
     names = [v.deployed_name for v in bottlenecks]
     assert manifest.deployed == ("0", *names)
-    assert manifest.default == (names[0], "uint8")
+    assert manifest.default == Cut(names[0], "uint8")
     assert [p.name for p in manifest.split_points] == [p.name for p in toy_network().split_points]
     assert manifest.split_point(names[1]).shape == bottlenecks[1].code_shape
     assert Manifest.from_json(manifest.to_json()) == manifest
@@ -165,17 +165,17 @@ def test_recommendations_know_what_was_measured(
 ) -> None:
     profile = Profile.load(folder / PROFILE)
     manifest = built.manifest
-    found = recommend(manifest, profile, LiveView.empty(), Query())
+    answer = recommend(manifest, profile, LiveView.empty(), Query())
     name = bottlenecks[0].deployed_name
-    [choice] = [c for c in found.choices if (c.split_point, c.codec) == (name, "uint8")]
-    measured = next(m for m in bottlenecks[0].measures if m.codec == "uint8")
-    assert choice.nbytes == measured.nbytes
-    assert choice.agreement == pytest.approx(measured.agreement)
-    assert choice.agreement_count == measured.seen.sum()
-    assert choice.head_macs == manifest.split_point(name).macs.head
-    assert choice.latency_ms > 0
-    assert name not in [p.split_point for p in found.curve]
-    assert name not in [c.split_point for c in found.candidates]
+    [row] = [row for row in answer.cuts if row.cut == Cut(name, "uint8")]
+    measurement = next(m for m in bottlenecks[0].measures if m.codec == "uint8")
+    assert row.nbytes == measurement.nbytes
+    assert row.agreement == pytest.approx(measurement.agreement)
+    assert row.agreement_count == measurement.seen.sum()
+    assert row.head_macs == manifest.split_point(name).macs.head
+    assert row.latency_ms > 0
+    assert name not in [p.split_point for p in answer.curve]
+    assert name not in [c.split_point for c in answer.candidates]
 
 
 def test_a_bottleneck_of_another_network_is_not_packaged(

@@ -24,7 +24,7 @@ from toys.serving import (
 
 from isplit_plugin import image
 from isplit_plugin.network import CapturedNetwork
-from isplit_plugin.schema import Manifest
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.wire import (
     HEADER,
     TailRequest,
@@ -102,7 +102,7 @@ def test_photos_are_preprocessed_on_the_server(
     expected = whole(net, torch.from_numpy(prepared)[None])[0]
     bare = Ask(buffer.getvalue(), {}, content_type="image/png")
     packed = TailRequest(
-        split_point="input", codec="file", tensor=encode_images([buffer.getvalue()] * 2, "file")
+        cut=Cut("input", "file"), tensor=encode_images([buffer.getvalue()] * 2, "file")
     )
     for got in map(answer, worker(bare, _packed(packed))):
         assert got.top_class[0, 0] == expected.argmax()
@@ -114,18 +114,14 @@ def test_a_jpeg_is_cropped_by_the_device(
 ) -> None:
     cropped = image.to_jpeg(PIL.Image.fromarray(toy_photos(1)[0]))
     [good] = worker(
-        _packed(
-            TailRequest(split_point="input", codec="jpeg", tensor=encode_images([cropped], "jpeg"))
-        )
+        _packed(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([cropped], "jpeg")))
     )
     prepared = image.normalize(image.load(cropped), PREPROCESSING)
     expected = whole(net, torch.from_numpy(prepared)[None])[0]
     np.testing.assert_allclose(answer(good).top_score[0, 0], expected.max(), atol=1e-6)
     large = image.to_jpeg(PIL.Image.fromarray(toy_photos(1, size=(32, 32))[0]))
     [bad] = worker(
-        _packed(
-            TailRequest(split_point="input", codec="jpeg", tensor=encode_images([large], "jpeg"))
-        )
+        _packed(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([large], "jpeg")))
     )
     assert (bad.status, bad.json["code"]) == (400, "not_an_image")
     assert "cropped to 16x16, got 32x32" in bad.json["error"]
@@ -337,7 +333,7 @@ def test_many_megapixels_in_one_request(worker: Worker, monkeypatch: pytest.Monk
     PIL.Image.fromarray(toy_photos(1)[0]).save(buffer, "PNG")
     for count, status in ((2, 200), (3, 400)):
         tensor = encode_images([buffer.getvalue()] * count, "file")
-        [reply] = worker(_packed(TailRequest(split_point="input", codec="file", tensor=tensor)))
+        [reply] = worker(_packed(TailRequest(cut=Cut("input", "file"), tensor=tensor)))
         assert reply.status == status
 
 
@@ -422,7 +418,7 @@ def test_a_manifest_that_cannot_be_read(model_dir: Path, store_url: str, damage:
 def test_a_tensor_of_an_unknown_name(worker: Worker, manifest: Manifest) -> None:
     tensor = Tensor.of("picture", np.zeros((1, 4, 8, 8), np.float32))
     request = TailRequest(
-        split_point="relu1", codec="fp32", tensor=tensor, network_hash=manifest.network_hash
+        cut=Cut("relu1", "fp32"), tensor=tensor, network_hash=manifest.network_hash
     )
     [reply] = worker(_packed(request))
     assert (reply.status, reply.json["code"]) == (400, "malformed_request")

@@ -65,7 +65,7 @@ def test_what_was_served_and_its_importance(
     with Store(store_url) as store:
         view = store.view(manifest.network_hash)
         mean0 = store.mean0(manifest.network_hash)
-    served = {r.split_point: r for r in view.served}
+    served = {r.cut.split_point: r for r in view.served}
     assert (served["relu1"].requests, served["input"].requests) == (3, 1)
     assert served["relu1"].head.mean_ms == 2.0  # three images in 6 ms
     found = {(r.source, int(c)): (r, i) for r in view.importance for i, c in enumerate(r.class_ids)}

@@ -1,0 +1,49 @@
+"""Frozen value types that every package shares. No I/O, no engine: numpy and the standard library only."""
+
+from __future__ import annotations
+
+from .cut import INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
+from .network import (
+    BOTTLENECK_MARK,
+    MANIFEST_FORMAT,
+    BottleneckPoint,
+    Macs,
+    Manifest,
+    Preprocessing,
+    SplitPoint,
+)
+from .prediction import FloatArray, Observation, Prediction, Timings, TopClass
+from .recommendation import (
+    Candidate,
+    ClassShare,
+    CurvePoint,
+    RatedCut,
+    Recommendation,
+    StandingPick,
+)
+
+__all__ = [
+    "BOTTLENECK_MARK",
+    "INPUT",
+    "MANIFEST_FORMAT",
+    "NO_CODEC",
+    "ON_DEVICE",
+    "OUTPUT",
+    "BottleneckPoint",
+    "Candidate",
+    "ClassShare",
+    "CurvePoint",
+    "Cut",
+    "FloatArray",
+    "Macs",
+    "Manifest",
+    "Observation",
+    "Prediction",
+    "Preprocessing",
+    "RatedCut",
+    "Recommendation",
+    "SplitPoint",
+    "StandingPick",
+    "Timings",
+    "TopClass",
+]

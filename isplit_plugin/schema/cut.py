@@ -1,0 +1,78 @@
+"""The cut: where a network is split, and how what travels there is coded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import QueryError
+
+INPUT: Final = "input"
+"""The split point before the first layer: the photo is sent, and the whole network runs on the server."""
+OUTPUT: Final = "output"
+"""The split point behind the last layer: nothing is sent, and the whole network runs on the device."""
+NO_CODEC: Final = "none"
+"""The codec at `output`, where nothing is sent."""
+MAX_QUALITY: Final = 99
+
+_CODEC: Final = re.compile(r"[a-z0-9][a-z0-9_.+\-]*\Z")
+_QUALITY: Final = re.compile(r"[0-9]{1,2}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A split point and the codec of the activation there.
+
+    Attributes:
+        split_point: the name of a split point or of a bottleneck, or ``input``, or ``output``.
+        codec: the name of a codec. At ``input`` an image codec, at ``output`` ``none``.
+        quality: for a codec that has several rates, which of them, 0 to 99; else ``None``.
+
+    The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``. :func:`str` writes it and
+    :meth:`parse` reads it back.
+    """
+
+    split_point: str
+    codec: str
+    quality: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.split_point}:{self.coding}"
+
+    def __lt__(self, other: Cut) -> bool:
+        return self._sort_key() < other._sort_key()
+
+    @property
+    def coding(self) -> str:
+        """Codec and quality in text form: ``uint8+zstd``, ``dct@3``."""
+        return self.codec if self.quality is None else f"{self.codec}@{self.quality}"
+
+    @classmethod
+    def of(cls, split_point: str, coding: str) -> Cut:
+        """The cut at ``split_point`` with a codec and quality in text form. Raises QueryError."""
+        codec, mark, quality = coding.partition("@")
+        if not _CODEC.match(codec) or (mark and not _QUALITY.match(quality)):
+            raise QueryError(
+                f"cut: expected a codec such as uint8+zstd or dct@3, got {coding[:100]!r}",
+                field="cut",
+            )
+        return cls(split_point, codec, int(quality) if mark else None)
+
+    @classmethod
+    def parse(cls, text: str) -> Cut:
+        """Read the text form. Raises QueryError where ``text`` is not one."""
+        split_point, mark, coding = text.rpartition(":")
+        if not mark or not split_point:
+            raise QueryError(
+                f"cut: expected SPLIT_POINT:CODEC, such as layer2:uint8+zstd, got {text[:100]!r}",
+                field="cut",
+            )
+        return cls.of(split_point, coding)
+
+    def _sort_key(self) -> tuple[str, str, int]:
+        return self.split_point, self.codec, -1 if self.quality is None else self.quality
+
+
+ON_DEVICE: Final = Cut(OUTPUT, NO_CODEC)
+"""The whole network on the device."""

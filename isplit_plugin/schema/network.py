@@ -1,0 +1,184 @@
+"""What a split network is made of: split points, bottlenecks, preprocessing, and the manifest that names them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, NamedTuple
+
+from ..errors import ArtifactError, QueryError, UnknownSplitPointError
+from .cut import INPUT, OUTPUT, Cut
+
+MANIFEST_FORMAT: Final = 1
+
+
+class Macs(NamedTuple):
+    """Multiply-accumulate operations for one item, before (head) and after (tail) a split point."""
+
+    head: int
+    tail: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPoint:
+    """A place in a network where one tensor that depends on the input is live.
+
+    ``shape`` is without batch; ``channel_axis`` and ``stride_order`` count axes *with* batch (a convolution's channel
+    axis is 1). ``stride_order`` lists the axes from the outermost to the innermost in memory: the tail restores it,
+    because the wire carries row-major data only. ``is_block``: the output of a direct child, or of an element of a
+    sequence of blocks; the two rules of CUI run over these by default.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    macs: Macs
+    channel_axis: int
+    stride_order: tuple[int, ...]
+    is_block: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and all aliases."""
+        return (self.name, *self.aliases)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> SplitPoint:
+        return cls(
+            name=str(raw["name"]),
+            aliases=tuple(str(a) for a in raw["aliases"]),
+            shape=tuple(int(d) for d in raw["shape"]),
+            dtype=str(raw["dtype"]),
+            nbytes=int(raw["nbytes"]),
+            macs=Macs(*(int(m) for m in raw["macs"])),
+            channel_axis=int(raw["channel_axis"]),
+            stride_order=tuple(int(d) for d in raw["stride_order"]),
+            is_block=bool(raw["is_block"]),
+        )
+
+
+BOTTLENECK_MARK: Final = "~"
+"""Between the split point and the shape in a bottleneck's name: ``layer2~n64s4d2``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BottleneckPoint:
+    """A trained bottleneck at a split point, as a place where one can cut.
+
+    ``point``: the code as what travels; its name is the bottleneck's, its shape the code's. ``of``: the split point whose
+    activation the encoder takes. Its importance is another network's: it is no point of the curve.
+    """
+
+    point: SplitPoint
+    of: str
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> BottleneckPoint:
+        return cls(SplitPoint.from_json(raw["point"]), str(raw["of"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From a photo to the network's input, the same on device, server and in the profile.
+
+    Shorter side to ``resize`` pixels (``None``: as it is), centre crop to ``crop`` (height, width), scale to [0, 1],
+    subtract ``mean``, divide by ``std``. ``mode`` is Pillow's: "RGB" or "L". ``interpolation``: "bilinear", "bicubic"
+    or "nearest".
+    """
+
+    crop: tuple[int, int]
+    resize: int | None = None
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    mode: str = "RGB"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one preprocessed image."""
+        return (1 if self.mode == "L" else 3, *self.crop)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Preprocessing:
+        height, width = raw["crop"]
+        return cls(
+            crop=(int(height), int(width)),
+            resize=None if raw["resize"] is None else int(raw["resize"]),
+            mean=tuple(float(v) for v in raw["mean"]),
+            std=tuple(float(v) for v in raw["std"]),
+            interpolation=str(raw["interpolation"]),
+            mode=str(raw["mode"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a packaged model is: the one description that archive, head bundle, store and endpoint agree on.
+
+    ``input_shape`` is without batch. ``split_points`` is the whole curve in execution order; ``deployed`` names those
+    that are served (``input`` and ``output`` are always served besides). ``files`` maps a path inside the bundle or
+    archive to its SHA-256. ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a
+    client starts with. ``bottlenecks``: trained bottlenecks, each a place of its own beside the curve: its name can stand
+    in ``deployed`` and wherever a served split point is named, and its shape is the code's.
+    """
+
+    model: str
+    version: str
+    network_hash: str
+    input_shape: tuple[int, ...]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    split_points: tuple[SplitPoint, ...]
+    deployed: tuple[str, ...]
+    codecs: tuple[str, ...]
+    default: Cut
+    files: Mapping[str, str] = field(default_factory=dict)
+    created_with: Mapping[str, str] = field(default_factory=dict)
+    bottlenecks: tuple[BottleneckPoint, ...] = ()
+
+    def split_point(self, name: str) -> SplitPoint:
+        """Look a split point up by any of its names, or a bottleneck by its own. Raises UnknownSplitPointError."""
+        for point in self.split_points:
+            if name in point.names:
+                return point
+        for bottleneck in self.bottlenecks:
+            if name == bottleneck.point.name:
+                return bottleneck.point
+        raise UnknownSplitPointError.of(name, (INPUT, *(p.name for p in self.split_points), OUTPUT))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types; :meth:`from_json` is its inverse."""
+        raw = asdict(self)
+        raw["default"] = str(self.default)
+        raw["format"] = MANIFEST_FORMAT
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], *, where: str = "manifest") -> Manifest:
+        """Read a manifest strictly. Raises ArtifactError naming ``where`` and what is wrong."""
+        try:
+            if int(raw["format"]) > MANIFEST_FORMAT:
+                raise ArtifactError(
+                    f"{where}: format {raw['format']} is newer than {MANIFEST_FORMAT}, the newest this version reads"
+                )
+            return cls(
+                model=str(raw["model"]),
+                version=str(raw["version"]),
+                network_hash=str(raw["network_hash"]),
+                input_shape=tuple(int(d) for d in raw["input_shape"]),
+                preprocessing=Preprocessing.from_json(raw["preprocessing"]),
+                classes=tuple(str(c) for c in raw["classes"]),
+                split_points=tuple(SplitPoint.from_json(p) for p in raw["split_points"]),
+                deployed=tuple(str(d) for d in raw["deployed"]),
+                codecs=tuple(str(c) for c in raw["codecs"]),
+                default=Cut.parse(str(raw["default"])),
+                files={str(k): str(v) for k, v in raw["files"].items()},
+                created_with={str(k): str(v) for k, v in raw["created_with"].items()},
+                bottlenecks=tuple(BottleneckPoint.from_json(v) for v in raw.get("bottlenecks", ())),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
+            raise ArtifactError(
+                f"{where}: not a manifest ({type(error).__name__}: {error})"
+            ) from error

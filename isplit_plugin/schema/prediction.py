@@ -1,0 +1,112 @@
+"""One prediction, as the device gets it and as the server's statistics see it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .cut import Cut
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own.
+
+    ``prepare_ms``: from the photo to the head's input, and at a head's first use loading it. An image of a batch waits
+    for the whole batch, so it has the batch's times.
+    """
+
+    head_ms: float = 0.0
+    encode_ms: float = 0.0
+    round_trip_ms: float = 0.0
+    decode_ms: float = 0.0
+    tail_ms: float = 0.0
+    prepare_ms: float = 0.0
+
+    @property
+    def total_ms(self) -> float:
+        """Preparation, head, encoding and round trip; the server's times lie within the round trip."""
+        return self.prepare_ms + self.head_ms + self.encode_ms + self.round_trip_ms
+
+
+class TopClass(NamedTuple):
+    """One of the k best classes: its id, its label, its raw score (logit) and its softmax probability."""
+
+    class_id: int
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """The answer for one image.
+
+    ``scores``: the network's raw class scores, shape (classes,), float32; ``None`` when the caller asked for top-k
+    alone. ``bytes_sent`` and ``bytes_received`` count this image's share of the HTTP bodies. ``device``: what the
+    server made of the device's token, "ok" or "invalid: <reason>"; empty where none was sent or nobody could verify it.
+    ``probe_rate``: the share of requests that the server advises to follow with a probe, 0 where it wants none.
+    """
+
+    top: tuple[TopClass, ...]
+    scores: FloatArray | None
+    cut: Cut
+    bytes_sent: int
+    bytes_received: int
+    timings: Timings
+    request_id: str
+    device: str = ""
+    probe_rate: float = 0.0
+
+    @property
+    def split_point(self) -> str:
+        """The split point of the cut."""
+        return self.cut.split_point
+
+    @property
+    def codec(self) -> str:
+        """The codec of the cut, with its quality where it has one."""
+        return self.cut.coding
+
+    @property
+    def label(self) -> str:
+        return self.top[0].label
+
+    @property
+    def class_id(self) -> int:
+        return self.top[0].class_id
+
+    @property
+    def probability(self) -> float:
+        return self.top[0].probability
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one served request leaves behind. Nothing in it could rebuild an input.
+
+    ``source_ms`` values come from the device and are bounded before they get here; NaN = not reported.
+    ``at``: seconds since the epoch. ``class_id`` is the predicted class; ``None`` where the request failed.
+    ``device``: the hash of the id in a verified token; ``None`` where there was none.
+    """
+
+    request_id: str
+    cut: Cut
+    class_id: int | None
+    confidence: float
+    bytes_received: int
+    decode_ms: float
+    tail_ms: float
+    at: float
+    head_ms: float = math.nan
+    encode_ms: float = math.nan
+    uplink_ms: float = math.nan
+    group: str = "all"
+    error: str | None = None
+    device: str | None = None

@@ -1,0 +1,246 @@
+"""The answer of the recommendation endpoint, as Python values and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import ArtifactError, QueryError
+from .cut import Cut
+
+
+class CurvePoint(NamedTuple):
+    """One point of a CUI curve.
+
+    Attributes:
+        cui: the mean; ``standard_error`` of that mean.
+        source: "live", "profile" or "mixed".
+        live_count, profile_count: the observations and calibration images behind the mean.
+        nbytes: size of the uncoded activation of one image.
+        devices: a lower bound of the distinct devices behind the live part; ``None`` where devices
+            are not known.
+    """
+
+    split_point: str
+    cui: float
+    standard_error: float
+    source: str
+    live_count: float
+    profile_count: float
+    nbytes: int
+    devices: int | None = None
+
+
+class ClassShare(NamedTuple):
+    """A class of the mix and its weight. The weights of a mix sum to 1."""
+
+    class_id: int
+    label: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RatedCut:
+    """A deployed cut with its accuracy, bytes and latency, and the verdict on it.
+
+    Attributes:
+        agreement: share of images whose top-1 class equals the full network's, for the classes of
+            the mix, with its Wilson interval ``agreement_low`` to ``agreement_high``; ``None``
+            where it was never measured.
+        nbytes: mean bytes on the wire for one image.
+        latency_ms: predicted for one image on the link of the question; NaN (JSON null) where a
+            part of it is unknown.
+        verdict: "picked", or why the cut was not: "inaccurate", "unmeasured", "violates",
+            "slower", "larger" or "unproven". ``reason`` says it in words.
+        violations: the limits of the question that the cut breaks, in words.
+    """
+
+    cut: Cut
+    agreement: float | None
+    agreement_low: float | None
+    agreement_high: float | None
+    agreement_count: float
+    agreement_source: str
+    nbytes: float
+    latency_ms: float
+    latency_source: str
+    head_macs: int
+    verdict: str
+    reason: str
+    violations: tuple[str, ...] = ()
+
+    @property
+    def split_point(self) -> str:
+        """The cut's split point."""
+        return self.cut.split_point
+
+    @property
+    def codec(self) -> str:
+        """The cut's codec, with its quality where it has one."""
+        return self.cut.coding
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place for a bottleneck, ranked by the predictor. ``is_candidate``: the rule selects it."""
+
+    split_point: str
+    predictor_value: float
+    standard_error: float
+    source: str
+    live_count: float
+    profile_count: float
+    nbytes: int
+    is_candidate: bool
+    reason: str
+
+
+class StandingPick(NamedTuple):
+    """The cut in force for the live mix of a device group.
+
+    Attributes:
+        since: epoch seconds of the observation that brought it in; ``None`` while it is still the
+            profile's pick.
+        changes: how often the pick of this model and group has changed.
+        rival: the cut that is estimated to be better now, but is not proven so, and the ``reason``
+            why not; ``None`` and empty where there is none.
+    """
+
+    cut: Cut
+    since: float | None
+    changes: int
+    rival: Cut | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The endpoint's answer to "where should this device cut?".
+
+    Attributes:
+        use: the cut to use now. ``cuts`` holds every deployed cut, best first.
+        candidates: where a bottleneck is worth training, ranked by ``predictor``;
+            ``best_candidate`` is the one that ``rule`` picks, ``None`` where it picks none.
+        curve: the CUI curve of the mix.
+        standing: the pick in force, for questions about the live mix without limits.
+        confidence: lower end of the 95 % Wilson interval of the agreement of ``use``; 0 where it
+            was never measured.
+        source: "profile" without traffic, else "live" or "mixed".
+        as_of: epoch seconds of the newest observation, ``None`` without traffic.
+        revision: equal for equal questions to a store that did not change in between.
+    """
+
+    model: str
+    version: str
+    network_hash: str
+    revision: str
+    as_of: float | None
+    source: str
+    mix: str
+    group: str
+    classes: tuple[ClassShare, ...]
+    use: RatedCut
+    cuts: tuple[RatedCut, ...]
+    rule: str
+    candidate_set: str
+    predictor: str
+    best_candidate: str | None
+    candidates: tuple[Candidate, ...]
+    curve: tuple[CurvePoint, ...]
+    confidence: float
+    observations: int
+    reason: str
+    standing: StandingPick | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """The cut to use now."""
+        return self.use.cut
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON types. NaN becomes null; a cut is its text form beside its two parts."""
+        # Not dataclasses.asdict: it copies every value, which takes longer than the whole answer.
+        raw = {name: getattr(self, name) for name in self.__slots__}
+        raw["cut"] = str(self.cut)
+        raw["classes"] = [share._asdict() for share in self.classes]
+        raw["standing"] = None if self.standing is None else _standing_to_json(self.standing)
+        raw["curve"] = [_nan_to_null(point._asdict()) for point in self.curve]
+        raw["candidates"] = [_nan_to_null(_slots(row)) for row in self.candidates]
+        raw["cuts"] = [_rated_to_json(row) for row in self.cuts]
+        raw["use"] = _rated_to_json(self.use)
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Recommendation:
+        """Read an answer and ignore fields that a newer server adds.
+
+        Raises ArtifactError where a field is missing or of another type.
+        """
+        try:
+            values = {name: raw[name] for name in cls.__slots__}
+            if raw["standing"] is not None:
+                values["standing"] = _standing_from_json(raw["standing"])
+            values["classes"] = tuple(
+                ClassShare(**_only(ClassShare._fields, row)) for row in raw["classes"]
+            )
+            values["curve"] = tuple(_point_from_json(row) for row in raw["curve"])
+            values["candidates"] = tuple(_candidate_from_json(row) for row in raw["candidates"])
+            values["cuts"] = tuple(_rated_from_json(row) for row in raw["cuts"])
+            values["use"] = _rated_from_json(raw["use"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
+            raise ArtifactError(
+                f"not a recommendation ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _rated_to_json(row: RatedCut) -> dict[str, Any]:
+    raw = _nan_to_null(_slots(row))
+    raw |= {"cut": str(row.cut), "split_point": row.split_point, "codec": row.codec}
+    return raw
+
+
+def _rated_from_json(raw: Mapping[str, Any]) -> RatedCut:
+    row = _null_to_nan(_only(RatedCut.__slots__, raw), "latency_ms")
+    row["cut"] = Cut.parse(raw["cut"])
+    row["violations"] = tuple(raw["violations"])
+    return RatedCut(**row)
+
+
+def _standing_to_json(pick: StandingPick) -> dict[str, Any]:
+    rival = None if pick.rival is None else str(pick.rival)
+    return {**pick._asdict(), "cut": str(pick.cut), "rival": rival}
+
+
+def _standing_from_json(raw: Mapping[str, Any]) -> StandingPick:
+    row = _only(StandingPick._fields, raw)
+    row["cut"] = Cut.parse(raw["cut"])
+    row["rival"] = None if raw["rival"] is None else Cut.parse(raw["rival"])
+    return StandingPick(**row)
+
+
+def _point_from_json(raw: Mapping[str, Any]) -> CurvePoint:
+    return CurvePoint(**_null_to_nan(_only(CurvePoint._fields, raw), "cui", "standard_error"))
+
+
+def _candidate_from_json(raw: Mapping[str, Any]) -> Candidate:
+    row = _only(Candidate.__slots__, raw)
+    return Candidate(**_null_to_nan(row, "predictor_value", "standard_error"))
+
+
+def _slots(row: RatedCut | Candidate) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__slots__}
+
+
+def _only(names: tuple[str, ...], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in names if name in row}
+
+
+def _nan_to_null(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def _null_to_nan(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {k: math.nan if v is None and k in names else v for k, v in row.items()}
