@@ -42,15 +42,12 @@ def standing_answer(
         if not answer.changes or answer.state is None or not _may_stand(snapshot, query):
             return answer.recommendation
         try:
-            written = store.put_standing(
-                manifest, query.group, snapshot.state, answer.state, answer.changes
-            )
+            store.put_standing(manifest, query.group, snapshot.state, answer.state, answer.changes)
         except StoreError as error:
             _LOGGER.warning("isplit: a change of the pick waits: %s", one_line(error.message))
             frozen = replace(policy, frozen="the store takes no writes now")
             return _answer(store, manifest, profile, query, frozen, snapshot).recommendation
-        if written:
-            return answer.recommendation
+        # Read again, whoever wrote: the answer's revision is that of the store after the write.
         snapshot = None
     raise StoreError("the standing pick changes faster than it can be read")
 
