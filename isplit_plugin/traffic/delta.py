@@ -304,12 +304,13 @@ class Delta:
         for staged_key, staged in self.staged.items():
             out.staged[staged_key] = replace(staged, group=group(staged.group))
         for served_key, served in self.served.items():
-            to = ServedKey(fit_cut(served_key.cut), group(served_key.group), served_key.bucket)
-            out.served.setdefault(to, Served()).update(served)
+            hour = ServedKey(fit_cut(served_key.cut), group(served_key.group), served_key.bucket)
+            out.served.setdefault(hour, Served()).update(served)
         for name, w in self.waiting.items():
             out.waiting[name] = w._replace(cut=fit_cut(w.cut), group=group(w.group))
-        for key, outcome in self.outcomes.items():
-            out_key = OutcomeKey(fit_cut(key.cut), group(key.group), key.class_id)
+        for outcome_key, outcome in self.outcomes.items():
+            fitted = fit_cut(outcome_key.cut)
+            out_key = OutcomeKey(fitted, group(outcome_key.group), outcome_key.class_id)
             out.outcomes.setdefault(out_key, Outcome(outcome.epoch)).update(outcome)
         return out
 

@@ -24,6 +24,7 @@ from .delta import (
     Delta,
     Names,
     Outcome,
+    OutcomeKey,
     Population,
     Served,
     ServedKey,
@@ -120,7 +121,8 @@ def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, 
     before = {kind: set(names) for kind, names in known.items()}
     names = {kind: Names(known[kind], CAPS[kind]) for kind in CAPS}
     used = set()
-    for key in (*delta.served, *delta.outcomes):
+    keys: list[ServedKey | OutcomeKey] = [*delta.served, *delta.outcomes]
+    for key in keys:
         used |= {
             ("split_point", key.cut.split_point),
             ("codec", key.cut.coding),
