@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast lint format bench clean distclean
+.PHONY: help setup demo test test-fast lint format docs bench clean distclean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 setup: $(VENV)/.dev  ## make .venv with everything
@@ -46,13 +50,16 @@ format: $(VENV)/.dev  ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs  ## the documentation in build/docs; every warning is an error
+	$(BIN)/sphinx-build -W --keep-going --builder html --doctree-dir build/doctrees docs build/docs $(ARGS)
+
 bench: $(VENV)/.dev  ## speed and memory, JSON and a table
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove build products and caches
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist docs/reference/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -exec rm -rf {} +
 	find model_store -mindepth 1 -not -name README.md -delete
 
 distclean: clean  ## also remove .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) .nox

@@ -31,11 +31,32 @@ from typing import Any, Final, NamedTuple
 from .errors import SecretError, TokenError
 from .files import write_atomically
 
-SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable, not a secret
+__all__ = [
+    "MAX_DAYS",
+    "MAX_TOKEN",
+    "SECRET_BYTES",
+    "SECRET_VARIABLE",
+    "Device",
+    "configured_secret",
+    "hashed",
+    "issue",
+    "new_secret",
+    "peek",
+    "read_secret",
+    "seal",
+    "sign",
+    "unseal",
+    "verify",
+]
+
+SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable
+"""The environment variable that names the file of the operator's secret."""
 SECRET_BYTES: Final = 32
+"""Random bytes of a new secret."""
 MAX_TOKEN: Final = 512
-"""Characters of a token."""
+"""The most characters of a token."""
 MAX_DAYS: Final = 3660.0
+"""The longest life of a token."""
 
 _VERSION: Final = "isplit1"
 _MAX_SECRET: Final = 4096

@@ -43,6 +43,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
+__all__ = [
+    "ArtifactError",
+    "AuthenticationError",
+    "BundleError",
+    "CaptureError",
+    "DataError",
+    "ImageError",
+    "IsplitError",
+    "LabelSecretError",
+    "LabelledBeforeError",
+    "NetworkMismatchError",
+    "ProbeBudgetError",
+    "ProbeError",
+    "ProfileError",
+    "ProtocolError",
+    "QueryError",
+    "SecretError",
+    "ServerBusyError",
+    "ServerUnavailableError",
+    "ServingError",
+    "SplitPointError",
+    "StoreError",
+    "TicketError",
+    "TokenError",
+    "TransportError",
+    "UnknownClassError",
+    "UnknownCodecError",
+    "UnknownModelError",
+    "UnknownNameError",
+    "UnknownRequestError",
+    "UnknownSplitPointError",
+    "WireError",
+    "WireSizeError",
+    "from_json",
+]
+
 
 class IsplitError(Exception):
     """Base of all errors of this package."""
@@ -96,11 +132,15 @@ class UnknownNameError(IsplitError):
 
 
 class UnknownModelError(UnknownNameError):
+    """A model that the server does not have."""
+
     code = "unknown_model"
     kind = "model"
 
 
 class UnknownClassError(UnknownNameError):
+    """A class id or label that the network does not have."""
+
     code = "unknown_class"
     kind = "class"
 
@@ -113,11 +153,15 @@ class UnknownRequestError(UnknownNameError):
 
 
 class UnknownSplitPointError(UnknownNameError):
+    """A split point that the network does not have, or that is not deployed."""
+
     code = "unknown_split_point"
     kind = "split point"
 
 
 class UnknownCodecError(UnknownNameError):
+    """A codec that this side does not know, or that the tail does not accept."""
+
     code = "unknown_codec"
     kind = "codec"
 

@@ -25,6 +25,7 @@ from .schema import BOTTLENECK_MARK, INPUT, OUTPUT, Cut, Preprocessing, SplitPoi
 __all__ = ["PROFILE_FORMAT", "Curve", "CutMeasurement", "Profile"]
 
 PROFILE_FORMAT: Final = 1
+"""Version of the profile's file format."""
 TARGETS: Final = ("predicted", "true")
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024
 _KEY: Final = "isplit_profile"

@@ -1,7 +1,8 @@
 """Bounds that may be looked at after every observation, for ever.
 
-A 95 % interval that is looked at again and again excludes the truth sooner or later (in 46 % of runs by 10,000
-observations). These bounds hold at all times at once: the chance that they *ever* fail is below ``alpha``.
+A 95 % interval is made for one look. Looked at after every one of 10,000 observations, it excludes
+the truth at some time in 66 % of runs. These bounds hold at all times at once: the chance that they
+*ever* fail is below ``alpha``.
 
 **Means.** With forward decay an observation's weight w_i is fixed when it arrives, so S = sum w_i (x_i - mu) is a
 martingale with variance V = sigma^2 sum w_i^2, and Robbins' normal mixture (Annals of Mathematical Statistics 1970)

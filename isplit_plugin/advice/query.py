@@ -15,6 +15,7 @@ CANDIDATE_SETS: Final = ("blocks", "all")
 OBJECTIVES: Final = ("latency", "bytes")
 MIXES: Final = ("live", "profile", "asked")
 MAX_CLASSES: Final = 1000
+"""The most classes of one question."""
 MAX_GROUP: Final = 64
 MAX_PREDICTOR: Final = 64
 

@@ -10,6 +10,7 @@ from ..errors import ArtifactError, QueryError, UnknownSplitPointError
 from .cut import INPUT, OUTPUT, Cut
 
 MANIFEST_FORMAT: Final = 1
+"""Version of the manifest's format."""
 
 
 class Macs(NamedTuple):

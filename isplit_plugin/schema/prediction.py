@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .cut import Cut
 
 FloatArray = npt.NDArray[np.float32]
+"""A numpy array of float32."""
 
 
 @dataclass(frozen=True, slots=True)

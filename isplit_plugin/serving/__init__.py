@@ -9,3 +9,7 @@ This package exports nothing itself, so that every program loads only what it ne
 
 The modules beside these packages hold what several of them share.
 """
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,4 +1,4 @@
-"""The files of an archive: their names, and the check of their hashes."""
+"""The names of the files in an archive, and their hashes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,21 @@ MANIFEST: Final = "manifest.json"
 NETWORK: Final = "network.pt2"
 PROFILE: Final = "profile.safetensors"
 ENDPOINT_MODEL: Final = "isplit"
-"""The TorchServe model name of the endpoint. No split model can have this name."""
+"""The name under which the recommendation endpoint is registered; no split model can have it."""
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file that the manifest names with its SHA-256.
-
-    Raises:
-        BundleError: a file is missing or differs; the message names the first one.
-    """
+    """Compare every file that the manifest names with its hash. Raises BundleError naming the first that differs."""
     for name, expected in manifest.files.items():
         path = folder / name
-        outside = Path(name).is_absolute() or ".." in Path(name).parts
-        if outside or not path.is_file():
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
             raise BundleError(
                 f"{name} is missing from the archive of {manifest.model!r}", file=name
             )
-        actual = file_sha256(path)
-        if actual != expected:
+        found = file_sha256(path)
+        if found != expected:
             raise BundleError(
-                f"{name} of model {manifest.model!r} is not the file that was packaged: "
-                f"expected SHA-256 {expected}, got {actual}",
+                f"{name} of model {manifest.model!r} is not the file that was packaged: its SHA-256 is {found}, "
+                f"expected {expected}",
                 file=name,
             )
