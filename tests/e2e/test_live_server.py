@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +30,22 @@ from isplit_plugin.wire import HEADER, decode_response, http_headers
 
 
 def _group(pgid: int) -> list[int]:
-    found = []
+    pids = []
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+                pids.append(process.pid)
         except (ProcessLookupError, psutil.Error):
             continue
-    return found
+    return pids
 
 
-def _scratch() -> set[str]:
-    import tempfile
-
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("isplit-")}
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for all temporary files, so that those of other programs do not count."""
+    with tempfile.TemporaryDirectory() as folder:  # shorter than tmp_path: it will hold sockets
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def _broken(source: Path, target: Path) -> Path:
@@ -64,7 +68,9 @@ class _Tokens:
         return "old"
 
 
-def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path: Path) -> None:
+def test_stopped_and_started_again_it_goes_on_where_it_was(
+    toy: Model, tmp_path: Path, scratch: Path
+) -> None:
     store = tmp_path / "model_store"
     store.mkdir()
     shutil.copy(toy.built.archive, store)
@@ -73,7 +79,6 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
         head_of(toy.net, "relu1", x), "relu1", network_hash=toy.manifest.network_hash, scores=True
     )
     body, length = request.encode()
-    before = _scratch()
     [photo] = toy_photos(1)
     current: list[TorchServe | _Tokens] = []
     client: SplitClient | None = None
@@ -118,7 +123,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
             key_path = running.key_path
         assert _group(pgid) == []
         assert not key_path.exists()
-        assert _scratch() == before
+        assert list(scratch.iterdir()) == []
         with pytest.raises(requests.ConnectionError):
             requests.get(url, timeout=5)
         current[:] = [_Tokens()]
@@ -131,16 +136,15 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(toy: Model, tmp_path:
 
 
 def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(
-    toy: Model, tmp_path: Path
+    toy: Model, tmp_path: Path, scratch: Path
 ) -> None:
     _broken(toy.built.archive, tmp_path / "broken.mar")
-    before = _scratch()
-    seen: list[int] = []
+    started: list[int] = []
     original = server.Frontend.start
 
     def start(self: server.Frontend) -> None:
         original(self)
-        seen.append(self.pid or 0)
+        started.append(self.pid or 0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server.Frontend, "start", start)
@@ -148,27 +152,26 @@ def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(
             ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"
         ):
             TorchServe(model_store=tmp_path, store=f"sqlite:///{tmp_path / 'store.db'}").start()
-    assert seen
-    assert _group(seen[0]) == []
-    assert _scratch() == before
+    assert started
+    assert _group(started[0]) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_interrupted_while_starting_nothing_is_left(
-    toy: Model, monkeypatch: pytest.MonkeyPatch
+    toy: Model, monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
-    before = _scratch()
-    seen: list[int] = []
+    started: list[int] = []
 
     def interrupted(self: TorchServe) -> None:
         assert self.pid
-        seen.append(self.pid)
+        started.append(self.pid)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TorchServe, "_wait_until_ready", interrupted)
     with pytest.raises(KeyboardInterrupt):
         TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
-    assert _group(seen[0]) == []
-    assert _scratch() == before
+    assert _group(started[0]) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_load_that_fails_is_taken_away_and_its_reason_told(live: Live, model_store: Path) -> None:
@@ -204,12 +207,13 @@ def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> 
         TorchServe(model_store=tmp_path).start()
 
 
-def test_without_java_nothing_is_left(toy: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _scratch()
+def test_without_java_nothing_is_left(
+    toy: Model, monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
     monkeypatch.setattr("isplit_plugin.serving.launcher.java._candidates", list)
     with pytest.raises(ServingError, match="needs Java 11 or newer"):
         TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
-    assert _scratch() == before
+    assert list(scratch.iterdir()) == []
 
 
 def test_one_workdir_has_one_server(live: Live, model_store: Path) -> None:
