@@ -37,7 +37,6 @@ __all__ = [
     "SECRET_BYTES",
     "SECRET_VARIABLE",
     "Device",
-    "configured_secret",
     "hashed",
     "issue",
     "new_secret",
@@ -111,13 +110,6 @@ def read_secret(path: str | Path) -> bytes:
             f"secret file {source}: expected {SECRET_BYTES // 2} to {_MAX_SECRET} bytes"
         )
     return data.rstrip()
-
-
-def configured_secret(path: str | None = None) -> bytes | None:
-    """The operator's secret: from the file that ``ISPLIT_SECRET_FILE`` names, else from ``path``; ``None`` without
-    either. Raises SecretError."""
-    named = os.environ.get(SECRET_VARIABLE) or path
-    return read_secret(named) if named else None
 
 
 def sign(secret: bytes, label: str, data: bytes) -> bytes:

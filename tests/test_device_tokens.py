@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from isplit_plugin.cli import main
 from isplit_plugin.device_tokens import (
-    configured_secret,
     hashed,
     issue,
     new_secret,
@@ -119,7 +118,7 @@ def test_sealed_values() -> None:
         unseal(SECRET, "use", "no dot")
 
 
-def test_secret_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secret_files(tmp_path: Path) -> None:
     path = new_secret(tmp_path / "s")
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(bytes.fromhex(read_secret(path).decode())) == 32
@@ -135,10 +134,6 @@ def test_secret_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in (short, tmp_path, tmp_path / "missing", Path("/dev/null")):
         with pytest.raises(SecretError):
             read_secret(bad)
-    monkeypatch.delenv("ISPLIT_SECRET_FILE", raising=False)
-    assert configured_secret(None) is None
-    monkeypatch.setenv("ISPLIT_SECRET_FILE", str(tmp_path / "t"))
-    assert configured_secret(str(tmp_path / "missing")) == read_secret(tmp_path / "t")
 
 
 def test_the_command(
