@@ -34,7 +34,7 @@ from isplit_plugin.traffic import Recorder, Store
 from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
 from isplit_plugin.traffic.histogram import Histogram
 from isplit_plugin.traffic.labels import MAX_LABELS
-from isplit_plugin.traffic.moments import Moments, Products, landmark
+from isplit_plugin.traffic.moments import Moments, landmark
 
 from .harness import Row, against, row
 from .serving import _do_nothing
@@ -124,7 +124,6 @@ def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> No
             population = Population(f"g{group}", "tail", "predicted", start)
             x = random.lognormal(size=(CLASSES, POINTS)) - 1
             x[:, :start] = 0.0
-            delta.products[population] = Products(epoch, each * w * x.T @ x)
             for c in range(CLASSES):
                 sums = [[each, each * w, each * w * w], each * w * x[c], each * w * (x[c] ** 2 + 1)]
                 delta.moments[population, c] = Moments(epoch, np.concatenate(sums))

@@ -1,4 +1,4 @@
-"""TorchServe's entry point of the endpoint `isplit`. The logic is :class:`isplit_plugin.serving.endpoint.Endpoint`."""
+"""TorchServe's entry point of the model `isplit`; :class:`Endpoint` does the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STATE: dict[str, Endpoint] = {}
 
 
 def handle(data: Any, context: Any) -> list[str] | None:
-    """Called once with ``data=None`` to load the endpoint, then with one dict per request of a batch."""
+    """Answer a batch of requests. TorchServe calls once with ``data=None`` to load the endpoint."""
     if data is None:
         _STATE["endpoint"] = Endpoint(context)
         return None

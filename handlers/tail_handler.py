@@ -1,4 +1,4 @@
-"""TorchServe's entry point of a split model. The logic is :class:`isplit_plugin.serving.tail.TailService`."""
+"""TorchServe's entry point of a split model; :class:`TailService` does the work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STATE: dict[str, TailService] = {}
 
 
 def handle(data: Any, context: Any) -> list[str | bytes] | None:
-    """Called once with ``data=None`` to load the model, then with one dict per request of a batch."""
+    """Answer a batch of requests. TorchServe calls once with ``data=None`` to load the model."""
     if data is None:
         _STATE["service"] = TailService(context)
         return None

@@ -159,8 +159,7 @@ class ClassCounts:
 class LiveView:
     """Everything the advice may know of live traffic, for one network and one device group.
 
-    ``comoment``: (P, P) pooled within-class sum of products of whole curves (sources "input" and "probe"), ``None``
-    where there are none; ``comoment_dof``: its degrees of freedom. ``revision`` changes whenever the contents do.
+    ``revision`` changes whenever the contents do.
     ``as_of``: epoch seconds of the newest observation, ``None`` without traffic; never the reader's clock.
     ``observations``: the requests behind this view.
     """
@@ -169,8 +168,6 @@ class LiveView:
     served: tuple[ServedRow, ...] = ()
     outcomes: tuple[OutcomeRow, ...] = ()
     class_counts: ClassCounts = field(default_factory=ClassCounts)
-    comoment: F64 | None = None
-    comoment_dof: float = 0.0
     revision: str = ""
     as_of: float | None = None
     observations: int = 0

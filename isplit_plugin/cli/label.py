@@ -1,4 +1,4 @@
-"""``isplit label``: true classes for requests that were answered."""
+"""``isplit label``: send the true classes of answered requests."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from . import common
 
 HELP: Final = "send true classes of requests, so that accuracy is measured"
 DESCRIPTION: Final = """\
-Tell the endpoint what requests of the last 24 hours really showed. Labels fill the measured accuracy of each served
-split point and codec, and outrank the profile's agreement where there are enough of them. They come under a secret of
-their own, which is not the devices' token: the server must have been started with ISPLIT_LABEL_SECRET_FILE.
+Send labels, the true classes of requests of the last 24 hours, to the endpoint.
+It measures the accuracy of each cut from them; with enough labels, this accuracy
+takes precedence over the agreement in the profile. Labels need a secret of their
+own, which is not that of device tokens: the server must have been started with
+ISPLIT_LABEL_SECRET_FILE.
 """
 EPILOG: Final = """\
 examples:
   isplit label labels.csv --secret-file labels.secret --token-file key_file.json
   echo 7f0c2f0e-...,281 | isplit label - --secret-file labels.secret
-Each line: a request's id (isplit_request_id of its answer, Prediction.request_id), a comma, a class id or a label.
+Each line holds a request id (isplit_request_id of the answer,
+Prediction.request_id), a comma, and a class id or class name.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="CSV with two columns and no header; - for standard input")
     parser.add_argument(
-        "--secret-file", type=Path, required=True, metavar="FILE", help="the secret of labels"
+        "--secret-file", type=Path, required=True, metavar="FILE", help="the secret for labels"
     )
-    parser.add_argument("--json", action="store_true", help="what became of them, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     common.add_connection(parser)
 
 
@@ -42,33 +45,37 @@ def run(options: argparse.Namespace) -> int:
     try:
         secret = read_secret(options.secret_file).decode()
     except UnicodeDecodeError as error:
-        raise LabelSecretError(f"{options.secret_file}: expected text") from error
-    found = send_labels(options.url, labels, secret, common.token_of(options))
+        raise LabelSecretError(f"{options.secret_file}: expected text in UTF-8") from error
+    report = send_labels(options.url, labels, secret, common.token_of(options))
     if options.json:
-        errors = {request_id: error.to_json() for request_id, error in found.errors.items()}
-        common.emit_json({"taken": found.taken, "correct": found.correct, "errors": errors})
+        errors = {request_id: error.to_json() for request_id, error in report.errors.items()}
+        common.emit_json({"taken": report.taken, "correct": report.correct, "errors": errors})
     else:
-        print(f"{found.taken} labels taken, {found.correct} of them agree with the prediction")
-        for refused in found.errors.values():
+        print(f"{report.taken} labels taken, {report.correct} of them agree with the prediction")
+        for refused in report.errors.values():
             print(f"  refused: {refused.message}", file=sys.stderr)
-    return 1 if found.errors and not found.taken else 0
+    return 1 if report.errors and not report.taken else 0
 
 
 def _read(name: str) -> list[tuple[str, int | str]]:
+    """(request id, class id or name) for each line of a file. Raises DataError."""
     try:
-        lines = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: cannot be read ({error})") from error
-    found: list[tuple[str, int | str]] = []
-    for number, row in enumerate(csv.reader(lines.splitlines()), 1):
+    labels: list[tuple[str, int | str]] = []
+    for number, row in enumerate(csv.reader(text.splitlines()), 1):
         if not row:
             continue
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+        fields = [field.strip() for field in row]
+        if len(fields) != 2 or not all(fields):
             raise DataError(
-                f"{name}, line {number}: expected a request id, a comma and a class, got {row!r:.100}"
+                f"{name}, line {number}: expected a request id, a comma and a class, "
+                f"got {row!r:.100}"
             )
-        word = row[1].strip()
-        found.append((row[0].strip(), int(word) if word.isascii() and word.isdigit() else word))
-    if not found:
+        request_id, word = fields
+        is_id = word.isascii() and word.isdigit()
+        labels.append((request_id, int(word) if is_id else word))
+    if not labels:
         raise DataError(f"{name}: expected labels, found none")
-    return found
+    return labels

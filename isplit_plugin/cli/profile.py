@@ -78,13 +78,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="classes to draw in the figure (default: the 5 commonest)",
     )
     parser.add_argument(
-        "--limit", type=common.whole, metavar="N", help="use the first N photos of each class only"
+        "--limit",
+        type=common.positive_int,
+        metavar="N",
+        help="use the first N photos of each class only",
     )
     parser.add_argument(
-        "--batch-size", type=common.whole, default=8, metavar="N", help="%(default)s"
+        "--batch-size", type=common.positive_int, default=8, metavar="N", help="%(default)s"
     )
     parser.add_argument(
-        "--threads", type=common.whole, metavar="N", help="CPU threads (default: torch's choice)"
+        "--threads",
+        type=common.positive_int,
+        metavar="N",
+        help="CPU threads (default: torch's choice)",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write the HTML page")
     parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _standing_line(pick: StandingPick) -> str:
     """The standing pick, since when, and the rival that waits for proof."""
-    since = "from the profile" if pick.since is None else f"since {common.when(pick.since)}"
+    since = "from the profile" if pick.since is None else f"since {common.utc_time(pick.since)}"
     rival = "no other cut is estimated to be better"
     if pick.rival is not None:
         rival = f"{pick.rival} waits for proof ({pick.reason})"

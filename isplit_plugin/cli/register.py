@@ -1,4 +1,4 @@
-"""``isplit register``: put a packaged model onto a TorchServe of your own."""
+"""``isplit register``: register packaged models with a running TorchServe."""
 
 from __future__ import annotations
 
@@ -9,41 +9,62 @@ from typing import Final
 from ..errors import ArtifactError
 from . import common
 
-HELP: Final = "register packaged models with a TorchServe that already runs"
+HELP: Final = "register packaged models with a running TorchServe"
 DESCRIPTION: Final = """\
-Register archives with a TorchServe of your own and wait until their workers are ready. A load that fails is taken
-away again, and the reason is printed.
+Register archives with a TorchServe that runs already, and wait until their
+workers are ready. If a model fails to load, it is unregistered again and the
+reason is printed.
 
-The server must see the archives in its model store, have isplit-plugin[server] in its Python environment, run with
-enable_model_api=true, and accept requests as large as your activations (max_request_size, max_response_size).
+The server must have
+  - the archives in its model store,
+  - isplit-plugin[server] in its Python environment,
+  - enable_model_api=true in its configuration,
+  - max_request_size and max_response_size that are large enough for activations.
 """
 EPILOG: Final = """\
 examples:
-  isplit register model_store/resnet50.mar model_store/isplit.mar --token-file key_file.json
-  isplit register model_store/resnet50.mar --print-curl       # the same as curl commands, nothing is sent
+  isplit register resnet50.mar isplit.mar --token-file key_file.json
+  isplit register resnet50.mar --print-curl   # curl commands that do the same
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("archives", nargs="+", type=Path, metavar="MAR")
     parser.add_argument(
-        "--management-url", default="http://127.0.0.1:8081", metavar="URL", help="%(default)s"
+        "archives", nargs="+", type=Path, metavar="MAR", help="archives of isplit package"
     )
-    parser.add_argument("--workers", type=common.whole, default=1, metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--management-url",
+        default="http://127.0.0.1:8081",
+        metavar="URL",
+        help="management address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=common.positive_int,
+        default=1,
+        metavar="N",
+        help="for each model whose archive does not say (default: %(default)s)",
+    )
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json"
     )
     parser.add_argument(
-        "--token", metavar="TOKEN", help="the management token itself (or set ISPLIT_TOKEN)"
+        "--token", metavar="TOKEN", help="the management token itself, or set ISPLIT_TOKEN"
     )
     parser.add_argument(
         "--server-log", type=Path, metavar="FILE", help="the server's log, to say why a load failed"
     )
-    parser.add_argument("--timeout", type=float, default=180.0, metavar="S", help="%(default)s")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=180.0,
+        metavar="S",
+        help="seconds for each archive (default: %(default)s)",
+    )
     parser.add_argument(
         "--print-curl", action="store_true", help="print the curl commands and do nothing"
     )
-    parser.add_argument("--json", action="store_true", help="what was registered, as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was registered as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,13 +72,13 @@ def run(options: argparse.Namespace) -> int:
 
     missing = [str(path) for path in options.archives if not path.is_file()]
     if missing:
-        raise ArtifactError(f"expected a .mar archive, found no file at {', '.join(missing)}")
+        raise ArtifactError(f"expected .mar archives, found no file at {', '.join(missing)}")
     if options.print_curl:
         for path in options.archives:
             print("\n".join(curl_commands(options.management_url, path, workers=options.workers)))
         return 0
     token = common.token_of(options, "management")
-    done = []
+    registered = []
     for path in options.archives:
         status = register(
             options.management_url,
@@ -67,13 +88,12 @@ def run(options: argparse.Namespace) -> int:
             timeout=options.timeout,
             log_path=options.server_log,
         )
-        done.append(
+        registered.append(
             {"model": status.name, "version": status.version, "workers": list(status.workers)}
         )
         if not options.json:
-            print(
-                f"{status.name} {status.version}: {len(status.workers)} worker(s), {', '.join(status.workers)}"
-            )
+            states = ", ".join(status.workers)
+            print(f"{status.name} {status.version}: {len(status.workers)} worker(s), {states}")
     if options.json:
-        common.emit_json(done)
+        common.emit_json(registered)
     return 0

@@ -1,8 +1,9 @@
-"""``isplit serve``: TorchServe with our configuration, until Ctrl-C."""
+"""``isplit serve``: run TorchServe with split models and the endpoint until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import threading
@@ -15,16 +16,19 @@ from . import common
 if TYPE_CHECKING:
     from ..serving.launcher import TorchServe
 
-HELP: Final = "start TorchServe with split models and the recommendation endpoint"
+HELP: Final = "start TorchServe with split models and the endpoint"
 DESCRIPTION: Final = """\
-Start a TorchServe with our configuration: tokens on, request limits that fit activations, a quiet log, private folders.
-Waits until every worker is ready, prints where to send requests, and stops cleanly at Ctrl-C or SIGTERM.
+Start TorchServe with the configuration of isplit-plugin: tokens are required,
+activations fit into requests, the log is short, and folders are private. The
+command waits until every worker is ready, prints where to send requests, and
+stops the server at Ctrl-C or SIGTERM.
 """
 EPILOG: Final = """\
 examples:
-  isplit serve                                    # every .mar in model_store/, the endpoint `isplit` included
-  isplit serve resnet50 --inference-port 9080     # one model (and the endpoint)
-Statistics live in WORKDIR/store.db and survive restarts. A TorchServe of your own? See isplit register --help.
+  isplit serve                                  # every .mar in model_store/
+  isplit serve resnet50 --inference-port 9080   # one model, and the endpoint
+Statistics are kept in WORKDIR/store.db and survive a restart.
+To use a TorchServe that runs already, see isplit register --help.
 """
 
 
@@ -33,71 +37,80 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "models", nargs="*", metavar="MODEL", help="names in the model store (default: all)"
     )
     parser.add_argument(
-        "--model-store", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s"
+        "--model-store",
+        type=Path,
+        default=Path("model_store"),
+        metavar="DIR",
+        help="folder with the archives (default: %(default)s)",
     )
     parser.add_argument(
         "--workdir",
         type=Path,
         default=Path("isplit-run"),
         metavar="DIR",
-        help="log, tokens, store (%(default)s)",
+        help="folder for log, key file and store (default: %(default)s)",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address of the inference port (%(default)s)"
+        "--store", metavar="URL", help="SQLAlchemy URL of the store (default: WORKDIR/store.db)"
+    )
+    parser.add_argument("--model-api", action="store_true", help="allow isplit register")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=180.0,
+        metavar="S",
+        help="seconds until every worker must be ready (default: %(default)s)",
     )
     parser.add_argument(
-        "--inference-port", type=int, default=8080, metavar="N", help="0: a free one (%(default)s)"
+        "--json", action="store_true", help="print one JSON object when the server is ready"
     )
-    parser.add_argument(
-        "--management-port", type=int, default=8081, metavar="N", help="%(default)s"
+    _add_addresses(parser)
+    _add_tokens(parser)
+
+
+def _add_addresses(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("addresses (port 0: a free one)")
+    group.add_argument(
+        "--host", default="127.0.0.1", help="of the inference port (default: %(default)s)"
     )
-    parser.add_argument("--metrics-port", type=int, default=8082, metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        help="SQLAlchemy address of the statistics (sqlite in the workdir)",
-    )
-    parser.add_argument(
+    for name, port in (("inference", 8080), ("management", 8081), ("metrics", 8082)):
+        group.add_argument(
+            f"--{name}-port", type=int, default=port, metavar="N", help="default: %(default)s"
+        )
+
+
+def _add_tokens(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("tokens")
+    group.add_argument(
         "--devices",
         action="store_true",
-        help="know devices by tokens; the secret is WORKDIR/device.secret",
+        help="know devices by device tokens; the secret is WORKDIR/device.secret",
     )
-    parser.add_argument(
+    group.add_argument(
         "--token-minutes",
         type=float,
         default=60.0,
         metavar="M",
-        help="a token's life (%(default)s)",
+        help="how long a TorchServe token is valid (default: %(default)s)",
     )
-    parser.add_argument(
-        "--no-tokens", action="store_true", help="let everybody in (not for a reachable address)"
-    )
-    parser.add_argument("--model-api", action="store_true", help="allow registering while it runs")
-    parser.add_argument(
-        "--timeout", type=float, default=180.0, metavar="S", help="until all is ready (%(default)s)"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON line when ready, for programs"
+    group.add_argument(
+        "--no-tokens",
+        action="store_true",
+        help="require no TorchServe tokens (not for an address that others can reach)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..serving.launcher import ENDPOINT_MODEL, TorchServe
+    from ..serving.launcher import TorchServe
 
-    options.workdir.mkdir(
-        mode=0o700, parents=True, exist_ok=True
-    )  # tokens and statistics are nobody else's
-    models = [f"{name.removesuffix('.mar')}.mar" for name in options.models] or None
-    endpoint = f"{ENDPOINT_MODEL}.mar"
-    if models is not None and endpoint not in models and (options.model_store / endpoint).is_file():
-        models.append(endpoint)
+    # Private, because it holds tokens and statistics.
+    options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if not options.json:
-        print("starting TorchServe ...", file=sys.stderr, flush=True)
+    common.note(options, "starting TorchServe ...")
     with TorchServe(
         model_store=options.model_store,
-        models=models,
+        models=_archives(options),
         workdir=options.workdir,
         host=options.host,
         inference_port=options.inference_port,
@@ -123,8 +136,7 @@ def run(options: argparse.Namespace) -> int:
                     return 5
         except KeyboardInterrupt:
             pass
-        if not options.json:
-            print("\nstopping ...", file=sys.stderr, flush=True)
+        common.note(options, "\nstopping ...")
     return 0
 
 
@@ -133,60 +145,65 @@ def keep_tokens(server: TorchServe) -> None:
     try:
         server.token("inference")
         server.token("management")
-    except (
-        IsplitError
-    ) as error:  # tried again in a second; the next look at the process says whether it lives
+    except IsplitError as error:  # the caller tries again, and sees whether the server still runs
         print(f"isplit serve: {error.message}", file=sys.stderr)
 
 
 def announce(server: TorchServe, options: argparse.Namespace) -> None:
-    """Say where the server is and how to reach it."""
-    tokens = not options.no_tokens
+    """Print where the server is and how to reach it."""
+    key_path = None if options.no_tokens else server.key_path
+    secret_path = server.secret_path if options.devices else None
     if options.json:
-        import json
-
-        where = {
+        report = {
             "inference_url": server.inference_url,
             "management_url": server.management_url,
             "metrics_url": server.metrics_url,
-            "key_file": str(server.key_path) if tokens else None,
-            "secret_file": str(server.secret_path) if options.devices else None,
+            "key_file": None if key_path is None else str(key_path),
+            "secret_file": None if secret_path is None else str(secret_path),
             "log": str(server.log_path),
             "pid": server.pid,
         }
-        print(json.dumps(where), flush=True)
+        print(json.dumps(report), flush=True)
         return
-    rows = [("inference", server.inference_url), ("management", server.management_url)]
-    rows += [("metrics", f"{server.metrics_url}/metrics"), ("log", str(server.log_path))]
-    if tokens:
-        rows.append(
-            (
-                "tokens",
-                f"{server.key_path} (renewed by TorchServe's token API; the CLI reads it again)",
-            )
-        )
-    if options.devices:
-        rows.append(
-            ("devices", f"isplit device issue --id ID --days 90 --secret-file {server.secret_path}")
-        )
+    rows = [
+        ("inference", server.inference_url),
+        ("management", server.management_url),
+        ("metrics", f"{server.metrics_url}/metrics"),
+        ("log", str(server.log_path)),
+    ]
+    if key_path is not None:
+        rows.append(("tokens", f"{key_path} (renewed while this command runs; read it again)"))
+    if secret_path is not None:
+        command = f"isplit device issue --id ID --days 90 --secret-file {secret_path}"
+        rows.append(("devices", command))
     print(common.table(("ready", "where"), rows))
-    print(
-        f"\n{curl_hint(server.inference_url, server.key_path if tokens else None)}\nCtrl-C stops it.",
-        flush=True,
-    )
+    print(f"\n{curl_hint(server.inference_url, key_path)}\nCtrl-C stops the server.", flush=True)
 
 
 def curl_hint(url: str, key_path: Path | None) -> str:
-    """Commands to try in another shell."""
+    """Commands to try in another shell; without a key file, without tokens."""
     lines = []
-    auth = ""
+    curl = "curl"
     if key_path is not None:
         code = f"import json; print(json.load(open('{key_path}'))['inference']['key'])"
         lines.append(f'TOKEN=$(python3 -c "{code}")')
-        auth = '-H "Authorization: Bearer $TOKEN" '
+        curl = 'curl -H "Authorization: Bearer $TOKEN"'
     lines += [
-        f"curl {auth}{url}/predictions/isplit/1.0/models",
-        f"curl {auth}{url}/predictions/isplit/1.0/recommendations/MODEL",
-        f"curl {auth}-T photo.jpg {url}/predictions/MODEL        # the whole network on the server",
+        f"{curl} {url}/predictions/isplit/1.0/models",
+        f"{curl} {url}/predictions/isplit/1.0/recommendations/MODEL",
+        f"{curl} -T photo.jpg {url}/predictions/MODEL        # the whole network on the server",
     ]
     return "\n".join(lines)
+
+
+def _archives(options: argparse.Namespace) -> list[str] | None:
+    """File names of the chosen models and of the endpoint; ``None`` for all in the store."""
+    from ..serving.launcher import ENDPOINT_MODEL
+
+    if not options.models:
+        return None
+    archives = [f"{name.removesuffix('.mar')}.mar" for name in options.models]
+    endpoint = f"{ENDPOINT_MODEL}.mar"
+    if endpoint not in archives and (options.model_store / endpoint).is_file():
+        archives.append(endpoint)
+    return archives

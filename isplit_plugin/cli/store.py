@@ -1,4 +1,4 @@
-"""``isplit store``: look after the statistics of live traffic."""
+"""``isplit store``: check, export and compact the store."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ from . import common
 if TYPE_CHECKING:
     from ..traffic import Store
 
-HELP: Final = "check, export or compact the store of live statistics"
+HELP: Final = "check, export or compact the store"
 DESCRIPTION: Final = """\
-Look after the store that the workers write live statistics to:
-  check    read everything there is: is it sound, of which schema, how large, how many rows
-  export   all of it as JSON lines, one row each, for any other program
-  compact  roll old counts up and give free room back
+Maintain the store, to which the workers write the statistics of live traffic:
+  check    read everything; print schema, size and number of rows
+  export   write everything as JSON lines, one row per line
+  compact  roll up old counts and free unused space
 """
 EPILOG: Final = """\
 examples:
   isplit store check --store sqlite:////var/lib/isplit/store.sqlite3
-  isplit store export --store postgresql+psycopg://isplit@db.example/isplit --output store.jsonl
+  isplit store check --store sqlite:///isplit-run/store.db   # of isplit serve
+  isplit store export --store postgresql+psycopg://isplit@db.example/isplit
   isplit store compact
-  isplit store check --store sqlite:///isplit-run/store.db       # what `isplit serve` writes: WORKDIR/store.db
-The servers may go on meanwhile. Without --store: ISPLIT_STORE, else what a TorchServe of your own writes by default,
-~/.local/state/isplit/isplit-store.sqlite3.
+The servers may keep running. Without --store the command takes ISPLIT_STORE, or
+else the default of a worker: ~/.local/state/isplit/isplit-store.sqlite3.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("check", "export", "compact"))
+    parser.add_argument("action", choices=("check", "export", "compact"), help="see above")
     parser.add_argument(
         "--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://..."
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="export: write here instead of to stdout"
+        "--output", type=Path, metavar="FILE", help="for export: write here, not to stdout"
     )
-    parser.add_argument("--json", action="store_true", help="check, compact: the result as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="for check and compact: print the result as JSON"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,18 +54,17 @@ def run(options: argparse.Namespace) -> int:
         if options.action == "export":
             _export(store, options.output)
         elif options.action == "check":
-            _show(_check(store), as_json=options.json)
+            _print(_check(store), as_json=options.json)
         else:
             before, after = store.compact()
-            _show(
-                {"store": store.url, "bytes_before": before, "bytes": after}, as_json=options.json
-            )
+            report = {"store": store.url, "bytes_before": before, "bytes": after}
+            _print(report, as_json=options.json)
     return 0
 
 
 def _check(store: Store) -> dict[str, Any]:
     rows = store.check()
-    found = store.networks()
+    networks = store.networks()
     return {
         "store": store.url,
         "sound": True,
@@ -71,26 +72,35 @@ def _check(store: Store) -> dict[str, Any]:
         "revision": store.revision(),
         "half_life_s": store.half_life_s,
         "bytes": store.size(),
-        "rows": {name.removeprefix("isplit_"): number for name, number in rows.items()},
-        "networks": [network._asdict() for network in found],
+        "rows": {name.removeprefix("isplit_"): count for name, count in rows.items()},
+        "networks": [network._asdict() for network in networks],
     }
 
 
-def _show(found: dict[str, Any], *, as_json: bool) -> None:
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        common.emit_json(found)
+        common.emit_json(report)
         return
-    for name, value in found.items():
+    for name, value in report.items():
         if name == "rows":
             print("\n" + common.table(("table", "rows"), value.items()))
         elif name == "networks":
-            lines = [
-                (n["model"], n["version"], n["network_hash"][:20], common.when(n["as_of"]))
-                for n in value
-            ]
-            print("\n" + common.table(("model", "version", "network", "newest observation"), lines))
+            print("\n" + _network_table(value))
         else:
             print(f"{name:<14}{common.kilobytes(value) if name.startswith('bytes') else value}")
+
+
+def _network_table(networks: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            network["model"],
+            network["version"],
+            network["network_hash"][:20],
+            common.utc_time(network["as_of"]),
+        )
+        for network in networks
+    ]
+    return common.table(("model", "version", "network", "newest observation"), rows)
 
 
 def _export(store: Store, output: Path | None) -> None:

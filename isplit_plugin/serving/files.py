@@ -1,4 +1,4 @@
-"""The names of the files in an archive, and their hashes."""
+"""The files of an archive: their names, and the check of their hashes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ MANIFEST: Final = "manifest.json"
 NETWORK: Final = "network.pt2"
 PROFILE: Final = "profile.safetensors"
 ENDPOINT_MODEL: Final = "isplit"
-"""The name under which the recommendation endpoint is registered; no split model can have it."""
+"""The TorchServe model name of the endpoint. No split model can have this name."""
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file that the manifest names with its hash. Raises BundleError naming the first that differs."""
+    """Compare every file that the manifest names with its SHA-256.
+
+    Raises:
+        BundleError: a file is missing or differs; the message names the first one.
+    """
     for name, expected in manifest.files.items():
         path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
+        outside = Path(name).is_absolute() or ".." in Path(name).parts
+        if outside or not path.is_file():
             raise BundleError(
                 f"{name} is missing from the archive of {manifest.model!r}", file=name
             )
-        found = file_sha256(path)
-        if found != expected:
+        actual = file_sha256(path)
+        if actual != expected:
             raise BundleError(
-                f"{name} of model {manifest.model!r} is not the file that was packaged: its SHA-256 is {found}, "
-                f"expected {expected}",
+                f"{name} of model {manifest.model!r} is not the file that was packaged: "
+                f"expected SHA-256 {expected}, got {actual}",
                 file=name,
             )

@@ -115,7 +115,7 @@ class EndpointSettings(WorkerSettings):
     """Settings of the endpoint.
 
     Attributes:
-        min_gain: share by which a rival must be better than the standing pick.
+        min_gain: share by which a rival must be faster than the standing pick.
         dwell_s: dwell time, in seconds of traffic.
         probes: see :class:`ProbeReportSettings`.
     """

@@ -1,4 +1,4 @@
-"""The way to the database: transactions, what its failures are called, and the schema's age.
+"""The way to the database: transactions, what its failures are called, and the schema's number.
 
 SQLite (WAL) by default, PostgreSQL through ``postgresql+psycopg://``. Vectors cannot be added in SQL, so a writer
 reads, adds and writes back within one transaction, and writers come one after the other: on SQLite by BEGIN IMMEDIATE,
@@ -36,7 +36,7 @@ _IN_TEXT: Final = re.compile(r"(://[^:/@\s]*):\S*@")
 
 
 class Database:
-    """One database of the store. Opens it, and creates or migrates its schema; raises StoreError."""
+    """One database of the store. Opens it, and creates its tables; raises StoreError."""
 
     def __init__(
         self, url: str | Path, *, create: bool, half_life_s: int, busy_timeout_s: float
@@ -139,7 +139,7 @@ class Database:
                 raise self.error("expected an existing file, found none")
         with self._guard(f"a store of schema {tables.SCHEMA}"):
             if self._schema_now() != tables.SCHEMA:
-                self._bring_up_to_date()
+                self._create_tables()
             with self.engine.connect() as connection:
                 self.half_life_s = connection.scalar(value_of("half_life_s")) or self.half_life_s
         self._file = self._identity()
@@ -150,13 +150,9 @@ class Database:
             if not sa.inspect(connection).has_table(tables.meta.name):
                 return None
             found: int | None = connection.scalar(value_of("schema"))
-        if found is not None and found > tables.SCHEMA:
-            raise self.error(
-                f"expected schema {tables.SCHEMA} or older, found {found}: written by a newer version"
-            )
         return found
 
-    def _bring_up_to_date(self) -> None:
+    def _create_tables(self) -> None:
         with self._writing() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
@@ -177,15 +173,11 @@ class Database:
             schema = connection.scalar(value_of("schema"))
             if schema is None:
                 raise self.error("expected a schema number, found none: the store is damaged")
-            while schema < tables.SCHEMA:
-                if schema not in tables.MIGRATIONS:
-                    raise self.error(
-                        f"expected a schema that can be migrated to {tables.SCHEMA}, found {schema}"
-                    )
-                tables.MIGRATIONS[schema](connection)
-                schema += 1
-                put = tables.meta.update().where(tables.meta.c.key == "schema").values(value=schema)
-                connection.execute(put)
+            if schema != tables.SCHEMA:
+                raise self.error(
+                    f"expected schema {tables.SCHEMA}, found {schema}: "
+                    "another version of isplit-plugin wrote this store"
+                )
 
     # ------------------------------------------------------------------------------------------------- failures
 

@@ -19,7 +19,7 @@ from ..schema import Cut, Observation
 from .devices import OTHER_DEVICE, Staged, StagedKey, bucket_of, device_of
 from .histogram import Histogram
 from .labels import PendingRequest, key_of
-from .moments import F64, Moments, Products, first_known, landmark, rescale
+from .moments import F64, Moments, first_known, landmark, rescale
 
 OTHER: Final = "other"
 """The name under which everything above the cap of names is counted."""
@@ -158,20 +158,13 @@ class Delta:
         """Forget what was aggregated; the known names stay."""
         self.as_of = -math.inf
         self.moments: dict[tuple[Population, int], Moments] = {}
-        self.products: dict[Population, Products] = {}
         self.staged: dict[StagedKey, Staged] = {}
         self.served: dict[ServedKey, Served] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
         self.waiting: dict[str, PendingRequest] = {}
 
     def __len__(self) -> int:
-        return (
-            len(self.moments)
-            + len(self.products)
-            + len(self.staged)
-            + len(self.served)
-            + len(self.outcomes)
-        )
+        return len(self.moments) + len(self.staged) + len(self.served) + len(self.outcomes)
 
     def _room(self, known: bool) -> bool:
         if known or len(self) < self.max_keys:
@@ -269,10 +262,7 @@ class Delta:
             if not self._room(key in self.moments):
                 continue
             one = Moments.of(deviation, at, self.half_life_s)
-            products = Products.of(deviation, at, self.half_life_s)
             self.moments[key] = self.moments[key].merge(one) if key in self.moments else one
-            known = self.products.get(population)
-            self.products[population] = products if known is None else known.merge(products)
             self.as_of = max(self.as_of, at)
         return bad
 
@@ -295,9 +285,6 @@ class Delta:
 
         out = Delta(self.mean0, self.half_life_s, self.classes)
         out.as_of = self.as_of
-        for population, products in self.products.items():
-            to = population._replace(group=group(population.group))
-            out.products[to] = out.products[to].merge(products) if to in out.products else products
         for (population, class_id), moments in self.moments.items():
             key = (population._replace(group=group(population.group)), class_id)
             out.moments[key] = out.moments[key].merge(moments) if key in out.moments else moments
@@ -326,14 +313,9 @@ class Delta:
             self.outcomes,
         )
         out.waiting = self.waiting
-        rows: dict[Population, list[Moments]] = {}
         for (population, class_id), moments in self.moments.items():
             by = shift_from(population.start, mean0 - self.mean0)
             out.moments[population, class_id] = moments.shifted(by)
-            rows.setdefault(population, []).append(moments)
-        for population, products in self.products.items():
-            by = shift_from(population.start, mean0 - self.mean0)
-            out.products[population] = products.shifted(by, rows.get(population, ()))
         return out
 
     def _outcome(self, key: OutcomeKey, outcome: Outcome) -> None:

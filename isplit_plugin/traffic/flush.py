@@ -32,8 +32,8 @@ from .delta import (
 )
 from .histogram import pack, unpack
 from .labels import write_pending
-from .moments import F64, Moments, Products
-from .staging import columns_of, stage
+from .moments import F64, Moments
+from .staging import columns_of, populations_of, stage
 
 DAY_S: Final = 24 * HOUR_S
 KEEP_HOURS_S: Final = 2 * DAY_S
@@ -56,7 +56,6 @@ def write_delta(
     points = len(mean0)
     close_buckets(connection, network, told)
     _write_moments(connection, network, told, points)
-    _write_products(connection, network, told, points)
     _write_served(connection, network, told)
     _write_outcomes(connection, network, told)
     write_pending(connection, network, told.waiting, told.as_of)
@@ -76,9 +75,6 @@ def close_buckets(connection: Connection, network: str, delta: Delta) -> None:
     times = {"known": known, "newest": newest, "half_life_s": delta.half_life_s}
     closed = stage(connection, network, delta.staged, delta.mean0, **times)
     for population, means in closed.items():
-        products = Products(means.epoch, means.products)
-        before = delta.products.get(population)
-        delta.products[population] = products if before is None else before.merge(products)
         for class_id, vector in zip(means.ids.tolist(), means.vectors, strict=True):
             moments, key = Moments(means.epoch, vector), (population, class_id)
             delta.moments[key] = (
@@ -128,7 +124,7 @@ def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, 
             ("codec", key.cut.coding),
             ("group", key.group),
         }
-    used |= {("group", population.group) for population in delta.products}
+    used |= {("group", population.group) for population, _ in delta.moments}
     used |= {("group", staged.group) for staged in delta.staged.values()}
     for kind, value in sorted(used):
         names[kind].fit(value)
@@ -159,20 +155,6 @@ def _write_moments(connection: Connection, network: str, delta: Delta, points: i
             {**key, "class_id": c, "epoch": m.epoch, "moments": m.to_bytes()}
             for c, m in merged.items()
         ]
-    upsert(connection, table, rows)
-
-
-def _write_products(connection: Connection, network: str, delta: Delta, points: int) -> None:
-    table = tables.comoment
-    rows = []
-    for population, fresh in delta.products.items():
-        query = sa.select(table.c.epoch, table.c.products).where(_is(table, network, population))
-        merged = fresh
-        for epoch, raw in connection.execute(query):
-            merged = Products.from_bytes(raw, epoch, points).merge(fresh)
-        rows.append(
-            {**_columns(network, population), "epoch": merged.epoch, "products": merged.to_bytes()}
-        )
     upsert(connection, table, rows)
 
 
@@ -254,17 +236,12 @@ def _write_outcomes(connection: Connection, network: str, delta: Delta) -> None:
 def move_shift(connection: Connection, network: str, old: F64, new: F64) -> None:
     """Tell all sums of ``network`` about the shift ``new`` instead of ``old``."""
     points = len(old)
-    for row in list(
-        connection.execute(sa.select(tables.comoment).where(tables.comoment.c.network == network))
-    ):
-        population = Population(row.device_group, row.source, row.target, row.start)
+    table = tables.importance
+    for population in populations_of(connection, network):
         by = shift_from(population.start, new - old)
-        table = tables.importance
-        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(
-            _is(table, network, population)
-        )
+        query = sa.select(table.c.class_id, table.c.epoch, table.c.moments)
+        query = query.where(_is(table, network, population))
         rows = {c: Moments.from_bytes(raw, e, points) for c, e, raw in connection.execute(query)}
-        products = Products.from_bytes(row.products, row.epoch, points).shifted(by, rows.values())
         key = _columns(network, population)
         moved = {c: m.shifted(by) for c, m in rows.items()}
         both = [
@@ -272,11 +249,6 @@ def move_shift(connection: Connection, network: str, old: F64, new: F64) -> None
             for c, m in moved.items()
         ]
         upsert(connection, table, both)
-        upsert(
-            connection,
-            tables.comoment,
-            [{**key, "epoch": products.epoch, "products": products.to_bytes()}],
-        )
 
 
 def _is(table: Table, network: str, key: Population | dict[str, Any]) -> sa.ColumnElement[bool]:

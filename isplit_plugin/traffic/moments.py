@@ -13,23 +13,11 @@ which is exact in binary floating point.
 first known point). All observations of one population share their ``start``, so the count and the weights are scalars
 and only the sums are vectors over the P points, zero before ``start``. A view over several starts is the sum of the
 populations, per point.
-
-**Pooled within-class covariance.** Points of one curve are correlated, so differences between points need covariances.
-Keeping one matrix for each class would be too large. The raw products about a fixed shift mu0,
-``T = sum w (x - mu0)(x - mu0)'`` over all classes, add as well, and the between-class part is taken off when read::
-
-    within = T - sum_c s1_c s1_c' / w_c          s1_c, w_c: the class's own sums, kept anyway
-    dof    = sum_c (w_c - w2_c / w_c)            E[within] = dof * covariance, for independent observations
-
-This holds for whole vectors only: with values missing, s1_c(p) and s1_c(q) would come from different images. Therefore
-T is kept for each population (and start), where every pair is complete, and what is added up over populations are the
-within parts: entry (p, q) then rests on exactly those observations that know both points, with a dof of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -162,72 +150,3 @@ def rescale_rows(vectors: F64, epochs: npt.NDArray[np.int64], to_epoch: int) -> 
     out[:, 0] = vectors[:, 0]
     out[:, 2] = np.ldexp(vectors[:, 2], 2 * shift)
     return out
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Products:
-    """T = sum of w (x - mu0)(x - mu0)' over all classes of one population, (P, P); zero before its start."""
-
-    epoch: int
-    matrix: F64
-
-    @classmethod
-    def of(cls, deviation: F64, at: float, half_life_s: float) -> Products:
-        """One observation, as in :meth:`Moments.of`."""
-        epoch, w = landmark(at, half_life_s)
-        return cls(epoch, w * np.outer(deviation, deviation))
-
-    @classmethod
-    def from_bytes(cls, raw: bytes, epoch: int, points: int) -> Products:
-        """Read what :meth:`to_bytes` wrote. Raises StoreError where the length is not that of ``points`` points."""
-        expected = 8 * (points * (points + 1) // 2)
-        if len(raw) != expected:
-            raise StoreError(
-                f"comoment: expected {expected} bytes ({points} points), got {len(raw)}"
-            )
-        matrix = np.zeros((points, points))
-        matrix[np.triu_indices(points)] = np.frombuffer(raw, "<f8")
-        return cls(epoch, matrix + np.triu(matrix, 1).T)
-
-    def to_bytes(self) -> bytes:
-        """The upper triangle, row by row, little-endian float64."""
-        return self.matrix[np.triu_indices(len(self.matrix))].astype("<f8").tobytes()
-
-    def at_epoch(self, epoch: int) -> Products:
-        """The same observations, weighed relative to another landmark."""
-        if epoch == self.epoch:
-            return self
-        return Products(
-            epoch, np.ldexp(self.matrix, max(-_MAX_SHIFT, min(_MAX_SHIFT, self.epoch - epoch)))
-        )
-
-    def merge(self, other: Products) -> Products:
-        """The observations of both. Raises StoreError where they are of curves with different numbers of points."""
-        if self.matrix.shape != other.matrix.shape:
-            raise StoreError(
-                f"comoment: cannot merge {other.matrix.shape} into {self.matrix.shape}"
-            )
-        epoch = max(self.epoch, other.epoch)
-        return Products(epoch, self.at_epoch(epoch).matrix + other.at_epoch(epoch).matrix)
-
-    def shifted(self, by: F64, rows: Iterable[Moments]) -> Products:
-        """The same observations about mu0 + ``by``; ``rows``: the moments about mu0 of all their classes."""
-        told = [row.at_epoch(self.epoch) for row in rows]
-        s1 = sum((row.sum1 for row in told), np.zeros(len(by)))
-        w = sum(row.weight for row in told)
-        return Products(
-            self.epoch, self.matrix - np.outer(s1, by) - np.outer(by, s1) + w * np.outer(by, by)
-        )
-
-
-def within_classes(products: Products, weight: F64, weight2: F64, sum1: F64) -> tuple[F64, float]:
-    """Take the between-class part off one population's T (see the module's text).
-
-    ``weight``, ``weight2`` (K,) and ``sum1`` (K, P): its classes, relative to ``products.epoch``. Returns the pooled
-    within-class matrix (P, P) and its degrees of freedom; classes of no weight are left out.
-    """
-    alive = weight > 0
-    w, w2, s1 = weight[alive], weight2[alive], sum1[alive]
-    within = products.matrix - (s1 / w[:, None]).T @ s1
-    dof = float(np.sum(w - w2 / w))
-    return within, max(0.0, dof)

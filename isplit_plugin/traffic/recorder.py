@@ -353,7 +353,6 @@ class Recorder:
         self._counts["overflow"] = delta.overflow
 
     def _failed(self, error: Exception) -> None:
-        self._counts["flush_failures"] += 1
         self._failures += 1
         self._retry_at = time.monotonic() + min(
             MAX_BACKOFF_S, self._flush_s * 2 ** min(self._failures - 1, 10)
@@ -364,6 +363,7 @@ class Recorder:
         if text != self._last_error:
             _log.warning("statistics wait: %s", text.replace("\n", " ").replace("\r", " "))
         self._last_error = text
+        self._counts["flush_failures"] += 1
         if self._store is not None:
             self._store.close()
             self._store = None  # opened again, and the network put again, when it is next tried

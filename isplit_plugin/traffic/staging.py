@@ -49,12 +49,11 @@ _CHUNK: Final = 500
 @dataclass(frozen=True, eq=False)
 class Means:
     """Device means of one population, as observations: class ids (K,), vectors (K, 3 + 2 P) of
-    :class:`.moments.Moments` and products (P, P), both relative to ``epoch``; the devices of each class."""
+    :class:`.moments.Moments` relative to ``epoch``; the devices of each class."""
 
     epoch: int
     ids: npt.NDArray[np.int64]
     vectors: F64
-    products: F64
     seen: tuple[Seen, ...]
 
 
@@ -103,9 +102,7 @@ def means_of(rows: Iterable[Row[Any]], mean0: F64, half_life_s: float) -> dict[P
             seen_of((row[3], row[2]) for row in mine[a:b])
             for a, b in zip(first.tolist(), ends, strict=True)
         )
-        found[Population(*where)] = Means(
-            epoch, ids, np.add.reduceat(vectors, first, axis=0), wx.T @ x, seen
-        )
+        found[Population(*where)] = Means(epoch, ids, np.add.reduceat(vectors, first, axis=0), seen)
     return found
 
 
@@ -227,6 +224,18 @@ def _write_seen(
                     {**place, "class_id": class_id, "means": number, "seen": seen.tobytes()}
                 )
     upsert(connection, table, rows)
+
+
+def populations_of(
+    connection: Connection, network: str, group: str | None = None
+) -> list[Population]:
+    """The populations of one device group (``None``: of all) with importance, in order."""
+    table = tables.importance
+    key = (table.c.device_group, table.c.source, table.c.target, table.c.start)
+    query = sa.select(*key).distinct().where(table.c.network == network).order_by(*key)
+    if group is not None:
+        query = query.where(table.c.device_group == group)
+    return [Population(*row) for row in connection.execute(query)]
 
 
 def columns_of(population: Population) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from ..advice.live_view import ALL_GROUPS
 from . import tables
 from .delta import Population
 from .flush import mean0_of
-from .moments import F64, Products, landmark, rescale_rows, within_classes
-from .staging import Means, columns_of, read_means
+from .moments import landmark, rescale_rows
+from .staging import Means, columns_of, populations_of, read_means
 
 HEADER: Final = 3
 
@@ -61,7 +61,6 @@ class Sums(NamedTuple):
     unit: float  # the weight of the newest observation
     means: dict[Population, Means]
     populations: dict[Population, Rows]
-    products: dict[Population, Products]
 
 
 def read_sums(
@@ -77,23 +76,14 @@ def read_sums(
     populations = _add_means(
         _populations(connection, network, group, points, epoch), means, points, epoch
     )
-    products = _products(connection, network, group, points, means)
-    return Sums(points, epoch, unit, means, populations, products)
+    return Sums(points, epoch, unit, means, populations)
 
 
 def _populations(
     connection: Connection, network: str, group: str, points: int, epoch: int
 ) -> dict[Population, Rows]:
-    known = (
-        tables.comoment
-    )  # a population has one row there, and one for each of its classes in the other table
-    keys = sa.select(known.c.device_group, known.c.source, known.c.target, known.c.start)
     found = {}
-    keys = keys.where(*rows_of(known, network, group)).order_by(
-        *known.primary_key
-    )  # sums to the last bit the same
-    for key in connection.execute(keys).all():
-        population = Population(*key)
+    for population in populations_of(connection, network, None if group == ALL_GROUPS else group):
         table = tables.importance
         query = sa.select(table.c.class_id, table.c.epoch, table.c.moments).where(
             table.c.network == network
@@ -113,28 +103,6 @@ def _add_means(
     for population, mean in means.items():
         populations.setdefault(population, Rows((), (), (), points, epoch)).add(mean, epoch)
     return populations
-
-
-def _products(
-    connection: Connection, network: str, group: str, points: int, means: Mapping[Population, Means]
-) -> dict[Population, Products]:
-    table = tables.comoment
-    found = {}
-    for row in connection.execute(
-        sa.select(table).where(*rows_of(table, network, group)).order_by(*table.primary_key)
-    ):
-        population = Population(row.device_group, row.source, row.target, row.start)
-        found[population] = Products.from_bytes(row.products, row.epoch, points)
-    for population, mean in means.items():
-        fresh = Products(mean.epoch, mean.products)
-        found[population] = found[population].merge(fresh) if population in found else fresh
-    return found
-
-
-def within_of(products: Products, rows: Rows, points: int) -> tuple[F64, float]:
-    """The pooled within-class part of one population's products, and its degrees of freedom."""
-    v = rows.vectors
-    return within_classes(products, v[:, 1], v[:, 2], v[:, HEADER : HEADER + points])
 
 
 def rows_of(table: sa.Table, network: str, group: str) -> list[sa.ColumnElement[bool]]:

@@ -1,4 +1,4 @@
-"""The tables of the store, and the steps from older schemas.
+"""The tables of the store.
 
 Everything is bounded: importance and outcome rows by networks x classes x groups (times a handful of sources, starts,
 served points and codecs), served rows by served points x codecs x groups x buckets, and buckets are rolled up and
@@ -8,13 +8,11 @@ single request but in ``isplit_request``, which is bounded by number and age (se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Double,
     Index,
     Integer,
@@ -25,14 +23,10 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA: Final = 2
-"""The schema this version reads and writes. A newer store is refused, an older one is migrated."""
+SCHEMA: Final = 1
+"""The schema that this version reads and writes. A store of any other schema is refused."""
 
 metadata = MetaData()
-
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: metadata.create_all}
-"""Steps by the schema they start from: ``MIGRATIONS[n]`` turns schema n into n + 1, inside the opening transaction.
-Schema 2 has more tables than schema 1, and the same ones unchanged."""
 
 meta = Table(
     "isplit_meta",
@@ -89,18 +83,6 @@ importance = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("moments", LargeBinary, nullable=False),
     sqlite_with_rowid=False,  # read by ranges of the key
-)
-
-comoment = Table(
-    "isplit_comoment",
-    metadata,
-    Column("network", String(128), primary_key=True),
-    Column("device_group", String(128), primary_key=True),
-    Column("source", String(16), primary_key=True),
-    Column("target", String(16), primary_key=True),
-    Column("start", Integer, primary_key=True),
-    Column("epoch", BigInteger, nullable=False),
-    Column("products", LargeBinary, nullable=False),
 )
 
 served = Table(

@@ -17,7 +17,7 @@ from .delta import TIMES
 from .devices import Staged, count_seen, seen_from_bytes
 from .flush import roll_up
 from .histogram import Histogram, unpack, upper_ms
-from .moments import Moments, Products
+from .moments import Moments
 
 EXPORT_FORMAT: Final = 1
 
@@ -57,8 +57,6 @@ def read_all(connection: Connection) -> None:
         json.loads(raw)
     for row in connection.execute(sa.select(tables.importance)):
         Moments.from_bytes(row.moments, row.epoch, points[row.network])
-    for row in connection.execute(sa.select(tables.comoment)):
-        Products.from_bytes(row.products, row.epoch, points[row.network])
     for raw in connection.scalars(sa.select(tables.served.c.times)):
         unpack(raw, len(TIMES))
     for row in connection.execute(sa.select(tables.device_bucket)):
@@ -116,10 +114,6 @@ def _importance(row: Row[Any], points: Mapping[str, int]) -> _Decoded:
     return {"moments": _GONE, **scalars, "sum1": m.sum1, "sum2": m.sum2}
 
 
-def _comoment(row: Row[Any], points: Mapping[str, int]) -> _Decoded:
-    return {"products": Products.from_bytes(row.products, row.epoch, points[row.network]).matrix}
-
-
 def _served(row: Row[Any], _points: Mapping[str, int]) -> _Decoded:
     times = unpack(row.times, len(TIMES))
     return {"times": {name: _histogram(times[i]) for i, name in enumerate(TIMES)}}
@@ -147,7 +141,6 @@ _DECODE: Final[Mapping[str, Callable[[Row[Any], Mapping[str, int]], _Decoded]]] 
     tables.network.name: _network,
     tables.model.name: _model,
     tables.importance.name: _importance,
-    tables.comoment.name: _comoment,
     tables.served.name: _served,
     tables.device_bucket.name: _device_bucket,
     tables.device_seen.name: _device_seen,

@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 
 from ..advice import (
     ALL_GROUPS,
-    WHOLE_CURVES,
     ClassCounts,
     ImportanceRows,
     LiveView,
@@ -30,9 +29,9 @@ from .delta import TIMES, Population
 from .devices import Seen, count_seen, merge_seen, seen_from_bytes
 from .flush import KEEP_HOURS_S
 from .histogram import Histogram, unpack_sum
-from .moments import F64, Products, shift_of
+from .moments import F64, shift_of
 from .staging import Means
-from .sums import HEADER, Rows, read_sums, rows_of, within_of
+from .sums import HEADER, Rows, read_sums, rows_of
 
 
 def read_view(
@@ -48,7 +47,6 @@ def read_view(
     if progress is None or progress.as_of is None:
         return LiveView.empty(group, revision)
     sums = read_sums(connection, network, group, progress.as_of, half_life_s)
-    comoment, dof = _whole_curves(sums.populations, sums.products, sums.epoch)
     devices = _devices(connection, network, group, sums.means)
     outcomes, class_counts = _outcomes(connection, network, group, sums.epoch, sums.unit)
     served = _served(connection, network, group, progress.as_of)
@@ -57,8 +55,6 @@ def read_view(
         served=served,
         outcomes=outcomes,
         class_counts=class_counts,
-        comoment=None if comoment is None else comoment / sums.unit,
-        comoment_dof=dof / sums.unit,
         revision=revision,
         as_of=progress.as_of,
         observations=int(sum(row.requests for row in served)),
@@ -152,23 +148,6 @@ def _distinct(parts: Sequence[_Devices], ids: npt.NDArray[np.int64], count: F64)
             found[row, start:] += now - before
             before = now
     return found
-
-
-def _whole_curves(
-    populations: dict[Population, Rows], products: Mapping[Population, Products], epoch: int
-) -> tuple[F64 | None, float]:
-    whole = {
-        p: rows for p, rows in populations.items() if p.start == 0 and p.source in WHOLE_CURVES
-    }
-    if not whole:
-        return None, 0.0
-    points = (next(iter(whole.values())).vectors.shape[1] - HEADER) // 2
-    comoment, dof = np.zeros((points, points)), 0.0
-    for population, found in products.items():
-        if population in whole:
-            one, freedom = within_of(found.at_epoch(epoch), whole[population], points)
-            comoment, dof = comoment + one, dof + freedom
-    return comoment, dof
 
 
 def _served(

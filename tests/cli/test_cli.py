@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,10 @@ import pytest
 from toys import advice as toys
 from toys.report import make_manifest, make_profile
 
-from isplit_plugin import errors
+from isplit_plugin import cli, errors
 from isplit_plugin.advice import LiveView, recommend
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
-from isplit_plugin.cli.common import class_ids, note, read_key, table, when
+from isplit_plugin.cli.common import class_ids, note, read_key, table, utc_time
 from isplit_plugin.cli.recommend import render, worth_showing
 from isplit_plugin.schema import ON_DEVICE, Cut, Prediction, StandingPick, Timings, TopClass
 from isplit_plugin.traffic import Store
@@ -35,7 +36,8 @@ def test_every_command_teaches_itself(command: str, capsys: pytest.CaptureFixtur
 def test_the_overview_names_every_command() -> None:
     overview = build_parser().format_help()
     for command in COMMANDS:
-        assert f"    {command}" in overview
+        assert f"\n    {command}" in overview
+        assert re.search(rf"\b{command}\b", cli.__doc__ or "")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_the_store_of_a_server_that_was_never_asked(
         store.put_network(toys.manifest(), toys.profile())
     assert main(["store", "check", "--store", url]) == 0
     assert capsys.readouterr().out.rstrip().endswith("none yet")
-    assert when(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
+    assert utc_time(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
 
 
 def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:

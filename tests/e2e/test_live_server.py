@@ -200,7 +200,7 @@ def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> 
         TorchServe(model_store=tmp_path / "nowhere")
     with pytest.raises(ServingError, match=r"not in the model store .*: absent\.mar"):
         TorchServe(model_store=tmp_path, models=["absent.mar"])
-    with pytest.raises(ServingError, match="settings: inference_address follow"):
+    with pytest.raises(ServingError, match="settings: inference_address: expected only keys"):
         TorchServe(model_store=tmp_path, settings={"inference_address": "http://0.0.0.0:80"})
     (tmp_path / "text.mar").write_text("not a zip")
     with pytest.raises(BundleError, match=r"text\.mar is not a model archive"):

@@ -23,7 +23,7 @@ def _rows(
 def _view(*rows: ImportanceRows) -> LiveView:
     empty = LiveView.empty("all", 1)
     return LiveView(
-        importance=rows, served=(), outcomes=(), class_counts=empty.class_counts, comoment=None, comoment_dof=0.0,
+        importance=rows, served=(), outcomes=(), class_counts=empty.class_counts,
         revision=1, as_of=1.0, observations=0, group="all",
     )  # fmt: skip
 

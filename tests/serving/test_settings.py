@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from isplit_plugin.advice import Policy
+from isplit_plugin.advice import SwitchingPolicy
 from isplit_plugin.device_tokens import SECRET_VARIABLE
 from isplit_plugin.errors import ServingError
 from isplit_plugin.serving import resources
@@ -48,7 +48,11 @@ def test_the_shipped_file_holds_every_key_and_the_defaults(settings: type[Worker
 
 def test_the_shipped_policy_is_the_default() -> None:
     settings = EndpointSettings.from_config(_shipped("endpoint-config.yaml"))
-    assert Policy(settings.min_gain, settings.dwell_s) == Policy() == Policy(0.05, 900.0)
+    assert (
+        SwitchingPolicy(settings.min_gain, settings.dwell_s)
+        == SwitchingPolicy()
+        == SwitchingPolicy(0.05, 900.0)
+    )
 
 
 def test_the_response_limit_is_the_servers() -> None:

@@ -90,10 +90,6 @@ def same(a: LiveView, b: LiveView) -> None:
             assert getattr(x, name) == pytest.approx(
                 getattr(y, name), rel=1e-12, abs=1e-12 * size
             ), name
-    assert (a.comoment is None) == (b.comoment is None)
-    if a.comoment is not None:
-        assert a.comoment == pytest.approx(b.comoment, rel=1e-9, abs=1e-11)
-    assert a.comoment_dof == pytest.approx(b.comoment_dof, rel=1e-12)
 
 
 def test_a_device_counts_once_in_an_hour_and_again_in_the_next(shared: Store) -> None:

@@ -63,7 +63,6 @@ def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -
         assert np.array_equal(x.count, y.count)
         for name in ("weight", "weight2", "sum1", "sum2"):
             assert getattr(x, name) == pytest.approx(getattr(y, name), rel=1e-12, abs=1e-12)
-    assert together.comoment == pytest.approx(expected.comoment, rel=1e-9)
     assert together.class_counts.weight == pytest.approx(expected.class_counts.weight, rel=1e-12)
 
 
@@ -272,9 +271,8 @@ def test_damaged_pages_are_found(path: Path, url: str) -> None:
         ("UPDATE isplit_importance SET moments = x'00'", lambda s: s.view(NETWORK)),
         ("UPDATE isplit_importance SET moments = 'text'", lambda s: s.view(NETWORK)),
         ("UPDATE isplit_importance SET epoch = 'soon'", lambda s: s.view(NETWORK)),
-        ("UPDATE isplit_comoment SET products = x'00'", lambda s: s.view(NETWORK)),
         ("UPDATE isplit_served SET times = x'0102'", lambda s: s.view(NETWORK)),
-        ("UPDATE isplit_outcome SET seen = 'many'", lambda s: s.view(NETWORK)),
+        ("UPDATE isplit_outcome SET predictions = 'many'", lambda s: s.view(NETWORK)),
         ("UPDATE isplit_network SET mean0 = x'00'", lambda s: s.view(NETWORK)),
         ("UPDATE isplit_network SET profile = x'00'", lambda s: s.profile(NETWORK)),
         ("UPDATE isplit_model SET manifest = '{}'", lambda s: s.manifest("toy")),
@@ -359,75 +357,17 @@ def run(url: str, *statements: str) -> None:
     engine.dispose()
 
 
-def test_a_newer_schema_is_refused(url: str, store: Store) -> None:
-    run(url, "UPDATE isplit_meta SET value = 99 WHERE key = 'schema'")
-    with pytest.raises(StoreError, match=f"expected schema {tables.SCHEMA} or older, found 99"):
-        Store(url)
-
-
-SCHEMA_1 = {
-    "meta",
-    "network",
-    "model",
-    "progress",
-    "name",
-    "importance",
-    "comoment",
-    "served",
-    "outcome",
-}
-
-
-def test_a_store_of_schema_1_is_migrated_and_keeps_what_it_had(url: str) -> None:
-    """The tables of schema 1 are those of today, without the later ones."""
-    with Store(url) as old:
-        old.put_network(manifest(), profile())
-        delta = one_delta()
-        delta.add_importance(
-            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9
-        )
-        old.add(NETWORK, delta)
-        before = old.view(NETWORK)
-    later = [
-        table
-        for table in tables.metadata.sorted_tables
-        if table.name.removeprefix("isplit_") not in SCHEMA_1
-    ]
-    assert {"isplit_device_bucket", "isplit_device_seen"} <= {table.name for table in later}
-    run(
-        url,
-        *(f"DROP TABLE {table.name}" for table in later),
-        "UPDATE isplit_meta SET value = 1 WHERE key = 'schema'",
-    )
-    with Store(url) as migrated:
-        after = migrated.view(NETWORK)
-        assert after.observations == before.observations == 1
-        assert after.importance[0].sum1.tolist() == before.importance[0].sum1.tolist()
-        fresh = Delta(profile().mean0, DEFAULT_HALF_LIFE_S, CLASSES, identity=True)
-        fresh.add_importance(
-            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9, device="a"
-        )
-        migrated.add(NETWORK, fresh)
-        assert migrated.view(NETWORK).importance[0].count.tolist() == [[2.0] * 4]
-        migrated.check()
-    with Store(url) as again:
-        assert again.check()["isplit_device_bucket"] == 1
-
-
-def test_an_older_schema_is_migrated_once(
-    monkeypatch: pytest.MonkeyPatch, url: str, store: Store
-) -> None:
-    store.add(NETWORK, one_delta())
-    monkeypatch.setattr(tables, "SCHEMA", tables.SCHEMA + 1)
-    with pytest.raises(StoreError, match="expected a schema that can be migrated to 3, found 2"):
-        Store(url)
-    steps = {2: lambda c: c.exec_driver_sql("ALTER TABLE isplit_model ADD COLUMN note TEXT")}
-    monkeypatch.setattr(tables, "MIGRATIONS", steps)
-    for _ in range(2):  # a second time the column would be there already
-        with Store(url) as newer:
-            assert newer.view(NETWORK).observations == 1
-    monkeypatch.undo()
-    with pytest.raises(StoreError, match="found 3: written by a newer version"):
+@pytest.mark.parametrize(
+    ("statement", "number"),
+    [
+        ("UPDATE isplit_meta SET value = 0 WHERE key = 'schema'", 0),
+        ("UPDATE isplit_meta SET value = 99 WHERE key = 'schema'", 99),
+    ],
+)
+def test_another_schema_is_refused(url: str, store: Store, statement: str, number: int) -> None:
+    run(url, statement)
+    expected = f"expected schema {tables.SCHEMA}, found {number}: another version"
+    with pytest.raises(StoreError, match=expected):
         Store(url)
 
 

@@ -14,12 +14,10 @@ from river import stats
 from isplit_plugin.errors import StoreError
 from isplit_plugin.traffic.moments import (
     Moments,
-    Products,
     first_known,
     landmark,
     rescale,
     rescale_rows,
-    within_classes,
 )
 
 HALF_LIFE = 3600.0
@@ -63,22 +61,6 @@ def test_any_partition_in_any_order_is_the_whole(
     # relative to the sum of magnitudes: where terms cancel, the result itself is no measure of its rounding
     assert whole.sum1 == pytest.approx(w @ x, rel=1e-12, abs=1e-12 * (w @ np.abs(x)).max())
     assert whole.sum2 == pytest.approx(w @ x**2, rel=1e-12)
-
-
-@given(curves, ages)
-@settings(max_examples=100, deadline=None)
-def test_products_merge_like_moments(drawn: list[tuple[float, ...]], age: list[float]) -> None:
-    x = np.array(drawn)
-    at = T0 + np.array(age[: len(x)])
-    total = Products.of(x[0], at[0], HALF_LIFE)
-    for row, t in zip(x[1:], at[1:], strict=True):
-        total = Products.of(row, t, HALF_LIFE).merge(total)
-    w = weights(at, total.epoch)
-    assert total.matrix == pytest.approx(
-        (x * w[:, None]).T @ x, rel=1e-12, abs=1e-12 * (w @ x**2).max()
-    )
-    again = Products.from_bytes(total.to_bytes(), total.epoch, POINTS)
-    assert np.array_equal(again.matrix, total.matrix)
 
 
 def test_moving_the_landmark_is_exact() -> None:
@@ -131,26 +113,6 @@ def test_against_river_exponentially_weighted_mean() -> None:
     assert total.sum1[0] / total.weight == pytest.approx(ewm.get(), rel=1e-10)
 
 
-def test_pooled_within_class_covariance_is_numpys() -> None:
-    random = np.random.default_rng(2)
-    means = random.normal(size=(4, POINTS)) * 10
-    mixing = random.normal(size=(POINTS, POINTS))
-    labels = random.integers(0, 4, 600)
-    x = means[labels] + random.normal(size=(600, POINTS)) @ mixing
-    rows, products = {}, None
-    for label, curve in zip(labels, x, strict=True):
-        one, cross = Moments.of(curve - 1.0, T0, HALF_LIFE), Products.of(curve - 1.0, T0, HALF_LIFE)
-        rows[label] = rows[label].merge(one) if label in rows else one
-        products = cross if products is None else products.merge(cross)
-    assert products is not None
-    unit = landmark(T0, HALF_LIFE)[1]
-    vectors = np.array([rows[c].vector for c in sorted(rows)])
-    within, dof = within_classes(products, vectors[:, 1], vectors[:, 2], vectors[:, 3 : 3 + POINTS])
-    expected = sum(np.cov(x[labels == c].T, ddof=0) * (labels == c).sum() for c in rows)
-    assert within / unit == pytest.approx(expected, rel=1e-10)
-    assert dof / unit == pytest.approx(600 - 4, rel=1e-12)
-
-
 def test_weighted_within_class_sum_is_unbiased() -> None:
     """E[within] = dof * covariance also where observations weigh differently."""
     random = np.random.default_rng(3)
@@ -176,11 +138,6 @@ def test_a_moved_shift_is_as_if_it_had_been_there_from_the_start(drawn, by) -> N
     scale = np.abs(x).max() + np.abs(by).max() + 1
     assert at_old.shifted(by).sum1 == pytest.approx(at_new.sum1, abs=1e-12 * scale * len(x))
     assert at_old.shifted(by).sum2 == pytest.approx(at_new.sum2, abs=1e-11 * scale**2 * len(x))
-    old = Products.of(x[0], T0, HALF_LIFE)
-    moved = old.shifted(by, [Moments.of(x[0], T0, HALF_LIFE)])
-    assert moved.matrix == pytest.approx(
-        Products.of(x[0] - by, T0, HALF_LIFE).matrix, abs=1e-11 * scale**2
-    )
 
 
 @pytest.mark.parametrize(
@@ -208,10 +165,6 @@ def test_bytes_of_another_length_are_refused() -> None:
         Moments.from_bytes(moments.to_bytes(), 0, 4)
     with pytest.raises(StoreError, match="cannot merge"):
         moments.merge(Moments.zero(4, 0))
-    with pytest.raises(StoreError, match="comoment: expected"):
-        Products.from_bytes(b"x", 0, 4)
-    with pytest.raises(StoreError, match="cannot merge"):
-        Products.of(np.ones(2), T0, HALF_LIFE).merge(Products.of(np.ones(3), T0, HALF_LIFE))
 
 
 def test_rows_with_different_landmarks_are_told_at_one() -> None:

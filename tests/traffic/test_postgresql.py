@@ -54,7 +54,6 @@ def test_the_same_sums_as_on_sqlite(url: str, tmp_path: Path) -> None:
             assert np.array_equal(x.class_ids, y.class_ids)
             for name in ("count", "weight", "weight2", "sum1", "sum2"):
                 assert np.array_equal(getattr(x, name), getattr(y, name))
-        assert np.array_equal(a.comoment, b.comoment)
         assert [(s.cut, s.requests, s.tail.mean_ms) for s in a.served] == [
             (s.cut, s.requests, s.tail.mean_ms) for s in b.served
         ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..files import ENDPOINT_MODEL
-from .management import KeyFile, ModelStatus, model_status
+from .key_file import KeyFile
+from .management import ModelStatus, model_status
 from .registry import curl_commands, register, scale, unregister
 from .server import TorchServe
 

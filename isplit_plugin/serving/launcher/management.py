@@ -1,90 +1,30 @@
-"""TorchServe's management API and its tokens, as far as we need them."""
+"""TorchServe's management API: HTTP calls, and what the server says about a model."""
 
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import requests
 
 from ...errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
 
 Token = str | Callable[[], str] | None
-TokenKind = Literal["inference", "management"]
-
-
-def bearer(token: Token) -> dict[str, str]:
-    """The header that carries ``token``; a callable is asked anew. Empty without a token."""
-    value = token() if callable(token) else token
-    return {"Authorization": f"Bearer {value}"} if value else {}
-
-
-class KeyFile:
-    """The tokens in TorchServe's ``key_file.json``, renewed when they are about to expire.
-
-    Parameters: ``path`` of the file, ``management_url`` of the server that owns it; ``margin``, seconds before expiry
-    at which a token is renewed. A renewed token replaces the old one for everybody: the file is read anew each time.
-    """
-
-    def __init__(self, path: str | Path, management_url: str, *, margin: float = 60.0) -> None:
-        self.path = Path(path)
-        self.management_url = management_url
-        self.margin = margin
-        self._lock = threading.Lock()
-
-    def token(self, kind: TokenKind = "inference") -> str:
-        """A token that is valid now. Raises ServingError where the file cannot be read or the server not reached."""
-        with self._lock:
-            entry = self._read()[kind]
-            if self._seconds_left(entry) > self.margin:
-                return str(entry["key"])
-            return self._renew(kind)
-
-    def renew(self, kind: TokenKind = "inference") -> str:
-        """Replace the token now. The old one is invalid from here on."""
-        with self._lock:
-            return self._renew(kind)
-
-    def _renew(self, kind: TokenKind) -> str:
-        api_key = self._read()["API"]["key"]
-        answer = call("GET", f"{self.management_url}/token", token=api_key, params={"type": kind})
-        if answer.status_code != 200:
-            raise ServingError(f"TorchServe did not renew the {kind} token: {reason(answer)}")
-        return str(self._read()[kind]["key"])
-
-    def _read(self) -> dict[str, Any]:
-        # The server rewrites the file in place: a reader can meet it half written.
-        for attempt in range(50):
-            try:
-                keys = json.loads(self.path.read_text("utf-8"))
-                keys["API"]["key"], keys["inference"]["key"], keys["management"]["key"]
-            except FileNotFoundError as error:
-                raise ServingError(f"TorchServe's key file {self.path} is not there") from error
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                if attempt == 49:
-                    raise ServingError(
-                        f"TorchServe's key file {self.path} cannot be read: {error}"
-                    ) from error
-                time.sleep(0.02)
-            else:
-                return dict(keys)
-        raise AssertionError("unreachable")
-
-    @staticmethod
-    def _seconds_left(entry: dict[str, Any]) -> float:
-        expires = datetime.fromisoformat(str(entry["expiration time"]).replace("Z", "+00:00"))
-        return (expires - datetime.now(UTC)).total_seconds()
+"""A token, a function that returns one and is called for each request, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One registered model version: ``workers`` are the states TorchServe names (READY, LOADING, UNLOADED, ...)."""
+    """One registered version of a model.
+
+    Attributes:
+        name: of the model.
+        version: as the archive declares it.
+        workers: the state of each worker: READY, LOADING, UNLOADED, ...
+        pids: process ids of the workers that have a process.
+    """
 
     name: str
     version: str
@@ -93,7 +33,67 @@ class ModelStatus:
 
     @property
     def ready(self) -> bool:
+        """Whether at least one worker answers requests."""
         return "READY" in self.workers
+
+
+def model_status(
+    management_url: str, model: str, *, version: str | None = None, token: Token = None
+) -> ModelStatus:
+    """The state of a model and its workers; of its default version if no version is given.
+
+    Raises:
+        UnknownModelError: the server has no such model or version.
+        ServingError: the server cannot say, or its answer is not one of TorchServe's.
+        AuthenticationError: the token is refused.
+        ServerUnavailableError: nothing answers.
+    """
+    url = model_url(management_url, model, version)
+    response = call("GET", url, token=token)
+    check_known(response, management_url, model)
+    if response.status_code != 200:
+        raise ServingError(f"TorchServe did not describe {model!r}: {error_text(response)}")
+    try:
+        entry = response.json()[0]
+        workers = tuple(entry["workers"])
+        return ModelStatus(
+            name=str(entry["modelName"]),
+            version=str(entry["modelVersion"]),
+            workers=tuple(str(worker["status"]) for worker in workers),
+            pids=tuple(int(worker["pid"]) for worker in workers if int(worker.get("pid", -1)) > 0),
+        )
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ServingError(
+            f"{url}: expected TorchServe's description of a model, got {error_text(response)}"
+        ) from error
+
+
+def model_versions(management_url: str, model: str, *, token: Token = None) -> frozenset[str]:
+    """The registered versions of a model; empty if the server does not know it."""
+    response = call("GET", f"{model_url(management_url, model)}/all", token=token)
+    if response.status_code != 200:
+        return frozenset()
+    return frozenset(str(entry["modelVersion"]) for entry in response.json())
+
+
+def describe_workers(
+    management_url: str, model: str, *, token: Token = None
+) -> list[dict[str, Any]]:
+    """What each worker of a model says about itself. Raises as :func:`model_status`."""
+    response = call(
+        "GET",
+        model_url(management_url, model),
+        token=token,
+        params={"customized": "true"},
+        timeout=60.0,
+    )
+    check_known(response, management_url, model)
+    try:
+        return [_metadata(entry) for entry in response.json()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ServingError(
+            f"TorchServe did not describe the workers of {model!r}: {error_text(response)}"
+        ) from error
 
 
 def call(
@@ -104,52 +104,55 @@ def call(
     params: dict[str, str] | None = None,
     timeout: float = 30.0,
 ) -> requests.Response:
-    """One HTTP call. Raises ServerUnavailableError where nothing answers, AuthenticationError on a refused token."""
+    """Make one HTTP request and return the response, whatever its status.
+
+    Raises:
+        ServerUnavailableError: nothing answers within ``timeout`` seconds.
+        AuthenticationError: the token is refused.
+    """
+    value = token() if callable(token) else token
+    headers = {"Authorization": f"Bearer {value}"} if value else {}
     try:
-        answer = requests.request(
-            method, url, headers=bearer(token), params=params, timeout=timeout
-        )
+        response = requests.request(method, url, headers=headers, params=params, timeout=timeout)
     except requests.RequestException as error:
         raise ServerUnavailableError(
             f"{method} {url}: no answer ({type(error).__name__})"
         ) from error
-    if answer.status_code in (400, 401, 403) and "InvalidKeyException" in answer.text:
+    if response.status_code in (400, 401, 403) and "InvalidKeyException" in response.text:
         raise AuthenticationError(
-            f"{method} {url}: token refused; pass the management token of key_file.json"
+            f"{method} {url}: token refused; expected the management token of key_file.json"
         )
-    return answer
+    return response
 
 
-def reason(answer: requests.Response) -> str:
-    """What an answer of TorchServe says went wrong, in one line."""
+def model_url(management_url: str, model: str, version: str | None = None) -> str:
+    """The address of a model, or of one version of it."""
+    return f"{management_url}/models/{model}" + (f"/{version}" if version else "")
+
+
+def check_known(response: requests.Response, management_url: str, model: str) -> None:
+    """Raise UnknownModelError if the server answered that it has no such model."""
+    if response.status_code == 404:
+        raise UnknownModelError(
+            f"TorchServe at {management_url} has no model {model!r}: {error_text(response)}"
+        )
+
+
+def error_text(response: requests.Response) -> str:
+    """Status and message of a response, in one line."""
     try:
-        body = answer.json()
+        body = response.json()
         text = str(body.get("message") or body.get("status") or body)
     except (ValueError, AttributeError):
-        text = answer.text[:500]
-    return f"HTTP {answer.status_code} {' '.join(text.split())}".strip()
+        text = response.text[:500]
+    return f"HTTP {response.status_code} {' '.join(text.split())}".strip()
 
 
-def model_status(
-    management_url: str, name: str, *, version: str | None = None, token: Token = None
-) -> ModelStatus:
-    """State of a model and its workers. Raises UnknownModelError, ServerUnavailableError, ServingError."""
-    path = f"{management_url}/models/{name}" + (f"/{version}" if version else "")
-    answer = call("GET", path, token=token)
-    if answer.status_code == 404:
-        raise UnknownModelError(
-            f"TorchServe at {management_url} has no model {name!r}: {reason(answer)}"
-        )
-    if answer.status_code != 200:
-        raise ServingError(f"cannot describe model {name!r}: {reason(answer)}")
-    try:
-        raw = answer.json()[0]
-        workers = tuple(raw["workers"])
-        return ModelStatus(
-            name=str(raw["modelName"]),
-            version=str(raw["modelVersion"]),
-            workers=tuple(str(w["status"]) for w in workers),
-            pids=tuple(int(w["pid"]) for w in workers if int(w.get("pid", -1)) > 0),
-        )
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ServingError(f"{path}: an answer that is not TorchServe's ({error})") from error
+def _metadata(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a handler returned for ``describe``: TorchServe passes it on as JSON, or as text."""
+    metadata = entry["customizedMetadata"]
+    if isinstance(metadata, str):
+        metadata = json.loads(metadata)
+    if not isinstance(metadata, dict):
+        raise TypeError(f"expected a JSON object, got {type(metadata).__name__}")
+    return metadata

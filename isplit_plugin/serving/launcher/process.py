@@ -1,9 +1,10 @@
-"""The TorchServe frontend as a child process: command line, private folders, log, and an end without leftovers."""
+"""TorchServe's frontend as a child process that leaves nothing behind when it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import shutil
 import signal
@@ -14,57 +15,36 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import psutil
 
 from ...errors import ServingError
 from .java import find_java
 
-# AF_UNIX paths end at 107 characters; TorchServe adds "/.ts.sock.65535".
-_MAX_SOCKET_FOLDER = 85
-
-
-def free_ports(count: int) -> list[int]:
-    """``count`` different TCP ports of the loopback interface that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
-
-
-def read_properties(path: Path) -> dict[str, str]:
-    """The pairs of a Java properties file, as far as TorchServe's configuration uses the format."""
-    pairs = (
-        line.split("=", 1)
-        for line in path.read_text("utf-8").splitlines()
-        if "=" in line and line[:1] != "#"
-    )
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
-def log_tail(path: Path, *, lines: int = 40) -> str:
-    """The last lines of a log; empty where there is none."""
-    try:
-        with path.open("rb") as log:
-            log.seek(max(0, path.stat().st_size - 64 * 1024))
-            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
-    except OSError:
-        return ""
+# The path of a Unix socket has at most 107 characters, and TorchServe appends "/.ts.sock.65535".
+_MAX_SOCKET_FOLDER: Final = 85
+_LOG_TAIL_BYTES: Final = 64 * 1024
 
 
 class Frontend:
-    """One TorchServe frontend with folders of its own; :meth:`stop` leaves neither process nor socket behind.
+    """One TorchServe frontend with folders of its own.
 
-    TorchServe's own launcher keeps one pid file per machine and stops whichever server owns it, so the Java process is
-    started directly. It gets a session of its own: workers are its children, and the whole group can be ended.
+    TorchServe's start script keeps one pid file per machine and stops whichever server owns it, so
+    this class starts the Java process itself. The process gets a session of its own: the workers
+    are its children, and the whole process group can be ended.
 
-    Parameters: ``workdir``, where configuration, token file and log are written (one server at a time); ``settings``,
-    the complete configuration; ``environment``, additions to the environment of server and workers.
+    Parameters:
+        workdir: folder for configuration, key file and log; for one server at a time.
+        settings: the complete ``config.properties``.
+        model_store: folder with the archives.
+        models: ``NAME=FILE`` for each archive to load.
+        log_config: log4j2 file.
+        environment: additional environment variables of server and workers.
+
+    Attributes:
+        log_path: the output of server and workers.
+        key_path: TorchServe's key file.
     """
 
     def __init__(
@@ -84,32 +64,37 @@ class Frontend:
         self._model_store = model_store
         self._models = list(models)
         self._log_config = log_config
-        self._environment = dict(environment)
+        self._extra_environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
         self._lock: IO[str] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Process id (and process group) of the frontend; ``None`` when it is not running."""
-        return (
-            None if self._process is None or self._process.poll() is not None else self._process.pid
-        )
+        """Process id, which is also the process group; ``None`` if the frontend does not run."""
+        if self._process is None or self._process.poll() is not None:
+            return None
+        return self._process.pid
 
     def start(self) -> None:
-        """Start the process and return at once. Raises ServingError (no Java, folder in use)."""
+        """Start the process and return at once.
+
+        Raises:
+            ServingError: no Java, no TorchServe, or another server uses the folder.
+        """
         java = find_java()
-        self._lock = self._lock_workdir()
+        self._lock = _lock_folder(self.workdir)
         try:
             self._scratch = _short_folder()
             self.key_path.unlink(missing_ok=True)
             properties = self.workdir / "config.properties"
-            properties.write_text("".join(f"{k}={v}\n" for k, v in self._settings.items()), "utf-8")
+            lines = [f"{key}={value}\n" for key, value in self._settings.items()]
+            properties.write_text("".join(lines), "utf-8")
             with self.log_path.open("wb") as log:
                 self._process = subprocess.Popen(
                     self._command(java, properties),
                     cwd=self.workdir,
-                    env=self._env(),
+                    env=self._environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -124,8 +109,12 @@ class Frontend:
             raise
 
     def stop(self, *, grace: float = 15.0) -> None:
-        """End the server: SIGTERM, ``grace`` seconds, then SIGKILL to what is left of the group. Safe to call twice."""
-        process, self._process = self._process, None
+        """End the server and all its workers, and remove its temporary files. Safe to call twice.
+
+        Sends SIGTERM, and after ``grace`` seconds SIGKILL to what is left of the process group.
+        """
+        process = self._process
+        self._process = None
         try:
             if process is not None:
                 _end_group(process, grace)
@@ -133,31 +122,13 @@ class Frontend:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
                 self._scratch = None
-            if self._lock is not None:  # without it the token file is another server's
+            if self._lock is not None:  # without the lock, the key file is another server's
                 self.key_path.unlink(missing_ok=True)
                 self._lock.close()
                 self._lock = None
 
-    def _lock_workdir(self) -> IO[str]:
-        self.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (self.workdir / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ServingError(
-                f"{self.workdir} is in use by another server; give each its own workdir"
-            ) from error
-        return lock
-
     def _command(self, java: Path, properties: Path) -> list[str]:
-        # Found without importing ts, which takes a second and configures logging.
-        import importlib.util
-
-        spec = importlib.util.find_spec("ts")
-        if spec is None or spec.origin is None:
-            raise ServingError("TorchServe is not installed: pip install 'isplit-plugin[server]'")
-        home = Path(spec.origin).parent.parent
+        home = _torchserve_home()
         return [
             str(java),
             f"-Dmodel_server_home={home}",
@@ -179,18 +150,73 @@ class Frontend:
             *(["-m", *self._models] if self._models else []),
         ]
 
-    def _env(self) -> dict[str, str]:
-        # TS_CONFIG_FILE would take precedence over -f.
-        env = {k: v for k, v in os.environ.items() if k != "TS_CONFIG_FILE"}
-        scratch, logs = str(self._scratch), str(self.workdir / "logs")
-        env.update(
-            TMPDIR=scratch, TEMP=scratch, TMP=scratch, LOG_LOCATION=logs, METRICS_LOCATION=logs
-        )
-        return {**env, **self._environment}
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        environment.pop("TS_CONFIG_FILE", None)  # it would take precedence over -f
+        for variable in ("TMPDIR", "TEMP", "TMP"):
+            environment[variable] = str(self._scratch)
+        for variable in ("LOG_LOCATION", "METRICS_LOCATION"):
+            environment[variable] = str(self.workdir / "logs")
+        return environment | self._extra_environment
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of the loopback interface that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for unbound in sockets:
+            unbound.bind(("127.0.0.1", 0))
+        return [int(bound.getsockname()[1]) for bound in sockets]
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The pairs of a Java properties file, as far as TorchServe's configuration uses the format."""
+    properties = {}
+    for line in path.read_text("utf-8").splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            properties[key.strip()] = value.strip()
+    return properties
+
+
+def log_tail(path: Path, *, lines: int = 40) -> str:
+    """The last lines of a log; empty if it cannot be read."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            text = log.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _torchserve_home() -> Path:
+    """The folder that holds the package ``ts``.
+
+    Importing ``ts`` would take a second and configure logging, so the package is only located.
+    """
+    spec = importlib.util.find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise ServingError("TorchServe is not installed: pip install 'isplit-plugin[server]'")
+    return Path(spec.origin).parent.parent
+
+
+def _lock_folder(folder: Path) -> IO[str]:
+    """Make a folder and lock it for this process. Raises ServingError if another one holds it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise ServingError(
+            f"{folder} is in use by another server; give each server its own workdir"
+        ) from error
+    return lock
 
 
 def _short_folder() -> Path:
-    """A private folder for sockets and unpacked models whose path is short enough for a socket."""
+    """A private folder for sockets and unpacked models, with a path short enough for a socket."""
     folder = Path(tempfile.mkdtemp(prefix="isplit-"))
     if len(str(folder)) <= _MAX_SOCKET_FOLDER:
         return folder
@@ -198,31 +224,29 @@ def _short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="isplit-", dir="/tmp"))
 
 
-def _group(pgid: int) -> list[psutil.Process]:
-    """The living processes of a group; zombies are dead."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (ProcessLookupError, PermissionError, psutil.Error):
-            continue
-    return found
-
-
 def _end_group(process: subprocess.Popen[bytes], grace: float) -> None:
-    pgid = process.pid
+    group = process.pid
     try:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while (process.poll() is None or _group(pgid)) and time.monotonic() < deadline:
+        while (process.poll() is None or _has_members(group)) and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
-        # A second Ctrl-C ends the waiting, not the cleaning up.
-        if process.poll() is None or _group(pgid):
+        # In `finally`, so that a second Ctrl-C ends the waiting but not the cleaning up.
+        if process.poll() is None or _has_members(group):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(pgid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
         process.wait()
-        while _group(pgid):
+        while _has_members(group):
             time.sleep(0.02)
+
+
+def _has_members(group: int) -> bool:
+    """Whether a process of the group is alive. Zombies are not."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+            in_group = os.getpgid(process.pid) == group
+            if in_group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False

@@ -1,4 +1,4 @@
-"""Register, unregister and scale models on a TorchServe that somebody else started."""
+"""Register, unregister and scale models on any TorchServe whose management API can be reached."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import json
 import shlex
 import zipfile
 from pathlib import Path
+from typing import Final
 
-from ...errors import BundleError, ServingError, UnknownModelError
-from .management import ModelStatus, Token, call, model_status, reason
+import requests
+
+from ...errors import BundleError, ServingError
+from .management import (
+    ModelStatus,
+    Token,
+    call,
+    check_known,
+    error_text,
+    model_status,
+    model_url,
+    model_versions,
+)
 from .process import log_tail
 
-
-def archive_identity(path: str | Path) -> tuple[str, str]:
-    """(model name, version) that a ``.mar`` archive declares. Raises BundleError where it is no archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("MAR-INF/MANIFEST.json")
-            if info.file_size > 1 << 20:
-                raise ValueError("a manifest of more than 1 MiB")
-            model = json.loads(archive.read(info))["model"]
-            return str(model["modelName"]), str(model["modelVersion"])
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise BundleError(f"{path} is not a model archive: {error}") from error
+_MAX_MANIFEST: Final = 1 << 20
+_WORKER_OUTPUT: Final = " MODEL_LOG - "
 
 
 def register(
@@ -34,65 +36,64 @@ def register(
     timeout: float = 180.0,
     log_path: str | Path | None = None,
 ) -> ModelStatus:
-    """Register an archive of the server's model store and wait until it answers.
+    """Register an archive and wait until a worker answers.
 
-    Parameters: ``archive``, a file name in the server's model store (of a path, the last part counts: copy the file
-    there first) or a URL the server may fetch; ``token``, the management token or a callable that gives it;
-    ``workers``, as far as the archive's own configuration leaves it open; ``timeout``, seconds; ``log_path``, the
-    server's log where it can be read, to say why a load failed.
+    Parameters:
+        management_url: address of the management API.
+        archive: the name of a file in the server's model store, or a URL that the server may fetch.
+            Of a path only the last part counts; copy the file to the model store first.
+        token: the management token.
+        workers: how many to start, if the archive's own configuration does not say.
+        timeout: seconds.
+        log_path: the server's log, if it can be read; it says why a load failed.
 
-    Raises ServingError: refused, already registered, or not loaded (then nothing of it stays registered).
-    AuthenticationError, ServerUnavailableError.
+    Raises:
+        ServingError: the model API is off, the model is already registered, or it failed to load.
+            What failed to load is unregistered again.
+        AuthenticationError: the token is refused.
+        ServerUnavailableError: nothing answers.
     """
     name, version = _identity(archive)
-    before = _versions(management_url, name, token) if name else frozenset()
-    answer = call(
+    before = model_versions(management_url, name, token=token) if name else frozenset()
+    response = call(
         "POST",
         f"{management_url}/models",
         token=token,
-        # Query parameters: TorchServe misreads some of these from a JSON body.
+        # Query parameters, because TorchServe misreads some of these in a JSON body.
         params={"url": _url(archive), "initial_workers": str(workers), "synchronous": "true"},
         timeout=timeout,
     )
-    if answer.status_code == 200 and name is None:
-        return ModelStatus(name=str(archive), version="", workers=(), pids=())
-    status = None
-    if answer.status_code == 200 and name is not None:
+    if response.status_code == 200:
+        if name is None:
+            return ModelStatus(name=str(archive), version="", workers=(), pids=())
         status = model_status(management_url, name, version=version, token=token)
         if status.ready or workers == 0:
             return status
-    if answer.status_code == 405:
-        raise ServingError(
-            "TorchServe was started without its model API (enable_model_api=false): add the model to the start command "
-            "(--models), or start it with --enable-model-api"
-        )
-    if answer.status_code == 409:
-        raise ServingError(
-            f"{name or archive} {version or ''} is already registered: {reason(answer)}"
-        )
-    # A failed load can leave a dead model behind, which would be picked as default later.
-    for dead in sorted(_versions(management_url, name, token) - before) if name else ():
-        call("DELETE", f"{management_url}/models/{name}/{dead}", token=token, timeout=timeout)
-    why = load_failure(log_path)
-    raise ServingError(
-        f"TorchServe did not load {archive}: {why or reason(answer)}",
-        answer=reason(answer),
-        log=log_tail(Path(log_path)) if log_path else "",
-    )
+    _check_refused(response, f"{name or archive} {version or ''}".strip())
+    if name is not None:
+        # A model that failed to load stays registered and may become the default version.
+        for failed in sorted(model_versions(management_url, name, token=token) - before):
+            url = model_url(management_url, name, failed)
+            call("DELETE", url, token=token, timeout=timeout)
+    raise _load_error(archive, response, log_path)
 
 
 def unregister(
     management_url: str, model: str, *, version: str | None = None, token: Token = None
 ) -> None:
-    """Take a model away. Raises UnknownModelError, ServingError, AuthenticationError, ServerUnavailableError."""
-    path = f"{management_url}/models/{model}" + (f"/{version}" if version else "")
-    answer = call("DELETE", path, token=token, timeout=120.0)
-    if answer.status_code == 404:
-        raise UnknownModelError(
-            f"TorchServe at {management_url} has no model {model!r}: {reason(answer)}"
-        )
-    if answer.status_code != 200:
-        raise ServingError(f"TorchServe did not unregister {model!r}: {reason(answer)}")
+    """Unregister a model, or one version of it.
+
+    Raises:
+        UnknownModelError: the server has no such model or version.
+        ServingError: the server did not do it.
+        AuthenticationError: the token is refused.
+        ServerUnavailableError: nothing answers.
+    """
+    url = model_url(management_url, model, version)
+    response = call("DELETE", url, token=token, timeout=120.0)
+    check_known(response, management_url, model)
+    if response.status_code != 200:
+        raise ServingError(f"TorchServe did not unregister {model!r}: {error_text(response)}")
 
 
 def scale(
@@ -103,52 +104,89 @@ def scale(
     version: str | None = None,
     token: Token = None,
 ) -> ModelStatus:
-    """Run ``workers`` workers of a model and wait for them. Raises as :func:`unregister`."""
-    path = f"{management_url}/models/{model}" + (f"/{version}" if version else "")
+    """Run this many workers of a model and wait for them. Raises as :func:`unregister`."""
+    url = model_url(management_url, model, version)
     params = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "true"}
-    answer = call("PUT", path, token=token, params=params, timeout=300.0)
-    if answer.status_code == 404:
-        raise UnknownModelError(
-            f"TorchServe at {management_url} has no model {model!r}: {reason(answer)}"
-        )
-    if answer.status_code not in (200, 202):
-        raise ServingError(f"TorchServe did not scale {model!r}: {reason(answer)}")
+    response = call("PUT", url, token=token, params=params, timeout=300.0)
+    check_known(response, management_url, model)
+    if response.status_code not in (200, 202):
+        raise ServingError(f"TorchServe did not scale {model!r}: {error_text(response)}")
     return model_status(management_url, model, version=version, token=token)
 
 
 def curl_commands(management_url: str, archive: str | Path, *, workers: int = 1) -> list[str]:
-    """The shell commands that do what :func:`register` does; ``$TOKEN`` stands for the management token."""
+    """Shell commands that do the same as :func:`register`."""
     name, version = _identity(archive)
-    head = 'curl -sS -H "Authorization: Bearer $TOKEN"'
+    read_key = "import json; print(json.load(open('key_file.json'))['management']['key'])"
+    curl = 'curl -sS -H "Authorization: Bearer $TOKEN"'
     query = f"url={_url(archive)}&initial_workers={workers}&synchronous=true"
-    model = f"{name or '<model>'}/{version or '<version>'}"
+    models = shlex.quote(f"{management_url}/models?{query}")
+    model = shlex.quote(model_url(management_url, name or "<model>", version or "<version>"))
     return [
-        "TOKEN=$(python -c \"import json; print(json.load(open('key_file.json'))['management']['key'])\")",
-        f"{head} -X POST {shlex.quote(f'{management_url}/models?{query}')}",
-        f"{head} {shlex.quote(f'{management_url}/models/{model}')}",
-        f"{head} -X DELETE {shlex.quote(f'{management_url}/models/{model}')}  # where the load failed",
+        f'TOKEN=$(python -c "{read_key}")',
+        f"{curl} -X POST {models}",
+        f"{curl} {model}",
+        f"{curl} -X DELETE {model}  # if the load failed",
     ]
+
+
+def archive_identity(path: str | Path) -> tuple[str, str]:
+    """Model name and version in a ``.mar`` archive. Raises BundleError if it is not an archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo("MAR-INF/MANIFEST.json")
+            if info.file_size > _MAX_MANIFEST:
+                raise ValueError(f"its manifest has more than {_MAX_MANIFEST} bytes")
+            model = json.loads(archive.read(info))["model"]
+            return str(model["modelName"]), str(model["modelVersion"])
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise BundleError(f"{path} is not a model archive: {error}") from error
 
 
 def load_failure(log_path: str | Path | None) -> str | None:
-    """What ended the last worker: the last line of its last traceback that says something; ``None`` without one."""
+    """Why the last worker ended: the error at the end of its traceback.
+
+    ``None`` without a log, or if the log holds no traceback of a worker.
+    """
     if log_path is None:
         return None
-    marker = " MODEL_LOG - "
     lines = [
-        line.split(marker, 1)[1]
+        line.split(_WORKER_OUTPUT, 1)[1]
         for line in log_tail(Path(log_path), lines=400).splitlines()
-        if marker in line
+        if _WORKER_OUTPUT in line
     ]
-    found = None
-    for start in (i for i, line in enumerate(lines) if line.startswith("Traceback")):
-        last = next(
-            (line for line in lines[start + 1 :] if line and not line.startswith((" ", "\t"))), None
+    failure = None
+    for start, line in enumerate(lines):
+        if not line.startswith("Traceback"):
+            continue
+        rest = lines[start + 1 :]
+        error = next((text for text in rest if text and not text.startswith((" ", "\t"))), None)
+        # TorchServe's worker hides a RuntimeError behind one of its own, which says nothing.
+        if error is not None and not error.endswith("Unknown exception"):
+            failure = error
+    return failure
+
+
+def _check_refused(response: requests.Response, model: str) -> None:
+    """Raise ServingError if the server refused the registration before it loaded anything."""
+    if response.status_code == 405:
+        raise ServingError(
+            "TorchServe runs without its model API (enable_model_api=false): add the model to the "
+            "start command (--models), or start TorchServe with --enable-model-api"
         )
-        # TorchServe's worker hides a RuntimeError behind one of its own.
-        if last is not None and not last.endswith("Unknown exception"):
-            found = last
-    return found
+    if response.status_code == 409:
+        raise ServingError(f"{model} is already registered: {error_text(response)}")
+
+
+def _load_error(
+    archive: str | Path, response: requests.Response, log_path: str | Path | None
+) -> ServingError:
+    answer = error_text(response)
+    return ServingError(
+        f"TorchServe did not load {archive}: {load_failure(log_path) or answer}",
+        answer=answer,
+        log=log_tail(Path(log_path)) if log_path else "",
+    )
 
 
 def _url(archive: str | Path) -> str:
@@ -157,16 +195,10 @@ def _url(archive: str | Path) -> str:
 
 
 def _identity(archive: str | Path) -> tuple[str | None, str | None]:
+    """Name and version of an archive, as far as they are known here."""
     path = Path(archive)
     if path.is_file():
         return archive_identity(path)
-    return (
-        (path.stem, None) if path.suffix == ".mar" and "://" not in str(archive) else (None, None)
-    )
-
-
-def _versions(management_url: str, name: str, token: Token) -> frozenset[str]:
-    answer = call("GET", f"{management_url}/models/{name}/all", token=token)
-    if answer.status_code != 200:
-        return frozenset()
-    return frozenset(str(m["modelVersion"]) for m in answer.json())
+    if path.suffix == ".mar" and "://" not in str(archive):
+        return path.stem, None
+    return None, None

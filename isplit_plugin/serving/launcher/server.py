@@ -1,52 +1,76 @@
-"""``TorchServe``: a context manager that starts a server, waits until its models are ready, and stops it cleanly."""
+"""``TorchServe``: start a server, wait until its models are ready, and stop it cleanly."""
 
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ...device_tokens import SECRET_VARIABLE, new_secret, read_secret
 from ...errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
 from ..resources import config_file
-from .management import KeyFile, ModelStatus, TokenKind, call, model_status, reason
+from ..settings import STORE_VARIABLE
+from .key_file import KeyFile, TokenKind
+from .management import ModelStatus, call, describe_workers, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
 from .registry import archive_identity, load_failure, register, unregister
 
-_DEATH = "Backend worker process died"
-_OURS = {"inference_address", "management_address", "metrics_address", "enable_model_api"}
-_OURS |= {"disable_token_authorization", "token_expiration_min", "model_store"}
-_PORT_TAKEN = ("Address already in use", "java.net.BindException")
+_START_TRIES: Final = 3
+_PORT_TAKEN: Final = ("Address already in use", "java.net.BindException")
+_WORKER_DIED: Final = "Backend worker process died"
+# Keys of config.properties that follow from parameters of TorchServe().
+_RESERVED_KEYS: Final = frozenset(
+    {
+        "inference_address",
+        "management_address",
+        "metrics_address",
+        "enable_model_api",
+        "disable_token_authorization",
+        "token_expiration_min",
+        "model_store",
+    }
+)
 
 
 class TorchServe:
-    """A TorchServe of our own, on this machine.
+    """A TorchServe on this machine, as a context manager.
+
+    When it ends, however it ends, no process, socket or key file is left.
 
     Parameters:
         model_store: folder with ``.mar`` archives.
-        models: file names (or paths) of archives in ``model_store`` to load at start; ``None``: all of them.
-        workdir: where configuration, token file and log go. Default: a private temporary folder, removed at the end.
-        host: address to listen on; the management and metrics ports always listen on 127.0.0.1.
+        models: file names (or paths) of archives in ``model_store`` to load at the start; ``None``
+            loads all of them.
+        workdir: folder for configuration, key file and log. By default a private temporary folder,
+            which is removed at the end.
+        host: address to listen on. The management and metrics ports always listen on 127.0.0.1.
         inference_port, management_port, metrics_port: 0 takes a free port.
-        store: URL of the statistics store, handed to the workers as ``ISPLIT_STORE``.
-        devices: whether devices are known by tokens of ours (`isplit device issue`): the workers get the operator's
-            secret, ``workdir/device.secret``, which is made (mode 0600) where there is none.
-        tokens: whether TorchServe asks for tokens. ``token_minutes``: how long one is valid.
-        model_api: whether models can be registered after the start (:meth:`register`). Off by default: with it on, the
-            holder of a management token can register any directory of this machine.
-        settings: further keys of TorchServe's ``config.properties``; they win over ours.
-        environment: further environment variables for the workers.
-        log_config: a log4j2 file instead of our quiet one.
-        timeout: seconds until all models must be ready.
+        store: URL of the store, given to the workers as ``ISPLIT_STORE``.
+        devices: whether devices are known by device tokens. The workers get the operator's secret,
+            ``workdir/device.secret``, which is made (mode 0600) if it does not exist.
+        tokens: whether TorchServe requires its own tokens.
+        token_minutes: how long such a token is valid.
+        model_api: whether models can be registered after the start (:meth:`register`). Off by
+            default: if it is on, the holder of a management token can register any directory of
+            this machine.
+        settings: more keys of TorchServe's ``config.properties``; they take precedence over the
+            file that ships with this package.
+        environment: more environment variables for the workers.
+        log_config: a log4j2 file, instead of the one that ships with this package.
+        timeout: seconds within which all models must be ready.
 
-    Raises ServingError with the end of the server's log where it does not come up. Whatever happens, no process, socket
-    or token file is left.
+    Attributes:
+        inference_url: address of the inference API; empty before the start.
+        management_url: address of the management API; empty before the start.
+        metrics_url: address of the metrics API; empty before the start.
+
+    Raises:
+        ServingError: the model store, a model or a key of ``settings`` cannot be used.
     """
 
     def __init__(
@@ -70,8 +94,8 @@ class TorchServe:
         timeout: float = 180.0,
     ) -> None:
         self._model_store = Path(model_store).resolve()
-        self._archives = self._find_archives(models)
-        self._own_workdir = workdir is None
+        self._archives = _find_archives(self._model_store, models)
+        self._temporary_workdir = workdir is None
         self._workdir = None if workdir is None else Path(workdir).resolve()
         self._host = host
         self._ports = (inference_port, management_port, metrics_port)
@@ -80,18 +104,22 @@ class TorchServe:
         self._token_minutes = token_minutes
         self._model_api = model_api
         self._settings = dict(settings or {})
-        if taken := sorted(_OURS & self._settings.keys()):
+        if reserved := sorted(_RESERVED_KEYS & self._settings.keys()):
             raise ServingError(
-                f"settings: {', '.join(taken)} follow from the parameters of TorchServe()"
+                f"settings: {', '.join(reserved)}: expected only keys that TorchServe() has no "
+                "parameter for"
             )
-        self._environment = {**({"ISPLIT_STORE": store} if store else {}), **(environment or {})}
+        self._environment = {STORE_VARIABLE: store} if store else {}
+        self._environment.update(environment or {})
         self._log_config = Path(log_config) if log_config else config_file("log4j2.xml")
         self._timeout = timeout
         self._frontend: Frontend | None = None
         self._keys: KeyFile | None = None
-        self.inference_url = self.management_url = self.metrics_url = ""
+        self.inference_url = ""
+        self.management_url = ""
+        self.metrics_url = ""
 
-    # -- life
+    # Start and stop
 
     def __enter__(self) -> Self:
         return self.start()
@@ -105,53 +133,40 @@ class TorchServe:
         self.stop()
 
     def start(self) -> Self:
-        """Start and wait until every model has a ready worker. Raises ServingError."""
+        """Start the server and wait until every model has a ready worker.
+
+        Raises:
+            ServingError: the server does not start; the message ends with the end of its log.
+            BundleError: a file in the model store is not an archive.
+            SecretError: the operator's secret cannot be used.
+        """
         if self._frontend is not None:
             raise ServingError("this TorchServe is already running")
         if self._workdir is None:
             self._workdir = Path(tempfile.mkdtemp(prefix="isplit-serve-"))
         atexit.register(self.stop)
         try:
-            for attempt in range(3):
-                self._start_frontend(self._workdir)
-                try:
-                    self._wait_until_ready()
-                except ServingError as error:
-                    # A free port can be taken by somebody else between our look and the server's bind.
-                    if (
-                        attempt == 2
-                        or 0 not in self._ports
-                        or not any(t in error.message for t in _PORT_TAKEN)
-                    ):
-                        raise
-                    self._stop_frontend()
-                else:
-                    return self
+            self._start(self._workdir)
         except BaseException:
             self.stop()
             raise
-        raise AssertionError("unreachable")
+        return self
 
     def stop(self) -> None:
-        """Stop the server and all its workers, and remove what was temporary. Safe to call twice."""
+        """Stop the server and its workers, and remove temporary files. Safe to call twice."""
         atexit.unregister(self.stop)
         try:
             self._stop_frontend()
         finally:
-            if self._own_workdir and self._workdir is not None:
+            if self._temporary_workdir and self._workdir is not None:
                 shutil.rmtree(self._workdir, ignore_errors=True)
                 self._workdir = None
 
-    def _stop_frontend(self) -> None:
-        frontend, self._frontend, self._keys = self._frontend, None, None
-        if frontend is not None:
-            frontend.stop()
-
-    # -- use
+    # The running server
 
     @property
     def pid(self) -> int | None:
-        """Process id of the frontend; ``None`` when it does not run."""
+        """Process id of the frontend; ``None`` if it does not run."""
         return self._frontend.pid if self._frontend else None
 
     @property
@@ -161,85 +176,83 @@ class TorchServe:
 
     @property
     def key_path(self) -> Path:
-        """TorchServe's token file (mode 0600)."""
+        """TorchServe's key file (mode 0600)."""
         return self._running().key_path
 
     @property
     def secret_path(self) -> Path:
-        """The operator's secret, for :func:`identity.issue`; there is one where ``devices`` is on."""
-        return self._running().workdir / "device.secret"
+        """The operator's secret, for :func:`device_tokens.issue`. Needs ``devices=True``."""
+        return _secret_path(self._running().workdir)
 
     def token(self, kind: TokenKind = "inference") -> str:
-        """A token that is valid now, renewed when it is about to expire; empty where tokens are off. Pass the method
-        itself, not its result, to whatever lives longer than a token."""
+        """A valid token, renewed if it is about to expire; empty if TorchServe requires none.
+
+        Whatever outlives a token should be given this method instead of its result. Raises as
+        :meth:`KeyFile.token`.
+        """
         self._running()
         return self._keys.token(kind) if self._keys else ""
 
     def management_token(self) -> str:
-        """As :meth:`token`, for the management port."""
+        """As :meth:`token`, for the management API."""
         return self.token("management")
 
     def renew_token(self, kind: TokenKind = "inference") -> str:
-        """Replace a token now: the old one is refused from here on."""
+        """Replace a token now, which makes the old one invalid."""
         self._running()
         return self._keys.renew(kind) if self._keys else ""
 
     def status(self, model: str, *, version: str | None = None) -> ModelStatus:
-        """State of a model and its workers. Raises UnknownModelError, ServingError."""
+        """The state of a model and its workers. Raises UnknownModelError, ServingError."""
         return model_status(
             self.management_url, model, version=version, token=self.management_token
         )
 
     def describe(self, model: str) -> list[dict[str, Any]]:
-        """What each worker of a model says of itself: for a tail what it served and the counters of its statistics.
+        """What each worker of a model says about itself. Raises UnknownModelError, ServingError.
 
-        Raises UnknownModelError, ServingError.
+        A tail worker says what it served, and gives the counters of its statistics.
         """
-        answer = call(
-            "GET",
-            f"{self.management_url}/models/{model}",
-            token=self.management_token,
-            params={"customized": "true"},
-            timeout=60.0,
-        )
-        if answer.status_code == 404:
-            raise UnknownModelError(f"TorchServe at {self.management_url} has no model {model!r}")
-        try:
-            return [_mapping(entry["customizedMetadata"]) for entry in answer.json()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ServingError(
-                f"TorchServe did not describe {model!r}: {reason(answer)}"
-            ) from error
+        return describe_workers(self.management_url, model, token=self.management_token)
 
     def register(self, archive: str | Path, *, workers: int = 1) -> ModelStatus:
-        """Register one more archive of the model store. Needs ``model_api=True``. Raises ServingError."""
-        log = self.log_path
+        """Register another archive of the model store. Needs ``model_api=True``.
+
+        Raises as :func:`register`.
+        """
         return register(
-            self.management_url, archive, token=self.management_token, workers=workers, log_path=log,
+            self.management_url,
+            archive,
+            token=self.management_token,
+            workers=workers,
+            log_path=self.log_path,
             timeout=self._timeout,
-        )  # fmt: skip
+        )
 
     def unregister(self, model: str, *, version: str | None = None) -> None:
-        """Take a model away. Needs ``model_api=True``. Raises UnknownModelError, ServingError."""
+        """Unregister a model. Needs ``model_api=True``. Raises UnknownModelError, ServingError."""
         unregister(self.management_url, model, version=version, token=self.management_token)
 
-    # -- the way up
+    # How it starts
 
     def _running(self) -> Frontend:
         if self._frontend is None:
             raise ServingError("this TorchServe is not running")
         return self._frontend
 
-    def _find_archives(self, models: Sequence[str | Path] | None) -> list[Path]:
-        if not self._model_store.is_dir():
-            raise ServingError(f"model store {self._model_store} is not a folder")
-        if models is None:
-            return sorted(self._model_store.glob("*.mar"))
-        paths = [self._model_store / Path(m).name for m in models]
-        missing = [p.name for p in paths if not p.is_file()]
-        if missing:
-            raise ServingError(f"not in the model store {self._model_store}: {', '.join(missing)}")
-        return paths
+    def _start(self, workdir: Path) -> None:
+        """Start the frontend, and start it again if another program took one of the free ports."""
+        for tries_left in reversed(range(_START_TRIES)):
+            self._start_frontend(workdir)
+            try:
+                self._wait_until_ready()
+            except ServingError as error:
+                port_taken = any(text in error.message for text in _PORT_TAKEN)
+                if not (tries_left and port_taken and 0 in self._ports):
+                    raise
+                self._stop_frontend()
+            else:
+                return
 
     def _start_frontend(self, workdir: Path) -> None:
         free = iter(free_ports(6))
@@ -247,8 +260,8 @@ class TorchServe:
         self.inference_url = f"http://{self._host}:{inference}"
         self.management_url = f"http://127.0.0.1:{management}"
         self.metrics_url = f"http://127.0.0.1:{metrics}"
-        settings = read_properties(config_file("config.properties"))
-        settings.update(
+        properties = read_properties(config_file("config.properties"))
+        properties.update(
             inference_address=self.inference_url,
             management_address=self.management_url,
             metrics_address=self.metrics_url,
@@ -261,72 +274,96 @@ class TorchServe:
             metrics_config=str(config_file("metrics.yaml")),
             allowed_urls=f"{self._model_store.as_uri()}/.*",
         )
-        settings.update(self._settings)
+        properties.update(self._settings)
+        environment = dict(self._environment)
+        if self._devices:
+            environment[SECRET_VARIABLE] = str(_make_secret(workdir))
         self._frontend = Frontend(
             workdir,
-            settings,
+            properties,
             model_store=self._model_store,
-            models=[f"{archive_identity(p)[0]}={p.name}" for p in self._archives],
+            models=[f"{archive_identity(path)[0]}={path.name}" for path in self._archives],
             log_config=self._log_config,
-            environment=self._environment | self._secret(workdir),
+            environment=environment,
         )
-        self._keys = KeyFile(self._frontend.key_path, self.management_url) if self._tokens else None
+        if self._tokens:
+            self._keys = KeyFile(self._frontend.key_path, self.management_url)
         self._frontend.start()
 
-    def _secret(self, workdir: Path) -> dict[str, str]:
-        """What tells the workers where the operator's secret is. Raises SecretError."""
-        if not self._devices:
-            return {}
-        path = workdir / "device.secret"
-        if path.exists():
-            read_secret(path)  # a worker would refuse it too, and take longer to say so
-        else:
-            workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new_secret(path)
-        return {SECRET_VARIABLE: str(path)}
+    def _stop_frontend(self) -> None:
+        frontend = self._frontend
+        self._frontend = None
+        self._keys = None
+        if frontend is not None:
+            frontend.stop()
 
     def _wait_until_ready(self) -> None:
         frontend = self._running()
         deadline = time.monotonic() + self._timeout
-        waiting = [archive_identity(p) for p in self._archives]
+        waiting = [archive_identity(path) for path in self._archives]
         while True:
             if frontend.pid is None:
-                raise self._failure("TorchServe ended while starting")
+                raise self._start_error("TorchServe ended while starting")
             try:
-                waiting = [(n, v) for n, v in waiting if not self.status(n, version=v).ready]
-                if not waiting and self._probe():
+                waiting = [
+                    (name, version)
+                    for name, version in waiting
+                    if not self.status(name, version=version).ready
+                ]
+                if not waiting and self._answers():
                     return
-                if _DEATH in log_tail(frontend.log_path, lines=2000):
-                    raise self._failure(
-                        f"a worker of {', '.join(n for n, _ in waiting)} died while loading"
-                    )
             except UnknownModelError as error:
-                raise self._failure(f"TorchServe did not load a model: {error.message}") from error
+                raise self._start_error(
+                    f"TorchServe did not load a model: {error.message}"
+                ) from error
             except (ServerUnavailableError, AuthenticationError):
-                pass  # the ports are not bound yet, or another server's old token was met
+                pass  # the ports are not bound yet, or an earlier server still answers there
             except ServingError:
-                # The key file appears a moment after the process.
-                if frontend.key_path.exists():
+                if frontend.key_path.exists() or not self._tokens:
                     raise
+                # The key file appears a moment after the process.
+            names = ", ".join(name for name, _ in waiting) or "the server"
+            if _WORKER_DIED in log_tail(frontend.log_path, lines=2000):
+                raise self._start_error(f"a worker of {names} died while loading")
             if time.monotonic() > deadline:
-                names = ", ".join(n for n, _ in waiting) or "the server"
-                raise self._failure(f"{names} not ready after {self._timeout:g} s")
+                raise self._start_error(f"{names} not ready after {self._timeout:g} s")
             time.sleep(0.1)
 
-    def _probe(self) -> bool:
-        """Whether the inference port answers: the ports are bound one after the other."""
+    def _answers(self) -> bool:
+        """Whether the inference port answers: TorchServe binds its ports one after the other."""
         return call("GET", f"{self.inference_url}/ping", token=self.token).status_code == 200
 
-    def _failure(self, message: str) -> ServingError:
-        path = self._running().log_path
-        why, tail = load_failure(path), log_tail(path)
-        return ServingError(
-            f"{message}{f': {why}' if why else ''}\n--- end of {path}\n{tail}", reason=why, log=tail
-        )
+    def _start_error(self, message: str) -> ServingError:
+        log_path = self._running().log_path
+        failure = load_failure(log_path)
+        log = log_tail(log_path)
+        if failure:
+            message = f"{message}: {failure}"
+        return ServingError(f"{message}\n--- end of {log_path}\n{log}", reason=failure, log=log)
 
 
-def _mapping(described: Any) -> dict[str, Any]:
-    value = json.loads(described) if isinstance(described, str) else described
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, got {type(value).__name__}")
-    return value
+def _find_archives(model_store: Path, models: Sequence[str | Path] | None) -> list[Path]:
+    if not model_store.is_dir():
+        raise ServingError(f"model store {model_store} is not a folder")
+    if models is None:
+        return sorted(model_store.glob("*.mar"))
+    paths = [model_store / Path(model).name for model in models]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise ServingError(f"not in the model store {model_store}: {', '.join(missing)}")
+    return paths
+
+
+def _secret_path(workdir: Path) -> Path:
+    return workdir / "device.secret"
+
+
+def _make_secret(workdir: Path) -> Path:
+    """The operator's secret, made if it does not exist. Raises SecretError."""
+    path = _secret_path(workdir)
+    if path.exists():
+        read_secret(path)  # a worker would report a problem too, but much later
+    else:
+        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new_secret(path)
+    return path
