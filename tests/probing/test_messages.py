@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys.client import make_manifest
 
 from isplit_plugin.errors import WireError
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
-from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.wire import (
     TailRequest,
     TailResponse,
@@ -22,6 +23,7 @@ from isplit_plugin.wire import (
 )
 
 SHAPE = (3, 4, 4)
+MANIFEST = make_manifest()
 
 
 def _response(gradient: np.ndarray, **fields: object) -> ProbeResponse:
@@ -126,28 +128,28 @@ def test_what_is_no_report_at_all(raw: object) -> None:
         ProbeReport.from_json(raw)
 
 
-def _request(manifest: Manifest, **fields: object) -> tuple[TailRequest, bytes, int | None]:
-    tensor = encode_activation(np.ones((1, 4, 5, 5), np.float32), "fp32")
-    body, length = TailRequest(cut=Cut("conv", "fp32"), tensor=tensor, **fields).encode()  # type: ignore[arg-type]
-    return decode_request(body, length, None, manifest), body, length
+def _request(**fields: Any) -> tuple[TailRequest, bytes, int | None]:
+    tensor = encode_activation(np.ones((1, 3, 4, 4), np.float32), "fp32")
+    cut, network_hash = MANIFEST.default, MANIFEST.network_hash
+    request = TailRequest(cut=cut, tensor=tensor, network_hash=network_hash, **fields)
+    body, length = request.encode()
+    return decode_request(body, length, None, MANIFEST), body, length
 
 
-def test_requests_ask_for_a_gradient_and_name_a_device(manifest: Manifest) -> None:
-    plain, body, _ = _request(manifest)
+def test_requests_ask_for_a_gradient_and_name_a_device() -> None:
+    plain, body, _ = _request()
     assert (plain.probe, plain.gradient, plain.device_token) == (False, "fp16", None)
     assert b"isplit_probe" not in body
     assert b"isplit_device" not in body
-    asked, body, length = _request(
-        manifest, probe=True, gradient="fp32", device_token="isplit1.a.b"
-    )
+    asked, body, length = _request(probe=True, gradient="fp32", device_token="isplit1.a.b")
     assert (asked.probe, asked.gradient, asked.device_token) == (True, "fp32", "isplit1.a.b")
     for old, new in ((b'"isplit_probe":true', b'"isplit_probe":1234'), (b':"fp32"}', b':"fp64"}')):
         assert old in body
         with pytest.raises(WireError, match="isplit_"):
-            decode_request(body.replace(old, new), length, None, manifest)
+            decode_request(body.replace(old, new), length, None, MANIFEST)
     # Whatever is in the token's place is for the verifier to judge.
     odd = body.replace(b'"isplit_device":"isplit1.a.b"', b'"isplit_device":12345678901.5')
-    assert decode_request(odd, length, None, manifest).device_token == "12345678901.5"
+    assert decode_request(odd, length, None, MANIFEST).device_token == "12345678901.5"
 
 
 @pytest.mark.parametrize(("device", "rate"), [("", 0.0), ("ok", 0.25), ("invalid: expired", 1.0)])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from toys.traffic import CLASSES, NETWORK, POINTS
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, profile
 
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, StoreError, TicketError
 from isplit_plugin.probing import used_tickets as tickets
@@ -16,6 +18,22 @@ from isplit_plugin.probing.used_tickets import redeem
 from isplit_plugin.traffic import Store, tables
 
 NOW = 1_800_000_000.0
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    with request.getfixturevalue("postgres").database() as database_url:
+        yield database_url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store(url) as opened:
+        opened.put_network(manifest(), profile())
+        yield opened
 
 
 def _add(
