@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..device_tokens import verify
-from ..errors import ProbeError, TokenError, UnknownModelError, WireError, WireSizeError
+from ..errors import ProbeError, TokenError, UnknownModelError
 from ..profile import Profile
 from ..serving.plausible import curve_limits
-from ..serving.replies import request_body
 from ..traffic import Store
-from ..wire import load_json
 from .messages import ProbeReport
 from .tickets import Ticket, refuse
 from .used_tickets import redeem
 
-_MAX_BODY: Final = 262_144
 
-
-def take(
+def take_report(
     store: Store,
-    secret: bytes | None,
+    secret: bytes,
     raw: object,
     *,
     per_hour: int = 60,
@@ -38,10 +34,6 @@ def take(
     device), ProbeError for values that cannot be this head's, ProbeBudgetError, StoreError. Nothing is stored then.
     """
     report = ProbeReport.from_json(raw)
-    if secret is None:
-        raise ProbeError(
-            "probes need the operator's secret (ISPLIT_SECRET_FILE), and this endpoint has none"
-        )
     ticket = Ticket.read(secret, report.ticket, clock=clock)
     if report.network_hash != ticket.network_hash:
         refuse(
@@ -87,26 +79,6 @@ def take(
         "class_id": ticket.class_id,
         "points": points,
     }
-
-
-def read_report(row: Mapping[Any, Any]) -> object | None:
-    """What a row of the batch has under ``probe``; ``None`` where it is a question. Raises WireError."""
-    body = request_body(row)
-    if isinstance(body, bytes | bytearray | memoryview):
-        if b'"probe"' not in bytes(body[:_MAX_BODY]):
-            return None
-        if len(body) > _MAX_BODY:
-            raise WireSizeError(
-                f"a report of {len(body)} bytes, at most {_MAX_BODY}", limit=_MAX_BODY
-            )
-        body = load_json(body, "probe")
-    if not isinstance(body, Mapping) or "probe" not in body:
-        return None
-    if len(body) > 1:
-        raise WireError(
-            f"expected the field 'probe' alone, got {', '.join(sorted(map(str, body)))[:200]!a}"
-        )
-    return {} if body["probe"] is None else body["probe"]  # no report, and no question either
 
 
 def _check_device(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ProbeError
 from ..schema import INPUT, Manifest
-from .settings import ProbeSettings
+from ..serving.settings import ProbeSettings
 
 if TYPE_CHECKING:
     from ..network import CapturedNetwork

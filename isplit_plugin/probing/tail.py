@@ -10,23 +10,25 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from ..errors import ProbeBudgetError, ProbeError
-from ..schema import Manifest
-from ..serving.tail.request import TailJob
 from ..token_bucket import TokenBucket
 from .messages import ProbeResponse
 from .points import why_no_probe
-from .settings import ProbeSettings
+from .rates import ProbeRates
 from .tickets import Ticket
 
 if TYPE_CHECKING:
-    from ..network import CapturedNetwork
+    from ..serving.optional import TailContext
+    from ..serving.settings import ProbeSettings
+    from ..serving.tail import TailJob
+    from ..wire import TailRequest, TailResponse
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,111 +38,124 @@ _HOUR_S: Final = 3600.0
 
 
 class Probes:
-    """Answers probes of one worker.
+    """Answers the probes of one tail worker: a :class:`~isplit_plugin.serving.optional.TailPart`.
 
     Parameters:
-        settings: whether probes are answered, and their budgets.
-        manifest: of the model that the worker serves.
-        net: the network behind it.
-        secret: the operator's; without one no probe is answered.
-        threads: threads that torch computes with; the measured CPU time of one thread is multiplied
-            by this number.
+        context: settings, manifest, network and secret of the worker.
         clock: seconds, monotonic.
         cpu_clock: CPU seconds of the calling thread.
     """
 
+    name = "probes"
+    metric = "isplit_probes_total"
+
     def __init__(
         self,
-        settings: ProbeSettings,
-        manifest: Manifest,
-        net: CapturedNetwork,
-        secret: bytes | None,
+        context: TailContext,
         *,
-        threads: int = 1,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._settings = settings
-        self._manifest = manifest
-        self._net = net
-        self._secret = secret
-        self._threads = threads
+        self._settings: ProbeSettings = context.settings.probes
+        self._manifest = context.manifest
+        self._net = context.net
+        self._secret = context.secret
+        # The CPU time of one thread is measured, and torch computes with several.
+        self._threads = context.settings.threads
         self._clock = clock
         self._cpu_clock = cpu_clock
-        self._cpu = TokenBucket(settings.cpu_budget, settings.cpu_budget * WINDOW_S, clock)
+        budget = self._settings.cpu_budget
+        self._cpu = TokenBucket(budget, budget * WINDOW_S, clock)
         self._devices: OrderedDict[str | None, TokenBucket] = OrderedDict()
-        self._closed: dict[str, str | None] = {}
-        self.answered = self.refused = 0
-        if settings.enabled and secret is None:
+        self._reasons: dict[str, str | None] = {}
+        self._rates = ProbeRates(
+            context.settings.store, self._manifest.network_hash, self._settings.rate
+        )
+        self.answered = 0
+        self.refused = 0
+        if self._secret is None:
             _LOGGER.warning(
                 "isplit: probes are on, but there is no secret (ISPLIT_SECRET_FILE): they are refused"
             )
 
-    @property
-    def on(self) -> bool:
-        """Whether this worker answers probes at all."""
-        return self._settings.enabled and self._secret is not None
+    def takes(self, request: TailRequest) -> bool:
+        """Whether the request is a probe."""
+        return request.probe
 
-    def open_at(self, split_point: str) -> bool:
-        """Whether probes are answered at this cut."""
-        return self.why_not(split_point) is None
+    def check(self, request: TailRequest) -> None:
+        """Refuse a probe that is never answered, whatever the budgets say. Raises ProbeError."""
+        reason = self.why_not(request.split_point)
+        if reason is not None:
+            raise ProbeError(reason, split_point=request.split_point)
+        if request.batch != 1:
+            raise ProbeError(f"expected a probe of one item, got {request.batch}")
 
-    def why_not(self, split_point: str) -> str | None:
-        """Why no probe is answered at this cut, in words; ``None`` where they are."""
-        if not self._settings.enabled:
-            return (
-                "probes are off for this model: the operator turns them on with "
-                "isplit.probes.enabled in model-config.yaml"
-            )
-        if self._secret is None:
-            return (
-                "probes need the operator's secret (ISPLIT_SECRET_FILE), and this server has none"
-            )
-        if split_point not in self._closed:
-            self._closed[split_point] = why_no_probe(self._net, split_point)
-        return self._closed[split_point]
+    def answer(self, job: TailJob, values: torch.Tensor) -> tuple[bytes, int | None]:
+        """Answer one probe.
 
-    def may(self, device: str | None) -> bool:
-        """Whether the budgets would let this device probe now."""
-        return self._cpu.level() > 0 and self._of(device).level() >= 1.0
+        Parameters:
+            values: the decoded activation, shape (1, *shape).
 
-    def answer(self, job: TailJob, values: torch.Tensor) -> ProbeResponse:
-        """The answer to one probe; ``values`` (1, *shape): the decoded activation.
-
-        Raises ProbeError (off, no secret, no sense at this cut, several items), ProbeBudgetError, and what importance
-        raises.
+        Raises:
+            ProbeError: the importance is not finite.
+            ProbeBudgetError: the device or the server has no budget left.
         """
         try:
-            return self._answer(job, values)
+            return self._answer(job, values).encode()
         except Exception:
             self.refused += 1
             raise
 
+    def amend(self, job: TailJob, response: TailResponse) -> TailResponse:
+        """Add the advised probe rate to the answer to a prediction."""
+        if self.why_not(job.request.split_point) is not None or not self.may(job.sender.device):
+            return response
+        # The class that is known the least decides.
+        rates = [self._rates.of(int(class_id)) for class_id in response.top_class[:, 0]]
+        return replace(response, probe_rate=max(rates, default=0.0))
+
     def describe(self) -> dict[str, Any]:
-        """From memory alone: whether and where probes are answered, and how many were."""
-        points = [name for name in self._manifest.deployed if self.open_at(name)] if self.on else []
+        """Where probes are answered, and how many were, from memory alone."""
+        points = [name for name in self._manifest.deployed if self.why_not(name) is None]
         return {
-            "on": self.on,
+            "on": self._secret is not None,
             "split_points": points,
             "answered": self.answered,
             "refused": self.refused,
         }
 
+    def close(self) -> None:
+        """Stop reading the rates."""
+        self._rates.close()
+
+    def why_not(self, split_point: str) -> str | None:
+        """Why no probe is answered at this split point, in words; ``None`` where they are."""
+        if self._secret is None:
+            return (
+                "probes need the operator's secret (ISPLIT_SECRET_FILE), and this server has none"
+            )
+        if split_point not in self._reasons:
+            self._reasons[split_point] = why_no_probe(self._net, split_point)
+        return self._reasons[split_point]
+
+    def may(self, device: str | None) -> bool:
+        """Whether the budgets would let this device probe now."""
+        return self._cpu.level() > 0 and self._budget(device).level() >= 1.0
+
     def _answer(self, job: TailJob, values: torch.Tensor) -> ProbeResponse:
         request, sender = job.request, job.sender
-        self.check(request.split_point, len(values))
-        assert self._secret is not None  # noqa: S101  check() raised otherwise
+        assert self._secret is not None  # noqa: S101  check() refuses without one
         self._spend(sender.device)
         started, before = time.perf_counter(), self._cpu_clock()
         try:
-            found, gradient = self._net.gradient_from(request.split_point, values)
-            curve = np.asarray(found.values[0], np.float64)
+            importance, gradient = self._net.gradient_from(request.split_point, values)
+            curve = np.asarray(importance.values[0], np.float64)
             tail = curve[~np.isnan(curve)]
             if not np.isfinite(tail).all():
                 raise ProbeError(
                     "the importance of this activation is not finite: its values are out of range"
                 )
-            class_id = int(found.target[0])
+            class_id = int(importance.target[0])
             ticket = Ticket.new(
                 network_hash=self._manifest.network_hash,
                 cut=request.cut,
@@ -167,16 +182,8 @@ class Probes:
         self.answered += 1
         return response
 
-    def check(self, split_point: str, items: int) -> None:
-        """Raises ProbeError where a probe of so many items at this cut is not answered, whatever the budgets say."""
-        why = self.why_not(split_point)
-        if why is not None:
-            raise ProbeError(why, split_point=split_point)
-        if items != 1:
-            raise ProbeError(f"expected a probe of one item, got {items}")
-
     def _spend(self, device: str | None) -> None:
-        budget = self._of(device)
+        budget = self._budget(device)
         per_hour = self._settings.per_hour
         if budget.level() < 1.0:
             wait = min(budget.seconds_until(1.0), _HOUR_S)
@@ -192,7 +199,7 @@ class Probes:
             )
         budget.take(1.0)
 
-    def _of(self, device: str | None) -> TokenBucket:
+    def _budget(self, device: str | None) -> TokenBucket:
         """The budget of a device. Of more than ``MAX_DEVICES`` the least recent are forgotten."""
         budget = self._devices.get(device)
         if budget is None:
@@ -203,8 +210,3 @@ class Probes:
                 self._devices.popitem(last=False)
         self._devices.move_to_end(device)
         return budget
-
-
-def advised(classes: Iterable[int], rate_of: Callable[[int], float]) -> float:
-    """The rate for a request: that of its least known class."""
-    return max((rate_of(int(c)) for c in classes), default=0.0)

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..device_tokens import SECRET_VARIABLE
 from ..errors import ServingError
-from ..probing.settings import ProbeReportSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -46,6 +45,39 @@ def store_url() -> str:
     return os.environ.get(STORE_VARIABLE) or default_store_url()
 
 
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ProbeReportSettings(BaseModel):
+    """What the endpoint accepts.
+
+    Attributes:
+        per_hour: curves that one device may add within an hour, over all workers.
+    """
+
+    model_config = _STRICT
+
+    per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+
+
+class ProbeSettings(BaseModel):
+    """What a tail worker answers.
+
+    Attributes:
+        enabled: whether probes are answered.
+        per_hour: probes of one device within an hour; all devices without a token count as one.
+        cpu_budget: share of one CPU core that probes may take.
+        rate: the largest share of its requests that a device is advised to follow with a probe.
+    """
+
+    model_config = _STRICT
+
+    enabled: bool = False
+    per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+    cpu_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
 class WorkerSettings(BaseModel):
     """Settings that a tail and the endpoint have in common.
 
@@ -55,7 +87,7 @@ class WorkerSettings(BaseModel):
         label_secret_file: file with the secret for labels. With it, requests can be labelled.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = _STRICT
 
     file: ClassVar[str]
     """The configuration file, for error messages."""

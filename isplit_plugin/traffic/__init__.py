@@ -3,12 +3,15 @@ importance in the background, and the store that keeps it all."""
 
 from __future__ import annotations
 
+from .delta import MAX_GROUPS, OTHER
 from .networks import StoredNetwork
 from .recorder import Recorder
 from .sampler import ImportanceFn, Sampler, is_sampled
 from .store import Group, StandingSnapshot, Store
 
 __all__ = [
+    "MAX_GROUPS",
+    "OTHER",
     "Group",
     "ImportanceFn",
     "Recorder",

@@ -1,4 +1,4 @@
-"""The endpoint's side of labels: a back office says what requests really showed, under a secret of its own."""
+"""Labels at the endpoint: a back office sends the true classes of requests, under a secret of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors import LabelSecretError, QueryError
 from ...traffic import Store
 from ...traffic.labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
 from ...wire import find_header
-from .question import json_body
+from .body import check_name
 
 TOKEN_HEADER: Final = "isplit-label-token"  # noqa: S105 - a name
 _FIELDS: Final = ("labels", "token")
@@ -21,22 +21,16 @@ _MAX_NAME: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class LabelCall:
-    """One call as it came: the list under ``labels``, and the secret from the body or the header."""
+    """The value under ``labels``, unchecked, and the secret from the body or the header."""
 
     labels: object
     token: str | None
 
 
-def read_labels(row: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCall | None:
-    """The call, if the body is one for labels. Raises QueryError where it has fields of none."""
-    body = json_body(row)
-    if body is None or "labels" not in body:
-        return None
-    unknown = [str(name) for name in body if name not in _FIELDS]
-    if unknown:
-        raise QueryError(
-            f"body: unknown field {unknown[0][:100]!r}; known beside labels: token", field="body"
-        )
+def read_labels(body: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCall:
+    """The call in a body that has ``labels``. Raises QueryError for a field that does not belong there."""
+    for name in body:
+        check_name(name, _FIELDS, "body")
     token = body.get("token")
     if token is None:
         token = find_header(headers, TOKEN_HEADER)
@@ -46,10 +40,13 @@ def read_labels(row: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCall
 
 
 def take_labels(store: Store, secret_file: str | None, call: LabelCall) -> dict[str, Any]:
-    """Take what can be taken; the JSON answer, with an entry for each label in the order given.
+    """Store the labels that can be stored. The JSON answer has an entry for each label, in the order given.
 
-    Raises LabelSecretError before anything else is looked at, QueryError where ``labels`` is no list of 1 to 1000,
-    SecretError where the endpoint's own file cannot be used, StoreError. Nothing is stored then.
+    Raises:
+        LabelSecretError: the secret is missing or another one. It is checked before anything else.
+        QueryError: ``labels`` is not a list of 1 to 1000 labels.
+        SecretError: the endpoint's own secret file cannot be used.
+        StoreError: the store takes no writes. Nothing is stored then.
     """
     _check_secret(secret_file, call.token)
     items = call.labels
@@ -62,15 +59,15 @@ def take_labels(store: Store, secret_file: str | None, call: LabelCall) -> dict[
         raise QueryError(
             f"labels: expected a list of 1 to {MAX_LABELS} labels, got {got}", field="labels"
         )
-    read = [_label(item) for item in items]
-    good = [label for label in read if isinstance(label, Label)]
-    told = iter(store.add_labels(good)) if good else iter(())
-    out = [next(told) if isinstance(label, Label) else label for label in read]
-    taken = sum(label.error is None for label in out)
+    labels = [_label(item) for item in items]
+    readable = [label for label in labels if isinstance(label, Label)]
+    stored = iter(store.add_labels(readable) if readable else ())
+    results = [next(stored) if isinstance(label, Label) else label for label in labels]
+    labelled = sum(result.error is None for result in results)
     return {
-        "labelled": taken,
-        "refused": len(out) - taken,
-        "labels": [label.to_json() for label in out],
+        "labelled": labelled,
+        "refused": len(results) - labelled,
+        "labels": [result.to_json() for result in results],
     }
 
 
@@ -89,9 +86,9 @@ def _check_secret(secret_file: str | None, token: str | None) -> None:
 
 
 def _label(item: object) -> Label | LabelResult:
-    """One label, or what is wrong with it."""
-    shown = item.get("request_id") if isinstance(item, Mapping) else None
-    request_id = shown if isinstance(shown, str) else ""
+    """One label, or the result that says what is wrong with it."""
+    value = item.get("request_id") if isinstance(item, Mapping) else None
+    request_id = value if isinstance(value, str) else ""
     try:
         if not isinstance(item, Mapping) or set(item) != {"request_id", "class"}:
             raise QueryError(
@@ -99,7 +96,7 @@ def _label(item: object) -> Label | LabelResult:
             )
         if not 0 < len(request_id) <= MAX_REQUEST_ID:
             raise QueryError(
-                f"request_id: expected 1 to {MAX_REQUEST_ID} characters, got {str(shown)[:100]!r}"
+                f"request_id: expected 1 to {MAX_REQUEST_ID} characters, got {str(value)[:100]!r}"
             )
         class_id = item["class"]
         if (

@@ -1,16 +1,121 @@
-"""Answers that list what is in the store: measured accuracy, device groups, changes of the picks in force."""
+"""Answers that list what is in the store: models, classes, curves, accuracy, device groups, changes of picks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
-from ...advice import LiveView, PickChange, wilson
-from ...errors import UnknownClassError
+import numpy as np
+
+from ...advice import LiveView, PickChange, bare_profile, class_curves, live_weights, wilson
+from ...errors import QueryError, StoreError, UnknownClassError
+from ...profile import Profile
 from ...schema import Cut, Manifest
-from ...traffic.store import Group
+from ...traffic import Group, StoredNetwork
 
 MAX_ROWS: Final = 20_000
+MAX_CURVES: Final = 100
+
+
+def models(networks: Sequence[StoredNetwork]) -> dict[str, Any]:
+    """The models in the store, the last one put first."""
+    return {
+        "models": [
+            {
+                "model": network.model,
+                "version": network.version,
+                "network_hash": network.network_hash,
+                "has_profile": network.has_profile,
+                "as_of": network.as_of,
+            }
+            for network in networks
+        ]
+    }
+
+
+def groups(manifest: Manifest, groups: Sequence[Group]) -> dict[str, Any]:
+    """Device groups with their requests. ``all`` is all of them together."""
+    total = sum(group.requests for group in groups)
+    rows = [
+        {
+            "group": group.name,
+            "requests": group.requests,
+            "errors": group.errors,
+            "share": group.requests / total if total else 0.0,
+        }
+        for group in groups
+    ]
+    return {**_about(manifest), "requests": total, "groups": rows}
+
+
+def changes(manifest: Manifest, group: str, changes: Sequence[PickChange]) -> dict[str, Any]:
+    """Changes of the standing pick, the newest first."""
+    rows = [change.to_json() for change in changes]
+    return {**_about(manifest), "group": group, "changes": rows}
+
+
+def classes(manifest: Manifest, live: LiveView) -> dict[str, Any]:
+    """Class ids and labels, with the requests of each and its share of the live mix."""
+    weight, count = live_weights(live, len(manifest.classes))
+    total = weight.sum()
+    share = weight / total if total > 0 else weight
+    rows = [
+        {"id": i, "label": label, "requests": int(count[i]), "share": float(share[i])}
+        for i, label in enumerate(manifest.classes)
+    ]
+    return {**_about(manifest), "group": live.group, "as_of": live.as_of, "classes": rows}
+
+
+def curves(
+    manifest: Manifest, profile: Profile | None, live: LiveView, class_ids: Sequence[int] | None
+) -> dict[str, Any]:
+    """The CUI curve of each class. Raises QueryError, UnknownClassError, StoreError."""
+    if class_ids is None or len(class_ids) > MAX_CURVES:
+        number = "none" if class_ids is None else len(class_ids)
+        raise QueryError(
+            f"classes: expected 1 to {MAX_CURVES} class ids for curves, got {number}",
+            field="classes",
+        )
+    _check_classes(manifest, class_ids)
+    prior = profile if profile is not None else bare_profile(manifest)
+    if prior.network_hash != manifest.network_hash:
+        raise StoreError(
+            f"expected a profile of network {manifest.network_hash}, got one of {prior.network_hash}"
+        )
+    rows = []
+    of_classes = class_curves(prior, live, np.asarray(class_ids, dtype=np.int64))
+    for class_id, curve in zip(class_ids, of_classes, strict=True):
+        points = [_without_nan(point._asdict()) for point in curve.points(prior)]
+        rows.append({"id": class_id, "label": manifest.classes[class_id], "curve": points})
+    return {**_about(manifest), "group": live.group, "as_of": live.as_of, "curves": rows}
+
+
+def accuracy(manifest: Manifest, live: LiveView, class_ids: Sequence[int] | None) -> dict[str, Any]:
+    """Measured accuracy from labels with 95 % Wilson intervals, by cut and by predicted class.
+
+    Counts are decayed: a label weighs 2^-h once h half-lives have passed since its prediction. ``class_ids``: ``None``
+    for all. Raises UnknownClassError.
+    """
+    _check_classes(manifest, class_ids or ())
+    outcomes = [row for row in live.outcomes if class_ids is None or row.class_id in class_ids]
+    by_cut: dict[Cut, list[dict[str, Any]]] = {}
+    for row in [row for row in outcomes if row.labelled > 0][:MAX_ROWS]:
+        known = row.class_id < len(manifest.classes)
+        label = manifest.classes[row.class_id] if known else str(row.class_id)
+        counts = _accuracy(row.predictions, row.labelled, row.correct)
+        by_cut.setdefault(row.cut, []).append({"class": row.class_id, "label": label, **counts})
+    rows = []
+    for cut, of_classes in sorted(by_cut.items()):
+        at_cut = [row for row in outcomes if row.cut == cut]
+        total = _accuracy(
+            sum(row.predictions for row in at_cut),
+            sum(row.labelled for row in at_cut),
+            sum(row.correct for row in at_cut),
+        )
+        parts = {"cut": str(cut), "split_point": cut.split_point, "codec": cut.coding}
+        rows.append({**parts, **total, "classes": of_classes})
+    return {**_about(manifest), "group": live.group, "as_of": live.as_of, "accuracy": rows}
 
 
 def _about(manifest: Manifest) -> dict[str, Any]:
@@ -21,78 +126,24 @@ def _about(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def groups(manifest: Manifest, found: Sequence[Group]) -> dict[str, Any]:
-    """Device groups with their requests; ``all`` is all of them together."""
-    total = sum(group.requests for group in found)
-    rows = [
-        {
-            "group": g.name,
-            "requests": g.requests,
-            "errors": g.errors,
-            "share": g.requests / total if total else 0.0,
-        }
-        for g in found
-    ]
-    return {**_about(manifest), "requests": total, "groups": rows}
+def _check_classes(manifest: Manifest, class_ids: Sequence[int]) -> None:
+    for class_id in class_ids:
+        if class_id >= len(manifest.classes):
+            raise UnknownClassError.of(class_id, range(len(manifest.classes)))
 
 
-def changes(manifest: Manifest, group: str, found: Sequence[PickChange]) -> dict[str, Any]:
-    """Changes of the picks in force, the newest first."""
-    return {**_about(manifest), "group": group, "changes": [change.to_json() for change in found]}
-
-
-def accuracy(manifest: Manifest, live: LiveView, asked: Sequence[int] | None) -> dict[str, Any]:
-    """Measured accuracy from labels, with 95 % Wilson intervals: by served point and codec, and by class within.
-
-    Counts are decayed: a label weighs 2^-h once h half-lives have passed since its prediction. The class is the
-    predicted one. Raises UnknownClassError.
-    """
-    unknown = [c for c in asked or () if c >= len(manifest.classes)]
-    if unknown:
-        raise UnknownClassError.of(unknown[0], range(len(manifest.classes)))
-    rows = [r for r in live.outcomes if r.labelled > 0 and (asked is None or r.class_id in asked)]
-    served: dict[Cut, list[dict[str, Any]]] = {}
-    for row in rows[:MAX_ROWS]:
-        label = (
-            manifest.classes[row.class_id]
-            if row.class_id < len(manifest.classes)
-            else str(row.class_id)
-        )
-        told = {
-            "class": row.class_id,
-            "label": label,
-            **_share(row.predictions, row.labelled, row.correct),
-        }
-        served.setdefault(row.cut, []).append(told)
-    seen = {key: _total(live, key, asked) for key in served}
+def _accuracy(predictions: float, labelled: float, correct: float) -> dict[str, float]:
+    share = min(1.0, correct / labelled)
+    low, high = wilson(share, labelled)
     return {
-        **_about(manifest),
-        "group": live.group,
-        "as_of": live.as_of,
-        "accuracy": [
-            {
-                "cut": str(key),
-                "split_point": key.split_point,
-                "codec": key.coding,
-                **_share(*seen[key]),
-                "classes": classes,
-            }
-            for key, classes in sorted(served.items())
-        ],
+        "predictions": predictions,
+        "labelled": labelled,
+        "correct": correct,
+        "accuracy": share,
+        "accuracy_low": low,
+        "accuracy_high": high,
     }
 
 
-def _total(live: LiveView, key: Cut, asked: Sequence[int] | None) -> tuple[float, float, float]:
-    mine = [r for r in live.outcomes if r.cut == key and (asked is None or r.class_id in asked)]
-    return (
-        sum(r.predictions for r in mine),
-        sum(r.labelled for r in mine),
-        sum(r.correct for r in mine),
-    )
-
-
-def _share(seen: float, labelled: float, correct: float) -> dict[str, float]:
-    share = min(1.0, correct / labelled)
-    low, high = wilson(share, labelled)
-    counts = {"predictions": seen, "labelled": labelled, "correct": correct}
-    return {**counts, "accuracy": share, "accuracy_low": low, "accuracy_high": high}
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

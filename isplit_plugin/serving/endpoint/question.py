@@ -9,31 +9,21 @@ A question arrives in three ways, and the handler cannot see which HTTP method c
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Final, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from ...advice import MAX_CLASSES, Constraints, Query
 from ...errors import QueryError, UnknownNameError
 from ...wire import find_header
-from ..replies import request_body
+from .body import check_name, show
+from .routes import ROUTES
 
-MAX_BODY: Final = 262_144
 MAX_PATH: Final = 16_384
 MAX_NAME: Final = 200
 
-ROUTES: Final[Mapping[str, str]] = {
-    "help": "this page",
-    "models": "the models in the store",
-    "recommendations/<model>": "what to use now and where a bottleneck is worth placing, for the live mix of classes",
-    "recommendations/<model>/classes/<id>[,<id>...]": "the same for these classes",
-    "classes/<model>": "class ids, labels and how often each was seen",
-    "curves/<model>/classes/<id>[,<id>...]": "the CUI curve of each of these classes",
-    "accuracy/<model>[/classes/<id>[,<id>...]]": "measured accuracy from labels, by served point, codec and class",
-    "groups/<model>": "the device groups that were seen",
-    "changes/<model>[/group/<name>]": "the picks in force for the live mix, and what brought them",
-}
 TOPICS: Final = (
     "help",
     "models",
@@ -45,7 +35,7 @@ TOPICS: Final = (
     "changes",
 )
 
-_CONSTRAINTS: Final = tuple(f.name for f in fields(Constraints))
+_CONSTRAINTS: Final = tuple(f.name for f in dataclasses.fields(Constraints))
 _TEXTS: Final = ("group", "rule", "candidate_set", "predictor", "mix")
 _FIELDS: Final = ("model", "version", "classes", *_TEXTS, "constraints")
 _PATH: Final = ("version", "classes", *_TEXTS)
@@ -68,34 +58,38 @@ class Question:
         )
 
 
-def read_question(row: Mapping[Any, Any], headers: Mapping[str, str]) -> Question:
-    """Read one row. Raises QueryError naming the field, UnknownNameError for a path that leads nowhere."""
-    topic, asked = _path(find_header(headers, "url_path") or "")
-    told = _body(row)
-    if told is None:
-        told = _parameters(row)
-    if not told and (find_header(headers, "Content-Length") or "0").strip("0"):
+def read_question(
+    row: Mapping[Any, Any], headers: Mapping[str, str], body: Mapping[Any, Any] | None
+) -> Question:
+    """Read a question from the path, and from the body or the query parameters.
+
+    ``body``: the parsed JSON body, ``None`` without one. Raises QueryError naming the field, and UnknownNameError for a
+    path that leads nowhere.
+    """
+    topic, path_fields = _path(find_header(headers, "url_path") or "")
+    fields = _parameters(row) if body is None else _body_fields(body)
+    if not fields and (find_header(headers, "Content-Length") or "0").strip("0"):
         # TorchServe reads a body that calls itself a form, and drops what is no name=value.
         raise QueryError(
             "body: expected JSON with Content-Type application/json, got none", field="body"
         )
-    for name in told.keys() & asked.keys():
-        if told[name] != asked[name]:
+    for name in fields.keys() & path_fields.keys():
+        if fields[name] != path_fields[name]:
             raise QueryError(
-                f"{name}: expected it once, got {_show(asked[name])} and {_show(told[name])}",
+                f"{name}: expected it once, got {show(path_fields[name])} and {show(fields[name])}",
                 field=name,
             )
-    asked = {**asked, **told}
+    fields = {**path_fields, **fields}
     if topic is None:
-        topic = "recommendations" if asked else "help"
+        topic = "recommendations" if fields else "help"
     if topic in ("help", "models"):
         return Question(topic)
-    if "model" not in asked:
+    if "model" not in fields:
         raise QueryError(
             f"model: expected a model's name, got none; {topic}/<model>", field="model"
         )
-    version = None if asked.get("version") is None else _text("version", asked["version"])
-    return Question(topic, _text("model", asked["model"]), version, _query(asked))
+    version = None if fields.get("version") is None else _text("version", fields["version"])
+    return Question(topic, _text("model", fields["model"]), version, _query(fields))
 
 
 def _path(raw: str) -> tuple[str | None, dict[str, Any]]:
@@ -114,122 +108,87 @@ def _path(raw: str) -> tuple[str | None, dict[str, Any]]:
         if rest:
             raise UnknownNameError.of("/".join(parts), ROUTES)
         return topic, {}
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if rest:
         model, *rest = rest
-        found["model"] = model
+        fields["model"] = model
     if len(rest) % 2:
-        raise QueryError(f"path: expected a value after {_show(rest[-1])}", field="path")
+        raise QueryError(f"path: expected a value after {show(rest[-1])}", field="path")
     for name, value in zip(rest[::2], rest[1::2], strict=True):
-        _known(name, _PATH, "path")
-        if name in found:
+        check_name(name, _PATH, "path")
+        if name in fields:
             raise QueryError(f"{name}: expected it once, got it twice", field=name)
-        found[name] = _ids(value) if name == "classes" else value
-    return topic, found
+        fields[name] = _ids(value) if name == "classes" else value
+    return topic, fields
 
 
-def json_body(row: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
-    """The object of a JSON body, ``None`` without a body. Raises QueryError."""
-    body = request_body(row)
-    if isinstance(body, bytes | bytearray | memoryview):
-        if not len(body):
-            return None
-        if len(body) > MAX_BODY:
-            raise QueryError(
-                f"body: expected at most {MAX_BODY} bytes, got {len(body)}", field="body"
-            )
-        try:
-            body = json.loads(bytes(body), parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise QueryError(
-                f"body: expected a JSON object with Content-Type application/json ({error})",
-                field="body",
-            ) from error
-    if body is not None and not isinstance(body, Mapping):
-        raise QueryError(f"body: expected a JSON object, got {type(body).__name__}", field="body")
-    return body
-
-
-def _body(row: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The fields of a JSON body, ``None`` without one."""
-    body = json_body(row)
-    if body is None:
-        return None
+def _body_fields(body: Mapping[Any, Any]) -> dict[str, Any]:
+    """The fields of a JSON body. A single class id is a list of one."""
     for name in body:
-        _known(name, _FIELDS, "body")
-    found = {name: value for name, value in body.items() if value is not None}
-    if (
-        "classes" in found
-        and isinstance(found["classes"], int)
-        and not isinstance(found["classes"], bool)
-    ):
-        found["classes"] = [found["classes"]]
-    return found
+        check_name(name, _FIELDS, "body")
+    fields = {name: value for name, value in body.items() if value is not None}
+    classes = fields.get("classes")
+    if isinstance(classes, int) and not isinstance(classes, bool):
+        fields["classes"] = [classes]
+    return fields
 
 
 def _parameters(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The fields of a query string. Numbers arrive as text."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     for name, raw in row.items():
         if name in ("body", "data"):
             continue
-        _known(name, _PARAMETERS, "query string")
+        check_name(name, _PARAMETERS, "query string")
         value = _decoded(name, raw)
         if name in ("class", "classes"):
-            if "classes" in found:
+            if "classes" in fields:
                 raise QueryError(
                     "classes: expected one of `class` and `classes`, got both", field="classes"
                 )
-            found["classes"] = _ids(value)
+            fields["classes"] = _ids(value)
         elif name in _CONSTRAINTS:
             limits[name] = value if name == "objective" else _float(name, value)
         else:
-            found[name] = value
+            fields[name] = value
     if limits:
-        found["constraints"] = limits
-    return found
+        fields["constraints"] = limits
+    return fields
 
 
-def _query(asked: Mapping[str, Any]) -> Query:
-    classes = asked.get("classes")
+def _query(fields: Mapping[str, Any]) -> Query:
+    classes = fields.get("classes")
     if classes is not None:
         if isinstance(classes, str) or not isinstance(classes, Sequence):
             raise QueryError(
-                f"classes: expected a list of class ids, got {_show(classes)}", field="classes"
+                f"classes: expected a list of class ids, got {show(classes)}", field="classes"
             )
         if len(classes) > MAX_CLASSES:
             raise QueryError(
                 f"classes: expected 1 to {MAX_CLASSES} class ids, got {len(classes)}",
                 field="classes",
             )
-    limits = asked.get("constraints", {})
+    limits = fields.get("constraints", {})
     if not isinstance(limits, Mapping):
         raise QueryError(
             f"constraints: expected an object, got {type(limits).__name__}", field="constraints"
         )
     for name in limits:
-        _known(name, _CONSTRAINTS, "constraints")
+        check_name(name, _CONSTRAINTS, "constraints")
     return Query(
         classes=None if classes is None else tuple(classes),
         constraints=Constraints(
             **{name: value for name, value in limits.items() if value is not None}
         ),
-        **{name: _text(name, asked[name]) for name in _TEXTS if name in asked},
+        **{name: _text(name, fields[name]) for name in _TEXTS if name in fields},
     )
-
-
-def _known(name: object, names: Sequence[str], where: str) -> None:
-    if name not in names:
-        raise QueryError(
-            f"{where}: unknown field {_show(name)}; known: {', '.join(names)}", field=_show(name)
-        )
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
         raise QueryError(
-            f"{name}: expected 1 to {MAX_NAME} characters, got {_show(value)}", field=name
+            f"{name}: expected 1 to {MAX_NAME} characters, got {show(value)}", field=name
         )
     return value
 
@@ -243,7 +202,7 @@ def _ids(text: str) -> list[int]:
     for word in words:
         if not (word.isascii() and word.isdigit() and len(word) < 10):
             raise QueryError(
-                f"classes: expected ids like 281,282, got {_show(word)}; classes/<model> lists ids and labels",
+                f"classes: expected ids like 281,282, got {show(word)}; classes/<model> lists ids and labels",
                 field="classes",
             )
     return [int(word) for word in words]
@@ -253,7 +212,7 @@ def _float(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise QueryError(f"{name}: expected a number, got {_show(text)}", field=name) from None
+        raise QueryError(f"{name}: expected a number, got {show(text)}", field=name) from None
 
 
 def _decoded(name: str, raw: object) -> str:
@@ -269,11 +228,3 @@ def _decoded(name: str, raw: object) -> str:
     if isinstance(raw, str | int | float) and len(str(raw)) <= MAX_PATH:
         return str(raw)
     raise QueryError(f"{name}: expected text, got {type(raw).__name__}", field=name)
-
-
-def _show(value: object) -> str:
-    return repr(value if isinstance(value, str) else str(value))[:100]
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

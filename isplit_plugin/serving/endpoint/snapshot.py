@@ -1,66 +1,62 @@
-"""What the endpoint knows of the store at one revision: each part is read once, however many questions are asked."""
+"""What the endpoint reads of the store at one revision. Each part is read once, however many questions are asked."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Final
+from collections.abc import Hashable
 
 from ...advice import LiveView
 from ...profile import Profile
 from ...schema import Manifest
-from ...traffic import Store
-from ...traffic.store import Group, StandingSnapshot
-
-MAX_VIEWS: Final = 8
-"""Views that are kept, for names of groups are free."""
+from ...traffic import Group, StandingSnapshot, Store
+from .cache import Cache
 
 
 class Snapshot:
-    """The store at ``revision``. All methods raise as those of :class:`Store` that they are named after; what was
-    read once is not read again, so a ``Snapshot`` must be left when the store's revision is another."""
+    """The store at ``version``, through a cache. All methods raise what the store's methods of these names raise."""
 
-    def __init__(self, store: Store, revision: tuple[int, int]) -> None:
-        self.revision = revision
+    def __init__(self, store: Store, cache: Cache) -> None:
+        # In this order: reading the revision follows a file that took the place of another.
+        revision = store.revision()
+        self.version: Hashable = (revision, store.opened)
         self._store = store
-        self._manifests: dict[tuple[str, str | None], Manifest] = {}
-        self._profiles: dict[str, Profile | None] = {}
-        self._groups: dict[str, tuple[Group, ...]] = {}
-        self._views: OrderedDict[tuple[str, str], LiveView] = OrderedDict()
-        self._held: OrderedDict[tuple[str, str, str], StandingSnapshot] = OrderedDict()
+        self._cache = cache
 
     def manifest(self, model: str, version: str | None) -> Manifest:
-        key = (model, version)
-        if key not in self._manifests:
-            self._manifests[key] = self._store.manifest(model, version)
-        return self._manifests[key]
+        key = ("manifest", model, version)
+        return self._cache.get(key, self.version, lambda: self._store.manifest(model, version))
 
     def profile(self, network_hash: str) -> Profile | None:
-        if network_hash not in self._profiles:
-            self._profiles[network_hash] = self._store.profile(network_hash)
-        return self._profiles[network_hash]
+        key = ("profile", network_hash)
+        return self._cache.get(key, self.version, lambda: self._store.profile(network_hash))
 
     def groups(self, network_hash: str) -> tuple[Group, ...]:
-        if network_hash not in self._groups:
-            self._groups[network_hash] = self._store.groups(network_hash)
-        return self._groups[network_hash]
+        key = ("groups", network_hash)
+        return self._cache.get(key, self.version, lambda: self._store.groups(network_hash))
 
     def view(self, network_hash: str, group: str) -> LiveView:
-        key = (network_hash, group)
-        if key not in self._views:
-            self._keep(key, self._store.view(network_hash, group))
-        self._views.move_to_end(key)
-        return self._views[key]
+        return self._cache.get(
+            ("view", network_hash, group),
+            self.version,
+            lambda: self._store.view(network_hash, group),
+            _view_bytes,
+        )
 
     def standing(self, manifest: Manifest, group: str) -> StandingSnapshot:
-        key = (manifest.model, manifest.version, group)
-        if key not in self._held:
-            self._held[key] = self._store.standing_snapshot(manifest, group)
-            self._keep((manifest.network_hash, group), self._held[key].live)
-            if len(self._held) > MAX_VIEWS:
-                self._held.popitem(last=False)
-        return self._held[key]
+        key = ("standing", manifest.model, manifest.version, group)
+        return self._cache.get(key, self.version, lambda: self._read_standing(manifest, group))
 
-    def _keep(self, key: tuple[str, str], view: LiveView) -> None:
-        self._views[key] = view
-        if len(self._views) > MAX_VIEWS:
-            self._views.popitem(last=False)
+    def _read_standing(self, manifest: Manifest, group: str) -> StandingSnapshot:
+        snapshot = self._store.standing_snapshot(manifest, group)
+        key = ("view", manifest.network_hash, group)
+        self._cache.put(key, self.version, snapshot.live, _view_bytes(snapshot.live))
+        return snapshot
+
+
+def _view_bytes(view: LiveView) -> int:
+    """About the memory that a view takes: its arrays, and 200 bytes for each row object."""
+    arrays = sum(
+        array.nbytes
+        for rows in view.importance
+        for array in (rows.count, rows.weight, rows.weight2, rows.sum1, rows.sum2)
+    )
+    return arrays + 200 * (len(view.outcomes) + len(view.served) + len(view.class_counts.class_ids))

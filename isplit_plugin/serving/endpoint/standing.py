@@ -32,8 +32,8 @@ def standing_answer(
 ) -> Recommendation:
     """Answer, and write the change of the standing pick that follows from the store's contents.
 
-    ``snapshot``: what was read of the store already. It is read again where others changed it since. Raises what
-    :func:`isplit_plugin.advice.answer_standing` and the store raise.
+    ``snapshot``: what was read of the store already. It is read again after a change was written, here or by others.
+    Raises what :func:`isplit_plugin.advice.answer_standing` and the store raise.
     """
     for _ in range(_TRIES):
         if snapshot is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .archive import Built, build_archive, build_endpoint_archive, build_head_bundle, package
+from .bottlenecks import load_bottlenecks
 from .manifest import choose_deployed, make_manifest
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "build_endpoint_archive",
     "build_head_bundle",
     "choose_deployed",
+    "load_bottlenecks",
     "make_manifest",
     "package",
 ]

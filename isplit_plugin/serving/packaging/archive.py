@@ -23,10 +23,10 @@ import yaml
 
 from ...errors import ServingError
 from ...files import file_sha256, write_atomically
-from ...probing.points import probe_warnings
 from ...profile import Profile
 from ...schema import OUTPUT, Cut, Manifest, Preprocessing
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
+from ..optional import package_warnings
 from ..resources import config_file, handler_file
 from ..settings import TailSettings
 from .bottlenecks import bottleneck_file, with_bottlenecks
@@ -88,7 +88,7 @@ def package(
         bottlenecks=bottlenecks,
     )
     settings = TailSettings.from_config(config)
-    about_probes = probe_warnings(net, manifest, settings.probes, pt2=pt2)
+    part_warnings = package_warnings(net, manifest, settings, pt2=pt2)
     archive = build_archive(
         net,
         manifest=manifest,
@@ -106,7 +106,7 @@ def package(
         out_dir=out_dir,
     )
     return Built(
-        archive, bundle, build_endpoint_archive(out_dir), manifest, (*warnings, *about_probes)
+        archive, bundle, build_endpoint_archive(out_dir), manifest, (*warnings, *part_warnings)
     )
 
 

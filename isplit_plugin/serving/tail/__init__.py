@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .request import TailJob
 from .service import TailService
 
-__all__ = ["TailService"]
+__all__ = ["TailJob", "TailService"]

@@ -63,9 +63,9 @@ class TailMetrics:
         if status.startswith("invalid"):
             self._add("isplit_device_tokens_refused_total", 1, status.rpartition(" ")[2])
 
-    def probed(self, split_point: str) -> None:
-        """One answered probe."""
-        self._add("isplit_probes_total", 1, split_point)
+    def count(self, name: str, split_point: str) -> None:
+        """One more on a counter that has the split point as its dimension."""
+        self._add(name, 1, split_point)
 
     def dropped(self, total: int) -> None:
         """The recorder's count of dropped observations so far."""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,11 +35,6 @@ class TailJob:
     sender: Sender = NOBODY
     values: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
     decode_ms: float = 0.0
-
-    @property
-    def kind(self) -> Literal["predict", "explain", "probe"]:
-        """What is asked for."""
-        return "explain" if self.explain else "probe" if self.request.probe else "predict"
 
     @property
     def group(self) -> str:

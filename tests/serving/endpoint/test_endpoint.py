@@ -159,7 +159,7 @@ def test_classes_lists_ids_and_labels(ask: Ask, store: Store) -> None:
     status, body = one(ask, path="classes/toy")
     assert status == 200
     assert body["classes"] == [
-        {"id": i, "label": c, "seen": 0, "share": 0.0} for i, c in enumerate(toys.LABELS)
+        {"id": i, "label": c, "requests": 0, "share": 0.0} for i, c in enumerate(toys.LABELS)
     ]
 
 
@@ -421,16 +421,11 @@ def test_a_file_in_the_place_of_another_is_read_anew(
     assert after["revision"].partition("-")[0] != before["revision"].partition("-")[0]
 
 
-def test_cache_is_bounded(ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "CACHED_ANSWERS", 3)
-    for i in range(1, 9):
-        assert one(ask, parts={"model": b"toy", "rtt_ms": str(i).encode()})[0] == 200
+def test_answers_are_kept_in_the_bounded_cache(ask: Ask, store: Store) -> None:
     worker = recommendation_handler._STATE["endpoint"]
-    assert len(worker._cache) == 3
-    assert worker._cached_bytes == sum(len(text) for text in worker._cache.values())
-    monkeypatch.setattr(endpoint_module, "CACHED_BYTES", 10)
-    assert one(ask, parts={"model": b"toy", "rtt_ms": b"99"})[0] == 200
-    assert (len(worker._cache), worker._cached_bytes) == (0, 0)
+    for rtt in range(1, 600):
+        assert one(ask, parts={"model": b"toy", "rtt_ms": str(rtt).encode()})[0] == 200
+    assert worker.describe()["cached"] <= 512
 
 
 def test_answer_too_large_for_torchserve_is_refused(
@@ -483,7 +478,7 @@ def test_store_is_named_by_the_configuration(
         model_yaml_config = {"isplit": {"store": str(path)}}  # noqa: RUF012
 
     worker = Endpoint(Context())
-    answer = json.loads(worker.answer(read_question({"body": {"model": "toy"}}, {})))
+    answer = json.loads(worker.answer(read_question({}, {}, {"model": "toy"})))
     worker.close()
     assert answer["model"] == "toy"
 
@@ -570,7 +565,7 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
     assert after.cut == Cut("input", "jpeg")
 
     classes = one(ask, path="classes/toy")[1]["classes"]
-    assert [c["seen"] for c in classes] == [10, 0, 30]
+    assert [c["requests"] for c in classes] == [10, 0, 30]
     by_group = Recommendation.from_json(one(ask, parts={"model": b"toy", "group": b"elsewhere"})[1])
     assert (by_group.observations, by_group.mix) == (0, "profile")
     assert "no traffic yet from group elsewhere" in by_group.reason

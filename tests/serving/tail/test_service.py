@@ -216,14 +216,14 @@ def test_a_group_that_fails_together_is_tried_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     x = torch.randn(3, 3, 16, 16)
-    real, poisoned = worker.handler._tails["relu2"], head_of(net, "relu2", x[1:2])
+    real, poisoned = worker.handler._runner._tails["relu2"], head_of(net, "relu2", x[1:2])
 
     def tail(values: torch.Tensor) -> torch.Tensor:
         if (values.numpy() == poisoned).all(axis=(1, 2, 3)).any():
             raise RuntimeError("no luck\r\n[METRICS]forged.Count:1|#Level:Model")
         return real(values)
 
-    monkeypatch.setitem(worker.handler._tails, "relu2", tail)
+    monkeypatch.setitem(worker.handler._runner._tails, "relu2", tail)
     asks = [
         ask(manifest, head_of(net, "relu2", x[i : i + 1]), "relu2", scores=True) for i in range(3)
     ]
@@ -299,7 +299,7 @@ def test_more_than_the_response_timeout_allows_is_told_to_come_again(
     x: torch.Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker.handler, "_batch_limit", 4)
+    monkeypatch.setattr(worker.handler._runner, "max_batch_items", 4)
     values = head_of(net, "relu1", x)
     two = ask(manifest, values[:2], "relu1")
     first, second, explained, third = worker(

@@ -1,0 +1,67 @@
+"""The endpoint's cache against a plain dict, and its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isplit_plugin.serving.endpoint.cache import Cache
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 40)), min_size=1, max_size=60
+)
+
+
+def loader(value: object, loads: list[object]) -> Callable[[], object]:
+    def load() -> object:
+        loads.append(value)
+        return value
+
+    return load
+
+
+def test_a_value_is_loaded_once_for_each_version() -> None:
+    cache = Cache()
+    loads: list[object] = []
+    for version, value in ((1, "a"), (1, "b"), (2, "c"), (2, "d"), (1, "e")):
+        cache.get("key", version, loader(value, loads))
+    assert loads == ["a", "c", "e"]
+    assert len(cache) == 1
+
+
+def test_a_failed_load_keeps_nothing() -> None:
+    cache = Cache()
+
+    def fail() -> str:
+        raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        cache.get("key", 1, fail)
+    assert len(cache) == 0
+    assert cache.get("key", 1, lambda: "there") == "there"
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = Cache(max_entries=2)
+    loads: list[object] = []
+    for key in ("a", "b", "a", "c", "a", "b"):
+        cache.get(key, 1, loader(key, loads))
+    assert loads == ["a", "b", "c", "b"]
+
+
+@given(STEPS)
+def test_any_order_of_use_stays_within_the_bounds_and_gives_the_loaded_value(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    cache = Cache(max_entries=4, max_bytes=100)
+    sizes: dict[int, int] = {}
+    for key, version, size in steps:
+        value = cache.get(key, version, lambda s=size, k=key, v=version: (k, v, s), lambda x: x[2])
+        assert value[:2] == (key, version)
+        sizes[key] = value[2]
+        assert len(cache) <= 4
+        assert cache.nbytes <= 100 or len(cache) == 1
+        assert cache.nbytes <= sum(sizes.values())
