@@ -16,7 +16,7 @@ import torch
 
 from isplit_plugin.network import capture, profile
 from isplit_plugin.network.zoo import efficientnet_lite0
-from isplit_plugin.probing.endpoint import take
+from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
 from isplit_plugin.probing.tickets import Ticket
 from isplit_plugin.schema import Cut
@@ -131,7 +131,7 @@ def _costs(
 
         ready = iter([_parsed(report()) for _ in range(rounds + 1)])
         taken = interleaved(
-            {"take": lambda: take(store, secret, next(ready), per_hour=10**6)}, rounds=rounds
+            {"take": lambda: take_report(store, secret, next(ready), per_hour=10**6)}, rounds=rounds
         )
     plain = len(TailRequest(cut=Cut(cut, CODEC), tensor=sent).encode()[0])
     probe = plain + len(answer[0]) + len(report().encode())

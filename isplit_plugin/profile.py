@@ -67,8 +67,8 @@ class CutMeasurement:
 
     @property
     def codec(self) -> str:
-        """The cut's codec, with its quality where it has one."""
-        return self.cut.coding
+        """The cut's codec."""
+        return self.cut.codec
 
     @property
     def agreement(self) -> float:

@@ -72,8 +72,8 @@ class Prediction:
 
     @property
     def codec(self) -> str:
-        """The codec of the cut, with its quality where it has one."""
-        return self.cut.coding
+        """The codec of the cut."""
+        return self.cut.codec
 
     @property
     def label(self) -> str:

@@ -78,8 +78,8 @@ class RatedCut:
 
     @property
     def codec(self) -> str:
-        """The cut's codec, with its quality where it has one."""
-        return self.cut.coding
+        """The cut's codec."""
+        return self.cut.codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,7 @@ class Recommendation:
 def _rated_to_json(row: RatedCut) -> dict[str, Any]:
     raw = _nan_to_null(_slots(row))
     raw |= {"cut": str(row.cut), "split_point": row.split_point, "codec": row.codec}
+    raw["quality"] = row.cut.quality
     return raw
 
 

@@ -96,8 +96,8 @@ class TailRequest:
 
     @property
     def codec(self) -> str:
-        """The cut's codec, with its quality where it has one."""
-        return self.cut.coding
+        """The cut's codec."""
+        return self.cut.codec
 
     @property
     def is_image(self) -> bool:

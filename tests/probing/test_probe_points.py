@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from isplit_plugin.probing.settings import ProbeSettings
+from isplit_plugin.serving.settings import ProbeSettings
 
 from isplit_plugin.errors import ProbeError
 from isplit_plugin.network import CapturedNetwork

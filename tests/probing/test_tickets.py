@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from isplit_plugin.device_tokens import hashed, issue, seal
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, TicketError, WireError
-from isplit_plugin.probing.endpoint import read_report, take
+from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport
 from isplit_plugin.probing.tickets import TICKET_S, Ticket
 from isplit_plugin.profile import Profile
@@ -78,7 +78,7 @@ def _rows(store: Store, network: str) -> int:
 def test_what_is_right_is_taken_once(
     store: Store, ticket: Ticket, token: str, profile: Profile
 ) -> None:
-    answer = take(store, SECRET, _report(ticket, token), clock=clock)
+    answer = take_report(store, SECRET, _report(ticket, token), clock=clock)
     assert answer == {
         "accepted": True,
         "network_hash": ticket.network_hash,
@@ -91,15 +91,15 @@ def test_what_is_right_is_taken_once(
         profile.mean0 + rows.sum1[0] / rows.weight[0], [1e-4, *ticket.tail], rtol=1e-12
     )
     with pytest.raises(TicketError, match="used before") as caught:
-        take(store, SECRET, _report(ticket, token), clock=clock)
+        take_report(store, SECRET, _report(ticket, token), clock=clock)
     assert caught.value.details["reason"] == "replayed"
     assert _rows(store, ticket.network_hash) == 1
 
 
 def test_a_ticket_without_a_device_needs_no_token(store: Store, ticket: Ticket, token: str) -> None:
     unsigned = replace(ticket, device=None, probe="0" * 32)
-    take(store, SECRET, _report(unsigned, None), clock=clock)
-    take(store, SECRET, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
+    take_report(store, SECRET, _report(unsigned, None), clock=clock)
+    take_report(store, SECRET, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
 
 
 def _refused(
@@ -107,7 +107,7 @@ def _refused(
 ) -> IsplitError:
     before = _rows(store, ticket.network_hash), store.revision()
     with pytest.raises(IsplitError) as caught:
-        take(store, secret, raw, clock=lambda: now)
+        take_report(store, secret, raw, clock=lambda: now)
     assert (_rows(store, ticket.network_hash), store.revision()) == before
     return caught.value
 
@@ -138,17 +138,15 @@ def test_forged(store: Store, ticket: Ticket, token: str) -> None:
     assert error.details["reason"] == "malformed"
 
 
-def test_a_server_with_another_secret_or_none(store: Store, ticket: Ticket, token: str) -> None:
+def test_a_server_with_another_secret(store: Store, ticket: Ticket, token: str) -> None:
     error = _refused(store, ticket, _report(ticket, token), secret=b"y" * 32)
     assert error.details["reason"] == "forged"
-    with pytest.raises(ProbeError, match="secret"):
-        take(store, None, _report(ticket, token))
 
 
 def test_expired(store: Store, ticket: Ticket, token: str) -> None:
     error = _refused(store, ticket, _report(ticket, token), now=NOW + TICKET_S)
     assert error.details["reason"] == "expired"
-    take(store, SECRET, _report(ticket, token), clock=lambda: NOW + TICKET_S - 1)
+    take_report(store, SECRET, _report(ticket, token), clock=lambda: NOW + TICKET_S - 1)
 
 
 @pytest.mark.parametrize(("field", "value"), [("network", "f" * 64), ("class", 3), ("class", -1)])
@@ -197,14 +195,10 @@ def test_values_that_cannot_be(store: Store, ticket: Ticket, token: str, values:
     assert "expected" in error.message
 
 
-def test_values_json_cannot_carry(store: Store, ticket: Ticket, token: str) -> None:
-    body = json.dumps({"probe": _report(ticket, token, values=[float("nan")])}).encode()
-    with pytest.raises(WireError, match="NaN"):
-        read_report({"body": bytearray(body)})
-    parsed = {
-        "body": {"probe": _report(ticket, token, values=[float("inf")])}
-    }  # a server's parser may take it
-    error = _refused(store, ticket, read_report(parsed))
+def test_infinite_values_that_a_servers_parser_may_take(
+    store: Store, ticket: Ticket, token: str
+) -> None:
+    error = _refused(store, ticket, _report(ticket, token, values=[float("inf")]))
     assert "'conv1': expected 0 to" in error.message
 
 
@@ -228,7 +222,7 @@ def test_nothing_but_errors_of_ours_comes_out(
     _refused(store, ticket, raw)
     if isinstance(raw, dict):
         with suppress(IsplitError):  # one number from 0 on is a value like any other
-            take(
+            take_report(
                 store,
                 SECRET,
                 {**_report(ticket, token), **raw, "ticket": ticket.seal(SECRET)},
@@ -238,7 +232,7 @@ def test_nothing_but_errors_of_ours_comes_out(
 
 def test_no_more_than_a_device_may_add(store: Store, ticket: Ticket, token: str) -> None:
     for number in range(3):
-        take(
+        take_report(
             store,
             SECRET,
             _report(replace(ticket, probe=f"{number:032x}"), token),
@@ -247,19 +241,8 @@ def test_no_more_than_a_device_may_add(store: Store, ticket: Ticket, token: str)
         )
     more = replace(ticket, probe="f" * 32, expires=int(NOW) + 10_000)
     with pytest.raises(ProbeBudgetError, match="at most 3"):
-        take(store, SECRET, _report(more, token), per_hour=3, clock=clock)
-    take(store, SECRET, _report(more, token), per_hour=3, clock=lambda: NOW + 3601)
-
-
-def test_what_is_a_report() -> None:
-    assert read_report({"body": {"model": "toy"}}) is None
-    assert read_report({"body": bytearray(b'{"model": "probe"}')}) is None
-    assert read_report({}) is None
-    assert read_report({"body": {"probe": None}}) == {}
-    with pytest.raises(WireError, match="alone"):
-        read_report({"body": {"probe": {}, "model": "toy"}})
-    with pytest.raises(WireError, match="at most"):
-        read_report({"body": bytearray(b'{"probe"' + b" " * 300_000 + b":1}")})
+        take_report(store, SECRET, _report(more, token), per_hour=3, clock=clock)
+    take_report(store, SECRET, _report(more, token), per_hour=3, clock=lambda: NOW + 3601)
 
 
 def test_limits_of_values(profile: Profile) -> None:

@@ -1,0 +1,89 @@
+"""Probes as an optional part: absent unless turned on, refused with a reason where they are off."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isplit_plugin.device_tokens import new_secret
+from isplit_plugin.serving.endpoint import Endpoint
+
+
+class Context(SimpleNamespace):
+    """What the endpoint uses of TorchServe's context."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(model_yaml_config={"isplit": config}, status=200)
+
+    def get_all_request_header(self, index: int) -> dict[str, str]:
+        return {}
+
+    def set_response_content_type(self, index: int, kind: str) -> None:
+        pass
+
+    def set_response_status(self, code: int, phrase: str, index: int) -> None:
+        self.status = code
+
+
+def ask(context: Context, body: object) -> dict[str, Any]:
+    endpoint = Endpoint(context)
+    try:
+        [answer] = endpoint.handle([{"body": body}], context)
+    finally:
+        endpoint.close()
+    result: dict[str, Any] = json.loads(answer)
+    return result
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    return {"store": f"sqlite:///{tmp_path / 'store.db'}"}
+
+
+def test_without_a_secret_a_report_is_refused_with_the_reason(config: dict[str, Any]) -> None:
+    answer = ask(Context(config), {"probe": {}})
+    assert answer["code"] == "probe_refused"
+    assert "ISPLIT_SECRET_FILE" in answer["error"]
+
+
+def test_with_a_secret_a_body_with_a_report_reaches_the_part(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    config["secret_file"] = str(new_secret(tmp_path / "secret"))
+    for body in ({"probe": {}}, {"probe": None}, bytearray(b'{"probe": {"ticket": 1}}')):
+        context = Context(config)
+        assert "ticket" in ask(context, body)["error"] or "report" in ask(context, body)["error"]
+        assert context.status == 400
+
+
+def test_a_report_comes_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    config["secret_file"] = str(new_secret(tmp_path / "secret"))
+    answer = ask(Context(config), {"probe": {}, "model": "toy"})
+    assert "alone" in answer["error"]
+
+
+def test_a_body_that_is_too_long_or_not_json_is_refused(config: dict[str, Any]) -> None:
+    context = Context(config)
+    long = bytearray(b'{"probe"' + b" " * 300_000 + b":1}")
+    for body, expected in ((long, "at most"), (bytearray(b'{"probe": {"v": NaN}}'), "NaN")):
+        assert expected in ask(context, body)["error"]
+        assert context.status == 400
+
+
+def test_tail_and_endpoint_without_probes_never_import_them() -> None:
+    code = """
+import sys
+import isplit_plugin.serving.tail, isplit_plugin.serving.endpoint, isplit_plugin.serving.packaging
+import isplit_plugin.traffic, isplit_plugin.client
+print([name for name in sys.modules if name.startswith("isplit_plugin.probing")])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.strip() == "[]"
