@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from isplit_plugin.serving.settings import ProbeSettings
 
 from isplit_plugin.errors import ProbeError
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.probing.points import probe_warnings, why_no_probe
 from isplit_plugin.serving.packaging import Built
+from isplit_plugin.serving.settings import ProbeSettings
 
 ON = ProbeSettings(enabled=True)
 
