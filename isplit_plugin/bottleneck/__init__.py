@@ -1,48 +1,47 @@
-"""Trained bottlenecks: an encoder on the device, a decoder in front of the tail, and the photos they learn from."""
+"""Bottlenecks: training, measuring and deploying a small code for one split point.
+
+:func:`train_bottlenecks` does everything from photos to files. The other functions are its steps.
+"""
 
 from __future__ import annotations
 
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .budget import Budget, Epoch
-from .features import Features, Teacher, gather, teach
-from .measuring import measure, quantised_codecs
-from .photos import Photos
-from .run import train_bottlenecks
-from .trained import (
-    SUFFIX,
-    Bottleneck,
-    CodeMeasurement,
-    bottleneck_name,
-    bottleneck_point,
-    decoder_tail,
-    encoder_head,
-    export_encoder,
-    load_bottleneck,
-)
-from .training import Fitted, fit
+from .budget import Budget
+from .features import Features, Targets, compute_features, compute_targets
+from .fitting import FitResult, fit
+from .grid import Grid
+from .loading import load_bottleneck
+from .measuring import measure_codes, quantised_codecs
+from .parts import bottleneck_point, decoder_tail, encoder_head, export_encoder
+from .photos import Photos, input_batches
+from .stages import EpochResult
+from .trained import BOTTLENECK_SUFFIX, Bottleneck, CodeMeasurement, bottleneck_name
+from .training import train_bottlenecks
 
 __all__ = [
-    "SUFFIX",
+    "BOTTLENECK_SUFFIX",
     "Autoencoder",
     "AutoencoderConfig",
     "Bottleneck",
     "Budget",
     "CodeMeasurement",
-    "Epoch",
+    "EpochResult",
     "Features",
-    "Fitted",
+    "FitResult",
+    "Grid",
     "Photos",
-    "Teacher",
+    "Targets",
     "bottleneck_name",
     "bottleneck_point",
+    "compute_features",
+    "compute_targets",
     "decoder_tail",
     "encoder_head",
     "export_encoder",
     "fit",
-    "gather",
+    "input_batches",
     "load_bottleneck",
-    "measure",
+    "measure_codes",
     "quantised_codecs",
-    "teach",
     "train_bottlenecks",
 ]

@@ -1,109 +1,105 @@
-"""Checkpoints of a training: safetensors with JSON in the metadata, written atomically, read without running code."""
+"""The checkpoint of a training, from which an interrupted training resumes."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import ArtifactError, NetworkMismatchError
-from ..files import write_atomically
+from ..errors import ArtifactError
+from . import tensor_files
+from .stages import EpochResult, Stage, copy_weights
 
-__all__ = [
-    "FORMAT",
-    "check_owner",
-    "optimizer_tensors",
-    "read",
-    "restore_module",
-    "restore_optimizer",
-    "write",
-]
+__all__ = ["CheckpointFile"]
 
-FORMAT: Final = 1
-MAX_BYTES: Final = 16 << 30
+_KEY: Final = "isplit_training"
 
 
-def write(
-    path: Path, key: str, described: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
-    """Replace ``path`` by a file with these tensors and ``described`` under ``key``. Raises ArtifactError."""
-    metadata = {key: json.dumps({"format": FORMAT, **described}, sort_keys=True, allow_nan=False)}
-    copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: save_file(copies, temporary, metadata))
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: cannot be written ({error})") from error
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """The checkpoint of one training.
+
+    ``identity`` describes the training; a checkpoint with another identity is refused.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def write(self, stage: Stage, history: list[EpochResult]) -> None:
+        header = {
+            "network_hash": self.identity["network_hash"],
+            "training": dict(self.identity),
+            "stage": stage.name,
+            "epoch": stage.epoch,
+            "epochs_without_progress": stage.epochs_without_progress,
+            "best_loss": stage.best_loss if math.isfinite(stage.best_loss) else None,
+            "history": [asdict(result) for result in history],
+        }
+        tensors = copy_weights(stage.modules)
+        tensors |= tensor_files.with_prefix("best", stage.best_weights)
+        tensors |= _optimizer_tensors(stage.optimizer)
+        tensor_files.write(self.path, _KEY, header, tensors)
+
+    def restore(self, stage: Stage, history: list[EpochResult]) -> str:
+        """Restore stage and history, if the checkpoint was written in this stage.
+
+        Returns the name of the stage in which the checkpoint was written. Raises
+        NetworkMismatchError and ArtifactError.
+        """
+        header, tensors = tensor_files.read(self.path, _KEY)
+        tensor_files.check_network(self.path, header, str(self.identity["network_hash"]))
+        if header.get("training") != dict(self.identity):
+            raise ArtifactError(
+                f"{self.path}: a checkpoint of another training "
+                "(expected the same budget, autoencoder, seed and photos)"
+            )
+        try:
+            name = str(header["stage"])
+            if name != stage.name:
+                return name
+            best_loss = header["best_loss"]
+            stage.epoch = int(header["epoch"])
+            stage.epochs_without_progress = int(header["epochs_without_progress"])
+            stage.best_loss = math.inf if best_loss is None else float(best_loss)
+            history[:] = [EpochResult(**result) for result in header["history"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{self.path}: not a checkpoint ({type(error).__name__}: {error})"
+            ) from error
+        for prefix, module in stage.modules.items():
+            tensor_files.load_module(self.path, module, prefix, tensors)
+        stage.best_weights = tensor_files.without_prefix("best", tensors)
+        self._restore_optimizer(stage.optimizer, tensors)
+        return name
+
+    def _restore_optimizer(self, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for full_name, tensor in tensor_files.without_prefix("optimizer", tensors).items():
+            index, _, name = full_name.partition(".")
+            state.setdefault(int(index), {})[name] = tensor
+        try:
+            optimizer.load_state_dict(
+                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
+        except (ValueError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{self.path}: the optimizer's state does not fit ({error})"
+            ) from error
 
 
-def read(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON under ``key`` and the tensors of a file. Raises ArtifactError: missing, foreign, newer, too large."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ArtifactError(f"{path}: more than the {MAX_BYTES} bytes allowed")
-        with safe_open(str(path), framework="pt") as file:
-            described = json.loads((file.metadata() or {})[key])
-            if not isinstance(described, dict) or int(described["format"]) > FORMAT:
-                raise ArtifactError(
-                    f"{path}: expected format {FORMAT} or older, found {str(described)[:80]}"
-                )
-            return described, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path}: not a file of this kind ({type(error).__name__}: {error})"
-        ) from error
-
-
-def check_owner(path: Path, described: Mapping[str, Any], network_hash: str) -> None:
-    """Raises NetworkMismatchError for a file that belongs to another network."""
-    theirs = str(described.get("network_hash"))
-    if theirs != network_hash:
-        raise NetworkMismatchError(
-            f"{path} belongs to network {theirs[:16]}, this network is {network_hash[:16]}",
-            expected=network_hash,
-            found=theirs,
-        )
-
-
-def restore_module(
-    path: Path, module: nn.Module, tensors: Mapping[str, Tensor], prefix: str
-) -> None:
-    """Load the tensors under ``prefix`` into a module. Raises ArtifactError where names or shapes do not fit."""
-    mine = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    try:
-        module.load_state_dict(mine)
-    except RuntimeError as error:
-        raise ArtifactError(f"{path}: its tensors do not fit: {str(error)[:300]}") from error
-
-
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: ``optimizer.<parameter>.<name>``."""
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as tensors, named ``optimizer.<parameter>.<name>``."""
     return {
         f"optimizer.{index}.{name}": torch.as_tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-
-
-def restore_optimizer(path: Path, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimizer_tensors`. Raises ArtifactError."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for full, value in tensors.items():
-        if full.startswith("optimizer."):
-            _, index, name = full.split(".")
-            state.setdefault(int(index), {})[name] = value
-    try:
-        optimizer.load_state_dict(
-            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: its optimizer does not fit ({error})") from error

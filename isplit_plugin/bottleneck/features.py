@@ -1,9 +1,10 @@
-"""Head outputs and the full network's answers, computed once for several split points, within a bound of memory."""
+"""Activations and training targets, computed once and shared by several trainings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,142 +13,154 @@ from torch import Tensor, nn
 
 from ..network import CapturedNetwork
 from ..network.execution import activations, graph_and_nodes
-from .photos import Photos
+from .photos import Photos, input_batches
 
-__all__ = ["Features", "Teacher", "gather", "teach"]
+__all__ = ["Features", "Targets", "compute_features", "compute_targets"]
 
-Rows = npt.NDArray[np.int64]
+_BATCH_SIZE: Final = 64
+_FLOAT16_MAX: Final = 65504.0
+_MIN_VARIANCE: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Teacher:
-    """What a bottleneck learns from: the full network's scores (M, classes) and the labels (M,), -1 where unknown."""
+class Targets:
+    """What a bottleneck is trained towards, for M photos.
 
-    rows: Rows
+    Attributes:
+        rows: the photos, as rows of a :class:`Photos`, shape (M,).
+        scores: the full network's scores, shape (M, classes).
+        labels: class ids, shape (M,); -1 for a photo without label.
+    """
+
+    rows: npt.NDArray[np.int64]
     scores: Tensor
     labels: Tensor
+
+    @property
+    def top1(self) -> npt.NDArray[np.int64]:
+        """The full network's top-1 classes, shape (M,)."""
+        return np.asarray(self.scores.argmax(dim=1).numpy(), dtype=np.int64)
+
+    def first(self, count: int) -> Targets:
+        """The targets of the first ``count`` photos."""
+        return Targets(self.rows[:count], self.scores[:count], self.labels[:count])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """Activations at one split point of M photos.
+    """The activations of M photos at one split point.
 
-    ``kept``: (M, ...) float16 (float32 where a value needs it), or ``None``: too large for the bound, so the head runs
-    again for each batch.
+    Attributes:
+        split_point: name of the split point.
+        targets: the photos and their targets.
+        photos: where the photos come from.
+        head: input (N, C, H, W) -> activation (N, ...).
+        activations: (M, ...) float16, or float32 if a value exceeds float16. ``None`` if they
+            exceed the memory bound; then the head runs again for each batch.
+        variance: variance of the activation's values over all photos (over the first batch if the
+            activations are not kept).
     """
 
     split_point: str
-    teacher: Teacher
+    targets: Targets
     photos: Photos
     head: nn.Module
-    kept: Tensor | None
+    activations: Tensor | None
     variance: float
 
     def __len__(self) -> int:
-        return len(self.teacher.rows)
+        return len(self.targets.rows)
 
-    def batch(self, places: Tensor, like: Tensor) -> Tensor:
-        """Activations (n, ...) at these places among the M, on the device and of the type of ``like``."""
-        if self.kept is not None:
-            return self.kept[places].to(like)
+    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Activations (n, ...) float32 at these indices, each from 0 to M - 1."""
+        if self.activations is not None:
+            return self.activations[indices].to(device, torch.float32)
         with torch.no_grad():
-            activation: Tensor = self.head(
-                self.photos.tensor(self.teacher.rows[places.numpy()], like)
-            )
+            activation: Tensor = self.head(self.inputs(indices, device))
         return activation
 
+    def inputs(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Network inputs (n, C, H, W) float32 at these indices, each from 0 to M - 1."""
+        return self.photos.tensor(self.targets.rows[indices.numpy()], device=device)
 
-def teach(net: CapturedNetwork, photos: Photos, rows: Rows, *, batch_size: int = 64) -> Teacher:
-    """Run the full network over these photos."""
-    like = _like(net)
+
+def compute_targets(net: CapturedNetwork, photos: Photos, rows: npt.NDArray[np.int64]) -> Targets:
+    """Run the full network on these photos."""
     with torch.inference_mode():
-        parts = [
-            net.model(photos.tensor(part, like)).float().cpu() for part in _parts(rows, batch_size)
-        ]
-    scores = torch.cat(parts).clone()  # a normal tensor: inference tensors cannot enter a loss
-    return Teacher(rows, scores, torch.from_numpy(photos.labels[rows]))
+        scores = [net.model(x).float().cpu() for x in input_batches(net, photos, rows, _BATCH_SIZE)]
+    # A copy outside of inference mode, because an inference tensor cannot enter a loss.
+    return Targets(rows, torch.cat(scores).clone(), torch.from_numpy(photos.labels[rows]))
 
 
-def gather(
+def compute_features(
     net: CapturedNetwork,
     photos: Photos,
     split_points: Sequence[str],
-    teacher: Teacher,
+    targets: Targets,
     *,
     max_bytes: int = 2 << 30,
-    batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[list[Features]]:
-    """The features of all split points, in as few passes over the photos as ``max_bytes`` allows.
+    """The features at several split points, computed in as few passes over the photos as possible.
 
-    Yields groups that were kept together: use a group up before asking for the next one.
+    Yields one group of split points after another. The activations of one group take at most
+    ``max_bytes``, so a caller should be done with a group before it asks for the next one. A split
+    point that exceeds ``max_bytes`` on its own gets a group without activations.
     """
     names = [net.split_point(name).name for name in split_points]
-    count = len(teacher.rows)
-    sizes = {name: count * int(np.prod(net.split_point(name).shape)) * 2 for name in names}
+    count = len(targets.rows)
+    nbytes = {name: count * int(np.prod(net.split_point(name).shape)) * 2 for name in names}
     while names:
         group = [names.pop(0)]
-        while names and sum(sizes[n] for n in (*group, names[0])) <= max_bytes:
-            group.append(names.pop(0))
-        if sizes[group[0]] > max_bytes:
-            yield [_not_kept(net, photos, group[0], teacher, batch_size)]
+        if nbytes[group[0]] > max_bytes:
+            yield [_without_activations(net, photos, group[0], targets)]
             continue
-        yield _kept(net, photos, group, teacher, batch_size=batch_size, progress=progress)
+        while names and sum(nbytes[n] for n in (*group, names[0])) <= max_bytes:
+            group.append(names.pop(0))
+        yield _with_activations(net, photos, group, targets)
 
 
-def _kept(
-    net: CapturedNetwork,
-    photos: Photos,
-    group: Sequence[str],
-    teacher: Teacher,
-    *,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None,
+def _with_activations(
+    net: CapturedNetwork, photos: Photos, split_points: Sequence[str], targets: Targets
 ) -> list[Features]:
-    module, nodes = graph_and_nodes(net, group)
-    like = _like(net)
-    count = len(teacher.rows)
-    store = {n: torch.empty(count, *net.split_point(n).shape, dtype=torch.float16) for n in group}
-    moments = {n: np.zeros(3) for n in group}
-    place = 0
-    for part in _parts(teacher.rows, batch_size):
-        values, _ = activations(module, nodes, photos.tensor(part, like))
-        for name, value in values.items():
-            found = value.float()
+    module, nodes = graph_and_nodes(net, split_points)
+    count = len(targets.rows)
+    kept = {
+        name: torch.empty(count, *net.split_point(name).shape, dtype=torch.float16)
+        for name in split_points
+    }
+    # Number of values, their sum and their sum of squares.
+    moments = {name: np.zeros(3) for name in split_points}
+    start = 0
+    for x in input_batches(net, photos, targets.rows, _BATCH_SIZE):
+        batch, _ = activations(module, nodes, x)
+        for name, activation in batch.items():
+            values = activation.float()
+            precise = values.double()
             moments[name] += (
-                found.numel(),
-                float(found.double().sum()),
-                float(found.double().square().sum()),
+                values.numel(),
+                float(precise.sum()),
+                float(precise.square().sum()),
             )
-            if store[name].dtype == torch.float16 and float(found.abs().max()) > 65504:
-                store[name] = store[name].float()
-            store[name][place : place + len(part)] = found.cpu()
-        place += len(part)
-        if progress is not None:
-            progress(place, count)
+            if kept[name].dtype == torch.float16 and float(values.abs().max()) > _FLOAT16_MAX:
+                kept[name] = kept[name].float()
+            kept[name][start : start + len(x)] = values.cpu()
+        start += len(x)
     return [
-        Features(n, teacher, photos, net.bisect(n)[0], store[n], _variance(moments[n]))
-        for n in group
+        Features(name, targets, photos, net.bisect(name)[0], kept[name], _variance(*moments[name]))
+        for name in split_points
     ]
 
 
-def _not_kept(
-    net: CapturedNetwork, photos: Photos, name: str, teacher: Teacher, batch_size: int
+def _without_activations(
+    net: CapturedNetwork, photos: Photos, split_point: str, targets: Targets
 ) -> Features:
-    head = net.bisect(name)[0]
+    head, _ = net.bisect(split_point)
+    first = next(input_batches(net, photos, targets.rows, _BATCH_SIZE))
     with torch.no_grad():
-        some: Tensor = head(photos.tensor(teacher.rows[:batch_size], _like(net))).double()
-    return Features(name, teacher, photos, head, None, max(float(some.var(correction=0)), 1e-12))
+        values: Tensor = head(first).double()
+    variance = max(float(values.var(correction=0)), _MIN_VARIANCE)
+    return Features(split_point, targets, photos, head, None, variance)
 
 
-def _variance(moments: npt.NDArray[np.float64]) -> float:
-    n, first, second = moments
-    return max(float(second / n - (first / n) ** 2), 1e-12)
-
-
-def _like(net: CapturedNetwork) -> Tensor:
-    return torch.empty(0, dtype=net.dtype, device=net.device)
-
-
-def _parts(rows: Rows, size: int) -> list[Rows]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
+def _variance(count: float, total: float, squares: float) -> float:
+    return max(float(squares / count - (total / count) ** 2), _MIN_VARIANCE)

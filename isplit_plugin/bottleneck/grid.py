@@ -1,7 +1,8 @@
-"""Positions on a grid: how an activation of any layout becomes maps (N, C, H, W), and back.
+"""Activations of any layout as maps (N, C, H, W), and back.
 
-Convolutional activations are maps already, but for the channel axis (Swin has it last). Tokens of a vision transformer
-are a square grid in reading order behind a few prefix tokens (class, distillation, registers), which stay apart.
+A convolutional activation already is a map, except that its channel axis may differ (Swin has it
+last). The tokens of a vision transformer form a square grid in reading order, after a few prefix
+tokens (class, distillation, registers). Prefix tokens have no position and are kept apart.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from ..schema import SplitPoint
 __all__ = ["MAX_PREFIX", "Grid"]
 
 MAX_PREFIX: Final = 8
-"""Most prefix tokens in front of a square grid; above it, tokens count as one row."""
+"""The most prefix tokens before a square grid. With more, all tokens count as a single row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One activation layout: ``channels`` C, a grid of ``height`` x ``width`` positions and ``prefix`` tokens.
+    """The layout of the activation at one split point.
 
-    ``channel_axis`` counts with batch. ``tokens``: two axes beside the batch, so the grid is flattened on one of them.
+    Attributes:
+        channels: C, number of channels.
+        height, width: size of the grid of positions.
+        prefix: number of prefix tokens.
+        channel_axis: axis of the channels, where axis 0 is the batch.
+        tokens: the activation has one axis of tokens instead of height and width.
     """
 
     channels: int
@@ -37,45 +43,46 @@ class Grid:
 
     @classmethod
     def of(cls, point: SplitPoint) -> Grid:
-        """The grid of a split point. Raises SplitPointError where the activation has no positions."""
+        """The layout at a split point. Raises SplitPointError if there are no positions."""
         shape, axis = point.shape, point.channel_axis
         if not 1 <= axis <= len(shape):
             raise SplitPointError(
-                f"{point.name!r}: channel axis {axis} of an activation of shape {('N', *shape)}"
+                f"{point.name!r}: channel axis {axis} does not exist "
+                f"in an activation of shape {('N', *shape)}"
             )
-        places = [size for d, size in enumerate(shape, start=1) if d != axis]
         channels = shape[axis - 1]
-        if len(places) == 2:
-            return cls(channels, places[0], places[1], 0, axis, tokens=False)
-        if len(places) == 1:
-            side = math.isqrt(places[0])
-            prefix = places[0] - side * side
+        positions = [size for d, size in enumerate(shape, start=1) if d != axis]
+        if len(positions) == 2:
+            return cls(channels, positions[0], positions[1], 0, axis, tokens=False)
+        if len(positions) == 1:
+            side = math.isqrt(positions[0])
+            prefix = positions[0] - side * side
             if prefix > MAX_PREFIX or side < 2:
-                return cls(channels, 1, places[0], 0, axis, tokens=True)
+                return cls(channels, 1, positions[0], 0, axis, tokens=True)
             return cls(channels, side, side, prefix, axis, tokens=True)
         raise SplitPointError(
-            f"{point.name!r}: a bottleneck needs maps (N, C, H, W) or tokens (N, T, C), "
-            f"the activation has shape {('N', *shape)} with channels on axis {axis}",
+            f"{point.name!r}: a bottleneck needs maps (N, C, H, W) or tokens (N, T, C), got an "
+            f"activation of shape {('N', *shape)} with channels on axis {axis}",
             shape=list(shape),
         )
 
     def split(self, activation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Activation (N, ...) -> maps (N, C, H, W), and the prefix tokens (N, prefix, C) where there are any."""
+        """Activation (N, ...) -> maps (N, C, H, W) and prefix tokens (N, prefix, C) if any."""
         if not self.tokens:
             return activation.movedim(self.channel_axis, 1), None
-        rows = activation.transpose(1, 2) if self.channel_axis == 1 else activation
+        tokens = activation.transpose(1, 2) if self.channel_axis == 1 else activation
         maps = (
-            rows[:, self.prefix :]
+            tokens[:, self.prefix :]
             .transpose(1, 2)
             .reshape(-1, self.channels, self.height, self.width)
         )
-        return maps, rows[:, : self.prefix] if self.prefix else None
+        return maps, tokens[:, : self.prefix] if self.prefix else None
 
     def join(self, maps: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
         """The inverse of :meth:`split`."""
         if not self.tokens:
             return maps.movedim(1, self.channel_axis)
-        rows = maps.flatten(2).transpose(1, 2)
+        tokens = maps.flatten(2).transpose(1, 2)
         if prefix is not None:
-            rows = torch.cat([prefix, rows], dim=1)
-        return rows.transpose(1, 2) if self.channel_axis == 1 else rows
+            tokens = torch.cat([prefix, tokens], dim=1)
+        return tokens.transpose(1, 2) if self.channel_axis == 1 else tokens

@@ -1,111 +1,142 @@
-"""What a bottleneck costs and what it changes: bytes of its code under each codec, agreement, accuracy."""
+"""Measuring a bottleneck: bytes of its code with each codec, agreement and accuracy."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from statistics import fmean, median
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ..errors import WireError
 from ..network import CapturedNetwork
 from ..schema import FloatArray
 from ..wire import codec_names, decode_activation, encode_activation
-from .features import Teacher, teach
-from .photos import Photos
-from .trained import Bottleneck, CodeMeasurement, decoder_tail, encoder_head
+from .features import Targets, compute_targets
+from .parts import decoder_tail, encoder_head
+from .photos import Photos, input_batches
+from .trained import Bottleneck, CodeMeasurement
+
+__all__ = ["measure_codes", "quantised_codecs"]
+
+_BATCH_SIZE: Final = 64
+_NO_CLASS: Final = -1
 
 Ids = npt.NDArray[np.int64]
 
-__all__ = ["measure", "quantised_codecs"]
-
 
 def quantised_codecs() -> tuple[str, ...]:
-    """Every codec of this process but the floating-point ones."""
+    """All registered codecs except the floating-point ones."""
     return tuple(name for name in codec_names() if not name.startswith(("fp32", "fp16")))
 
 
-def measure(
+def measure_codes(
     net: CapturedNetwork,
     bottleneck: Bottleneck,
     photos: Photos,
     *,
     codecs: Sequence[str] | None = None,
-    rows: Ids | None = None,
-    teacher: Teacher | None = None,
-    batch_size: int = 64,
+    targets: Targets | None = None,
 ) -> tuple[CodeMeasurement, ...]:
-    """Encode, decode and classify photos (all, or these ``rows``) with each codec, each image on its own.
+    """Encode, decode and classify the code of each photo on its own, with each codec.
 
-    ``teacher``: the full network's answers to the same rows where they are known already.
-    Raises UnknownCodecError.
+    Parameters:
+        codecs: ``None`` takes :func:`quantised_codecs`.
+        targets: which photos to measure on, with the full network's scores. ``None`` takes all
+            photos and runs the full network on them.
+
+    Raises:
+        UnknownCodecError: a codec is not registered.
     """
-    if teacher is None:
-        teacher = teach(
-            net, photos, np.arange(len(photos)) if rows is None else rows, batch_size=batch_size
-        )
-    head, tail = encoder_head(net, bottleneck), decoder_tail(net, bottleneck)
-    like = torch.empty(0, dtype=net.dtype, device=net.device)
-    top = teacher.scores.argmax(dim=1).numpy()
-    labels = teacher.labels.numpy()
-    with torch.inference_mode():
-        codes = [
-            head(photos.tensor(teacher.rows[i : i + batch_size], like)).float().cpu().numpy()
-            for i in range(0, len(teacher.rows), batch_size)
-        ]
-    code = np.concatenate(codes)
-    known = labels >= 0
-    # Codecs that differ in their lossless part alone give the tail the same values.
-    seen: dict[str, list[tuple[FloatArray, Ids]]] = {}
-    found = []
+    if targets is None:
+        targets = compute_targets(net, photos, np.arange(len(photos)))
+    codes = _encode(net, bottleneck, photos, targets.rows)
+    tail = decoder_tail(net, bottleneck)
+    # Codecs that differ only in their lossless part give the tail the same values.
+    answers_by_quantiser: dict[str, list[tuple[FloatArray, Ids]]] = {}
+    measurements = []
     for codec in quantised_codecs() if codecs is None else codecs:
-        decoded, cost = _through(codec, code)
-        alike = seen.setdefault(codec.partition("+")[0], [])
-        answer = next((a for d, a in alike if np.array_equal(d, decoded, equal_nan=True)), None)
-        if answer is None:
-            with torch.inference_mode():
-                parts = np.array_split(decoded, max(1, len(decoded) // batch_size))
-                top1 = [
-                    tail(torch.from_numpy(part).to(like)).argmax(dim=1).cpu().numpy()
-                    for part in parts
-                ]
-            answer = np.concatenate(top1)
-            answer[np.isnan(decoded).reshape(len(decoded), -1).any(axis=1)] = -1
-            alike.append((decoded, answer))
-        found.append(
-            CodeMeasurement(
-                codec,
-                *cost,
-                seen=_count(top, net.classes),
-                agree=_count(top[answer == top], net.classes),
-                labelled=_count(labels[known], net.classes),
-                correct=_count(labels[known & (answer == labels)], net.classes),
-            )
-        )
-    return tuple(found)
+        decoded, costs = _transmit(codec, codes)
+        cache = answers_by_quantiser.setdefault(codec.partition("+")[0], [])
+        answers = next((a for d, a in cache if np.array_equal(d, decoded, equal_nan=True)), None)
+        if answers is None:
+            answers = _classify(net, tail, decoded)
+            cache.append((decoded, answers))
+        measurements.append(_measurement(codec, costs, answers, targets, net.classes))
+    return tuple(measurements)
 
 
-def _through(codec: str, code: FloatArray) -> tuple[FloatArray, tuple[float, float, float]]:
-    """What comes out of a codec, item by item (NaN: it cannot travel); mean bytes, median ms to encode and decode."""
-    costs: list[tuple[float, float, float]] = []
-    decoded = np.full_like(code, np.nan)
-    for i in range(len(code)):
+def _encode(net: CapturedNetwork, bottleneck: Bottleneck, photos: Photos, rows: Ids) -> FloatArray:
+    """The codes (n, *code_shape) of these photos."""
+    head = encoder_head(net, bottleneck)
+    with torch.inference_mode():
+        batches = [
+            head(x).float().cpu().numpy() for x in input_batches(net, photos, rows, _BATCH_SIZE)
+        ]
+    return np.concatenate(batches)
+
+
+def _transmit(codec: str, codes: FloatArray) -> tuple[FloatArray, tuple[float, float, float]]:
+    """Each code encoded and decoded; mean bytes and median milliseconds to encode and to decode.
+
+    A code that cannot be encoded because it is not finite becomes NaN.
+    """
+    decoded = np.full_like(codes, np.nan)
+    nbytes: list[float] = []
+    encode_ms: list[float] = []
+    decode_ms: list[float] = []
+    for i in range(len(codes)):
         start = time.perf_counter()
         try:
-            tensor = encode_activation(code[i : i + 1], codec)
-            middle = time.perf_counter()
-            decoded[i] = decode_activation(tensor, shape=code.shape[1:], max_batch=1)[0]
-        except WireError:  # a code that is not finite: the choice fails for this image
+            tensor = encode_activation(codes[i : i + 1], codec)
+            encoded = time.perf_counter()
+            decoded[i] = decode_activation(tensor, shape=codes.shape[1:], max_batch=1)[0]
+        except WireError:
             continue
-        costs.append((tensor.nbytes, 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)))
-    if not costs:
+        end = time.perf_counter()
+        nbytes.append(tensor.nbytes)
+        encode_ms.append(1e3 * (encoded - start))
+        decode_ms.append(1e3 * (end - encoded))
+    if not nbytes:
         return decoded, (0.0, 0.0, 0.0)
-    nbytes, encode, decode = zip(*costs, strict=True)
-    return decoded, (fmean(nbytes), median(encode), median(decode))
+    return decoded, (fmean(nbytes), median(encode_ms), median(decode_ms))
 
 
-def _count(ids: Ids, classes: int) -> Ids:
-    return np.bincount(ids, minlength=classes).astype(np.int64)
+def _classify(net: CapturedNetwork, tail: nn.Module, codes: FloatArray) -> Ids:
+    """The top-1 class of each code, -1 for a code that is not finite."""
+    with torch.inference_mode():
+        batches = [
+            tail(torch.from_numpy(batch).to(net.device, net.dtype)).argmax(dim=1).cpu().numpy()
+            for batch in np.array_split(codes, max(1, len(codes) // _BATCH_SIZE))
+        ]
+    answers: Ids = np.concatenate(batches)
+    answers[np.isnan(codes).reshape(len(codes), -1).any(axis=1)] = _NO_CLASS
+    return answers
+
+
+def _measurement(
+    codec: str,
+    costs: tuple[float, float, float],
+    answers: Ids,
+    targets: Targets,
+    classes: int,
+) -> CodeMeasurement:
+    top1 = targets.top1
+    labels = targets.labels.numpy()
+    labelled = labels >= 0
+
+    def count(ids: Ids) -> Ids:
+        return np.bincount(ids, minlength=classes).astype(np.int64)
+
+    return CodeMeasurement(
+        codec,
+        *costs,
+        images=count(top1),
+        agreeing=count(top1[answers == top1]),
+        labelled=count(labels[labelled]),
+        correct=count(labels[labelled & (answers == labels)]),
+    )

@@ -1,50 +1,55 @@
-"""``isplit bottleneck train``: learn a smaller code for what travels."""
+"""``isplit bottleneck train``: train bottlenecks at split points."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import DataError
 from . import common
-from .bottleneck_options import add_bottleneck, budget_of, config_of, names_of
+from .bottleneck_options import add_bottleneck, budget_of, config_of, load_photos, names_of
 from .network_options import add_network, load
 
 if TYPE_CHECKING:
-    from ..bottleneck import Bottleneck
+    from ..bottleneck import Bottleneck, Budget, EpochResult
 
-LabelResult = tuple[Path, int | None]
+LabelledFile = tuple[Path, int | None]
 
 HELP: Final = "train bottlenecks at split points"
 DESCRIPTION: Final = """\
-Train the undercomplete autoencoder of I-SPLIT at one or more split points: the encoder goes to the device, the decoder
-stands in front of the tail, and the code that travels has 64 times fewer values than the activation. The network around
-it stays as it is, unless --whole-epochs lets it adapt afterwards.
+Train the undercomplete autoencoder of I-SPLIT at one or more split points. The encoder runs on the
+device and the decoder on the server. The code that travels has 64 times fewer values than the
+activation. The network itself stays as it is, unless --finetune-epochs trains it as well.
 """
 EPILOG: Final = """\
-An interrupted run goes on where it stopped when it is called again with the same arguments.
-Without --test, one photo in five of --data is held out to measure the result.
+To resume an interrupted run, call it again with the same arguments.
+Without --test, every fifth photo of --data is used for measuring instead of training.
 
 example:
-  isplit bottleneck train --network torchvision:resnet50 --weights w.safetensors --split layer2,layer3 \
-    --data photos/ -o out
-writes out/layer2~n64s4d2.bottleneck.safetensors and so on: package them with `isplit package --bottleneck FILE`
+  isplit bottleneck train --network torchvision:resnet50 --weights w.safetensors \\
+    --split layer2,layer3 --data photos/ -o out
+writes out/layer2~n64s4d2.bottleneck.safetensors and one file for layer3;
+deploy a bottleneck with `isplit package --bottleneck FILE`
 """
+
+_HOLD_OUT_EVERY: Final = 5
+_CODECS_SHOWN: Final = 6
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("train",), help="train")
+    parser.add_argument("action", choices=("train",), help="what to do")
     add_network(parser)
-    parser.add_argument("--split", required=True, metavar="A,B", help="split points, by name")
+    parser.add_argument("--split", required=True, metavar="A,B", help="names of the split points")
     parser.add_argument(
         "--data",
         required=True,
         type=Path,
         metavar="PATH",
-        help="photos to train on, labelled or not",
+        help="photos to train on, with or without labels",
     )
     parser.add_argument(
         "--test", type=Path, metavar="PATH", help="other photos to measure the result on"
@@ -55,66 +60,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="where bottlenecks are written",
+        help="folder to write the bottlenecks to",
     )
     add_bottleneck(parser)
     parser.add_argument(
         "--codecs",
         metavar="A,B",
-        help="codecs to measure on the code (default: all quantised ones)",
+        help="codecs to measure on the code (default: all quantised codecs)",
     )
     parser.add_argument(
         "--memory",
         type=float,
         default=2.0,
         metavar="GB",
-        help="features kept in memory (%(default)s)",
+        help="most memory for activations of the photos (default: %(default)s)",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="ignore what an earlier run left in DIR"
+        "--fresh", action="store_true", help="do not resume what an earlier run left in DIR"
     )
     parser.add_argument(
-        "--json", action="store_true", help="the bottlenecks as JSON on stdout, no progress"
+        "--json", action="store_true", help="print the bottlenecks as JSON, without progress"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..bottleneck import Epoch, Photos, train_bottlenecks
+    from ..bottleneck import train_bottlenecks
     from ..network import calibration_folder
     from ..network.execution import cpu_threads
 
     loaded, net = load(options)
-    found = calibration_folder(options.data, loaded.classes)
+    files = calibration_folder(options.data, loaded.classes)
     if options.test is None:
-        found, held = _hold_out(found)
+        files, test_files = _hold_out(files)
     else:
-        held = calibration_folder(options.test, loaded.classes)
-    photos, test = (
-        Photos(part, loaded.preprocessing, len(loaded.classes)) for part in (found, held)
-    )
-    for part in (photos, test):
-        if part.skipped:
-            print(
-                f"skipped {len(part.skipped)} unreadable: {part.skipped_names()}", file=sys.stderr
-            )
+        test_files = calibration_folder(options.test, loaded.classes)
+    budget = budget_of(options)
 
-    def show(name: str, stage: str, epoch: int, epochs: int, line: Epoch) -> None:
-        print(
-            f"{name} {stage} {epoch}/{epochs}: loss {line.train_loss:.3f}, held out {line.loss:.3f}, "
-            f"{line.agreement:.1%} agree",
-            file=sys.stderr,
-            flush=True,
-        )
+    def show(name: str, epoch: EpochResult) -> None:
+        print(_progress_line(name, epoch, budget), file=sys.stderr, flush=True)
 
     with cpu_threads(options.threads):
         bottlenecks = train_bottlenecks(
             net,
             names_of(options.split) or (),
-            photos,
+            load_photos(files, loaded),
             preprocessing=loaded.preprocessing,
-            test=test,
+            test=load_photos(test_files, loaded),
             config=config_of(options),
-            budget=budget_of(options),
+            budget=budget,
             seed=options.seed,
             codecs=names_of(options.codecs),
             directory=options.output,
@@ -131,31 +124,37 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _hold_out(
-    found: list[LabelResult], every: int = 5
-) -> tuple[list[LabelResult], list[LabelResult]]:
-    """One photo in five, spread over the classes because the list is sorted by class. Raises DataError."""
-    if len(found) < every:
-        raise DataError(f"expected at least {every} photos, or --test, got {len(found)}")
-    return [f for i, f in enumerate(found) if i % every], found[::every]
-
-
-def render(bottlenecks: list[Bottleneck]) -> str:
-    """One line for each bottleneck and codec, the smallest first."""
+def render(bottlenecks: Sequence[Bottleneck]) -> str:
+    """A table with one line for each bottleneck and codec, the fewest bytes first."""
     rows = [
         (
-            v.name,
-            "x".join(map(str, v.code_shape)),
-            m.codec,
-            round(m.nbytes),
-            f"{m.agreement:.1%}",
-            _percent(m.accuracy),
+            bottleneck.name,
+            "x".join(map(str, bottleneck.code_shape)),
+            measurement.codec,
+            round(measurement.nbytes),
+            f"{measurement.agreement:.1%}",
+            "-" if math.isnan(measurement.accuracy) else f"{measurement.accuracy:.1%}",
         )
-        for v in bottlenecks
-        for m in sorted(v.measures, key=lambda m: m.nbytes)[:6]
+        for bottleneck in bottlenecks
+        for measurement in sorted(bottleneck.measurements, key=lambda m: m.nbytes)[:_CODECS_SHOWN]
     ]
     return common.table(("bottleneck", "code", "codec", "bytes", "agreement", "accuracy"), rows)
 
 
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{share:.1%}"
+def _hold_out(files: Sequence[LabelledFile]) -> tuple[list[LabelledFile], list[LabelledFile]]:
+    """Photos to train on and photos to measure on, every fifth of the list.
+
+    The list is sorted by class, so both parts have photos of all classes. Raises DataError.
+    """
+    if len(files) < _HOLD_OUT_EVERY:
+        raise DataError(f"expected --test or at least {_HOLD_OUT_EVERY} photos, got {len(files)}")
+    train = [file for i, file in enumerate(files) if i % _HOLD_OUT_EVERY]
+    return train, list(files[::_HOLD_OUT_EVERY])
+
+
+def _progress_line(name: str, epoch: EpochResult, budget: Budget) -> str:
+    return (
+        f"{name} {epoch.stage} {epoch.epoch}/{budget.stage_epochs(epoch.stage)}: "
+        f"loss {epoch.train_loss:.3f}, validation loss {epoch.validation_loss:.3f}, "
+        f"agreement {epoch.agreement:.1%}"
+    )

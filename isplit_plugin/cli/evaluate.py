@@ -1,29 +1,34 @@
-"""``isplit evaluate``: which predictor of a split's accuracy to trust, measured."""
+"""``isplit evaluate``: measure which predictor of a bottleneck's accuracy to trust."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import common
-from .bottleneck_options import add_bottleneck, budget_of, config_of, names_of
+from .bottleneck_options import add_bottleneck, budget_of, config_of, load_photos, names_of
 from .network_options import add_network, load
+
+if TYPE_CHECKING:
+    from ..evaluation import Settings
 
 HELP: Final = "compare predicted with measured accuracy at every split point"
 DESCRIPTION: Final = """\
-Train a small bottleneck at every candidate split point, several times, and measure what the network still gets right;
-beside it every predictor that needs no training (depth, bytes, CUI, lossy channels), with rank correlations, bootstrap
-intervals and the accuracy lost by trusting each of them. The table carries the naive rivals too: JPEG to the server,
-everything on the device, codecs without training.
+Train a bottleneck at every candidate split point, with several seeds, and measure the accuracy of
+the network with it. Compare every predictor that needs no training (depth, bytes, CUI, distortions)
+with that: rank correlations with bootstrap intervals, and the accuracy lost by trusting the
+predictor. The tables also show baselines: JPEG to the server, everything on the device, and codecs
+without training.
 """
 EPILOG: Final = """\
-Trained bottlenecks are kept in --work, so an interrupted evaluation goes on where it stopped.
+To resume an interrupted evaluation, call it again; --work keeps the trained bottlenecks.
 
 examples:
   isplit evaluate --network mypackage.nets:build --train train/ --data held_out/ -o evaluation
-  isplit evaluate --network torchvision:vgg16_bn --weights w.safetensors --train t/ --data v/ --images 2000 -o vgg16
+  isplit evaluate --network torchvision:vgg16_bn --weights w.safetensors --train t/ --data v/ \\
+    --images 2000 -o vgg16
 writes evaluation.json, evaluation.md, evaluation-prediction.svg and evaluation-bytes.svg
 """
 
@@ -38,76 +43,78 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="held-out labelled photos: to predict and to measure",
+        help="other photos with labels, for the predictors and for measuring",
     )
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="NAME", help="where to write, no ending"
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="NAME",
+        help="files to write, without suffix",
     )
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="trained bottlenecks (default: NAME.work)"
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder of the trained bottlenecks (default: NAME.work)",
     )
     parser.add_argument("--name", help="title (default: the last part of --output)")
     parser.add_argument(
-        "--split-points", metavar="A,B", help="candidates (default: every block output that fits)"
+        "--split-points",
+        metavar="A,B",
+        help="candidates (default: every block output where the autoencoder fits)",
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="trainings at each point (%(default)s)"
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="trainings at each split point (default: %(default)s)",
     )
     parser.add_argument(
         "--calibration",
         type=int,
         default=256,
         metavar="N",
-        help="photos of --data for the predictors",
+        help="photos of --data that are for the predictors (default: %(default)s)",
     )
-    parser.add_argument("--test-limit", type=int, metavar="N", help="measure on at most N photos")
     parser.add_argument(
-        "--rival-photos",
+        "--test-limit", type=int, metavar="N", help="measure on at most N photos (default: all)"
+    )
+    parser.add_argument(
+        "--baseline-photos",
         type=int,
         default=500,
         metavar="N",
-        help="for JPEG and codecs (%(default)s)",
+        help="measure bytes on at most N of these photos (default: %(default)s)",
     )
     parser.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="resamples (%(default)s)"
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples (default: %(default)s)",
     )
-    parser.add_argument("--predictors", metavar="A,B", help="default: all that are registered")
+    parser.add_argument("--predictors", metavar="A,B", help="predictors to compare (default: all)")
     add_bottleneck(parser)
     parser.add_argument(
-        "--no-figures", action="store_true", help="no SVG files (they need matplotlib)"
+        "--no-figures", action="store_true", help="write no figures, which need matplotlib"
     )
     parser.add_argument(
-        "--json", action="store_true", help="the result as JSON on stdout, no progress"
+        "--json", action="store_true", help="print the result as JSON, without progress"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..bottleneck import Photos
-    from ..evaluation import Settings, evaluate, render, save
+    from ..evaluation import evaluate, render
     from ..network import calibration_folder
     from ..network.execution import cpu_threads
 
     loaded, net = load(options)
-    count = len(loaded.classes)
     train, test = (
-        Photos(calibration_folder(path, loaded.classes), loaded.preprocessing, count)
+        load_photos(calibration_folder(path, loaded.classes), loaded)
         for path in (options.train, options.data)
-    )
-    for photos in (train, test):
-        if photos.skipped:
-            print(
-                f"skipped {len(photos.skipped)} unreadable: {photos.skipped_names()}",
-                file=sys.stderr,
-            )
-    settings = Settings(
-        config=config_of(options),
-        budget=budget_of(options),
-        seeds=tuple(range(options.seed, options.seed + options.seeds)),
-        calibration=options.calibration,
-        test_limit=options.test_limit,
-        rival_photos=options.rival_photos,
-        repeats=options.bootstrap,
-        predictors=names_of(options.predictors),
     )
     output: Path = options.output
     with cpu_threads(options.threads):
@@ -119,27 +126,47 @@ def run(options: argparse.Namespace) -> int:
             classes=loaded.classes,
             name=options.name or output.name,
             split_points=names_of(options.split_points),
-            settings=settings,
+            settings=_settings_of(options),
             directory=options.work or output.with_name(f"{output.name}.work"),
             device=options.device,
             progress=None
             if options.json
             else lambda line: print(line, file=sys.stderr, flush=True),
         )
-    written = [save(result, output.with_name(f"{output.name}.json"))]
-    tables = output.with_name(f"{output.name}.md")
-    tables.write_text(render(result) + "\n")
-    written.append(tables)
-    if not options.no_figures:
-        from ..evaluation.figures import bytes_figure, prediction_figure
-
-        written.append(
-            prediction_figure([result], output.with_name(f"{output.name}-prediction.svg"))
-        )
-        written.append(bytes_figure([result], output.with_name(f"{output.name}-bytes.svg")))
+    written = _write(result, output, figures=not options.no_figures)
     if options.json:
         common.emit_json(result)
     else:
         print(render(result))
         print(f"\nwrote {', '.join(map(str, written))}")
     return 0
+
+
+def _settings_of(options: argparse.Namespace) -> Settings:
+    from ..evaluation import Settings
+
+    return Settings(
+        config=config_of(options),
+        budget=budget_of(options),
+        seeds=tuple(range(options.seed, options.seed + options.seeds)),
+        calibration=options.calibration,
+        test_limit=options.test_limit,
+        baseline_photos=options.baseline_photos,
+        repeats=options.bootstrap,
+        predictors=names_of(options.predictors),
+    )
+
+
+def _write(result: dict[str, Any], output: Path, *, figures: bool) -> list[Path]:
+    """Write JSON, tables and figures. Returns the files."""
+    from ..evaluation import bytes_figure, prediction_figure, render, save
+
+    written = [save(result, output.with_name(f"{output.name}.json"))]
+    tables = output.with_name(f"{output.name}.md")
+    tables.write_text(render(result) + "\n")
+    written.append(tables)
+    if figures:
+        prediction = output.with_name(f"{output.name}-prediction.svg")
+        nbytes = output.with_name(f"{output.name}-bytes.svg")
+        written += [prediction_figure([result], prediction), bytes_figure([result], nbytes)]
+    return written

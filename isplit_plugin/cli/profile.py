@@ -130,11 +130,11 @@ def run(options: argparse.Namespace) -> int:
         from dataclasses import replace
 
         from ..bottleneck import Photos
-        from ..evaluation.predictors import for_profile
+        from ..evaluation import profile_predictions
 
         photos = Photos(images, loaded.preprocessing, len(loaded.classes))
         names = [word.strip() for word in options.predictors.split(",")]
-        result = replace(result, predictions=for_profile(net, photos, names))
+        result = replace(result, predictions=profile_predictions(net, photos, names))
     path = options.output.with_name(f"{options.output.name}.profile.safetensors")
     result.save(path)
     page = None

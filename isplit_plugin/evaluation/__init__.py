@@ -1,34 +1,64 @@
-"""Prediction against measurement: predictors, rank statistics, naive rivals. Figures need matplotlib: ``.figures``."""
+"""Evaluation: which predictor of a bottleneck's accuracy to trust, and what training gains.
+
+:func:`evaluate` trains and measures bottlenecks at every split point and compares predictors and
+baselines with them; :func:`render`, :func:`save`, :func:`bytes_figure` and
+:func:`prediction_figure` write its result. :func:`register` adds a predictor.
+"""
 
 from __future__ import annotations
 
-from .analysis import Measured, Resamples, Score, score
+from .baselines import Baseline, codec_baselines, image_baselines
+from .bootstrap import MeasuredAnswers, Resamples
 from .classes import class_choice
-from .evaluate import Settings, candidates, evaluate, save
-from .predictors import PREDICTORS, Context, register
-from .ranks import Estimate, kendall, partial_spearman, spearman
-from .render import render
-from .rivals import Rival, codec_rivals, image_rivals
+from .evaluate import evaluate
+from .figures import bytes_figure, prediction_figure
+from .predictors import (
+    PREDICTORS,
+    Predictor,
+    PredictorContext,
+    profile_predictions,
+    register,
+)
+from .ranks import Estimate, interval
+from .result import save
+from .scores import Score, score_predictor
+from .selection import candidates
+from .settings import Settings
+from .tables import (
+    baselines_table,
+    classes_table,
+    markdown_table,
+    points_table,
+    predictors_table,
+    render,
+)
 
 __all__ = [
     "PREDICTORS",
-    "Context",
+    "Baseline",
     "Estimate",
-    "Measured",
+    "MeasuredAnswers",
+    "Predictor",
+    "PredictorContext",
     "Resamples",
-    "Rival",
     "Score",
     "Settings",
+    "baselines_table",
+    "bytes_figure",
     "candidates",
     "class_choice",
-    "codec_rivals",
+    "classes_table",
+    "codec_baselines",
     "evaluate",
-    "image_rivals",
-    "kendall",
-    "partial_spearman",
+    "image_baselines",
+    "interval",
+    "markdown_table",
+    "points_table",
+    "prediction_figure",
+    "predictors_table",
+    "profile_predictions",
     "register",
     "render",
     "save",
-    "score",
-    "spearman",
+    "score_predictor",
 ]

@@ -1,15 +1,17 @@
-"""Does the best split point depend on the class, and is choosing per class worth it?"""
+"""Whether the best split point depends on the class, and what choosing per class gains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .analysis import Measured, top
+from .bootstrap import MeasuredAnswers
+from .predictors import mean_over_photos
 from .ranks import Estimate
+from .scores import top
 
 __all__ = ["class_choice"]
 
@@ -18,115 +20,170 @@ Ids = npt.NDArray[np.int64]
 
 
 def class_choice(
-    measured: Measured,
+    measured: MeasuredAnswers,
     predictions: Mapping[str, tuple[Array, Ids]],
     points: Sequence[str],
     *,
     repeats: int = 300,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What one split point for each class gains over one for all classes.
+    """What a split point of its own for each class gains over one split point for all classes.
 
-    Chosen on one half of the test photos and all seeds but one, paid out on the other half and the remaining seed, so
-    that neither lucky photos nor the taste of one trained bottleneck count as gain. Means over ``repeats`` random
-    divisions and the middle 95 % of them, with all points to choose from and for a device that reaches the first half.
+    The split points are chosen on one half of the test photos with all seeds but one. The gain is
+    measured on the other half with the remaining seed, so that it is not due to particular photos
+    or to one trained bottleneck. The result has the mean over random divisions and the middle 95 %
+    of them.
 
-    - ``recall``: share of correct photos with the class's own point, minus that with the one point for all. **Biased
-      upwards**: it knows the class before the network does, and a bottleneck that answers one class too often looks
-      good for it.
-    - ``youden``: the same for recall minus false positive rate, which such a bottleneck does not gain; mean over
-      classes.
-    - ``differ``: share of classes whose own point is another one. ``predictors``: recall gained where a predictor's
-      class means choose against its overall mean.
+    Parameters:
+        predictions: values (P,) or (I, P) of each predictor, and the classes (I,) of the
+            calibration photos.
+        points: names of the P split points.
+        repeats: number of random divisions.
+
+    Returns:
+        One entry for "all points" and one for "first half", a device that reaches only the first
+        half of the split points. Each has:
+
+        - ``recall_gain``: share of correct photos with the split point of the class, minus that
+          with the one for all. **Biased upwards**: a bottleneck that answers one class too often
+          has a high recall for this class.
+        - ``youden_gain``: the same for Youden's J, recall minus false positive rate, which does
+          not have this bias; mean over the classes.
+        - ``differing_classes``: share of classes whose split point by Youden's J is not the one
+          for all.
+        - ``predictor_recall_gain``: ``recall_gain`` if a predictor chooses, by its mean over the
+          photos of a class.
+        - ``points``, ``best_point``, ``best_point_by_class``, ``accuracy_sd_over_classes``: the
+          measured accuracies, without division.
     """
     reach = {"all points": len(points), "first half": max(2, len(points) // 2)}
     return {
-        name: _within(measured, predictions, points[:end], repeats, seed)
-        for name, end in reach.items()
+        name: _choice_among(measured, predictions, points[:count], repeats, seed)
+        for name, count in reach.items()
     }
 
 
-def _within(
-    measured: Measured,
+class _Rates(NamedTuple):
+    """Recall and false positive rate of each class at each split point, shape (classes, P)."""
+
+    recall: Array
+    false_positive: Array
+
+    @property
+    def youden(self) -> Array:
+        return self.recall - self.false_positive
+
+
+class _Choice(NamedTuple):
+    """A split point for all classes, and one for each class, shape (classes,)."""
+
+    for_all: int
+    by_class: npt.NDArray[np.intp]
+
+    def gains(self, rates: Array) -> Array:
+        """What each class gains by its own split point, shape (classes,)."""
+        classes = np.arange(len(self.by_class))
+        return np.asarray(rates[classes, self.by_class] - rates[:, self.for_all])
+
+
+def _choice_among(
+    measured: MeasuredAnswers,
     predictions: Mapping[str, tuple[Array, Ids]],
     points: Sequence[str],
     repeats: int,
     seed: int,
 ) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    end, ids = len(points), measured.class_ids
-    names = [name for name, (values, _) in predictions.items() if values.ndim == 2]
-    picks = {name: _picks(*predictions[name], ids, end) for name in names}
-    found = []
-    for _ in range(repeats):
-        half = _half(measured.labels, rng)
-        pay = int(rng.integers(len(measured.answers)))
-        choose = [s for s in range(len(measured.answers)) if s != pay] or [pay]
-        recall, false = _rates(measured, choose, half, end)
-        paid, paid_false = _rates(measured, [pay], ~half, end)
-        share = np.asarray([(~half & (measured.labels == c)).sum() for c in ids]) / int(
-            (~half).sum()
-        )
-        classes = np.arange(len(ids))
-        one = int(np.argmax(share @ recall))
-        own = recall.argmax(axis=1)
-        gain = float(share @ (paid[classes, own] - paid[:, one]))
-        youden, paid_youden = recall - false, paid - paid_false
-        one_youden, own_youden = int(np.argmax(youden.mean(axis=0))), youden.argmax(axis=1)
-        gain_youden = float((paid_youden[classes, own_youden] - paid_youden[:, one_youden]).mean())
-        chosen = [
-            float(share @ (paid[classes, mine] - paid[:, everyone]))
-            for everyone, mine in picks.values()
-        ]
-        found.append([gain, gain_youden, float((own_youden != one_youden).mean()), *chosen])
-    columns = np.asarray(found).T
-    by_class = measured.by_class()[:, :end]
-    best = int(np.argmax(measured.accuracy()[:end]))
+    predicted_choices = {
+        name: _predicted_choice(values[:, : len(points)], labels, measured.class_ids)
+        for name, (values, labels) in predictions.items()
+        if values.ndim == 2
+    }
+    choices = list(predicted_choices.values())
+    gains = [_division_gains(measured, choices, len(points), rng) for _ in range(repeats)]
+    recall, youden, differing, *predicted = map(_spread, np.asarray(gains).T)
+    by_class = measured.accuracy_by_class()[:, : len(points)]
+    best = int(np.argmax(measured.accuracy()[: len(points)]))
     return {
         "points": list(points),
-        "recall": _spread(columns[0]),
-        "youden": _spread(columns[1]),
-        "differ": _spread(columns[2]),
-        "best": points[best],
-        "best_by_class": {
-            int(c): points[int(np.argmax(row))] for c, row in zip(ids, by_class, strict=True)
+        "recall_gain": recall,
+        "youden_gain": youden,
+        "differing_classes": differing,
+        "best_point": points[best],
+        "best_point_by_class": {
+            int(class_id): points[int(np.argmax(accuracy))]
+            for class_id, accuracy in zip(measured.class_ids, by_class, strict=True)
         },
         "accuracy_sd_over_classes": float(by_class[:, best].std()),
-        "predictors": {
-            name: _spread(column) for name, column in zip(names, columns[3:], strict=True)
-        },
+        "predictor_recall_gain": dict(zip(predicted_choices, predicted, strict=True)),
     }
 
 
-def _half(labels: Ids, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _division_gains(
+    measured: MeasuredAnswers,
+    predicted_choices: Sequence[_Choice],
+    count: int,
+    rng: np.random.Generator,
+) -> list[float]:
+    """The gains of one random division.
+
+    By recall, by Youden's J, the share of differing classes, and the gain of each predictor.
+    """
+    chosen_on = _random_half(measured.labels, rng)
+    seeds = range(len(measured.answers))
+    paid_seed = int(rng.integers(len(seeds)))
+    other_seeds = [s for s in seeds if s != paid_seed] or [paid_seed]
+    rates = _rates(measured, other_seeds, chosen_on, count)
+    paid = _rates(measured, [paid_seed], ~chosen_on, count)
+    paid_labels = measured.labels[~chosen_on]
+    shares = np.asarray([(paid_labels == c).mean() for c in measured.class_ids])
+    by_recall = _Choice(int(np.argmax(shares @ rates.recall)), rates.recall.argmax(axis=1))
+    by_youden = _Choice(int(np.argmax(rates.youden.mean(axis=0))), rates.youden.argmax(axis=1))
+    return [
+        float(shares @ by_recall.gains(paid.recall)),
+        float(by_youden.gains(paid.youden).mean()),
+        float((by_youden.by_class != by_youden.for_all).mean()),
+        *(float(shares @ choice.gains(paid.recall)) for choice in predicted_choices),
+    ]
+
+
+def _random_half(labels: Ids, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """A random half of the photos of each class."""
     half = np.zeros(len(labels), dtype=bool)
     for class_id in np.unique(labels):
-        places = rng.permutation(np.flatnonzero(labels == class_id))
-        half[places[: len(places) // 2]] = True
+        photos = rng.permutation(np.flatnonzero(labels == class_id))
+        half[photos[: len(photos) // 2]] = True
     return half
 
 
 def _rates(
-    measured: Measured, seeds: Sequence[int], photos: npt.NDArray[np.bool_], end: int
-) -> tuple[Array, Array]:
-    """Recall and false positive rate of each class at each point, (classes, P); 0 where there is no photo."""
-    answers, labels = measured.answers[list(seeds)][:, photos, :end], measured.labels[photos]
-    recall, false = [], []
-    for class_id in measured.class_ids:
-        mine = labels == class_id
-        said = answers == class_id
-        recall.append(said[:, mine].mean(axis=(0, 1)) if mine.any() else np.zeros(end))
-        false.append(said[:, ~mine].mean(axis=(0, 1)) if not mine.all() else np.zeros(end))
-    return np.stack(recall), np.stack(false)
+    measured: MeasuredAnswers, seeds: Sequence[int], photos: npt.NDArray[np.bool_], count: int
+) -> _Rates:
+    """The rates on these photos with these seeds; 0 if there is no photo to count."""
+    answers = measured.answers[list(seeds)][:, photos, :count]
+    labels = measured.labels[photos]
+    recall = np.zeros((len(measured.class_ids), count))
+    false_positive = np.zeros_like(recall)
+    for i, class_id in enumerate(measured.class_ids):
+        answered = answers == class_id
+        of_class = labels == class_id
+        if of_class.any():
+            recall[i] = answered[:, of_class].mean(axis=(0, 1))
+        if not of_class.all():
+            false_positive[i] = answered[:, ~of_class].mean(axis=(0, 1))
+    return _Rates(recall, false_positive)
 
 
-def _picks(values: Array, rows: Ids, ids: Ids, end: int) -> tuple[int, npt.NDArray[np.intp]]:
-    """A predictor's point for all classes and for each class; for a class that it never saw, the one for all."""
-    one = top(values.mean(axis=0)[:end])
-    own = [top(values[rows == c].mean(axis=0)[:end]) if (rows == c).any() else one for c in ids]
-    return one, np.asarray(own, dtype=np.intp)
+def _predicted_choice(values: Array, labels: Ids, class_ids: Ids) -> _Choice:
+    """A predictor's choice; a class without calibration photos gets the split point for all."""
+    for_all = top(mean_over_photos(values))
+    by_class = [
+        top(values[labels == c].mean(axis=0)) if (labels == c).any() else for_all for c in class_ids
+    ]
+    return _Choice(for_all, np.asarray(by_class, dtype=np.intp))
 
 
-def _spread(found: Array) -> dict[str, float]:
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Estimate(float(found.mean()), float(low), float(high))._asdict()
+def _spread(values: Array) -> dict[str, float]:
+    """Mean and middle 95 %."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))._asdict()

@@ -1,14 +1,14 @@
-"""Predictors of a split's accuracy before anything is trained: one small registry.
+"""Predictors: which split point would keep the most accuracy, before anything is trained.
 
-A predictor is a function of a :class:`Context` and a name. It returns a value for every candidate split point, (P,),
-or for every calibration photo and point, (I, P), whose mean counts: overall, or over the photos of a class. **Larger
-means: a bottleneck here is predicted to keep more accuracy.**
+A predictor is a function of a :class:`PredictorContext`. It returns one value for each split
+point, shape (P,), or one for each calibration photo and split point, shape (I, P), whose mean
+counts. **A larger value predicts a higher accuracy of a bottleneck trained there.**
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Final
 
@@ -17,28 +17,57 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ..bottleneck import Photos
-from ..bottleneck.grid import Grid
+from ..bottleneck import Grid, Photos, input_batches
 from ..errors import SplitPointError, UnknownNameError
 from ..network import CapturedNetwork
 from ..schema import SplitPoint
-from .channels import CHANNELS, FITTED
+from .distortions import DISTORTIONS, FITTED
 from .ranks import average_ranks
 
-__all__ = ["DEPTH", "PREDICTORS", "Context", "Predictor", "for_profile", "get", "register"]
+__all__ = [
+    "DEPTH",
+    "PREDICTORS",
+    "Predictor",
+    "PredictorContext",
+    "get",
+    "mean_over_photos",
+    "profile_predictions",
+    "register",
+]
 
 Array = npt.NDArray[np.float64]
-Predictor = Callable[["Context"], Array]
+Predictor = Callable[["PredictorContext"], Array]
+
 DEPTH: Final = "depth"
-FIT_PHOTOS: Final = 128
-"""Channels that are fitted are fitted on so many photos."""
+PREDICTORS: Final[dict[str, Predictor]] = {}
+"""All registered predictors by name."""
+
+_FIT_PHOTOS: Final = 128
+"""How many photos a distortion is fitted on."""
+
+
+def register(name: str, predictor: Predictor) -> None:
+    """Add a predictor under a name; an existing one of that name is replaced."""
+    PREDICTORS[name] = predictor
+
+
+def get(name: str) -> Predictor:
+    """A registered predictor. Raises UnknownNameError."""
+    if name not in PREDICTORS:
+        raise UnknownNameError.of(name, PREDICTORS)
+    return PREDICTORS[name]
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
-    """What predictors may look at: the network, its candidate split points, and calibration photos with labels.
+class PredictorContext:
+    """What a predictor may use: the network, split points, and I calibration photos.
 
-    ``rows``: the calibration photos among ``photos``. ``labels`` are -1 where unknown.
+    Attributes:
+        net: the network.
+        points: the split points to predict for, P of them.
+        photos: where the calibration photos come from.
+        rows: the calibration photos, as rows of ``photos``, shape (I,).
+        batch_size: photos in a batch.
     """
 
     net: CapturedNetwork
@@ -46,16 +75,12 @@ class Context:
     photos: Photos
     rows: npt.NDArray[np.int64]
     batch_size: int = 32
+    _distorted_scores: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
 
     @cached_property
     def inputs(self) -> list[torch.Tensor]:
-        """The photos as network inputs, in batches."""
-        like = torch.empty(0, dtype=self.net.dtype, device=self.net.device)
-        size = self.batch_size
-        return [
-            self.photos.tensor(self.rows[i : i + size], like)
-            for i in range(0, len(self.rows), size)
-        ]
+        """The calibration photos as network inputs, in batches."""
+        return list(input_batches(self.net, self.photos, self.rows, self.batch_size))
 
     @cached_property
     def scores(self) -> torch.Tensor:
@@ -64,151 +89,133 @@ class Context:
             return torch.cat([self.net.model(x).float().cpu() for x in self.inputs])
 
     @property
-    def top(self) -> npt.NDArray[np.int64]:
+    def top1(self) -> npt.NDArray[np.int64]:
         """The full network's top-1 classes (I,)."""
         return np.asarray(self.scores.argmax(dim=1).numpy(), dtype=np.int64)
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """True classes (I,); the predicted one where no label is known."""
-        known = self.photos.labels[self.rows]
-        return np.where(known >= 0, known, self.top)
+        """The true classes (I,); the full network's top-1 class for a photo without label."""
+        labels = self.photos.labels[self.rows]
+        return np.where(labels >= 0, labels, self.top1)
 
-    @cached_property
-    def _through(self) -> dict[str, torch.Tensor]:
-        return {}
+    def distorted_scores(self, distortion: str) -> torch.Tensor:
+        """Scores (P, I, classes) if the activation at each split point is distorted.
 
-    def through(self, channel: str) -> torch.Tensor:
-        """Scores (P, I, classes) when the activation at each point passes this lossy channel; computed once."""
-        if channel not in self._through:
-            self._through[channel] = torch.stack(
-                [self._pass(channel, point) for point in self.points]
-            )
-        return self._through[channel]
+        They are computed once for each distortion.
+        """
+        if distortion not in self._distorted_scores:
+            scores = [self._distorted_scores_at(point, distortion) for point in self.points]
+            self._distorted_scores[distortion] = torch.stack(scores)
+        return self._distorted_scores[distortion]
 
-    def _pass(self, channel: str, point: SplitPoint) -> torch.Tensor:
+    def _distorted_scores_at(self, point: SplitPoint, distortion: str) -> torch.Tensor:
         grid = Grid.of(point)
         head, tail = self.net.bisect(point.name)
+        fit_batches = -(-_FIT_PHOTOS // self.batch_size) if distortion in FITTED else 1
+        scores = []
         with torch.inference_mode():
-            fitting = -(-FIT_PHOTOS // self.batch_size) if channel in FITTED else 1
-            run = CHANNELS[channel](
-                torch.cat([grid.split(head(x))[0] for x in self.inputs[:fitting]])
-            )
-            found = []
+            maps = [grid.split(head(x))[0] for x in self.inputs[:fit_batches]]
+            distort = DISTORTIONS[distortion](torch.cat(maps))
             for x in self.inputs:
-                maps, prefix = grid.split(head(x))
-                found.append(tail(grid.join(run(maps), prefix).contiguous()).float().cpu())
-        return torch.cat(found)
+                batch, prefix = grid.split(head(x))
+                activation = grid.join(distort(batch), prefix).contiguous()
+                scores.append(tail(activation).float().cpu())
+        return torch.cat(scores)
 
 
-PREDICTORS: Final[dict[str, Predictor]] = {}
+def mean_over_photos(values: Array) -> Array:
+    """A predictor's values (P,) from its values (P,) or (I, P)."""
+    return values if values.ndim == 1 else np.asarray(values.mean(axis=0))
 
 
-def register(name: str, predictor: Predictor) -> None:
-    """Add a predictor under a name."""
-    PREDICTORS[name] = predictor
-
-
-def get(name: str) -> Predictor:
-    """Raises UnknownNameError."""
-    if name not in PREDICTORS:
-        raise UnknownNameError.of(name, PREDICTORS)
-    return PREDICTORS[name]
-
-
-def depth(context: Context) -> Array:
-    """The number of the split point: later is better. What every other predictor must beat."""
+def depth(context: PredictorContext) -> Array:
+    """The number of the split point: deeper is better."""
     return np.arange(len(context.points), dtype=np.float64)
 
 
-def size(context: Context) -> Array:
-    """The raw activation's bytes, fewer is better: the size baseline (CDE) of I-SPLIT."""
+def size(context: PredictorContext) -> Array:
+    """Minus the bytes of the activation: the size baseline (CDE) of the I-SPLIT paper."""
     return -np.asarray([point.nbytes for point in context.points], dtype=np.float64)
 
 
-def cui(context: Context, *, target: str) -> Array:
-    """I-SPLIT's cumulative importance; ``target``: the "predicted" or the "true" class's score is differentiated."""
-    columns = [p.name for p in context.net.split_points]
-    keep = [columns.index(point.name) for point in context.points]
-    labels, done, found = context.labels, 0, []
-    for x in context.inputs:
-        goal = labels[done : done + len(x)] if target == "true" else None
-        found.append(context.net.importance(x, goal).values[:, keep])
-        done += len(x)
-    return np.concatenate(found).astype(np.float64)
+def cui(context: PredictorContext, *, target: str) -> Array:
+    """CUI, by the gradient of the "predicted" or the "true" class's score."""
+    names = [point.name for point in context.net.split_points]
+    columns = [names.index(point.name) for point in context.points]
+    labels = torch.split(torch.from_numpy(context.labels), context.batch_size)
+    values = []
+    for x, batch_labels in zip(context.inputs, labels, strict=True):
+        classes = batch_labels.numpy() if target == "true" else None
+        values.append(context.net.importance(x, classes).values[:, columns])
+    return np.concatenate(values).astype(np.float64)
 
 
-def kl(context: Context, *, channel: str) -> Array:
-    """Minus the KL divergence of the answer through a lossy channel from the full network's answer."""
+def kl(context: PredictorContext, *, distortion: str) -> Array:
+    """Minus the KL divergence of the distorted from the full network's probabilities."""
     full = F.log_softmax(context.scores, dim=1)
-    lossy = F.log_softmax(context.through(channel), dim=2)
-    return -np.asarray((full.exp() * (full - lossy)).sum(dim=2).T.numpy(), dtype=np.float64)
+    distorted = F.log_softmax(context.distorted_scores(distortion), dim=2)
+    return -np.asarray((full.exp() * (full - distorted)).sum(dim=2).T.numpy(), dtype=np.float64)
 
 
-def drop(context: Context, *, channel: str) -> Array:
-    """Minus the drop of the correct class's log probability through a lossy channel."""
-    rows = torch.from_numpy(context.labels)
-    full = F.log_softmax(context.scores, dim=1)[torch.arange(len(rows)), rows]
-    lossy = F.log_softmax(context.through(channel), dim=2)[:, torch.arange(len(rows)), rows]
-    return -np.asarray((full - lossy).T.numpy(), dtype=np.float64)
+def drop(context: PredictorContext, *, distortion: str) -> Array:
+    """Minus the drop of the true class's log probability under a distortion."""
+    photos = torch.arange(len(context.rows))
+    labels = torch.from_numpy(context.labels)
+    full = F.log_softmax(context.scores, dim=1)[photos, labels]
+    distorted = F.log_softmax(context.distorted_scores(distortion), dim=2)[:, photos, labels]
+    return -np.asarray((full - distorted).T.numpy(), dtype=np.float64)
 
 
-def agreement(context: Context, *, channel: str) -> Array:
-    """Whether the top-1 class survives a lossy channel."""
-    return np.asarray(
-        (context.through(channel).argmax(dim=2).T.numpy() == context.top[:, None]), dtype=np.float64
-    )
+def agreement(context: PredictorContext, *, distortion: str) -> Array:
+    """Whether the top-1 class survives a distortion: 1 or 0."""
+    top1 = context.distorted_scores(distortion).argmax(dim=2).T.numpy()
+    return np.asarray(top1 == context.top1[:, None], dtype=np.float64)
 
 
-def with_depth(context: Context, *, other: Predictor) -> Array:
-    """The mean of two ranks, depth and another predictor's overall mean: one choice for all classes."""
-    value = other(context)
-    return average_ranks(depth(context)) + average_ranks(
-        value if value.ndim == 1 else value.mean(axis=0)
-    )
-
-
-def for_profile(
-    net: CapturedNetwork,
-    photos: Photos,
-    names: Sequence[str],
-    *,
-    rows: npt.NDArray[np.int64] | None = None,
-) -> dict[str, tuple[float, ...]]:
-    """Predictors' overall means for ``Profile.predictions``: a value for every split point of the network, NaN but for
-    the block outputs with positions. Raises UnknownNameError."""
-    points = []
-    for point in net.split_points:
-        if point.is_block:
-            try:
-                grid = Grid.of(point)
-            except SplitPointError:
-                continue
-            if grid.height * grid.width > 1:
-                points.append(point)
-    chosen = {name: get(name) for name in names}
-    context = Context(net, tuple(points), photos, np.arange(len(photos)) if rows is None else rows)
-    place = {point.name: i for i, point in enumerate(net.split_points)}
-    found = {}
-    for name, predictor in chosen.items():
-        values = predictor(context)
-        row = [float("nan")] * len(place)
-        for point, value in zip(
-            points, values if values.ndim == 1 else values.mean(axis=0), strict=True
-        ):
-            row[place[point.name]] = float(value)
-        found[name] = tuple(row)
-    return found
+def with_depth(context: PredictorContext, *, other: Predictor) -> Array:
+    """The sum of the ranks by depth and by another predictor."""
+    return average_ranks(depth(context)) + average_ranks(mean_over_photos(other(context)))
 
 
 register(DEPTH, depth)
 register("size", size)
 register("cui", partial(cui, target="predicted"))
 register("cui-true", partial(cui, target="true"))
-for _channel in CHANNELS:
-    register(f"kl-{_channel}", partial(kl, channel=_channel))
-for _channel in ("pool2", "pool4", "linear"):
-    register(f"drop-{_channel}", partial(drop, channel=_channel))
-    register(f"agree-{_channel}", partial(agreement, channel=_channel))
-register("depth+kl-pool2", partial(with_depth, other=partial(kl, channel="pool2")))
-register("depth+kl-linear", partial(with_depth, other=partial(kl, channel="linear")))
+for _name in DISTORTIONS:
+    register(f"kl-{_name}", partial(kl, distortion=_name))
+for _name in ("pool2", "pool4", "linear"):
+    register(f"drop-{_name}", partial(drop, distortion=_name))
+    register(f"agree-{_name}", partial(agreement, distortion=_name))
+register("depth+kl-pool2", partial(with_depth, other=partial(kl, distortion="pool2")))
+register("depth+kl-linear", partial(with_depth, other=partial(kl, distortion="linear")))
+
+
+def profile_predictions(
+    net: CapturedNetwork, photos: Photos, names: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """The values of these predictors for ``Profile.predictions``, means over all photos.
+
+    Each predictor gets one value for every split point of the network. It is NaN except at block
+    outputs with more than one position. Raises UnknownNameError.
+    """
+    predictors = {name: get(name) for name in names}
+    points = tuple(point for point in net.split_points if point.is_block and _has_positions(point))
+    context = PredictorContext(net, points, photos, np.arange(len(photos)))
+    predictions = {}
+    for name, predictor in predictors.items():
+        by_point = dict(
+            zip((p.name for p in points), mean_over_photos(predictor(context)), strict=True)
+        )
+        predictions[name] = tuple(
+            float(by_point.get(point.name, np.nan)) for point in net.split_points
+        )
+    return predictions
+
+
+def _has_positions(point: SplitPoint) -> bool:
+    try:
+        grid = Grid.of(point)
+    except SplitPointError:
+        return False
+    return grid.height * grid.width > 1

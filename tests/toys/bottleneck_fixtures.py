@@ -35,6 +35,6 @@ def bottlenecks(train_photos: Photos, test_photos: Photos) -> list[Bottleneck]:
     common = {"preprocessing": PRE, "test": test_photos, "codecs": CODECS}
     net, budget = toy_network(), Budget(epochs=6, batch_size=16, lr=1e-2)
     [plain] = train_bottlenecks(net, ["0"], train_photos, budget=budget, **common)
-    whole = Budget(epochs=3, whole_epochs=2, batch_size=16, lr=1e-2)
+    whole = Budget(epochs=3, finetune_epochs=2, batch_size=16, lr=1e-2)
     [tuned] = train_bottlenecks(net, ["1"], train_photos, budget=whole, **common)
     return [plain, tuned]

@@ -25,9 +25,9 @@ _RUNS = 9
 
 def bottleneck_file(name: str) -> str:
     """The file of a bottleneck in an archive."""
-    from ...bottleneck import SUFFIX
+    from ...bottleneck import BOTTLENECK_SUFFIX
 
-    return f"{name}{SUFFIX}"
+    return f"{name}{BOTTLENECK_SUFFIX}"
 
 
 def check_bottlenecks(bottlenecks: Sequence[Bottleneck], network_hash: str) -> None:
@@ -74,10 +74,10 @@ def with_bottlenecks(
                 nbytes=m.nbytes,
                 encode_ms=m.encode_ms,
                 decode_ms=m.decode_ms,
-                images=m.seen[profile.class_ids],
-                agreeing=m.agree[profile.class_ids],
+                images=m.images[profile.class_ids],
+                agreeing=m.agreeing[profile.class_ids],
             )
-            for m in bottleneck.measures
+            for m in bottleneck.measurements
         ]
     return replace(profile, measurements=tuple(measurements), head_ms=head_ms, tail_ms=tail_ms)
 
