@@ -1,4 +1,4 @@
-"""Shapes, the paper's architecture, and what does not fit."""
+"""Shapes, the paper's architecture, and split points that an autoencoder does not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isplit_plugin.bottleneck import Autoencoder, AutoencoderConfig
-from isplit_plugin.bottleneck.grid import Grid
 from isplit_plugin.errors import SplitPointError
 from isplit_plugin.schema import Macs, SplitPoint
 
@@ -21,27 +20,16 @@ def point(*shape: int, channel_axis: int = 1) -> SplitPoint:
     return SplitPoint("here", (), shape, "float32", 4, Macs(0, 0), channel_axis, order)
 
 
-def kinds(module: nn.Module) -> list[tuple]:
-    found = []
-    for layer in module.layers:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            found.append(
-                (
-                    type(layer).__name__,
-                    layer.in_channels,
-                    layer.out_channels,
-                    layer.kernel_size,
-                    layer.stride,
-                )
-            )
-        else:
-            found.append((type(layer).__name__,))
-    return found
+def describe(layer: nn.Module) -> tuple[object, ...]:
+    name = type(layer).__name__
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return name, layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride
+    return (name,)
 
 
 def test_the_default_is_the_papers_autoencoder() -> None:
-    made = Autoencoder(point(64, 16, 16))
-    assert kinds(made.encoder) == [
+    autoencoder = Autoencoder(point(64, 16, 16))
+    assert [describe(layer) for layer in autoencoder.encoder.layers] == [
         ("Conv2d", 64, 8, (3, 3), (2, 2)),
         ("BatchNorm2d",),
         ("ReLU",),
@@ -49,7 +37,7 @@ def test_the_default_is_the_papers_autoencoder() -> None:
         ("BatchNorm2d",),
         ("ReLU",),
     ]
-    assert kinds(made.decoder) == [
+    assert [describe(layer) for layer in autoencoder.decoder.layers] == [
         ("ConvTranspose2d", 16, 8, (3, 3), (2, 2)),
         ("BatchNorm2d",),
         ("ReLU",),
@@ -58,7 +46,7 @@ def test_the_default_is_the_papers_autoencoder() -> None:
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(56, 64), (28, 64), (14, 49), (7, 49)])
-def test_values_saved(size: int, ratio: int) -> None:
+def test_how_many_values_the_code_saves(size: int, ratio: int) -> None:
     channels, height, width = Autoencoder(point(256, size, size)).code_shape
     assert 256 * size * size / (channels * height * width) == ratio
 
@@ -77,13 +65,13 @@ def test_any_size_comes_back_exactly(
     shape = (channels, height, width) if axis == 1 else (height, width, channels)
     stride, depth = layers
     config = AutoencoderConfig(width=1, stride=stride, depth=depth)
-    made = Autoencoder(point(*shape, channel_axis=axis), config).eval()
+    autoencoder = Autoencoder(point(*shape, channel_axis=axis), config).eval()
     x = torch.randn(2, *shape)
-    code = made.encoder(x)
-    assert code.shape == (2, *made.code_shape)
+    code = autoencoder.encoder(x)
+    assert code.shape == (2, *autoencoder.code_shape)
     assert code.shape[2] == -(-height // stride)
     assert code.min() >= 0
-    assert made(x).shape == x.shape
+    assert autoencoder(x).shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -93,47 +81,20 @@ def test_any_size_comes_back_exactly(
         (198, 2, (16, 2 + 16)),  # DeiT: distillation token too
         (196, 2, (16, 16)),
         (197, 1, (16, 1 + 16)),  # N, C, T
-        (60, 2, (16, 15)),  # no square in front of at most eight tokens: one row
+        (60, 2, (16, 15)),  # not a square after at most eight tokens: one row
     ],
 )
 def test_tokens(tokens: int, axis: int, code: tuple[int, ...]) -> None:
     shape = (tokens, 64) if axis == 2 else (64, tokens)
-    made = Autoencoder(point(*shape, channel_axis=axis)).eval()
-    assert made.code_shape == code
+    autoencoder = Autoencoder(point(*shape, channel_axis=axis)).eval()
+    assert autoencoder.code_shape == code
     x = torch.randn(3, *shape)
-    assert made.encoder(x).shape == (3, *code)
-    assert made(x).shape == x.shape
+    assert autoencoder.encoder(x).shape == (3, *code)
+    assert autoencoder(x).shape == x.shape
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        point(5, 4, 6),
-        point(4, 6, 5, channel_axis=3),
-        point(17, 5, channel_axis=2),
-        point(5, 17, channel_axis=1),
-        point(30, 5, channel_axis=2),
-    ],
-)
-def test_grid_and_back_is_the_identity(case: SplitPoint) -> None:
-    grid = Grid.of(case)
-    x = torch.randn(2, *case.shape)
-    maps, prefix = grid.split(x)
-    assert maps.shape == (2, 5, grid.height, grid.width)
-    assert torch.equal(grid.join(maps, prefix), x)
-
-
-def test_tokens_keep_their_reading_order() -> None:
-    grid = Grid.of(point(5, 3, channel_axis=2))
-    x = torch.arange(15.0).reshape(1, 5, 3)  # one prefix token, then 2 x 2
-    maps, prefix = grid.split(x)
-    assert prefix is not None
-    assert prefix.tolist() == [[[0, 1, 2]]]
-    assert maps[0, 0].tolist() == [[3, 6], [9, 12]]
-
-
-@pytest.mark.parametrize(
-    ("case", "config", "words"),
+    ("split_point", "config", "message"),
     [
         (point(64), AutoencoderConfig(), r"maps \(N, C, H, W\) or tokens"),
         (point(64, 1, 1), AutoencoderConfig(), "stride 4 does not fit 1 x 1"),
@@ -152,8 +113,8 @@ def test_tokens_keep_their_reading_order() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_a_typed_error(
-    case: SplitPoint, config: AutoencoderConfig, words: str
+def test_an_autoencoder_that_does_not_fit_is_refused(
+    split_point: SplitPoint, config: AutoencoderConfig, message: str
 ) -> None:
-    with pytest.raises(SplitPointError, match=words):
-        Autoencoder(case, config)
+    with pytest.raises(SplitPointError, match=message):
+        Autoencoder(split_point, config)

@@ -1,3 +1,5 @@
+"""Photos: preprocessing, memory bound, unreadable files and balanced samples."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,22 +16,24 @@ from isplit_plugin.schema import Preprocessing
 
 
 def test_inputs_equal_the_shared_preprocessing_bit_for_bit(tmp_path: Path) -> None:
-    found = calibration_folder(write_photos(tmp_path / "p", 3), CLASSES)
-    for pre in (PRE, Preprocessing(crop=(8, 9), resize=12, mode="L", mean=(0.4,), std=(0.3,))):
-        photos = Photos(found, pre, 3)
-        expected = np.stack([image.preprocess(path, pre) for path, _ in found])
+    files = calibration_folder(write_photos(tmp_path / "p", 3), CLASSES)
+    grey = Preprocessing(crop=(8, 9), resize=12, mode="L", mean=(0.4,), std=(0.3,))
+    for preprocessing in (PRE, grey):
+        photos = Photos(files, preprocessing, 3)
+        expected = np.stack([image.preprocess(path, preprocessing) for path, _ in files])
         assert np.array_equal(photos.inputs(range(len(photos))), expected)
 
 
 def test_photos_beyond_the_bound_are_decoded_again(tmp_path: Path) -> None:
-    found = calibration_folder(write_photos(tmp_path / "p", 2), CLASSES)
-    small, large = Photos(found, PRE, 3, max_bytes=2 * 15 * 18 * 3), Photos(found, PRE, 3)
-    assert np.array_equal(small.inputs(range(6)), large.inputs(range(6)))
-    for path, _ in found:
+    files = calibration_folder(write_photos(tmp_path / "p", 2), CLASSES)
+    bounded = Photos(files, PRE, 3, max_bytes=2 * 15 * 18 * 3)
+    unbounded = Photos(files, PRE, 3)
+    assert np.array_equal(bounded.inputs(range(6)), unbounded.inputs(range(6)))
+    for path, _ in files:
         path.unlink()
-    small.inputs([0, 1])  # kept
+    bounded.inputs([0, 1])  # in memory
     with pytest.raises(image.ImageError):
-        small.inputs([5])  # not kept
+        bounded.inputs([5])  # not in memory
 
 
 def test_unreadable_photos_are_skipped_and_named(tmp_path: Path) -> None:
@@ -41,18 +45,18 @@ def test_unreadable_photos_are_skipped_and_named(tmp_path: Path) -> None:
     assert "broken.png" in photos.skipped_names()
 
 
-def test_nothing_usable() -> None:
+def test_no_usable_photo_is_an_error() -> None:
     with pytest.raises(DataError, match="none were given"):
         Photos([], PRE, 3)
     with pytest.raises(DataError, match="2 x image: expected"):
         Photos([(b"x" * 9, 0), (b"x" * 9, 1)], PRE, 3)
-    with pytest.raises(DataError, match="class 3, the network has 0 to 2"):
+    with pytest.raises(DataError, match="expected a class from 0 to 2, got 3"):
         Photos([(np.zeros((15, 18, 3), np.uint8), 3)], PRE, 3)
 
 
 def test_a_sample_balances_classes_and_is_reproducible() -> None:
-    pixel = np.zeros((15, 18, 3), np.uint8)
-    photos = Photos([(pixel, label) for label in [0] * 20 + [1] * 5 + [2] * 2], PRE, 3)
+    pixels = np.zeros((15, 18, 3), np.uint8)
+    photos = Photos([(pixels, label) for label in [0] * 20 + [1] * 5 + [2] * 2], PRE, 3)
     rows = photos.sample(9, seed=3)
     assert np.bincount(photos.labels[rows]).tolist() in ([4, 3, 2], [3, 4, 2])
     assert len(set(rows.tolist())) == 9

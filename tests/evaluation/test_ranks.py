@@ -1,4 +1,4 @@
-"""Rank statistics against scipy, and by hand where scipy has none."""
+"""Rank statistics against scipy, and by hand where scipy has no counterpart."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from isplit_plugin.evaluation.ranks import (
     within_groups,
 )
 
-# Few distinct values: ties everywhere.
+# Few distinct values, so that there are ties.
 series = st.integers(2, 12).flatmap(
     lambda n: st.tuples(*[st.lists(st.integers(-3, 3), min_size=n, max_size=n) for _ in range(3)])
 )
 
 
-def same(mine: float, theirs: float) -> bool:
-    return (math.isnan(mine) and math.isnan(theirs)) or math.isclose(mine, theirs, abs_tol=1e-12)
+def same(value: float, expected: float) -> bool:
+    if math.isnan(expected):
+        return math.isnan(value)
+    return math.isclose(value, expected, abs_tol=1e-12)
 
 
 @given(series)
@@ -50,19 +52,20 @@ def test_partial_spearman_is_the_textbook_formula(
         return
     ab, ac, bc = (stats.spearmanr(*p).statistic for p in ((a, b), (a, c), (b, c)))
     if max(abs(ac), abs(bc)) > 1 - 1e-6:
-        assert math.isnan(partial_spearman(a, b, c))  # nothing is left of one of them
+        assert math.isnan(partial_spearman(a, b, c))  # one of them leaves no residuals
         return
     expected = (ab - ac * bc) / math.sqrt((1 - ac**2) * (1 - bc**2))
     assert partial_spearman(a, b, c) == pytest.approx(expected, abs=1e-9)
 
 
-def test_partial_spearman_of_too_few_or_given_nothing() -> None:
+def test_partial_spearman_of_short_and_of_constant_series() -> None:
     assert math.isnan(partial_spearman([1, 2, 3], [3, 1, 2], [2, 1, 3]))
     assert partial_spearman([1, 2, 3, 4], [1, 2, 4, 3], [7, 7, 7, 7]) == pytest.approx(0.8)
 
 
 def test_within_groups_by_hand() -> None:
-    # Group x: pairs (1,2) concordant, (1,3) concordant, (2,3) discordant; group y: one tie; group z: alone.
+    # Group x has the concordant pairs (1, 2) and (1, 3) and the discordant pair (2, 3),
+    # group y has one tie, and group z has no pair.
     value = [1, 2, 3, 5, 6, 9]
     accuracy = [1, 3, 2, 4, 4, 0]
     assert within_groups(value, accuracy, ["x", "x", "x", "y", "y", "z"]) == (
@@ -76,8 +79,8 @@ def test_within_groups_by_hand() -> None:
 
 def test_interval() -> None:
     drawn = np.linspace(0, 1, 1001)
-    found = interval(0.5, drawn)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.025, 0.975))
-    mostly_unknown = np.where(drawn < 0.6, np.nan, drawn)
-    assert math.isnan(interval(0.5, mostly_unknown).low)
+    estimate = interval(0.5, drawn)
+    assert estimate == pytest.approx((0.5, 0.025, 0.975))
+    mostly_nan = np.where(drawn < 0.6, np.nan, drawn)
+    assert math.isnan(interval(0.5, mostly_nan).low)
     assert math.isnan(interval(math.nan, drawn).low)

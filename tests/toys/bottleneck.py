@@ -6,10 +6,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
 import torch
 from torch import nn
 
+from isplit_plugin.bottleneck import Photos
 from isplit_plugin.network import CapturedNetwork, LoadedNetwork, capture
 from isplit_plugin.schema import Preprocessing
 
@@ -29,14 +31,15 @@ def toy_model(seed: int = 0) -> nn.Module:
     ).eval()
 
 
-def _learned() -> nn.Module:
-    """Trained for a moment on the toy photos, so that accuracies differ from chance."""
+@cache
+def trained_model() -> nn.Module:
+    """The toy model, trained briefly, so that its accuracy differs from chance."""
     model = toy_model().train()
     rng = np.random.default_rng(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(30):
         labels = rng.integers(0, 3, 32)
-        pixels = np.stack([toy_pixels(int(c), rng) for c in labels])
+        pixels = np.stack([toy_pixels(int(label), rng) for label in labels])
         x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         loss = nn.functional.cross_entropy(model(x), torch.from_numpy(labels))
         optimizer.zero_grad()
@@ -48,14 +51,26 @@ def _learned() -> nn.Module:
 
 @cache
 def toy_network() -> CapturedNetwork:
-    return capture(_learned(), torch.zeros(1, *PRE.shape))
+    """The trained model, captured once for all tests."""
+    return capture(trained_model(), torch.zeros(1, *PRE.shape))
 
 
-def toy_pixels(label: int, rng: np.random.Generator) -> np.ndarray:
+def loaded() -> LoadedNetwork:
+    """A factory for ``--network toys.bottleneck:loaded``."""
+    return LoadedNetwork(trained_model(), torch.zeros(1, *PRE.shape), PRE, CLASSES)
+
+
+def toy_pixels(label: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Noise with more of one colour than of the others."""
     pixels = rng.integers(0, 160, (15, 18, 3))
     pixels[..., label] += rng.integers(20, 90)
     return pixels.astype(np.uint8)
+
+
+def toy_photos(count: int, *, seed: int = 0) -> Photos:
+    """Photos in memory; their classes take turns."""
+    rng = np.random.default_rng(seed)
+    return Photos([(toy_pixels(i % 3, rng), i % 3) for i in range(count)], PRE, 3)
 
 
 def write_photos(folder: Path, per_class: int, *, seed: int = 0) -> Path:
@@ -66,8 +81,3 @@ def write_photos(folder: Path, per_class: int, *, seed: int = 0) -> Path:
         for number in range(per_class):
             PIL.Image.fromarray(toy_pixels(label, rng)).save(folder / name / f"{number:03d}.png")
     return folder
-
-
-def loaded() -> LoadedNetwork:
-    """A factory for ``--network toys.bottleneck:loaded``."""
-    return LoadedNetwork(_learned(), torch.zeros(1, *PRE.shape), PRE, CLASSES)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isplit_plugin.bottleneck import Bottleneck, Budget, Photos, train_bottlenecks
 from isplit_plugin.network import calibration_folder
 from toys.bottleneck import CLASSES, PRE, toy_network, write_photos
-
-CODECS = ("fp32", "uint8", "q4+rle")
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +30,22 @@ def test_photos(folders: tuple[Path, Path]) -> Photos:
 
 @pytest.fixture(scope="session")
 def bottlenecks(train_photos: Photos, test_photos: Photos) -> list[Bottleneck]:
-    """Two trained bottlenecks; the second with the network around it trained too."""
-    common = {"preprocessing": PRE, "test": test_photos, "codecs": CODECS}
-    net, budget = toy_network(), Budget(epochs=6, batch_size=16, lr=1e-2)
-    [plain] = train_bottlenecks(net, ["0"], train_photos, budget=budget, **common)
-    whole = Budget(epochs=3, finetune_epochs=2, batch_size=16, lr=1e-2)
-    [tuned] = train_bottlenecks(net, ["1"], train_photos, budget=whole, **common)
-    return [plain, tuned]
+    """One bottleneck in the frozen network, and one with the network fine-tuned around it."""
+    shared: dict[str, Any] = {
+        "preprocessing": PRE,
+        "test": test_photos,
+        "codecs": ("fp32", "uint8", "q4+rle"),
+    }
+    net = toy_network()
+    budget = Budget(epochs=6, batch_size=16, lr=1e-2)
+    [frozen] = train_bottlenecks(net, ["0"], train_photos, budget=budget, **shared)
+    budget = Budget(epochs=3, finetune_epochs=2, batch_size=16, lr=1e-2)
+    [finetuned] = train_bottlenecks(net, ["1"], train_photos, budget=budget, **shared)
+    return [frozen, finetuned]
+
+
+@pytest.fixture(params=[0, 1], ids=["frozen", "finetuned"])
+def bottleneck(request: pytest.FixtureRequest, bottlenecks: list[Bottleneck]) -> Bottleneck:
+    """Each of the two bottlenecks."""
+    chosen: Bottleneck = bottlenecks[request.param]
+    return chosen

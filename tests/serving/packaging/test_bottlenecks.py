@@ -168,10 +168,10 @@ def test_recommendations_know_what_was_measured(
     answer = recommend(manifest, profile, LiveView.empty(), Query())
     name = bottlenecks[0].deployed_name
     [row] = [row for row in answer.cuts if row.cut == Cut(name, "uint8")]
-    measurement = next(m for m in bottlenecks[0].measures if m.codec == "uint8")
+    measurement = next(m for m in bottlenecks[0].measurements if m.codec == "uint8")
     assert row.nbytes == measurement.nbytes
     assert row.agreement == pytest.approx(measurement.agreement)
-    assert row.agreement_count == measurement.seen.sum()
+    assert row.agreement_count == measurement.images.sum()
     assert row.head_macs == manifest.split_point(name).macs.head
     assert row.latency_ms > 0
     assert name not in [p.split_point for p in answer.curve]

@@ -15,7 +15,8 @@ from toys.serving import profile_of
 from isplit_plugin.advice import LiveView, Query, recommend
 from isplit_plugin.bottleneck import Photos
 from isplit_plugin.errors import ProfileError, QueryError, UnknownNameError
-from isplit_plugin.evaluation.predictors import Context, for_profile, get
+from isplit_plugin.evaluation import PredictorContext, profile_predictions
+from isplit_plugin.evaluation.predictors import get
 from isplit_plugin.network import calibration_folder
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
@@ -38,7 +39,9 @@ def profile(photos: Photos) -> Profile:
         classes=CLASSES,
         nbytes={("0", "uint8"): 9.0},
     )
-    return dataclasses.replace(plain, predictions=for_profile(net, photos, ["kl-pool2", "size"]))
+    return dataclasses.replace(
+        plain, predictions=profile_predictions(net, photos, ["kl-pool2", "size"])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_values_for_the_profile(profile: Profile, photos: Photos, tmp_path: Path
     names = [p.name for p in net.split_points]
     found = dict(zip(names, profile.predictions["kl-pool2"], strict=True))
     assert [n for n, v in found.items() if not math.isnan(v)] == ["0", "1", "2"]
-    context = Context(net, tuple(net.split_point(n) for n in "012"), photos, np.arange(15))
+    context = PredictorContext(net, tuple(net.split_point(n) for n in "012"), photos, np.arange(15))
     expected = get("kl-pool2")(context).mean(axis=0)
     assert [found[n] for n in "012"] == pytest.approx(expected.tolist(), rel=1e-6)
     profile.save(tmp_path / "p")
@@ -72,7 +75,7 @@ def test_values_for_the_profile(profile: Profile, photos: Photos, tmp_path: Path
     with pytest.raises(ProfileError, match="predictions"):
         dataclasses.replace(profile, predictions={"x": (1.0,)})
     with pytest.raises(UnknownNameError, match="magic"):
-        for_profile(net, photos, ["magic"])
+        profile_predictions(net, photos, ["magic"])
 
 
 def test_a_recommendation_by_another_predictor(manifest: Manifest, profile: Profile) -> None:
