@@ -1,17 +1,20 @@
-"""Bottlenecks: time of encoder and decoder beside head and JPEG, bytes, and what training costs.
+"""Bottlenecks: times of encoder and decoder next to head and JPEG, bytes, and cost of training.
 
-Weights of the bottlenecks are random: times do not depend on them, and of the bytes only the codes with run lengths
-do. What trained ones do is in ``docs/explanation/evaluation.md``. ResNet-50 has its ImageNet weights where they are given
-(:mod:`.resnet50`), else random ones, which changes no time.
+The bottlenecks have random weights. Times do not depend on the weights, and of the bytes only those
+of codecs with run lengths do. Trained bottlenecks are in ``docs/explanation/evaluation.md``.
+ResNet-50 has ImageNet weights if they are given (:mod:`.resnet50`), otherwise random ones.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
 import torch
 
@@ -24,7 +27,110 @@ from . import resnet50
 from .harness import Row, interleaved, row
 
 CODECS = ("uint8", "q4", "q4+rle", "q2+rle")
-PLACES = {"resnet50": ("layer2", "layer3"), "efficientnet-lite0": (0.3, 0.6)}
+SPLIT_POINTS: dict[str, tuple[str | float, ...]] = {
+    "resnet50": ("layer2", "layer3"),
+    "efficientnet-lite0": (0.3, 0.6),
+}
+"""Names, or shares of the way through the block outputs that have maps."""
+
+_TRAINING = """\
+import resource, time, torch, numpy as np, torchvision
+from isplit_plugin.bottleneck import Budget, Photos, train_bottlenecks
+from isplit_plugin.network import capture
+from isplit_plugin.schema import Preprocessing
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = torchvision.models.resnet50(weights=None).eval()
+net = capture(model, torch.randn(1, 3, 224, 224))
+preprocessing = Preprocessing(crop=(224, 224))
+rng = np.random.default_rng(0)
+images = [(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8), i) for i in range({photos})]
+photos = Photos(images, preprocessing, 1000)
+test = Photos(images[:4], preprocessing, 1000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+train_bottlenecks(net, ["layer3"], photos, preprocessing=preprocessing, test=test,
+                  budget=Budget(epochs=1, batch_size=16), codecs=())
+seconds = time.process_time() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(before / 1e3, peak / 1e3, seconds)
+"""
+
+
+def run(quick: bool = False) -> list[Row]:
+    """All rows; ``quick`` measures only a few rounds."""
+    torch.set_num_threads(1)
+    rounds = 3 if quick else 20
+    rows: list[Row] = []
+    for name, net in _networks().items():
+        for split_point in _split_points(net, SPLIT_POINTS[name]):
+            rows += _split_point_rows(f"{name} {split_point}", net, split_point, rounds)
+    rows += _training_rows(photos=16 if quick else 64)
+    return rows
+
+
+def _split_point_rows(
+    where: str, net: CapturedNetwork, split_point: str, rounds: int
+) -> Iterator[Row]:
+    """Times of head, encoder and decoder, and the rows of each codec."""
+    head, _ = net.bisect(split_point)
+    autoencoder = Autoencoder(net.split_point(split_point)).eval()
+    x = torch.randn(1, *net.input_shape)
+    with torch.inference_mode():
+        activation = head(x)
+        code = autoencoder.encoder(activation)
+        times = interleaved(
+            {
+                "head": partial(head, x),
+                "encoder": partial(autoencoder.encoder, activation),
+                "decoder": partial(autoencoder.decoder, code),
+            },
+            rounds=rounds,
+        )
+    for part, milliseconds in times.items():
+        yield row(f"{where}: {part}", float(np.median(milliseconds)), "ms")
+    for codec in CODECS:
+        yield from _codec_rows(where, code.numpy(), codec, rounds)
+
+
+def _codec_rows(where: str, code: npt.NDArray[Any], codec: str, rounds: int) -> Iterator[Row]:
+    """Bytes and times of a code with one codec, next to a JPEG of the same size."""
+    tensor = encode_activation(code, codec)
+    quality, jpeg_bytes = _jpeg_of_size(tensor.nbytes)
+    times = interleaved(
+        {
+            f"encode {codec}": partial(encode_activation, code, codec),
+            f"decode {codec}": partial(decode_activation, tensor, shape=code.shape[1:]),
+            f"JPEG of quality {quality}, {jpeg_bytes} bytes": partial(
+                image.to_jpeg, _photo(), quality
+            ),
+        },
+        rounds=rounds,
+    )
+    yield row(f"{where}: code as {codec}", tensor.nbytes, "bytes", nearest_jpeg_bytes=jpeg_bytes)
+    for job, milliseconds in times.items():
+        yield row(f"{where}: {job}", float(np.median(milliseconds)), "ms")
+
+
+def _training_rows(photos: int) -> list[Row]:
+    """Memory and time of one epoch at ResNet-50's layer3, measured in a fresh process."""
+    command = [sys.executable, "-c", _TRAINING.format(photos=photos)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, peak, seconds = (float(number) for number in process.stdout.split())
+    return [
+        row(
+            "training, resnet50 layer3: peak memory above the start",
+            peak - before,
+            "MB",
+            photos=photos,
+        ),
+        row(
+            "training, resnet50 layer3: one photo, one epoch and its share of features",
+            seconds / photos,
+            "s",
+        ),
+    ]
 
 
 def _networks() -> dict[str, CapturedNetwork]:
@@ -33,120 +139,34 @@ def _networks() -> dict[str, CapturedNetwork]:
     lite = load_network("isplit_plugin.network.zoo:efficientnet_lite0")
     large = resnet50.with_weights(otherwise="ResNet-50 has random weights")
     return {
-        "resnet50": capture(resnet50.resnet50().model if large is None else large.model, x),
+        "resnet50": capture((large or resnet50.resnet50()).model, x),
         "efficientnet-lite0": capture(lite.model, lite.example_input),
     }
 
 
-def _points(net: CapturedNetwork, places: tuple[str | float, ...]) -> list[str]:
-    """Named points, or block outputs with maps at these shares of the way."""
-    maps = [
-        p.name for p in net.split_points if p.is_block and len(p.shape) == 3 and p.shape[1] >= 4
+def _split_points(net: CapturedNetwork, chosen: tuple[str | float, ...]) -> list[str]:
+    """The names of :data:`SPLIT_POINTS`."""
+    with_maps = [
+        point.name
+        for point in net.split_points
+        if point.is_block and len(point.shape) == 3 and point.shape[1] >= 4
     ]
-    return [p if isinstance(p, str) else maps[round(p * (len(maps) - 1))] for p in places]
+    return [
+        choice if isinstance(choice, str) else with_maps[round(choice * (len(with_maps) - 1))]
+        for choice in chosen
+    ]
 
 
 @cache
 def _photo() -> PIL.Image.Image:
-    """Smooth colours, 224 x 224."""
+    """An image of smooth colours, 224 x 224."""
     coarse = np.random.default_rng(0).integers(0, 256, (14, 14, 3), dtype=np.uint8)
     return PIL.Image.fromarray(coarse).resize((224, 224), PIL.Image.Resampling.BICUBIC)
 
 
 @cache
-def _jpeg_of(nbytes: float) -> tuple[int, int]:
-    """The JPEG quality of a photo-like crop whose size is nearest, and that size."""
-    sizes = {q: len(image.to_jpeg(_photo(), q)) for q in range(1, 96, 2)}
-    quality = min(sizes, key=lambda q: abs(sizes[q] - nbytes))
+def _jpeg_of_size(nbytes: float) -> tuple[int, int]:
+    """The JPEG quality whose size is nearest, and that size."""
+    sizes = {quality: len(image.to_jpeg(_photo(), quality)) for quality in range(1, 96, 2)}
+    quality = min(sizes, key=lambda quality: abs(sizes[quality] - nbytes))
     return quality, sizes[quality]
-
-
-def peak_training_memory(photos: int) -> tuple[float, float, float]:
-    """MB before and at the peak, and seconds, of one epoch at ResNet-50's layer3, in a fresh process."""
-    code = (
-        "import resource, time, torch, numpy as np, torchvision; torch.set_num_threads(1)\n"
-        "from isplit_plugin.bottleneck import Budget, Photos, train_bottlenecks\n"
-        "from isplit_plugin.network import capture\n"
-        "from isplit_plugin.schema import Preprocessing\n"
-        "torch.manual_seed(0)\n"
-        "net = capture(torchvision.models.resnet50(weights=None).eval(), torch.randn(1, 3, 224, 224))\n"
-        "pre = Preprocessing(crop=(224, 224)); rng = np.random.default_rng(0)\n"
-        f"some = [(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8), i) for i in range({photos})]\n"
-        "photos = Photos(some, pre, 1000)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.process_time()\n"
-        "train_bottlenecks(net, ['layer3'], photos, preprocessing=pre, test=Photos(some[:4], pre, 1000),\n"
-        "                  budget=Budget(epochs=1, batch_size=16), codecs=())\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(before / 1e3, peak / 1e3, time.process_time() - start)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, peak, seconds = (float(v) for v in done.stdout.split())
-    return before, peak, seconds
-
-
-def run(quick: bool = False) -> list[Row]:
-    torch.set_num_threads(1)
-    rounds = 3 if quick else 20
-    rows: list[Row] = []
-    for name, net in _networks().items():
-        for point_name in _points(net, PLACES[name]):
-            point = net.split_point(point_name)
-            head, _ = net.bisect(point_name)
-            made = Autoencoder(point).eval()
-            x = torch.randn(1, *net.input_shape)
-            with torch.inference_mode():
-                activation = head(x)
-                code = made.encoder(activation)
-                times = interleaved(
-                    {
-                        "head": partial(head, x),
-                        "encoder": partial(made.encoder, activation),
-                        "decoder": partial(made.decoder, code),
-                    },
-                    rounds=rounds,
-                )
-            where = f"{name} {point_name}"
-            for part, found in times.items():
-                rows.append(row(f"{where}: {part}", float(np.median(found)), "ms"))
-            values = code.numpy()
-            for codec in CODECS:
-                tensor = encode_activation(values, codec)
-                quality, size = _jpeg_of(tensor.nbytes)
-                times = interleaved(
-                    {
-                        "encode": partial(encode_activation, values, codec),
-                        "decode": partial(decode_activation, tensor, shape=made.code_shape),
-                        "jpeg": partial(image.to_jpeg, _photo(), quality),
-                    },
-                    rounds=rounds,
-                )
-                rows.append(
-                    row(
-                        f"{where}: code as {codec}", tensor.nbytes, "bytes", nearest_jpeg_bytes=size
-                    )
-                )
-                for part, found in times.items():
-                    label = (
-                        f"JPEG of quality {quality}, {size} bytes"
-                        if part == "jpeg"
-                        else f"{part} {codec}"
-                    )
-                    rows.append(row(f"{where}: {label}", float(np.median(found)), "ms"))
-    photos = 16 if quick else 64
-    before, peak, seconds = peak_training_memory(photos)
-    rows.append(
-        row(
-            "training, resnet50 layer3: peak memory above the start",
-            peak - before,
-            "MB",
-            photos=photos,
-        )
-    )
-    rows.append(
-        row(
-            "training, resnet50 layer3: one photo, one epoch and its share of features",
-            seconds / photos,
-            "s",
-        )
-    )
-    return rows

@@ -1,1 +1,4 @@
-"""The study behind docs/explanation/evaluation.md: small networks that one CPU core trains, and the commands of the large one."""
+"""The study behind docs/explanation/evaluation.md.
+
+It trains small networks on one CPU core, and has the commands for large networks on a GPU.
+"""

@@ -1,100 +1,130 @@
-"""Tables and figures over all results of the study: ``tables.md``, ``prediction.png`` and ``bytes.svg``."""
+"""Tables and figures of all results: ``tables.md``, ``prediction.png`` and ``bytes.svg``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from isplit_plugin.evaluation.figures import bytes_figure, prediction_figure
-from isplit_plugin.evaluation.ranks import interval
-from isplit_plugin.evaluation.render import (
+from isplit_plugin.evaluation import (
+    Estimate,
+    baselines_table,
+    bytes_figure,
     classes_table,
+    interval,
     markdown_table,
     points_table,
+    prediction_figure,
     predictors_table,
-    rivals_table,
 )
 
-STATISTICS = ("spearman", "kendall", "partial", "versus_depth", "within", "by_class")
+Result = Mapping[str, Any]
 
-
-def load(out: Path) -> list[dict[str, Any]]:
-    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
-    return [r for r in found if "predictors" in r and "points" in r]
-
-
-def overall(results: list[dict[str, Any]], repeats: int = 2000) -> str:
-    """Each predictor's mean over the results, with the interval of a bootstrap over results: what another network and
-    data set might show, as far as this handful can tell."""
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(results), (repeats, len(results)))
-    rows = []
-    for name in [s["name"] for s in results[0]["predictors"]]:
-        mine = [next(s for s in r["predictors"] if s["name"] == name) for r in results]
-        cells, first = [name], 0.0
-        for statistic in (*STATISTICS, "regret", "regret_reach"):
-            values = np.asarray(
-                [np.nan if m[statistic]["value"] is None else m[statistic]["value"] for m in mine]
-            )
-            if not np.isfinite(values).any():
-                cells.append("-")
-                continue
-            scale, digits = (100, 1) if statistic.startswith("regret") else (1, 2)
-            # A stage's concordance weighs as many pairs as it has; everything else weighs every result the same.
-            weights = np.asarray(
-                [m["pairs"] if statistic == "within" else 1 for m in mine], dtype=float
-            )
-            weights[~np.isfinite(values)] = 0
-            kept = np.nan_to_num(values)
-            with np.errstate(invalid="ignore"):
-                means = (kept * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
-            value, low, high = interval(float(kept @ weights / weights.sum()), means)
-            cells.append(
-                f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
-            )
-            first = value if statistic == "spearman" else first
-        cells.append(f"{1e3 * float(np.mean([m['seconds'] for m in mine])):.1f}")
-        rows.append((first, cells))
-    header = [
-        "predictor",
-        "Spearman",
-        "Kendall",
-        "given depth",
-        "minus depth's",
-        "within stage",
-        "per class",
-    ]
-    ordered = [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
-    return markdown_table([*header, "regret, points", "regret in reach", "ms a photo"], ordered)
+COLUMNS = {
+    "spearman": "Spearman",
+    "kendall": "Kendall",
+    "spearman_given_depth": "given depth",
+    "spearman_minus_depth": "minus depth's",
+    "within_stage": "within stage",
+    "spearman_by_class": "per class",
+    "regret": "regret, points",
+    "regret_in_reach": "regret in reach",
+}
 
 
 def report(out: Path) -> str:
+    """Write the tables and figures of all results in a folder. Returns the tables."""
     results = load(out)
     if not results:
-        raise SystemExit(
-            f"{out}: no results; make them with: python -m benchmarks.evaluation run ..."
-        )
+        raise SystemExit(f"{out}: no results; make them with `python -m benchmarks.evaluation run`")
     prediction_figure(results, out / "prediction.png")
     bytes_figure(results, out / "bytes.svg")
     parts = ["# All predictors, over all results", overall(results)]
     for result in results:
-        base = result.get("base_network", {})
-        settings, made = result["settings"], result["made_with"]
         parts += [
             f"# {result['name']}",
-            f"Full network {100 * result['full_accuracy']:.1f} % on the {settings['test_photos']} photos that measure; "
-            f"{settings['calibration_photos']} others predict. Base network: {base.get('epochs', '?')} epochs on "
-            f"{base.get('train_images', '?')} photos, {base.get('cpu_seconds', '?')} s of CPU. "
-            f"Bottlenecks: {settings['budget']['epochs']} epochs on {settings['train_photos']} photos, seeds "
-            f"{settings['seeds']}, {made['training_cpu_seconds']} s of CPU in all.",
+            _summary(result),
             points_table(result, ("cui", "kl-pool2", "kl-pool4", "kl-linear")),
             predictors_table(result),
-            rivals_table(result),
+            baselines_table(result),
             classes_table(result),
         ]
     text = "\n\n".join(parts) + "\n"
     (out / "tables.md").write_text(text)
     return text
+
+
+def load(out: Path) -> list[Result]:
+    """The results in a folder."""
+    files = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    return [content for content in files if "predictors" in content and "points" in content]
+
+
+def overall(results: Sequence[Result], repeats: int = 2000) -> str:
+    """Each predictor's mean over the results, with the interval of a bootstrap over the results.
+
+    The interval covers other networks and data sets of the same kind, as far as the number of
+    results allows.
+    """
+    rng = np.random.default_rng(0)
+    resamples = rng.integers(0, len(results), (repeats, len(results)))
+    rows = []
+    for name in [score["name"] for score in results[0]["predictors"]]:
+        scores = [
+            next(score for score in result["predictors"] if score["name"] == name)
+            for result in results
+        ]
+        estimates = {column: _mean(scores, column, resamples) for column in COLUMNS}
+        spearman = estimates["spearman"]
+        cells = [_cell(column, estimate) for column, estimate in estimates.items()]
+        milliseconds = 1e3 * float(np.mean([score["seconds"] for score in scores]))
+        row = [name, *cells, f"{milliseconds:.1f}"]
+        rows.append((0.0 if spearman is None else spearman.value, row))
+    rows.sort(key=lambda entry: -entry[0])
+    return markdown_table(["predictor", *COLUMNS.values(), "ms per photo"], [r for _, r in rows])
+
+
+def _mean(
+    scores: Sequence[Mapping[str, Any]], column: str, resamples: npt.NDArray[np.int64]
+) -> Estimate | None:
+    """The mean of one statistic over the results; ``None`` if no result has it.
+
+    The concordance within a stage is weighted by the number of pairs.
+    """
+    values = np.asarray([score[column]["value"] for score in scores], dtype=float)
+    if not np.isfinite(values).any():
+        return None
+    weights = np.ones(len(values))
+    if column == "within_stage":
+        weights = np.asarray([score["within_stage_pairs"] for score in scores], dtype=float)
+    weights[~np.isfinite(values)] = 0
+    weighted = np.nan_to_num(values) * weights
+    with np.errstate(invalid="ignore"):
+        means = weighted[resamples].sum(axis=1) / weights[resamples].sum(axis=1)
+    return interval(float(weighted.sum() / weights.sum()), means)
+
+
+def _cell(column: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    scale, digits = (100, 1) if column.startswith("regret") else (1, 2)
+    value, low, high = (f"{scale * number:.{digits}f}" for number in estimate)
+    return f"{value} [{low}, {high}]"
+
+
+def _summary(result: Result) -> str:
+    base = result.get("base_network", {})
+    settings = result["settings"]
+    return (
+        f"Full network: {100 * result['full_accuracy']:.1f} % on the {settings['test_photos']} "
+        f"photos that measure; {settings['calibration_photos']} others are for the predictors. "
+        f"Base network: {base.get('epochs', '?')} epochs on {base.get('train_images', '?')} "
+        f"photos, {base.get('cpu_seconds', '?')} s of CPU. "
+        f"Bottlenecks: {settings['budget']['epochs']} epochs on {settings['train_photos']} "
+        f"photos, seeds {settings['seeds']}, "
+        f"{result['environment']['training_cpu_seconds']} s of CPU in total."
+    )

@@ -1,6 +1,7 @@
-"""Train one network of the study; writes its weights, and a JSON beside them.
+"""Training one network of the study, which writes its weights and a JSON file about them.
 
-SGD with Nesterov momentum, one-cycle learning rate, label smoothing, random shifts (and mirror images for photos).
+SGD with Nesterov momentum, a one-cycle learning rate, label smoothing, random shifts, and for
+photos random mirror images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from isplit_plugin.bottleneck import Photos
 from isplit_plugin.network import LoadedNetwork, calibration_folder
@@ -22,25 +23,15 @@ from isplit_plugin.network import LoadedNetwork, calibration_folder
 from .networks import build
 
 EPOCHS: Final = {"notmnist": 8, "chest": 10, "tiny": 30, "tiny100": 30}
+_PHOTO_BYTES: Final = 32 << 30
+_TEST_BATCH: Final = 64
 
 
 def photos_of(folder: Path, loaded: LoadedNetwork) -> Photos:
-    """All photos of a folder, through the product's preprocessing."""
+    """All photos of a folder, with the network's preprocessing."""
     classes = (folder.parent / "classes.txt").read_text().split()
-    found = calibration_folder(folder, classes)
-    return Photos(found, loaded.preprocessing, len(classes), max_bytes=32 << 30)
-
-
-def shifted(x: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
-    """One random shift for the batch by up to an eighth of the image, and half of the batch mirrored where wanted."""
-    reach = x.shape[-1] // 8
-    padded = F.pad(x, (reach,) * 4, mode="reflect")
-    top, left = (int(v) for v in torch.randint(0, 2 * reach + 1, (2,), generator=generator))
-    x = padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-    if mirror:
-        flip = torch.rand(len(x), generator=generator) < 0.5
-        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-    return x
+    files = calibration_folder(folder, classes)
+    return Photos(files, loaded.preprocessing, len(classes), max_bytes=_PHOTO_BYTES)
 
 
 def train(
@@ -51,30 +42,91 @@ def train(
     *,
     epochs: int,
     seed: int = 0,
-    batch: int = 64,
+    batch_size: int = 64,
     init: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """``init``: weights to start from, but for layers of another shape (the classifier); the rate is then a tenth."""
-    began, clock = time.process_time(), time.perf_counter()
+    """Train a network on the photos in ``folder`` and write it to ``out``.
+
+    ``init`` is a file of weights to start from; layers of another shape, such as the classifier,
+    start from scratch. With it, the learning rate is a tenth.
+    """
+    cpu_start = time.process_time()
+    wall_start = time.perf_counter()
     loaded = build(network, data)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = loaded.model.to(device, memory_format=torch.channels_last).train()
     if init is not None:
-        state, own = load_file(init), net.state_dict()
-        net.load_state_dict(
-            {n: t.float() for n, t in state.items() if t.shape == own[n].shape}, strict=False
+        _load_where_shapes_fit(net, init)
+    photos = photos_of(folder / "train", loaded)
+    test = photos_of(folder / "val", loaded)
+    labels = torch.from_numpy(photos.labels)
+    batch_size = min(batch_size, len(labels))
+    batches = len(labels) // batch_size
+    optimizer, schedule = _optimizer(net, epochs * batches, 1.0 if init is None else 0.1)
+    class_weights = None
+    if data == "chest":  # three in four training images show pneumonia
+        class_weights = (len(labels) / (2.0 * torch.bincount(labels).float())).to(device)
+    for epoch in range(epochs):
+        order = torch.randperm(len(labels), generator=generator)
+        total = 0.0
+        for rows in torch.split(order[: batches * batch_size], batch_size):
+            x = _shifted(photos.tensor(rows.numpy()), data.startswith("tiny"), generator)
+            x = x.to(device, memory_format=torch.channels_last)
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device != "cpu"):
+                loss = F.cross_entropy(
+                    net(x), labels[rows].to(device), weight=class_weights, label_smoothing=0.1
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach())
+        seconds = time.process_time() - cpu_start
+        print(
+            f"{network} {data} epoch {epoch + 1}/{epochs} loss {total / batches:.3f} "
+            f"cpu {seconds:.0f} s",
+            flush=True,
         )
-    photos, test = photos_of(folder / "train", loaded), photos_of(folder / "val", loaded)
-    y = torch.from_numpy(photos.labels)
-    batch = min(batch, len(y))
-    steps = epochs * (len(y) // batch)
-    scale = 0.1 if init is not None else 1.0
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
+    facts = {
+        "network": network,
+        "data": data,
+        "epochs": epochs,
+        "seed": seed,
+        "train_images": len(labels),
+        "test_images": len(test),
+        "test_accuracy": _accuracy(net.eval(), test, device),
+        "device": device,
+        "cpu_seconds": round(time.process_time() - cpu_start, 1),
+        "wall_seconds": round(time.perf_counter() - wall_start, 1),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "torch": torch.__version__,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    save_file(weights, str(out / f"{network}_{data}.safetensors"))
+    (out / f"{network}_{data}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(json.dumps(facts), flush=True)
+
+
+def _load_where_shapes_fit(net: nn.Module, file: Path) -> None:
+    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    weights = load_file(file)
+    fitting = {name: t.float() for name, t in weights.items() if t.shape == shapes[name]}
+    net.load_state_dict(fitting, strict=False)
+
+
+def _optimizer(
+    net: nn.Module, steps: int, scale: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """SGD with a one-cycle learning rate; biases and norms have no weight decay."""
+    parameters = list(net.parameters())
     optimizer = torch.optim.SGD(
-        [{"params": decay, "weight_decay": 5e-4}, {"params": rest}],
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
+            {"params": [p for p in parameters if p.ndim <= 1]},
+        ],
         lr=0.1 * scale,
         momentum=0.9,
         nesterov=True,
@@ -82,53 +134,23 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=0.2 * scale, total_steps=steps, pct_start=0.25
     )
-    weight = None
-    if data == "chest":  # three in four training images show pneumonia
-        weight = (len(y) / (2.0 * torch.bincount(y).float())).to(device)
-    half = torch.autocast("cuda", dtype=torch.bfloat16, enabled=device != "cpu")
-    for epoch in range(epochs):
-        order = torch.randperm(len(y), generator=generator)
-        total = 0.0
-        for rows in order[: len(y) // batch * batch].split(batch):
-            inputs = shifted(photos.tensor(rows.numpy()), data.startswith("tiny"), generator)
-            inputs = inputs.to(device, memory_format=torch.channels_last)
-            with half:
-                loss = F.cross_entropy(
-                    net(inputs), y[rows].to(device), weight=weight, label_smoothing=0.1
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        print(
-            f"{network} {data} epoch {epoch + 1}/{epochs} loss {total / (len(y) // batch):.3f} "
-            f"cpu {time.process_time() - began:.0f} s",
-            flush=True,
-        )
-    net.eval()
-    parts = np.array_split(np.arange(len(test)), -(-len(test) // 64))
+    return optimizer, schedule
+
+
+def _shifted(x: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
+    """The batch shifted by up to an eighth of the image, and half of it mirrored if wanted."""
+    reach = x.shape[-1] // 8
+    padded = F.pad(x, (reach,) * 4, mode="reflect")
+    top, left = (int(v) for v in torch.randint(0, 2 * reach + 1, (2,), generator=generator))
+    x = padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    if mirror:
+        flip = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+    return x
+
+
+def _accuracy(net: nn.Module, test: Photos, device: str) -> float:
+    batches = np.array_split(np.arange(len(test)), -(-len(test) // _TEST_BATCH))
     with torch.inference_mode():
-        answers = torch.cat([net(test.tensor(rows).to(device)).argmax(1).cpu() for rows in parts])
-    accuracy = float((answers == torch.from_numpy(test.labels)).float().mean())
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.cpu().contiguous() for k, v in net.state_dict().items()},
-        str(out / f"{network}_{data}.safetensors"),
-    )
-    facts = {
-        "network": network,
-        "data": data,
-        "epochs": epochs,
-        "seed": seed,
-        "train_images": len(y),
-        "test_images": len(test),
-        "test_accuracy": accuracy,
-        "device": device,
-        "cpu_seconds": round(time.process_time() - began, 1),
-        "wall_seconds": round(time.perf_counter() - clock, 1),
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "torch": torch.__version__,
-    }
-    (out / f"{network}_{data}.json").write_text(json.dumps(facts, indent=2) + "\n")
-    print(json.dumps(facts), flush=True)
+        answers = [net(test.tensor(rows).to(device)).argmax(1).cpu() for rows in batches]
+    return float((torch.cat(answers) == torch.from_numpy(test.labels)).float().mean())
