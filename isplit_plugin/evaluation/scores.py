@@ -53,7 +53,7 @@ class Score:
     Other facts:
 
     Attributes:
-        pick: the split point that the predictor ranks first.
+        first_choice: the split point that the predictor ranks first.
         seconds: CPU time for one photo and all split points.
     """
 
@@ -68,7 +68,7 @@ class Score:
     spearman_by_class: Estimate
     regret: Estimate
     regret_in_reach: Estimate
-    pick: str
+    first_choice: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def score_predictor(
         spearman_by_class=comparison.spearman_by_class(),
         regret=fixed_points(regret),
         regret_in_reach=fixed_points(_regret_in_reach),
-        pick=points[top(comparison.value)],
+        first_choice=points[top(comparison.value)],
         seconds=seconds,
     )
 

@@ -49,7 +49,7 @@ def test_a_perfect_predictor() -> None:
     assert score.within_stage.value == 1
     assert score.within_stage_pairs == 6
     assert score.regret.value == score.regret_in_reach.value == 0
-    assert score.pick == "p5"
+    assert score.first_choice == "p5"
     assert score.spearman_by_class.value == pytest.approx(1, abs=0.1)
 
 
@@ -57,7 +57,7 @@ def test_a_predictor_that_points_the_wrong_way() -> None:
     measured = answers(RISING)
     score = scored(-RISING, measured)
     assert score.spearman.value == -1
-    assert score.pick == "p0"
+    assert score.first_choice == "p0"
     accuracy = measured.accuracy()
     assert score.regret.value == pytest.approx(accuracy[5] - accuracy[0])
     regrets = [accuracy[:k].max() - accuracy[0] for k in range(2, 7)]
