@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STORE_VARIABLE: Final = "ISPLIT_STORE"
 LABEL_SECRET_VARIABLE: Final = "ISPLIT_LABEL_SECRET_FILE"  # noqa: S105  a variable's name
 
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
 _VARIABLES: Final = {
     "store": STORE_VARIABLE,
     "secret_file": SECRET_VARIABLE,
@@ -45,11 +46,8 @@ def store_url() -> str:
     return os.environ.get(STORE_VARIABLE) or default_store_url()
 
 
-_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class ProbeReportSettings(BaseModel):
-    """What the endpoint accepts.
+    """Settings of probes in the endpoint.
 
     Attributes:
         per_hour: curves that one device may add within an hour, over all workers.
@@ -61,7 +59,7 @@ class ProbeReportSettings(BaseModel):
 
 
 class ProbeSettings(BaseModel):
-    """What a tail worker answers.
+    """Settings of probes in a tail worker.
 
     Attributes:
         enabled: whether probes are answered.
