@@ -26,7 +26,7 @@ from isplit_plugin.wire import decode_activation, encode_activation
 from . import resnet50
 from .harness import Row, interleaved, row
 
-CODECS = ("uint8", "q4", "q4+rle", "q2+rle")
+CODECS = ("uint8", "q4+zstd", "q4+rle+zstd", "q2+rle+zstd")
 SPLIT_POINTS: dict[str, tuple[str | float, ...]] = {
     "resnet50": ("layer2", "layer3"),
     "efficientnet-lite0": (0.3, 0.6),

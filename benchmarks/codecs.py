@@ -26,7 +26,7 @@ from .harness import Row, interleaved, row
 JPEG: Final = "jpeg, quality 90"
 SIDES: Final = {"efficientnet-lite0": (28, 7), "resnet50": (28, 14)}
 """Cut at the smallest block output of these sides, the last of equals."""
-FEW: Final = ("fp32", "uint8", "uint8+zstd", "q4", "q4+zstd", "q4c+zstd", "q4+rle+zstd")
+FEW: Final = ("fp32", "uint8", "uint8+zstd", "q4+zstd", "q4c+zstd", "q4+rle+zstd")
 
 
 def run(quick: bool = False) -> list[Row]:

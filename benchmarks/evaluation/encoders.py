@@ -34,7 +34,7 @@ from isplit_plugin.wire import decode_activation, encode_activation
 
 from .train import photos_of
 
-CODECS = ("fp32", "uint8", "q4+rle", "q2+rle")
+CODECS = ("fp32", "uint8", "q4+rle+zstd", "q2+rle+zstd")
 BATCH_SIZE = 64
 
 Floats = npt.NDArray[np.float32]

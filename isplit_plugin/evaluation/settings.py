@@ -36,7 +36,7 @@ class Settings:
     baseline_photos: int = 500
     repeats: int = 1000
     predictors: tuple[str, ...] | None = None
-    code_codecs: tuple[str, ...] = ("uint8", "q4+rle", "q2+rle")
+    code_codecs: tuple[str, ...] = ("uint8", "q4+rle+zstd", "q2+rle+zstd")
     baseline_codecs: tuple[str, ...] = BASELINE_CODECS
 
     def to_json(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .. import image as im
 from ..errors import WireError
 from ..profile import CutMeasurement
 from ..schema import INPUT, Cut, FloatArray, Preprocessing
-from ..wire import codec_names, decode_activation, encode_activation, unknown_codec
+from ..wire import codec_names, decode_activation, encode_activation, is_codec, unknown_codec
 
 __all__ = ["JPEG_QUALITY", "CodecMeter", "Photo"]
 
@@ -68,7 +68,7 @@ class CodecMeter:
         channel_axes: Mapping[str, int] | None = None,
     ) -> None:
         for codec in codecs:
-            if codec not in codec_names():
+            if not is_codec(codec):
                 raise unknown_codec(codec, codec_names())
         self._tails = tails
         self._axes = dict(channel_axes or {})

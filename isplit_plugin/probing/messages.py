@@ -21,8 +21,7 @@ import numpy as np
 
 from ..errors import WireError
 from ..schema import FloatArray
-from ..wire import message
-from ..wire.codecs import decode_activation, encode_activation
+from ..wire import decode_activation, encode_activation, message
 from ..wire.message import InferResponse
 from ..wire.request import GRADIENTS, P_DEVICE, P_NETWORK, P_SPLIT_POINT
 from ..wire.tensor import Buffer, Scalar, text

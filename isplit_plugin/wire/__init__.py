@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from .codecs import (
-    CODECS,
+from .activation import (
     DEFAULT_MAX_BATCH,
-    IMAGE_CODECS,
     activation_layout,
     calibrate,
-    codec_names,
     decode_activation,
-    describe,
     encode_activation,
     encode_images,
+)
+from .codec import Codec, EncodeOptions, Payload
+from .codecs import (
+    CODECS,
+    IMAGE_CODECS,
+    codec_names,
+    describe,
+    is_codec,
     register,
     unknown_codec,
 )
+from .entropy import WithZstd
 from .message import (
     HEADER,
     InferRequest,
@@ -26,7 +31,6 @@ from .message import (
     http_headers,
     load_json,
 )
-from .plain import ActivationCodec
 from .quantize import Ranges
 from .request import MAX_TOP_K, OUTPUTS, SCORES, TailRequest, decode_request
 from .response import TailResponse, decode_response, label, top_k
@@ -40,14 +44,17 @@ __all__ = [
     "MAX_TOP_K",
     "OUTPUTS",
     "SCORES",
-    "ActivationCodec",
+    "Codec",
+    "EncodeOptions",
     "InferRequest",
     "InferResponse",
+    "Payload",
     "Ranges",
     "RequestedOutput",
     "TailRequest",
     "TailResponse",
     "Tensor",
+    "WithZstd",
     "activation_layout",
     "calibrate",
     "codec_names",
@@ -60,6 +67,7 @@ __all__ = [
     "find_header",
     "header_length",
     "http_headers",
+    "is_codec",
     "label",
     "load_json",
     "register",

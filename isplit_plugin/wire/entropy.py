@@ -1,15 +1,16 @@
-"""The general entropy coder: one zstd frame (RFC 8878) at level 1, decompressed within bounds.
-
-Only matches of 7 bytes and more are taken: in codes of activations shorter ones cost more than their entropy-coded
-literals (2 to 3 % on sparse ones, measured).
-"""
+"""The general entropy coder: one zstd frame (RFC 8878) at level 1, decompressed within bounds."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from ..errors import WireError, WireSizeError
+from ..schema import FloatArray
+from .codec import Codec, EncodeOptions, Payload
+from .quantize import Ranges
 from .tensor import Buffer
 
 if sys.version_info >= (3, 14):
@@ -18,54 +19,71 @@ else:
     from backports import zstd
 
 LEVEL: Final = 1
+MIN_MATCH: Final = 7
+"""Shorter matches cost more than entropy-coded literals: 2 to 3 % of sparse codes, measured."""
+
 _OPTIONS: Final[dict[int, int]] = {
     zstd.CompressionParameter.compression_level: LEVEL,
-    zstd.CompressionParameter.min_match: 7,
+    zstd.CompressionParameter.min_match: MIN_MATCH,
 }
-_WINDOW_LOG: Final = 23
+_MIN_WINDOW_LOG: Final = 23
+_MAX_WINDOW_LOG: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class WithZstd(Codec):
+    """Another codec's payload, compressed with zstd: ``WithZstd(Fp16())`` is ``fp16+zstd``."""
+
+    codec: Codec
+
+    @property
+    def name(self) -> str:
+        return f"{self.codec.name}+zstd"
+
+    def encode(self, activation: FloatArray, options: EncodeOptions) -> Payload:
+        payload = self.codec.encode(activation, options)
+        return Payload(compress(payload.data), payload.parameters)
+
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> FloatArray:
+        data = decompress(payload.data, self.codec.max_size(shape))
+        return self.codec.decode(Payload(data, payload.parameters), shape)
+
+    def max_size(self, shape: tuple[int, ...]) -> int:
+        size = self.codec.max_size(shape)
+        return size + size // 128 + 128  # never below zstd's own bound, ZSTD_compressBound
+
+    def calibrate(self, activations: Iterable[FloatArray], channel_axis: int) -> Ranges:
+        return self.codec.calibrate(activations, channel_axis)
 
 
 def compress(data: Buffer) -> bytes:
-    """One frame that states its size."""
+    """One frame that states the size of its content."""
     return bytes(zstd.compress(data, options=_OPTIONS))
 
 
-def content_size(data: Buffer, limit: int) -> int:
-    """The size that a frame states for its content, at most ``limit``. Raises WireSizeError above it, WireError for a
-    frame that states none."""
-    try:
-        announced = zstd.get_frame_info(data).decompressed_size
-    except (zstd.ZstdError, ValueError, OverflowError) as error:
-        raise WireError(f"not a readable zstd frame ({error})") from error
-    if announced is None:
-        raise WireError("a zstd frame that does not state its size")
-    if announced > limit:
-        raise WireSizeError(f"a zstd frame of {announced} bytes, at most {limit}", limit=limit)
-    return int(announced)
+def decompress(data: Buffer, limit: int) -> bytes:
+    """The content of exactly one frame, at most ``limit`` bytes.
 
-
-def decompress(data: Buffer, expected: int) -> bytes:
-    """The content of exactly one frame, exactly ``expected`` bytes of it.
-
-    Raises WireSizeError where the content is larger (before it is produced), WireError for anything else.
+    Raises WireSizeError where the content is larger, before it is produced; WireError for
+    anything that is not one complete frame.
     """
-    # A frame may ask for a window of its own content's size, which is known: never for more.
-    window = max(_WINDOW_LOG, (expected - 1).bit_length())
     try:
-        announced = zstd.get_frame_info(data).decompressed_size
-        if announced is not None and announced != expected:
-            kind = WireSizeError if announced > expected else WireError
-            raise kind(f"a zstd frame of {announced} bytes, expected {expected}")
+        stated = zstd.get_frame_info(data).decompressed_size
+        if stated is not None and stated > limit:
+            raise WireSizeError(f"a zstd frame of {stated} bytes, at most {limit}", limit=limit)
+        expected = limit if stated is None else stated
+        # A frame needs no window larger than its content.
+        window_log = min(max(_MIN_WINDOW_LOG, (expected - 1).bit_length()), _MAX_WINDOW_LOG)
         decoder = zstd.ZstdDecompressor(
-            options={zstd.DecompressionParameter.window_log_max: min(window, 30)}
+            options={zstd.DecompressionParameter.window_log_max: window_log}
         )
         content: bytes = decoder.decompress(data, max_length=expected + 1)
     except (zstd.ZstdError, ValueError, OverflowError) as error:
         raise WireError(f"not a readable zstd frame ({error})") from error
     if len(content) > expected:
-        raise WireSizeError(f"a zstd frame of more than the expected {expected} bytes")
-    if len(content) != expected or not decoder.eof or decoder.unused_data:
-        raise WireError(
-            f"expected one zstd frame of {expected} bytes, got {len(content)} bytes or something behind it"
-        )
+        raise WireSizeError(f"a zstd frame of more than {limit} bytes", limit=limit)
+    if not decoder.eof:
+        raise WireError(f"a zstd frame that ends early, after {len(content)} bytes of content")
+    if decoder.unused_data:
+        raise WireError(f"{len(decoder.unused_data)} bytes after the zstd frame")
     return content

@@ -1,198 +1,187 @@
-"""Codecs without training: linear quantisation, then run-length coding (Carra & Neglia, GLOBECOM 2023).
+"""The ``q`` family: linear quantisation without training (Carra & Neglia, GLOBECOM 2023).
 
-``q<bits>[c][+rle]``: 2 to 8 bits, per tensor or per channel (``c``), packed or with runs of zeros coded. Names and
-entropy coding (``+zstd``) are the registry's. The payload describes itself but for the shape, little-endian::
+``q<bits>[c][+rle]+zstd``: 2 to 8 bits, a step per tensor or per channel (``c``), runs of zeros
+coded or not, entropy-coded. In front of zstd the payload describes itself, but for the shape.
+Little-endian::
 
-    version u8 = 1 | channel axis u8 (with batch; 0: per tensor)
-    each item:  step f32 | per channel only: exponents C x u8, flag u8, zero points C x u8 if the flag is 1
-                         | per tensor only: zero point u8
-                symbols: (code - zero point) mod 2**bits, channels outermost: as a run-length block, packed, or,
-                where an entropy coder follows, as many in each byte as fit whole
-
-Items are coded one by one: a neighbour in the batch changes nothing.
-
-Clipping belongs to the packed form: at a fixed number of bits it lowers the error. In front of a variable-length code
-(``+rle``, ``+zstd``) the full range is kept: rare large values cost few bytes there, and at equal bytes the result is
-nearer to the network's (measured: docs/explanation/codecs.md).
+    version u8 = 1 | channel axis u8 (counted with the batch; 0: per tensor)
+    each item:
+        step f32
+        per tensor:   zero point u8
+        per channel:  exponents C x u8 | flag u8 | zero points C x u8, if the flag is 1
+        symbols:      (code - zero point) mod 2**bits, channels outermost;
+                      a run-length block with ``+rle``, otherwise grouped into bytes
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 
 from ..errors import WireError
 from ..schema import FloatArray
-from . import bitpack, quantize, runlength
-from .bitpack import Bytes
+from . import quantize, runlength
+from .codec import Codec, EncodeOptions, Payload
+from .entropy import WithZstd
+from .grouping import Bytes, group, grouped_size, ungroup
 from .quantize import FLOAT32_MAX, FLOAT32_TINY, Grid, Ranges
+from .reader import Reader
 
 VERSION: Final = 1
+
+_HEADER: Final = struct.Struct("<BB")
 _STEP: Final = struct.Struct("<f")
 
 
 @dataclass(frozen=True, slots=True)
-class LinearCodec:
-    """One of the family. Thread-safe; keeps nothing."""
+class LinearCodec(Codec):
+    """One member of the family, in front of the entropy coder.
+
+    Attributes:
+        bits: Bits of a code, 2 to 8.
+        per_channel: A step and a zero point for each channel, instead of one for the tensor.
+        run_lengths: Code the runs of zeros.
+    """
 
     bits: int
     per_channel: bool = False
-    runs: bool = False
-
-    datatype: ClassVar[str] = "UINT8"
+    run_lengths: bool = False
 
     @property
     def name(self) -> str:
-        return f"q{self.bits}{'c' if self.per_channel else ''}{'+rle' if self.runs else ''}"
+        return f"q{self.bits}{'c' if self.per_channel else ''}{'+rle' if self.run_lengths else ''}"
 
-    def rows(self, array: FloatArray, channel_axis: int) -> FloatArray:
-        """One item (without batch) as (C, S), row-major; C = 1 per tensor. ``channel_axis`` counts the batch."""
-        if not self.per_channel:
-            return np.ascontiguousarray(array).reshape(1, -1)
-        first = np.moveaxis(array, channel_axis - 1, 0)
-        return np.ascontiguousarray(first).reshape(first.shape[0], -1)
+    def encode(self, activation: FloatArray, options: EncodeOptions) -> Payload:
+        axis = self._payload_axis(options.channel_axis, activation.ndim)
+        parts = [_HEADER.pack(VERSION, axis)]
+        for item in activation:
+            parts += self._encode_item(_rows(item, axis), options.ranges)
+        return Payload(b"".join(parts))
 
-    def encode(
-        self, array: FloatArray, *, channel_axis: int, ranges: Ranges | None, entropy_coded: bool
-    ) -> bytes:
-        """The payload of a finite float32 array (N, ...). Raises WireError for ranges of other channels."""
-        axis = _axis(channel_axis, array.ndim) if self.per_channel else 0
-        parts = [bytes((VERSION, axis))]
-        for item in array:
-            parts += self._encode_item(self.rows(item, axis), ranges, entropy_coded)
-        return b"".join(parts)
-
-    def _encode_item(
-        self, rows: FloatArray, ranges: Ranges | None, entropy_coded: bool
-    ) -> list[bytes]:
-        if ranges is None:
-            ranges = quantize.ranges_of(rows)
-            if not (self.runs or entropy_coded):
-                ranges = quantize.clipped(rows, ranges, self.bits)
-        elif ranges.low.shape != (len(rows),) or ranges.high.shape != (len(rows),):
-            raise WireError(
-                f"ranges of {ranges.low.size} channels, codec {self.name!r} codes {len(rows)} here"
-            )
-        grid = quantize.grid_of(ranges, self.bits)
-        symbols = grid.quantize(rows)
-        zeros = grid.zero_points
-        shifted = bool(zeros.any())
-        if shifted:
-            symbols -= zeros[:, None]  # modulo 256, and 2**bits divides it
-            symbols &= np.uint8((1 << self.bits) - 1)
-        head = [_STEP.pack(grid.step)]
-        if self.per_channel:
-            head += [
-                grid.exponents.tobytes(),
-                bytes((shifted,)),
-                zeros.tobytes() if shifted else b"",
-            ]
-        else:
-            head.append(zeros.tobytes())
-        flat = symbols.reshape(-1)
-        if self.runs:
-            return [*head, runlength.encode(flat, self.bits)]
-        arrange = bitpack.group if entropy_coded else bitpack.pack
-        return [*head, arrange(flat, self.bits).tobytes()]
-
-    def max_size(self, shape: tuple[int, ...]) -> int:
-        """Bytes that no payload for an activation of ``shape`` (N, ...) exceeds."""
-        count = math.prod(shape[1:])
-        channels = max(shape[1:]) if self.per_channel else 1
-        symbols = runlength.max_size(count, self.bits) if self.runs else count
-        return 2 + shape[0] * (_STEP.size + 1 + 2 * channels + symbols)
-
-    def decode(
-        self, data: memoryview, shape: tuple[int, ...], *, entropy_coded: bool
-    ) -> FloatArray:
-        """float32 of ``shape`` (N, ...) from exactly this payload. Raises WireError for anything else."""
-        version, axis = _take(data, 0, 2)
-        if version != VERSION:
-            raise WireError(f"codec {self.name!r}: payload version {version}, expected {VERSION}")
-        if self.per_channel != bool(axis) or axis >= len(shape):
-            raise WireError(
-                f"codec {self.name!r}: channel axis {axis} of a shape of {len(shape)} dimensions"
-            )
-        moved = (
-            (shape[axis], *(d for i, d in enumerate(shape[1:], 1) if i != axis))
-            if axis
-            else shape[1:]
-        )
+    def decode(self, payload: Payload, shape: tuple[int, ...]) -> FloatArray:
+        reader = Reader(payload.data, f"codec {self.name!r}")
+        axis = self._read_header(reader, len(shape))
         channels = shape[axis] if axis else 1
-        out = np.empty(shape, np.float32)
-        at = 2
-        for item in out:
-            grid, at = self._decode_grid(data, at, channels)
-            symbols, at = self._decode_symbols(data, at, math.prod(moved), entropy_coded)
-            codes = symbols.reshape(channels, -1)
+        activation = np.empty(shape, np.float32)
+        for item in activation:
+            grid = self._read_grid(reader, channels)
+            codes = self._read_symbols(reader, item.size).reshape(channels, -1)
             if grid.zero_points.any():
                 codes += grid.zero_points[:, None]
                 codes &= np.uint8((1 << self.bits) - 1)
-            restored = grid.restore(codes).reshape(moved)
-            item[...] = np.moveaxis(restored, 0, axis - 1) if axis else restored
-        if at != len(data):
-            raise WireError(f"codec {self.name!r}: {len(data) - at} bytes behind the last item")
-        return out
+            channels_first = np.moveaxis(item, axis - 1, 0) if axis else item
+            channels_first[...] = grid.restore(codes).reshape(channels_first.shape)
+        reader.finish()
+        return activation
 
-    def _decode_grid(self, data: memoryview, at: int, channels: int) -> tuple[Grid, int]:
-        top = (1 << self.bits) - 1
-        (step,) = _STEP.unpack(_take(data, at, _STEP.size))
-        at += _STEP.size
-        if not FLOAT32_TINY <= step <= FLOAT32_MAX / top:
-            raise WireError(f"codec {self.name!r}: a step of {step}")
-        exponents, zeros = np.zeros(1, np.uint8), np.zeros(channels, np.uint8)
-        shifted = True
-        if self.per_channel:
-            exponents = np.frombuffer(_take(data, at, channels), np.uint8)
-            at += channels
-            (flag,) = _take(data, at, 1)
-            at += 1
-            if flag > 1:
-                raise WireError(f"codec {self.name!r}: a flag of {flag}, expected 0 or 1")
-            shifted = bool(flag)
-        if shifted:
-            zeros = np.frombuffer(_take(data, at, channels), np.uint8)
-            at += channels
-            if zeros.max() > top:
-                raise WireError(
-                    f"codec {self.name!r}: a zero point of {zeros.max()}, at most {top}"
-                )
-        return Grid(self.bits, np.float32(step), exponents, zeros), at
-
-    def _decode_symbols(
-        self, data: memoryview, at: int, count: int, entropy_coded: bool
-    ) -> tuple[Bytes, int]:
-        if self.runs:
-            symbols, used = runlength.decode(data[at:], count, self.bits)
-            return symbols, at + used
-        if entropy_coded:
-            size = bitpack.grouped_size(count, self.bits)
-            return bitpack.ungroup(_take(data, at, size), count, self.bits), at + size
-        size = bitpack.packed_size(count, self.bits)
-        return bitpack.unpack(_take(data, at, size), count, self.bits), at + size
-
-
-def _axis(channel_axis: int, ndim: int) -> int:
-    if not 1 <= channel_axis < ndim:
-        raise WireError(
-            f"channel axis {channel_axis}: expected 1 to {ndim - 1} for an activation of {ndim} dimensions"
+    def max_size(self, shape: tuple[int, ...]) -> int:
+        count = math.prod(shape[1:])
+        channels = max(shape[1:]) if self.per_channel else 1
+        symbols = (
+            runlength.max_size(count, self.bits)
+            if self.run_lengths
+            else grouped_size(count, self.bits)
         )
-    return channel_axis
+        return _HEADER.size + shape[0] * (_STEP.size + 1 + 2 * channels + symbols)
+
+    def calibrate(self, activations: Iterable[FloatArray], channel_axis: int) -> Ranges:
+        return quantize.widest_ranges(
+            _rows(item, self._payload_axis(channel_axis, activation.ndim))
+            for activation in activations
+            for item in activation
+        )
+
+    def _payload_axis(self, channel_axis: int, dimensions: int) -> int:
+        """The channel axis as the payload states it: 0 per tensor."""
+        if not self.per_channel:
+            return 0
+        if not 1 <= channel_axis < dimensions:
+            raise WireError(
+                f"expected a channel axis from 1 to {dimensions - 1} for an activation of "
+                f"{dimensions} dimensions, got {channel_axis}"
+            )
+        return channel_axis
+
+    def _encode_item(self, rows: FloatArray, ranges: Ranges | None) -> list[bytes]:
+        """The parts of the payload for one item (C, S)."""
+        if ranges is None:
+            ranges = quantize.ranges_of(rows)
+        elif ranges.low.shape != (len(rows),) or ranges.high.shape != (len(rows),):
+            raise WireError(
+                f"codec {self.name!r}: expected ranges of {len(rows)} channels, "
+                f"got {ranges.low.size}"
+            )
+        grid = quantize.grid_of(ranges, self.bits)
+        symbols = grid.quantize(rows)
+        shifted = bool(grid.zero_points.any())
+        if shifted:
+            symbols -= grid.zero_points[:, None]  # modulo 256, and 2**bits divides it
+            symbols &= np.uint8((1 << self.bits) - 1)
+        parts = [_STEP.pack(grid.step)]
+        if self.per_channel:
+            parts += [grid.exponents.tobytes(), bytes((shifted,))]
+        if shifted or not self.per_channel:
+            parts.append(grid.zero_points.tobytes())
+        flat = symbols.reshape(-1)
+        if self.run_lengths:
+            return [*parts, runlength.encode(flat, self.bits)]
+        return [*parts, group(flat, self.bits).tobytes()]
+
+    def _read_header(self, reader: Reader, dimensions: int) -> int:
+        """The channel axis; 0 per tensor."""
+        version, axis = reader.unpack(_HEADER)
+        if version != VERSION:
+            raise WireError(f"{reader.subject}: expected payload version {VERSION}, got {version}")
+        if self.per_channel != bool(axis) or axis >= dimensions:
+            raise WireError(
+                f"{reader.subject}: channel axis {axis} in the payload of an activation of "
+                f"{dimensions} dimensions"
+            )
+        return int(axis)
+
+    def _read_grid(self, reader: Reader, channels: int) -> Grid:
+        top = (1 << self.bits) - 1
+        (step,) = reader.unpack(_STEP)
+        if not FLOAT32_TINY <= step <= FLOAT32_MAX / top:
+            raise WireError(f"{reader.subject}: a step of {step}")
+        exponents = np.zeros(1, np.uint8)
+        shifted = 1
+        if self.per_channel:
+            exponents = np.frombuffer(reader.take(channels), np.uint8)
+            (shifted,) = reader.take(1)
+            if shifted > 1:
+                raise WireError(f"{reader.subject}: expected a flag of 0 or 1, got {shifted}")
+        zero_points = np.zeros(channels, np.uint8)
+        if shifted:
+            zero_points = np.frombuffer(reader.take(channels), np.uint8)
+            if zero_points.max() > top:
+                raise WireError(
+                    f"{reader.subject}: a zero point of {zero_points.max()}, at most {top}"
+                )
+        return Grid(self.bits, np.float32(step), exponents, zero_points)
+
+    def _read_symbols(self, reader: Reader, count: int) -> Bytes:
+        if self.run_lengths:
+            return runlength.decode(reader, count, self.bits)
+        return ungroup(reader.take(grouped_size(count, self.bits)), count, self.bits)
 
 
-def _take(data: memoryview, at: int, size: int) -> memoryview:
-    if size > len(data) - at:
-        raise WireError(f"the payload ends: {len(data) - at} bytes left, {size} needed")
-    return data[at : at + size]
+def _rows(item: FloatArray, axis: int) -> FloatArray:
+    """One item, without batch, as (C, S); ``axis`` counts the batch, 0 means C = 1."""
+    if not axis:
+        return np.ascontiguousarray(item).reshape(1, -1)
+    channels_first = np.moveaxis(item, axis - 1, 0)
+    return np.ascontiguousarray(channels_first).reshape(len(channels_first), -1)
 
 
 FAMILY: Final = tuple(
-    LinearCodec(bits, per_channel, runs)
+    WithZstd(LinearCodec(bits, per_channel, run_lengths))
     for bits in range(quantize.MAX_BITS, quantize.MIN_BITS - 1, -1)
     for per_channel in (False, True)
-    for runs in (False, True)
+    for run_lengths in (False, True)
 )

@@ -19,16 +19,15 @@ from typing import Any, Final
 from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
 from ..schema import INPUT, Cut, FloatArray, Manifest
 from . import message
-from .codecs import (
+from .activation import (
     DEFAULT_MAX_BATCH,
-    IMAGE_CODECS,
     P_CODEC,
     activation_layout,
     check_batch,
     decode_activation,
     encode_images,
-    unknown_codec,
 )
+from .codecs import IMAGE_CODECS, unknown_codec
 from .message import InferRequest, RequestedOutput
 from .tensor import BYTES, Buffer, Scalar, Tensor, text
 

@@ -1,124 +1,144 @@
-"""Run-length coding of zeros (Golomb, "Run-length encodings", 1966, with Rice's powers of two, 1979).
+"""Run-length coding of zeros (Golomb, "Run-length encodings", 1966; Rice's powers of two, 1979).
 
-A block of symbols becomes the list of those that are not zero, each with the length of the run of zeros before it. A
-length is written as its quotient by 2**k in unary and its remainder in k bits; k is the one that takes the fewest
-bytes. With k = 0 the quotients are a bitmap: one bit for each symbol.
+A block of symbols becomes the list of its values, the symbols that are not zero, each with the
+length of the run of zeros before it. A length is written as its quotient by 2**k in unary and its
+remainder in k bits. Of k = 0, 1, 2, 4 and 8, whose remainders fill bytes, the one that takes the
+fewest bits is used. With k = 0 the quotients are a bitmap: one bit for each symbol.
 
-Layout of a block of ``count`` symbols of ``bits`` bits::
+Layout of a block of ``count`` symbols of ``bits`` bits, little-endian::
 
-    k u8 | nonzero u32 | quotient bytes u32 | quotients | remainders (k bits each) | values (bits each)
+    k u8 | values u32 | quotient bytes u32 | quotients | remainders (k bits) | values (bits)
 
-Quotients are that many 0 bits and a 1 bit each, the first in the lowest bit; the run behind the last value is implied.
-Everything is done on whole arrays; nothing that a block announces is believed before it is compared with ``count``.
+A quotient is that many 0 bits and a 1 bit, the first in the lowest bit. Remainders and values are
+grouped (:mod:`.grouping`), ready for an entropy coder. The run after the last value is implied.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import WireError
-from .bitpack import Bytes, pack, packed_size, unpack
+from .grouping import Bytes, group, grouped_size, ungroup
+from .reader import Reader
 
-MAX_K: Final = 8
-_HEAD: Final = struct.Struct("<BII")
+K: Final = (0, 1, 2, 4, 8)
+"""The possible widths of a remainder, in bits."""
 MAX_COUNT: Final = 2**31
-"""Symbols of one block at most: its counts travel in 32 bits."""
+"""The largest number of symbols in one block: its counts travel in 32 bits."""
+
+_HEADER: Final = struct.Struct("<BII")
 
 
 def max_size(count: int, bits: int) -> int:
-    """Bytes that no block of ``count`` symbols from :func:`encode` exceeds: a k > 0 is taken only where it is smaller
-    than the bitmap."""
-    return _HEAD.size + 1 + packed_size(count, 1) + packed_size(count, bits)
+    """An upper bound of the bytes of a block of ``count`` symbols.
+
+    k > 0 is used only where quotients and remainders take fewer bits than the bitmap.
+    """
+    return _HEADER.size + 1 + grouped_size(count, 1) + grouped_size(count, bits)
 
 
 def encode(symbols: Bytes, bits: int) -> bytes:
-    """A block of the symbols (count,), each below 2**bits. Raises WireError above MAX_COUNT symbols."""
-    if len(symbols) > MAX_COUNT:
+    """Write symbols (count,), each below 2**bits. Raises WireError above MAX_COUNT symbols."""
+    count = len(symbols)
+    if count > MAX_COUNT:
         raise WireError(
-            f"{len(symbols)} values in one item, run-length coding takes at most {MAX_COUNT}"
+            f"run-length coding takes at most {MAX_COUNT} values in one item, got {count}"
         )
     mask = symbols != 0
-    nonzero = int(np.count_nonzero(mask))
-    k, remainders = 0, b""
-    # A remainder bit for each value saves less than one bit for each zero: with k > 0 there is nothing to gain here.
-    if 2 * nonzero >= len(symbols):
-        values, quotients = (
-            symbols[mask],
-            np.packbits(mask, bitorder="little").tobytes().rstrip(b"\0"),
-        )
+    # k > 0 takes one more bit for each value, and saves at most one bit for each zero.
+    if 2 * int(np.count_nonzero(mask)) >= count:
+        k = 0
+        values = symbols[mask]
+        quotients = np.packbits(mask, bitorder="little").tobytes().rstrip(b"\0")
+        remainders = b""
     else:
-        at = np.flatnonzero(mask).astype(np.int32)
-        runs = np.diff(at, prepend=np.int32(-1)) - 1
-        k, lengths = _split(runs)
-        ones = np.cumsum(lengths + 1, dtype=np.int32) - 1
-        unary = np.zeros(int(ones[-1]) + 1 if nonzero else 0, np.bool_)
-        unary[ones] = True
-        values, quotients = symbols[at], np.packbits(unary, bitorder="little").tobytes()
-        if k:
-            remainders = pack((runs & ((1 << k) - 1)).astype(np.uint8), k).tobytes()
-    head = _HEAD.pack(k, nonzero, len(quotients))
-    return b"".join([head, quotients, remainders, pack(values, bits).tobytes()])
+        positions = np.flatnonzero(mask).astype(np.int32)
+        values = symbols[positions]
+        k, quotients, remainders = _encode_runs(np.diff(positions, prepend=np.int32(-1)) - 1)
+    header = _HEADER.pack(k, len(values), len(quotients))
+    return b"".join([header, quotients, remainders, group(values, bits).tobytes()])
 
 
-def decode(data: memoryview, count: int, bits: int) -> tuple[Bytes, int]:
-    """The ``count`` symbols of the block at the start of ``data``, and the bytes it takes. Raises WireError."""
-    if len(data) < _HEAD.size:
-        raise WireError(f"run-length block: {len(data)} bytes, its head takes {_HEAD.size}")
-    k, nonzero, quotient_bytes = _HEAD.unpack_from(data)
-    if (
-        k > MAX_K
-        or nonzero > count
-        or quotient_bytes > packed_size(nonzero + (count - nonzero >> k), 1)
-    ):
+def decode(reader: Reader, count: int, bits: int) -> Bytes:
+    """Read one block of ``count`` symbols.
+
+    Raises WireError. No size that the block states is used before it is compared with ``count``.
+    """
+    k, value_count, quotient_bytes = reader.unpack(_HEADER)
+    largest = grouped_size(value_count + (count - value_count >> k), 1)
+    if k not in K or value_count > count or quotient_bytes > largest:
         raise WireError(
-            f"run-length block: k {k}, {nonzero} values, {quotient_bytes} bytes of quotients for {count}"
+            f"{reader.subject}: a run-length block of {count} symbols states k = {k}, "
+            f"{value_count} values and {quotient_bytes} bytes of quotients"
         )
-    remainder_at = _HEAD.size + quotient_bytes
-    value_at = remainder_at + packed_size(nonzero, k)
-    end = value_at + packed_size(nonzero, bits)
-    if end > len(data):
-        raise WireError(f"run-length block: {len(data)} bytes, it needs {end}")
-    if quotient_bytes and not data[remainder_at - 1]:
-        raise WireError("run-length block: bytes behind the last quotient")
-    # At most a bit for each symbol, as checked above: the array is bounded, and no sum of runs overflows.
-    unary = np.unpackbits(
-        np.frombuffer(data[_HEAD.size : remainder_at], np.uint8), bitorder="little"
-    ).view(np.bool_)
-    if np.count_nonzero(unary) != nonzero:
-        raise WireError(f"run-length block: {np.count_nonzero(unary)} runs for {nonzero} values")
-    values = unpack(data[value_at:end], nonzero, bits)
+    unary = _read_unary(reader, quotient_bytes, value_count)
+    remainders = reader.take(grouped_size(value_count, k)) if k else memoryview(b"")
+    values = ungroup(reader.take(grouped_size(value_count, bits)), value_count, bits)
     if not values.all():
-        raise WireError("run-length block: a zero among the values")
-    at: np.ndarray[Any, np.dtype[Any]]
-    if k:
-        runs = np.diff(np.flatnonzero(unary), prepend=-1) - 1
-        at = np.cumsum((runs << k) + unpack(data[remainder_at:value_at], nonzero, k) + 1) - 1
-        length = int(at[-1]) + 1 if nonzero else 0
-    else:
-        at, length = unary[:count], len(unary) if unary[count:].any() else count
-    if length > count:
-        raise WireError(f"run-length block: runs of {length} symbols or more, expected {count}")
+        raise WireError(f"{reader.subject}: a zero among the values of a run-length block")
     symbols = np.zeros(count, np.uint8)
     if k:
-        symbols[at] = values
+        quotients = np.diff(np.flatnonzero(unary), prepend=-1) - 1
+        runs = (quotients << k) + ungroup(remainders, value_count, k)
+        positions = np.cumsum(runs + 1) - 1
+        _check_length(int(positions[-1]) + 1 if value_count else 0, count, reader)
+        symbols[positions] = values
     else:
-        symbols[: len(at)][at] = values
-    return symbols, end
+        _check_length(len(unary) if unary[count:].any() else count, count, reader)
+        bitmap = unary[:count]
+        symbols[: len(bitmap)][bitmap] = values
+    return symbols
 
 
-def _split(
-    runs: np.ndarray[tuple[int], np.dtype[np.int32]],
-) -> tuple[int, np.ndarray[tuple[int], np.dtype[np.int32]]]:
-    """k and the quotients of the runs: the size is convex in k, so the first k that no longer helps ends the search."""
-    best, quotients = 0, runs
-    size = int(runs.sum(dtype=np.int64))
-    for k in range(1, MAX_K + 1):
-        shorter = runs >> k
-        trial = int(shorter.sum(dtype=np.int64)) + k * len(runs)
-        if trial >= size:
+def _encode_runs(runs: npt.NDArray[np.int32]) -> tuple[int, bytes, bytes]:
+    """k, quotients and remainders of the lengths of runs."""
+    k, quotients = _choose_k(runs)
+    ends = np.cumsum(quotients + 1, dtype=np.int32)
+    unary = np.zeros(int(ends[-1]) if len(ends) else 0, np.bool_)
+    unary[ends - 1] = True
+    remainders = b""
+    if k:
+        remainders = group((runs & ((1 << k) - 1)).astype(np.uint8), k).tobytes()
+    return k, np.packbits(unary, bitorder="little").tobytes(), remainders
+
+
+def _choose_k(runs: npt.NDArray[np.int32]) -> tuple[int, npt.NDArray[np.int32]]:
+    """The k that takes the fewest bits, and the quotients.
+
+    The size is convex in k, so the search ends at the first k that takes no fewer bits.
+    """
+    best = K[0]
+    best_quotients = runs
+    best_size = int(runs.sum(dtype=np.int64))
+    for k in K[1:]:
+        quotients = runs >> k
+        size = int(quotients.sum(dtype=np.int64)) + k * len(runs)
+        if size >= best_size:
             break
-        best, quotients, size = k, shorter, trial
-    return best, quotients
+        best, best_quotients, best_size = k, quotients, size
+    return best, best_quotients
+
+
+def _read_unary(reader: Reader, size: int, value_count: int) -> npt.NDArray[np.bool_]:
+    """The bits of the quotients, one 1 for each value. The caller has bounded ``size``."""
+    quotients = reader.take(size)
+    if size and not quotients[-1]:
+        raise WireError(f"{reader.subject}: bytes after the last quotient of a run-length block")
+    unary = np.unpackbits(np.frombuffer(quotients, np.uint8), bitorder="little").view(np.bool_)
+    runs = int(np.count_nonzero(unary))
+    if runs != value_count:
+        raise WireError(
+            f"{reader.subject}: {runs} runs for {value_count} values in a run-length block"
+        )
+    return unary
+
+
+def _check_length(length: int, count: int, reader: Reader) -> None:
+    if length > count:
+        raise WireError(
+            f"{reader.subject}: a run-length block of at least {length} symbols, expected {count}"
+        )

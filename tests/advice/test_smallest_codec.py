@@ -33,18 +33,18 @@ def test_the_smallest_within_the_tolerance() -> None:
     images = (100, 100, 100)
     profile = measured(
         toys.measure("b", "fp32", 2000, images, images),
-        toys.measure("b", "q4", 250, (100, 99, 98), images),  # 297 of 300: 0.99
-        toys.measure("b", "q2", 120, (100, 99, 97), images),
-        toys.measure("d", "q2", 10, images, images),
+        toys.measure("b", "q4+zstd", 250, (100, 99, 98), images),  # 297 of 300: 0.99
+        toys.measure("b", "q2+zstd", 120, (100, 99, 97), images),
+        toys.measure("d", "q2+zstd", 10, images, images),
     )
     found = smallest_codec(profile, "b")
     assert found is not None
-    assert found.measure.codec == "q4"
+    assert found.measure.codec == "q4+zstd"
     assert (found.agreement, found.images) == (0.99, 300)
     assert found.low == wilson(0.99, 300)[0]
     assert smallest(profile, "b.alias", 0.0) == "fp32"
-    assert smallest(profile, "b", 0.02) == "q2"
-    assert smallest(profile, "b", 0.0, class_ids=[0]) == "q2"
+    assert smallest(profile, "b", 0.02) == "q2+zstd"
+    assert smallest(profile, "b", 0.0, class_ids=[0]) == "q2+zstd"
     assert smallest(profile, "b", 0.005, class_ids=[1]) == "fp32"
 
 
@@ -61,13 +61,13 @@ def test_ties_go_to_the_name() -> None:
 
 def test_where_nothing_is_good_enough_or_measured_there_is_none() -> None:
     profile = measured(
-        toys.measure("b", "q2", 100, (0, 0, 0), (10, 10, 10)),
-        toys.measure("d", "q2", 9, (0, 0, 0), (0, 0, 0)),
+        toys.measure("b", "q2+zstd", 100, (0, 0, 0), (10, 10, 10)),
+        toys.measure("d", "q2+zstd", 9, (0, 0, 0), (0, 0, 0)),
     )
     assert smallest_codec(profile, "b") is None
     assert smallest_codec(profile, "d") is None
     assert smallest_codec(profile, "a") is None
-    assert smallest(profile, "b", 1.0) == "q2"
+    assert smallest(profile, "b", 1.0) == "q2+zstd"
 
 
 def test_the_photo_counts_at_input_and_nothing_at_output() -> None:

@@ -31,7 +31,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(photos: Path, output: Path, *more: str) -> int:
     split = ["--split", "0", "--data", str(photos), "-o", str(output), "--epochs", "1"]
-    return main(["bottleneck", "train", *NETWORK, *split, "--codecs", "uint8,q4+rle", *more])
+    return main(["bottleneck", "train", *NETWORK, *split, "--codecs", "uint8,q4+rle+zstd", *more])
 
 
 def test_a_bottleneck_is_written_and_measured(
@@ -46,7 +46,7 @@ def test_a_bottleneck_is_written_and_measured(
     lines = [line.split() for line in printed.out.splitlines()]
     assert [(line[0], line[1], line[2]) for line in lines[2:4]] == [
         ("0~n1s4d2", "2x4x5", "uint8"),
-        ("0~n1s4d2", "2x4x5", "q4+rle"),
+        ("0~n1s4d2", "2x4x5", "q4+rle+zstd"),
     ]
     # Called again, it trains nothing, and prints the same bottleneck.
     assert train(photos, tmp_path, "--json") == 0

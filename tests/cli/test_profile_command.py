@@ -23,7 +23,7 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
         ["d", "uint8", "100", "0.33", "100.0%"],
     ]
     assert "b            uint8" in command.render_smallest(toys.profile(), 0.07)
-    nothing = toys.profile(measurements=(toys.measure("b", "q2", 5, (0, 0, 0), (9, 9, 9)),))
+    nothing = toys.profile(measurements=(toys.measure("b", "q2+zstd", 5, (0, 0, 0), (9, 9, 9)),))
     assert "none measured" in command.render_smallest(nothing, 0.01)
     assert command.summary(nothing)["smallest"] == {"b": None}
     found = command.summary(toys.profile())["smallest"]["d"]  # type: ignore[index]
@@ -71,9 +71,9 @@ def test_a_network_without_weights_is_warned_of(
 def test_codecs_are_chosen_by_name() -> None:
     assert command._codecs(None, codec_names()) == CODECS
     assert command._codecs("all", codec_names()) == codec_names()
-    assert command._codecs("q4, uint8", codec_names()) == ["q4", "uint8"]
+    assert command._codecs("q4+zstd, uint8", codec_names()) == ["q4+zstd", "uint8"]
     with pytest.raises(UnknownCodecError, match=r"unknown codec 'q11'; known: .*q<2-8>"):
-        command._codecs("q4,q11", codec_names())
+        command._codecs("q4+zstd,q11", codec_names())
 
 
 def test_a_tolerance_beyond_one_is_refused_before_anything_is_loaded() -> None:

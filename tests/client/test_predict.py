@@ -221,7 +221,7 @@ def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server
         "the server says: unknown codec 'fp32'; known: uint8, fp16 (accepted by the tail); "
     )
     assert told.endswith(
-        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, file, q<2-8>[c][+rle][+zstd]"
+        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, file, q<2-8>[c][+rle]+zstd"
     )
     assert caught.value.details["known"] == ["uint8", "fp16"]
     assert {"fp32", "q4c+rle+zstd", "jpeg"} <= set(caught.value.details["client"])
@@ -380,7 +380,7 @@ def test_a_recommendation_that_cannot_be_adopted(connect: Connect, tmp_path: Pat
     ):
         client.use(recommendation(network_hash="beef"))
     with pytest.raises(UnknownCodecError):
-        client.use(recommendation(Cut("double", "q3")))
+        client.use(recommendation(Cut("double", "q3+zstd")))
     with pytest.raises(UnknownSplitPointError):
         client.use(recommendation(Cut("elsewhere", "uint8")))
     assert client.cut == Cut("double", "fp32")

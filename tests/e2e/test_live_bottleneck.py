@@ -47,7 +47,7 @@ def test_a_bottleneck_is_served_and_recommended(
         ) as client,
     ):
         found = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "fp32"))
-        small = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "q4+rle"))
+        small = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "q4+rle+zstd"))
         tuned = client.predict(photos[0], cut=Cut(bottlenecks[1].deployed_name, "uint8"))
         answer = fetch_recommendation(server.inference_url, "toy", server.token, max_bytes=300)
         deepest = fetch_recommendation(server.inference_url, "toy", server.token, predictor="depth")

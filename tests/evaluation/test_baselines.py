@@ -43,14 +43,14 @@ def test_image_baselines(photos: Photos, targets: Targets) -> None:
 
 def test_codec_baselines_equal_an_independent_loop(photos: Photos, targets: Targets) -> None:
     net = toy_network()
-    [baseline] = codec_baselines(net, ["1"], photos, targets, codecs=["q2+rle"])
+    [baseline] = codec_baselines(net, ["1"], photos, targets, codecs=["q2+rle+zstd"])
     head, tail = net.bisect("1")
     sizes = []
     answers = []
     for row in range(len(photos)):
         with torch.inference_mode():
             activation = head(photos.tensor([row])).numpy()
-            tensor = encode_activation(activation, "q2+rle")
+            tensor = encode_activation(activation, "q2+rle+zstd")
             decoded = decode_activation(tensor, shape=activation.shape[1:])
             answers.append(int(tail(torch.from_numpy(decoded)).argmax()))
         sizes.append(tensor.nbytes)

@@ -34,7 +34,7 @@ def bottlenecks(train_photos: Photos, test_photos: Photos) -> list[Bottleneck]:
     shared: dict[str, Any] = {
         "preprocessing": PRE,
         "test": test_photos,
-        "codecs": ("fp32", "uint8", "q4+rle"),
+        "codecs": ("fp32", "uint8", "q4+rle+zstd"),
     }
     net = toy_network()
     budget = Budget(epochs=6, batch_size=16, lr=1e-2)

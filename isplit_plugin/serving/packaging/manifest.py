@@ -13,7 +13,7 @@ from ...advice import smallest_codec
 from ...errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ...profile import Profile
 from ...schema import INPUT, NO_CODEC, OUTPUT, Cut, Manifest, Preprocessing
-from ...wire import CODECS, IMAGE_CODECS, codec_names, unknown_codec
+from ...wire import CODECS, IMAGE_CODECS, codec_names, is_codec, unknown_codec
 from ..files import ENDPOINT_MODEL
 from .bottlenecks import check_bottlenecks
 
@@ -77,10 +77,10 @@ def make_manifest(
     )
     if not chosen:
         raise BundleError("no split point to deploy: name at least one")
-    measured = [m.codec for m in profile.measurements if m.codec in codec_names()]
+    measured = [m.codec for m in profile.measurements if is_codec(m.codec)]
     accepted = tuple(dict.fromkeys((*CODECS, *measured) if codecs is None else codecs))
     for codec in accepted:
-        if codec not in codec_names():
+        if not is_codec(codec):
             raise unknown_codec(codec, codec_names())
     manifest = Manifest(
         model=model,

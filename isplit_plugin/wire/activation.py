@@ -1,0 +1,179 @@
+"""Activations, and photos at split point `input`, as tensors of the protocol.
+
+fp32, fp16 and uint8 travel as plain tensors of that datatype, which any peer reads. Every other
+codec's bytes travel as BYTES of shape [1] with the parameters ``isplit_codec``, the codec's name,
+and ``isplit_shape``, the shape with the batch, such as ``1,512,28,28``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UnknownCodecError, WireError, WireSizeError
+from ..schema import FloatArray
+from .codec import EncodeOptions, Payload
+from .codecs import IMAGE_CODECS, find_codec
+from .plain import PLAIN_CODECS
+from .quantize import Ranges
+from .tensor import BYTES, DATATYPES, Buffer, Tensor, parse_shape, raw_bytes, text
+
+DEFAULT_MAX_BATCH: Final = 64
+
+P_CODEC: Final = "isplit_codec"
+P_SHAPE: Final = "isplit_shape"
+
+_DATATYPES: Final = {codec.name: codec.datatype for codec in PLAIN_CODECS}
+_BY_DATATYPE: Final = {codec.datatype: codec.name for codec in PLAIN_CODECS}
+
+
+def encode_activation(
+    array: npt.NDArray[Any],
+    codec: str,
+    name: str = "activation",
+    *,
+    channel_axis: int = 1,
+    ranges: Ranges | None = None,
+) -> Tensor:
+    """Code an activation.
+
+    Parameters:
+        array: Floating-point numbers (N, ...).
+        codec: The codec's name.
+        name: The tensor's name.
+        channel_axis: The axis of the channels, counted with the batch as
+            :attr:`SplitPoint.channel_axis` is. Only codecs per channel use it.
+        ranges: Ranges from :func:`calibrate`. Without them a codec uses each item's own.
+
+    Raises:
+        UnknownCodecError: No codec has this name.
+        WireError: The array is empty or has no batch, a value is NaN or infinite, or the ranges
+            or the channel axis do not fit.
+    """
+    coder = find_codec(codec)
+    activation = _finite_activation(array)
+    payload = coder.encode(activation, EncodeOptions(channel_axis=channel_axis, ranges=ranges))
+    datatype = _DATATYPES.get(codec)
+    if datatype is not None:
+        codes = np.frombuffer(payload.data, DATATYPES[datatype]).reshape(activation.shape)
+        return Tensor(name, datatype, activation.shape, codes, payload.parameters)
+    shape = ",".join(map(str, activation.shape))
+    parameters = {P_CODEC: codec, P_SHAPE: shape, **payload.parameters}
+    return Tensor.of_bytes(name, [payload.data], parameters)
+
+
+def decode_activation(
+    tensor: Tensor, *, shape: Sequence[int], max_batch: int = DEFAULT_MAX_BATCH
+) -> FloatArray:
+    """Read an activation (N, *shape), 1 <= N <= max_batch, as finite, row-major float32.
+
+    The array is writable. A plain fp32 tensor is not copied where its body is writable and
+    aligned.
+
+    Parameters:
+        tensor: The tensor from the network.
+        shape: The split point's shape, without the batch.
+        max_batch: The largest batch that is accepted.
+
+    Raises WireError, also for an unknown codec; WireSizeError for a batch that is too large.
+    """
+    try:
+        name, full_shape = activation_layout(tensor)
+    except UnknownCodecError as error:
+        raise WireError(error.message) from error
+    check_batch(full_shape, shape, max_batch, tensor.name)
+    data = tensor.items[0] if tensor.datatype == BYTES else raw_bytes(tensor.array)
+    activation = find_codec(name).decode(Payload(data, tensor.parameters), full_shape)
+    if activation.shape != full_shape:
+        raise WireError(
+            f"tensor {tensor.name!r}: codec {name!r} decoded the shape {list(activation.shape)}, "
+            f"expected {list(full_shape)}"
+        )
+    if not _is_finite(activation):
+        raise WireError(f"tensor {tensor.name!r}: NaN or infinite values")
+    return np.require(activation, np.float32, ["C", "A", "W"])
+
+
+def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """The codec and the shape, with the batch, that a tensor states. Its data are not read.
+
+    Raises WireError; UnknownCodecError for a codec that this process does not know.
+    """
+    if tensor.datatype == BYTES:
+        if tensor.shape != (1,):
+            raise WireError(
+                f"tensor {tensor.name!r}: a coded activation is BYTES of shape [1], "
+                f"got {list(tensor.shape)}"
+            )
+        codec = find_codec(text(tensor.parameters.get(P_CODEC), P_CODEC))
+        return codec.name, parse_shape(tensor.parameters.get(P_SHAPE), P_SHAPE)
+    plain = _BY_DATATYPE.get(tensor.datatype)
+    stated = tensor.parameters.get(P_CODEC, plain)
+    if plain is None or stated != plain:
+        raise WireError(
+            f"tensor {tensor.name!r}: {tensor.datatype} with codec {stated!a}; "
+            f"activations travel as {', '.join(_BY_DATATYPE)}, or as BYTES with {P_CODEC}"
+        )
+    return plain, tensor.shape
+
+
+def check_batch(
+    full_shape: Sequence[int], shape: Sequence[int], max_batch: int, tensor_name: str
+) -> None:
+    """Check that ``full_shape`` is (N, *shape) with 1 <= N <= max_batch.
+
+    Raises WireError; WireSizeError for a batch that is too large.
+    """
+    if len(full_shape) != len(shape) + 1 or list(full_shape[1:]) != list(shape):
+        raise WireError(
+            f"tensor {tensor_name!r}: expected shape [N, {', '.join(map(str, shape))}], "
+            f"got {list(full_shape)}"
+        )
+    if not 1 <= full_shape[0] <= max_batch:
+        raise WireSizeError(
+            f"tensor {tensor_name!r}: a batch of {full_shape[0]}, at most {max_batch}",
+            limit=max_batch,
+        )
+
+
+def calibrate(
+    activations: Iterable[npt.NDArray[Any]], codec: str, *, channel_axis: int = 1
+) -> Ranges:
+    """Find ranges for :func:`encode_activation` in the activations (N, ...) of a calibration set.
+
+    Raises:
+        UnknownCodecError: No codec has this name.
+        WireError: The codec uses no ranges, there are no activations, or a value is not finite.
+    """
+    return find_codec(codec).calibrate(map(_finite_activation, activations), channel_axis)
+
+
+def encode_images(images: Sequence[Buffer], codec: str, name: str = "input") -> Tensor:
+    """Image files for split point `input`, as BYTES of shape [N].
+
+    Raises UnknownCodecError, and WireError without images.
+    """
+    if codec not in IMAGE_CODECS:
+        raise UnknownCodecError.of(codec, IMAGE_CODECS)
+    if not images:
+        raise WireError("expected at least one image")
+    return Tensor.of_bytes(name, images, {P_CODEC: codec})
+
+
+def _finite_activation(array: npt.NDArray[Any]) -> FloatArray:
+    """The array as C-contiguous float32. Raises WireError where no codec can carry it."""
+    if array.ndim < 2 or array.size == 0:
+        raise WireError(f"expected an activation of shape (N, ...), got {array.shape}")
+    activation = np.ascontiguousarray(array, np.float32)
+    if not _is_finite(activation):
+        raise WireError("the activation holds NaN or infinite values")
+    return activation
+
+
+def _is_finite(array: FloatArray) -> bool:
+    # NaN passes through minimum and maximum: two reductions, and no temporary array.
+    return math.isfinite(array.min()) and math.isfinite(array.max())
