@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -89,3 +89,13 @@ class Registry(MutableMapping[str, T], Generic[T]):
         if taken:
             raise ValueError(f"the name {', '.join(map(repr, taken))} is taken")
         self._objects.update(objects)
+
+
+def named_callable(name: str, value: object) -> dict[str, Callable[..., Any]]:
+    """Read an entry point whose object is a function or a class: its name is the entry point's.
+
+    Raises TypeError for any other object.
+    """
+    if not callable(value):
+        raise TypeError(f"expected a function or a class, got {type(value).__name__}")
+    return {name: value}

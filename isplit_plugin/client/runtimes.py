@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BundleError
+from ..registry import Registry, named_callable
 from ..schema import OUTPUT, FloatArray
 from .bundle import HeadBundle
-
-RUNTIMES: Final = ("onnxruntime", "torch")
 
 Trust = str | Mapping[str, str] | None
 """What a ``.pt2`` is trusted by: the bundle's SHA-256, or one for each split point."""
@@ -198,6 +197,36 @@ class TorchHead(_BundleRuntime):
         return run
 
 
+class RuntimeFactory(Protocol):
+    """Makes a runtime for a bundle. An entry point of the group ``isplit.runtimes`` names one."""
+
+    def __call__(self, bundle: HeadBundle, *, threads: int | None, trust_pt2: Trust) -> HeadRuntime:
+        """Raises BundleError.
+
+        Parameters:
+            bundle: The head bundle.
+            threads: CPU threads; ``None``: the engine's choice.
+            trust_pt2: What a ``.pt2`` head is trusted by, see :class:`TorchHead`.
+        """
+        ...
+
+
+def _onnxruntime(bundle: HeadBundle, *, threads: int | None, trust_pt2: Trust) -> HeadRuntime:
+    return OnnxHead(bundle, threads=threads)
+
+
+def _torch(bundle: HeadBundle, *, threads: int | None, trust_pt2: Trust) -> HeadRuntime:
+    return TorchHead(bundle, trust=trust_pt2, threads=threads)
+
+
+RUNTIMES: Final[Registry[RuntimeFactory]] = Registry("isplit.runtimes", named_callable)
+"""Runtimes by name. Other packages add theirs as entry points of this group: the entry point's
+name is the runtime's, and its object is the factory."""
+
+RUNTIMES["onnxruntime"] = _onnxruntime
+RUNTIMES["torch"] = _torch
+
+
 def make_runtime(
     runtime: str | HeadRuntime,
     bundle: HeadBundle,
@@ -205,14 +234,16 @@ def make_runtime(
     threads: int | None = None,
     trust_pt2: Trust = None,
 ) -> HeadRuntime:
-    """The runtime of a name of ``RUNTIMES``, or the instance that was given. Raises BundleError."""
+    """The runtime of a name in ``RUNTIMES``; an instance is returned as it is.
+
+    Raises BundleError.
+    """
     if not isinstance(runtime, str):
         return runtime
-    if runtime == "onnxruntime":
-        return OnnxHead(bundle, threads=threads)
-    if runtime == "torch":
-        return TorchHead(bundle, trust=trust_pt2, threads=threads)
-    raise BundleError(f"unknown head runtime {runtime[:80]!r}; known: {', '.join(RUNTIMES)}")
+    factory = RUNTIMES.get(runtime)
+    if factory is None:
+        raise BundleError(f"unknown head runtime {runtime[:80]!r}; known: {', '.join(RUNTIMES)}")
+    return factory(bundle, threads=threads, trust_pt2=trust_pt2)
 
 
 def _first_line(error: BaseException) -> str:

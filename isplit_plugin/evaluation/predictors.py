@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from ..bottleneck import Grid, Photos, input_batches
 from ..errors import SplitPointError, UnknownNameError
 from ..network import CapturedNetwork
+from ..registry import Registry, named_callable
 from ..schema import SplitPoint
 from .distortions import DISTORTIONS, FITTED
 from .ranks import average_ranks
@@ -39,8 +40,9 @@ Array = npt.NDArray[np.float64]
 Predictor = Callable[["PredictorContext"], Array]
 
 DEPTH: Final = "depth"
-PREDICTORS: Final[dict[str, Predictor]] = {}
-"""All registered predictors by name."""
+PREDICTORS: Final[Registry[Predictor]] = Registry("isplit.predictors", named_callable)
+"""All predictors by name. Other packages offer theirs as entry points of the group
+``isplit.predictors``: the entry point's name is the predictor's, its object the function."""
 
 _FIT_PHOTOS: Final = 128
 """How many photos a distortion is fitted on."""
