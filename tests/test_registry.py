@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from isplit_plugin.client import RUNTIMES
+from isplit_plugin.evaluation import PREDICTORS
 from isplit_plugin.registry import Registry
 
 GROUP = "isplit.tests"
@@ -19,10 +21,10 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a package of one module that offers entry points of the tests' group."""
+    """Install a package of one module that offers entry points."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def write(module: str, source: str, **entry_points: str) -> None:
+    def write(module: str, source: str, *, group: str = GROUP, **entry_points: str) -> None:
         tmp_path.joinpath(f"{module}.py").write_text(source)
         metadata = tmp_path / f"{module}-1.0.dist-info"
         metadata.mkdir()
@@ -30,7 +32,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
             f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n"
         )
         lines = [f"{name} = {module}:{attribute}" for name, attribute in entry_points.items()]
-        metadata.joinpath("entry_points.txt").write_text("\n".join([f"[{GROUP}]", *lines]))
+        metadata.joinpath("entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     return write
@@ -150,6 +152,32 @@ def test_threads_wait_until_everything_is_loaded(install: Install) -> None:
     for thread in threads:
         thread.join()
     assert found == [8] * 4
+
+
+@pytest.mark.parametrize(
+    ("registry", "group", "built_in"),
+    [(RUNTIMES, "isplit.runtimes", "torch"), (PREDICTORS, "isplit.predictors", "depth")],
+)
+def test_runtimes_and_predictors_of_other_packages(
+    registry: Registry[Callable[..., object]],
+    group: str,
+    built_in: str,
+    *,
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(registry, "_objects", dict(registry._objects))
+    monkeypatch.setattr(registry, "_loaded", False)
+    source = "def make(*arguments, **options): return options\nNUMBER = 3"
+    names = {"own": "make", "wrong": "NUMBER", built_in: "make"}
+    install(f"plugin_{built_in}", source, group=group, **names)
+    assert registry["own"](threads=2) == {"threads": 2}
+    assert "wrong" not in registry
+    assert registry[built_in] is not registry["own"]
+    messages = "\n".join(errors(caplog))
+    assert "expected a function or a class, got int" in messages
+    assert f"the name {built_in!r} is taken" in messages
 
 
 def test_importing_the_client_scans_nothing() -> None:

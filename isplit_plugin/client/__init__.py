@@ -5,7 +5,7 @@ from __future__ import annotations
 from .bundle import HeadBundle
 from .labels import LabelReport, send_labels
 from .recommendations import fetch_recommendation
-from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, TorchHead
+from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, RuntimeFactory, TorchHead
 from .splitclient import SplitClient
 from .transport import Transport
 
@@ -15,6 +15,7 @@ __all__ = [
     "HeadRuntime",
     "LabelReport",
     "OnnxHead",
+    "RuntimeFactory",
     "SplitClient",
     "TorchHead",
     "Transport",

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys.client import bundle_files, make_manifest, onnx_head, photo, write_zip
 
-from isplit_plugin.client import HeadBundle, OnnxHead, SplitClient, TorchHead
+from isplit_plugin.client import RUNTIMES, HeadBundle, OnnxHead, SplitClient, TorchHead
 from isplit_plugin.client import bundle as bundle_module
 from isplit_plugin.client.runtimes import make_runtime
 from isplit_plugin.errors import BundleError, UnknownSplitPointError
@@ -224,6 +225,13 @@ def test_runtimes_by_name(opened: HeadBundle) -> None:
         BundleError, match="unknown head runtime 'tflite'; known: onnxruntime, torch"
     ):
         make_runtime("tflite", opened)
+
+
+def test_a_runtime_of_ones_own(opened: HeadBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = Mock()
+    monkeypatch.setitem(RUNTIMES, "tflite", factory)
+    assert make_runtime("tflite", opened, threads=3, trust_pt2="f00d") is factory.return_value
+    factory.assert_called_once_with(opened, threads=3, trust_pt2="f00d")
 
 
 @pytest.fixture(scope="module")
