@@ -1,4 +1,4 @@
-"""Figures of evaluations, which need matplotlib: predicted against measured, accuracy against bytes."""
+"""Figures of evaluations, which need matplotlib."""
 
 from __future__ import annotations
 

@@ -50,8 +50,12 @@ def few_features(photos: Photos) -> Features:
 
 def train(features: Features, **options: Any) -> FitResult:
     net = toy_network()
-    options = {"network_hash": "toy", "budget": Budget(epochs=4, batch_size=16)} | options
-    return fit(net.split_point(POINT), features, net.bisect(POINT)[1], **options)
+    defaults: dict[str, Any] = {
+        "network_hash": "toy",
+        "budget": Budget(epochs=4, batch_size=16),
+    }
+    tail = net.bisect(POINT)[1]
+    return fit(net.split_point(POINT), features, tail, **(defaults | options))
 
 
 def test_training_lowers_the_loss_and_changes_nothing_else(features: Features) -> None:

@@ -1,4 +1,4 @@
-"""A network with a bottleneck in it: its parts, its exported encoder, its name and its description."""
+"""A network with a bottleneck in it: its parts, exported encoder, name and description."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from toys.bottleneck import CLASSES, PRE, write_photos
 
 from isplit_plugin import image
 from isplit_plugin.bottleneck import Photos
-from isplit_plugin.errors import DataError
+from isplit_plugin.errors import DataError, ImageError
 from isplit_plugin.network import calibration_folder
 from isplit_plugin.schema import Preprocessing
 
@@ -32,7 +32,7 @@ def test_photos_beyond_the_bound_are_decoded_again(tmp_path: Path) -> None:
     for path, _ in files:
         path.unlink()
     bounded.inputs([0, 1])  # in memory
-    with pytest.raises(image.ImageError):
+    with pytest.raises(ImageError):
         bounded.inputs([5])  # not in memory
 
 

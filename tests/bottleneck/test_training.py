@@ -28,7 +28,7 @@ def photos() -> Photos:
 
 
 def run(directory: Path, photos: Photos, **options: Any) -> list[Bottleneck]:
-    options = {"budget": Budget(epochs=2, batch_size=16), "codecs": ("uint8",)} | options
+    defaults: dict[str, Any] = {"budget": Budget(epochs=2, batch_size=16), "codecs": ("uint8",)}
     return train_bottlenecks(
         toy_network(),
         ["0", "2"],
@@ -37,7 +37,7 @@ def run(directory: Path, photos: Photos, **options: Any) -> list[Bottleneck]:
         test=photos,
         config=AutoencoderConfig(stride=2, depth=1),
         directory=directory,
-        **options,
+        **(defaults | options),
     )
 
 

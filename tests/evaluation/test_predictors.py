@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -38,11 +40,11 @@ def test_distortion_predictors_by_an_independent_computation(context: PredictorC
         repeated = torch.nn.functional.interpolate(means, scale_factor=2, mode="nearest")
         p = context.net.model(x).softmax(1)
         q = tail(repeated[:, :, :15, :18]).softmax(1)
-    tolerance = {"rtol": 1e-3, "atol": 1e-5}
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
     kl = -(p * (p / q).log()).sum(1)
-    np.testing.assert_allclose(get("kl-pool2")(context)[:, 1], kl.numpy(), **tolerance)
+    close(get("kl-pool2")(context)[:, 1], kl.numpy())
     drop = q[photos, labels].log() - p[photos, labels].log()
-    np.testing.assert_allclose(get("drop-pool2")(context)[:, 1], drop.numpy(), **tolerance)
+    close(get("drop-pool2")(context)[:, 1], drop.numpy())
     same = p.argmax(1) == q.argmax(1)
     assert get("agree-pool2")(context)[:, 1].tolist() == same.double().tolist()
 
