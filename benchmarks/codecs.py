@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from isplit_plugin import image
-from isplit_plugin.network import LoadedNetwork, capture
-from isplit_plugin.network.zoo import efficientnet_lite0
+from isplit_plugin.network import LoadedNetwork, capture, efficientnet_lite0
 from isplit_plugin.wire import codec_names, decode_activation, encode_activation
 
 from . import resnet50

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isplit_plugin.network import capture, profile
-from isplit_plugin.network.zoo import efficientnet_lite0
+from isplit_plugin.network import capture, efficientnet_lite0, profile
 from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
 from isplit_plugin.probing.tickets import Ticket
@@ -24,7 +23,7 @@ from isplit_plugin.serving.packaging import make_manifest
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import TailRequest, TailResponse, decode_activation, encode_activation
 
-from .bias import DEPTHS, inside, photos
+from .bias import DEPTHS, head_importance, photos
 from .harness import Row, against, interleaved, row
 
 CODEC = "uint8+zstd"
@@ -64,7 +63,7 @@ def _costs(
     net: object, manifest: object, measured: object, cut: str, x: torch.Tensor, *, rounds: int
 ) -> list[Row]:
     head, tail = net.bisect(cut)  # type: ignore[attr-defined]
-    looked = inside(net, cut)  # type: ignore[arg-type]
+    looked = head_importance(net, cut)  # type: ignore[arg-type]
     point, secret = net.split_point(cut), os.urandom(32)  # type: ignore[attr-defined]
 
     def send(activation: torch.Tensor) -> np.ndarray:

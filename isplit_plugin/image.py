@@ -1,8 +1,9 @@
 """From a photo to the network's input: one preprocessing for device, server and profile.
 
-The result equals torchvision's ``Resize(shorter side) -> CenterCrop -> ToTensor -> Normalize`` on a Pillow image, bit
-for bit, without torch. Photos come from a hostile network, so everything is bounded: bytes before they are read,
-pixels before they are decoded, and only formats that Pillow decodes itself (no Ghostscript).
+The result equals torchvision's ``Resize(shorter side) -> CenterCrop -> ToTensor -> Normalize`` on a
+Pillow image bit for bit, without torch. Photos can come from attackers, so bytes are limited before
+they are read and pixels before they are decoded, and only formats that Pillow decodes itself are
+accepted (no Ghostscript).
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ __all__ = [
 Image: TypeAlias = (
     "str | Path | bytes | bytearray | memoryview | PIL.Image.Image | npt.NDArray[np.generic]"
 )
-"""A path, the bytes of an image file, a Pillow image, or uint8 pixels (H, W, 3), (H, W, 1) or (H, W)."""
+"""A path, the bytes of an image file, a Pillow image, or uint8 pixels of shape (H, W, 3),
+(H, W, 1) or (H, W)."""
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest image file, in bytes."""
 MAX_PIXELS: Final = 64_000_000
-"""Largest image, in pixels: 192 MB as RGB. Above it, a file of a few KB could ask for gigabytes."""
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Largest image, in pixels: 192 MB as RGB. Without it, a file of a few KB could take gigabytes."""
 
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _ORIENTATION: Final = 0x0112
 _RESAMPLING: Final = {
     "nearest": PIL.Image.Resampling.NEAREST,
@@ -52,114 +54,121 @@ _RESAMPLING: Final = {
 }
 
 
+def preprocess(image: Image, preprocessing: Preprocessing) -> FloatArray:
+    """The network's input for one image: float32 of shape (C, H, W).
+
+    A float32 array of that shape counts as preprocessed and is returned as it is, once its values
+    are known to be finite.
+
+    Raises ImageError.
+    """
+    if not (isinstance(image, np.ndarray) and image.dtype.kind == "f"):
+        return normalize(crop(image, preprocessing), preprocessing)
+    if image.dtype.newbyteorder("=") != np.float32 or image.shape != preprocessing.shape:
+        raise ImageError(
+            f"expected a preprocessed float32 array of shape {preprocessing.shape} or a uint8 "
+            f"image, got {image.dtype} of shape {image.shape}"
+        )
+    array = np.ascontiguousarray(image, dtype=np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise ImageError(
+            f"preprocessed array: {array.size - int(finite.sum())} of {array.size} values are not "
+            "finite"
+        )
+    return array
+
+
 def load(
     image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> PIL.Image.Image:
-    """Decode an image whole and turn it upright (EXIF orientation). Of several frames the first counts.
+    """Decode an image completely and turn it upright (EXIF orientation).
 
-    Raises ImageError, saying what came, for anything that is no readable image within the limits.
+    Of an animation, the first frame is taken. Raises ImageError for anything that is not a readable
+    image within the limits.
     """
     if isinstance(image, PIL.Image.Image):
         return _upright(image, "image", max_pixels)
     if isinstance(image, np.ndarray):
         return _from_array(image, max_pixels)
+    name = "image"
     if isinstance(image, (str, Path)):
-        where, data = f"image {str(image)!r}", memoryview(read_file(image, max_bytes=max_bytes))
+        name = f"image {str(image)!r}"
+        data = memoryview(read_file(image, max_bytes=max_bytes))
     elif isinstance(image, (bytes, bytearray, memoryview)):
-        where, data = "image", memoryview(image)
+        data = memoryview(image)
     else:
         raise ImageError(
-            f"expected a path, bytes, a Pillow image or a uint8 array, got {type(image).__qualname__}"
+            "expected a path, bytes, a Pillow image or a uint8 array, got "
+            f"{type(image).__qualname__}"
         )
     if data.nbytes > max_bytes:
-        raise ImageError(f"{where}: more than the {max_bytes} bytes allowed")
-    try:
-        opened = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{where}: more than the {max_pixels} pixels allowed") from error
-    except PIL.UnidentifiedImageError as error:
-        begin = (
-            f"{data.nbytes} bytes beginning {data.tobytes()[:8].hex(' ')}"
-            if data.nbytes
-            else "no bytes"
-        )
-        raise ImageError(f"{where}: expected {', '.join(FORMATS)}, got {begin}") from error
-    except (
-        Exception
-    ) as error:  # whatever a decoder trips over in hostile bytes is the image's fault
-        raise ImageError(f"{where}: unreadable ({type(error).__name__}: {error})") from error
-    return _upright(opened, where, max_pixels)
+        raise ImageError(f"{name}: more than the {max_bytes} bytes allowed")
+    return _upright(_open(data, name, max_pixels), name, max_pixels)
 
 
-def crop(image: Image, pre: Preprocessing) -> PIL.Image.Image:
-    """The part of the image that the network sees: ``pre.mode`` pixels, resized and centre-cropped to ``pre.crop``.
+def crop(image: Image, preprocessing: Preprocessing) -> PIL.Image.Image:
+    """The part of an image that the network sees: resized, centre-cropped, in the network's mode.
 
-    Images smaller than the crop are padded with black, as torchvision does. 16-bit greyscale is scaled to 8 bits
-    (torchvision and Pillow clip it to white). Raises ImageError.
+    Images smaller than the crop are padded with black, as torchvision does. 16-bit greyscale is
+    scaled to 8 bits (torchvision and Pillow clip it to white).
+
+    Raises:
+        ImageError: the image cannot be read, or cannot be converted to the mode.
+        ArtifactError: the preprocessing has an unknown mode or interpolation.
     """
-    if pre.interpolation not in _RESAMPLING or pre.mode not in ("RGB", "L"):
+    interpolation = preprocessing.interpolation
+    if interpolation not in _RESAMPLING or preprocessing.mode not in ("RGB", "L"):
         raise ArtifactError(
             f"preprocessing: expected interpolation {', '.join(_RESAMPLING)} and mode RGB or L, "
-            f"got {pre.interpolation!r} and {pre.mode!r}"
+            f"got {interpolation!r} and {preprocessing.mode!r}"
         )
-    picture = _to_mode(load(image), pre.mode)
-    if pre.resize is not None:
-        picture = _resize(picture, pre.resize, _RESAMPLING[pre.interpolation])
-    height, width = pre.crop
-    left, top = _offset(picture.width, width), _offset(picture.height, height)
+    picture = _to_mode(load(image), preprocessing.mode)
+    if preprocessing.resize is not None:
+        picture = _resize(picture, preprocessing.resize, _RESAMPLING[interpolation])
+    height, width = preprocessing.crop
+    left = _crop_offset(picture.width, width)
+    top = _crop_offset(picture.height, height)
     if (left, top) == (0, 0) and picture.size == (width, height):
         return picture
     return picture.crop((left, top, left + width, top + height))
 
 
-def normalize(cropped: PIL.Image.Image, pre: Preprocessing) -> FloatArray:
-    """Pixels to ``(x / 255 - mean) / std``, shape (C, H, W), float32. Raises ImageError where the size is another."""
-    channels, height, width = pre.shape
-    if cropped.mode != pre.mode or cropped.size != (width, height):
+def normalize(cropped: PIL.Image.Image, preprocessing: Preprocessing) -> FloatArray:
+    """The pixels of a crop as ``(x / 255 - mean) / std``: float32 of shape (C, H, W).
+
+    Raises ImageError if the crop has another size or mode, ArtifactError if the preprocessing does
+    not have one mean and standard deviation for each channel.
+    """
+    channels, height, width = preprocessing.shape
+    if cropped.mode != preprocessing.mode or cropped.size != (width, height):
         raise ImageError(
-            f"expected a {pre.mode} image of {width}x{height}, got {cropped.mode} of {cropped.width}x{cropped.height}"
+            f"expected a {preprocessing.mode} image of {width}x{height}, "
+            f"got {cropped.mode} of {cropped.width}x{cropped.height}"
         )
-    if len(pre.mean) != channels or len(pre.std) != channels:
+    if len(preprocessing.mean) != channels or len(preprocessing.std) != channels:
         raise ArtifactError(
-            f"preprocessing: mode {pre.mode} needs {channels} values of mean and std, "
-            f"got {len(pre.mean)} and {len(pre.std)}"
+            f"preprocessing: mode {preprocessing.mode} needs {channels} values of mean and std, "
+            f"got {len(preprocessing.mean)} and {len(preprocessing.std)}"
         )
     pixels = np.asarray(cropped).reshape(height, width, channels)
-    out = np.empty((channels, height, width), dtype=np.float32)
-    # In place, a plane at a time (it stays in the cache), in torchvision's order of operations: bit for bit equal.
-    for channel, (mean, std) in enumerate(zip(pre.mean, pre.std, strict=True)):
-        plane = out[channel]
-        plane[...] = pixels[:, :, channel]
+    array = np.empty((channels, height, width), dtype=np.float32)
+    # In place and one plane at a time, which stays in the cache. The order of operations is
+    # torchvision's, so that the result is equal bit for bit.
+    for index in range(channels):
+        plane = array[index]
+        plane[...] = pixels[:, :, index]
         plane /= np.float32(255)
-        plane -= np.float32(mean)
-        plane /= np.float32(std)
-    return out
-
-
-def preprocess(image: Image, pre: Preprocessing) -> FloatArray:
-    """The network's input for one image, shape ``pre.shape`` (C, H, W), float32.
-
-    A float32 array of that shape counts as already preprocessed and passes, once it is known to be finite.
-    Raises ImageError.
-    """
-    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        if image.dtype.newbyteorder("=") != np.float32 or image.shape != pre.shape:
-            raise ImageError(
-                f"expected a preprocessed float32 array of shape {pre.shape} or a uint8 image, "
-                f"got {image.dtype} of shape {image.shape}"
-            )
-        array = np.ascontiguousarray(image, dtype=np.float32)
-        finite = np.isfinite(array)
-        if not finite.all():
-            raise ImageError(
-                f"preprocessed array: {array.size - int(finite.sum())} of {array.size} values not finite"
-            )
-        return array
-    return normalize(crop(image, pre), pre)
+        plane -= np.float32(preprocessing.mean[index])
+        plane /= np.float32(preprocessing.std[index])
+    return array
 
 
 def to_jpeg(cropped: PIL.Image.Image, quality: int = 90) -> bytes:
-    """The crop as a JPEG file (4:2:0 chroma, Pillow's default): what a device sends when it does not split."""
+    """A crop as a JPEG file with 4:2:0 chroma (Pillow's default), as a device sends it at `input`.
+
+    Raises ImageError for a mode that JPEG does not have.
+    """
     buffer = io.BytesIO()
     try:
         cropped.save(buffer, "JPEG", quality=quality)
@@ -171,52 +180,65 @@ def to_jpeg(cropped: PIL.Image.Image, quality: int = 90) -> bytes:
 
 
 def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a photo's file as they are, one more than ``max_bytes`` at most. Raises ImageError."""
+    """The bytes of a photo's file, at most ``max_bytes`` + 1 of them. Raises ImageError."""
     try:
-        # A pipe or a device could block or never end.
+        # Reading a pipe could block, and reading a device could never end.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError(f"image {str(path)!r}: not a regular file")
+            raise ImageError(f"image {str(path)!r}: expected a regular file")
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise ImageError(
-            f"image {str(path)!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"image {str(path)!r}: {reason}") from error
+
+
+def _open(data: memoryview, name: str, max_pixels: int) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: more than the {max_pixels} pixels allowed") from error
+    except PIL.UnidentifiedImageError as error:
+        content = "no bytes"
+        if data.nbytes:
+            content = f"{data.nbytes} bytes that begin with {data.tobytes()[:8].hex(' ')}"
+        raise ImageError(f"{name}: expected {', '.join(_FORMATS)}, got {content}") from error
+    except Exception as error:  # decoders raise many types for damaged bytes
+        raise ImageError(f"{name}: unreadable ({type(error).__name__}: {error})") from error
 
 
 def _from_array(pixels: npt.NDArray[np.generic], max_pixels: int) -> PIL.Image.Image:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    if pixels.dtype != np.uint8 or not (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    ):
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if pixels.dtype != np.uint8 or not is_image:
         raise ImageError(
-            f"expected uint8 of shape (H, W, 3) or (H, W), got {pixels.dtype} of shape {pixels.shape}"
+            "expected uint8 of shape (H, W, 3) or (H, W), "
+            f"got {pixels.dtype} of shape {pixels.shape}"
         )
     _check_size((pixels.shape[1], pixels.shape[0]), "image", max_pixels)
     return PIL.Image.fromarray(pixels)
 
 
-def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width <= 0 or height <= 0:
-        raise ImageError(f"{where}: empty, {width}x{height} pixels")
+        raise ImageError(f"{name}: empty, {width}x{height} pixels")
     if width * height > max_pixels:
-        raise ImageError(f"{where}: {width}x{height} pixels, more than the {max_pixels} allowed")
+        raise ImageError(f"{name}: {width}x{height} pixels, more than the {max_pixels} allowed")
 
 
-def _upright(image: PIL.Image.Image, where: str, max_pixels: int) -> PIL.Image.Image:
-    _check_size(image.size, where, max_pixels)
+def _upright(image: PIL.Image.Image, name: str, max_pixels: int) -> PIL.Image.Image:
+    _check_size(image.size, name, max_pixels)
     try:
         image.load()
-    except Exception as error:  # the many decoders raise many types
+    except Exception as error:  # decoders raise many types for damaged bytes
         raise ImageError(
-            f"{where}: broken {image.format or 'image'} file ({type(error).__name__}: {error})"
+            f"{name}: broken {image.format or 'image'} file ({type(error).__name__}: {error})"
         ) from error
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) not in (None, 1)
-        return PIL.ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # a photo with a broken EXIF block is still a photo
+        is_turned = image.getexif().get(_ORIENTATION, 1) not in (None, 1)
+        return PIL.ImageOps.exif_transpose(image) if is_turned else image
+    except Exception:  # a damaged EXIF block does not make the photo unusable
         return image
 
 
@@ -233,27 +255,26 @@ def _to_mode(picture: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     elif picture.mode == "F":
         raise ImageError("expected 8 or 16 bits a pixel, got floating point")
     elif picture.mode in ("P", "PA") and "transparency" in picture.info:
-        picture = picture.convert(
-            "RGBA"
-        )  # Pillow warns about a palette with transparency otherwise
+        # Without this step Pillow warns about a palette with transparency.
+        picture = picture.convert("RGBA")
     try:
         return picture.convert(mode)
     except (OSError, ValueError) as error:
         raise ImageError(
-            f"expected an image convertible to {mode}, got mode {picture.mode}"
+            f"expected an image that can be converted to {mode}, got mode {picture.mode}"
         ) from error
 
 
 def _resize(
     picture: PIL.Image.Image, shorter: int, resample: PIL.Image.Resampling
 ) -> PIL.Image.Image:
+    """Resize the shorter side to ``shorter`` pixels; torchvision truncates the longer side."""
     width, height = picture.size
-    # torchvision's rounding: the longer side is truncated.
     longer = int(shorter * max(width, height) / min(width, height))
     size = (shorter, longer) if width <= height else (longer, shorter)
     if size == picture.size:
         return picture
-    # A 1 x 60,000 image would become 256 x 15 million.
+    # An image of 1 x 60,000 pixels would become one of 256 x 15 million.
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(
             f"image: {width}x{height} pixels is too long and thin to resize to {size[0]}x{size[1]}"
@@ -261,6 +282,8 @@ def _resize(
     return picture.resize(size, resample)
 
 
-def _offset(have: int, want: int) -> int:
-    """Where the centre crop begins; negative where the image is padded. torchvision's rounding in both cases."""
-    return round((have - want) / 2.0) if have >= want else -((want - have) // 2)
+def _crop_offset(size: int, crop_size: int) -> int:
+    """Where the centre crop begins, with torchvision's rounding; negative for padding."""
+    if size >= crop_size:
+        return round((size - crop_size) / 2.0)
+    return -((crop_size - size) // 2)

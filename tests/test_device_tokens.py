@@ -1,4 +1,4 @@
-"""Tokens of devices, against a signature made by hand and everything that is none."""
+"""Device tokens: compared with a signature made by hand; forged, expired and malformed ones."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def test_a_token_is_what_its_description_says() -> None:
+def test_a_token_made_by_hand() -> None:
     body = b'["camera-7","door",86400]'
     signature = hmac.new(SECRET, b"isplit1\0" + body, hashlib.sha256).digest()
     by_hand = f"isplit1.{_b64(body)}.{_b64(signature)}"
     assert issue(SECRET, "camera-7", days=1, group="door", clock=lambda: 0.0) == by_hand
-    found = verify(SECRET, by_hand, clock=lambda: 86_399.0)
-    assert (found.id, found.group, found.expires) == ("camera-7", "door", 86_400)
+    device = verify(SECRET, by_hand, clock=lambda: 86_399.0)
+    assert (device.id, device.group, device.expires) == ("camera-7", "door", 86_400)
     expected = hmac.new(SECRET, b"isplit device id\0camera-7", hashlib.sha256).hexdigest()[:32]
-    assert found.hashed == hashed(SECRET, "camera-7") == expected
+    assert device.hashed == hashed(SECRET, "camera-7") == expected
 
 
 @given(
@@ -53,9 +53,9 @@ def test_round_trip_and_shape(device_id: str, group: str | None) -> None:
     token = issue(SECRET, device_id, days=1, group=group)
     assert len(token) <= 512
     assert set(token) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
-    found = verify(SECRET, token)
-    assert (found.id, found.group) == (device_id, group) == peek(token)[:2]
-    assert device_id not in found.hashed or len(device_id) < 4
+    device = verify(SECRET, token)
+    assert (device.id, device.group) == (device_id, group) == peek(token)[:2]
+    assert device_id not in device.hashed or len(device_id) < 4
 
 
 def _reason(token: object, secret: bytes = SECRET, now: float = 0.0) -> str:
@@ -64,7 +64,7 @@ def _reason(token: object, secret: bytes = SECRET, now: float = 0.0) -> str:
     return str(caught.value.details["reason"])
 
 
-def test_what_proves_nothing() -> None:
+def test_tokens_that_are_not_valid() -> None:
     token = issue(SECRET, "a", days=1, clock=lambda: 0.0)
     version, body, signature = token.split(".")
     assert _reason(token, now=86_400.0) == "expired"
@@ -72,7 +72,7 @@ def test_what_proves_nothing() -> None:
     other = _b64(json.dumps(["b", None, 10**9]).encode())
     assert _reason(f"{version}.{other}.{signature}") == "forged"
     assert _reason(f"{version}.{body}.") == "forged"
-    # The same secret, the right payload, but signed for another use.
+    # The same secret and a valid payload, but signed for another use.
     assert (
         _reason(f"{version}.{seal(SECRET, 'isplit probe ticket', ['b', None, 10**9])}") == "forged"
     )
@@ -81,14 +81,14 @@ def test_what_proves_nothing() -> None:
 
 
 @given(st.text(max_size=80) | st.binary(max_size=40).map(lambda b: f"isplit1.{_b64(b)}.{_b64(b)}"))
-def test_nothing_but_token_errors_comes_out(text: str) -> None:
+def test_any_text_raises_only_token_errors(text: str) -> None:
     for call in (lambda: verify(SECRET, text), lambda: peek(text)):
         with pytest.raises(TokenError):
             call()
 
 
 @given(st.integers(0, 200), st.integers(1, 255))
-def test_no_flipped_bit_passes(place: int, flip: int) -> None:
+def test_no_changed_byte_is_accepted(place: int, flip: int) -> None:
     body, signature = b'["a",null,99999999999]', sign(SECRET, "isplit1", b'["a",null,99999999999]')
     raw = bytearray(body + signature)
     raw[place % len(raw)] ^= flip
@@ -100,10 +100,13 @@ def test_no_flipped_bit_passes(place: int, flip: int) -> None:
 
 @pytest.mark.parametrize(
     ("device_id", "days", "group"),
-    [("", 1, None), ("a b", 1, None), ("a" * 65, 1, None), ("é", 1, None), ("a", 0, None), ("a", float("nan"), None),
-     ("a", 1e9, None), ("a", 1, ""), ("a", 1, "x\n"), ("a", 1, "g" * 65)],
+    [
+        ("", 1, None), ("a b", 1, None), ("a" * 65, 1, None), ("é", 1, None),
+        ("a", 0, None), ("a", float("nan"), None), ("a", 1e9, None),
+        ("a", 1, ""), ("a", 1, "x\n"), ("a", 1, "g" * 65),
+    ],
 )  # fmt: skip
-def test_what_cannot_be_issued(device_id: str, days: float, group: str | None) -> None:
+def test_arguments_that_cannot_be_issued(device_id: str, days: float, group: str | None) -> None:
     with pytest.raises(TokenError):
         issue(SECRET, device_id, days=days, group=group)
 
@@ -143,28 +146,13 @@ def test_the_command(
     secret = str(tmp_path / "secret")
     assert main(["device", "secret", "--secret-file", secret]) == 0
     assert capsys.readouterr().out == f"{secret}\n"
-    assert (
-        main(
-            [
-                "device",
-                "issue",
-                "--id",
-                "cam",
-                "--days",
-                "2",
-                "--group",
-                "door",
-                "--secret-file",
-                secret,
-            ]
-        )
-        == 0
-    )
+    command = ["device", "issue", "--id", "cam", "--days", "2", "--group", "door"]
+    assert main([*command, "--secret-file", secret]) == 0
     token = capsys.readouterr().out.strip()
     assert verify(read_secret(secret), token).group == "door"
     assert main(["device", "show", token, "--json", "--secret-file", secret]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["id"], told["verified"], told["hashed"]) == (
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["id"], shown["verified"], shown["hashed"]) == (
         "cam",
         True,
         hashed(read_secret(secret), "cam"),

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import ProfileError, UnknownClassError, UnknownSplitPointError
-from isplit_plugin.profile import CutMeasurement, Profile, _digest
+from isplit_plugin.profile import CutMeasurement, Profile
+from isplit_plugin.profile.profile_file import digest, parts_of
 from isplit_plugin.schema import Cut, Macs, Preprocessing, SplitPoint
 
 VALUES = np.array([[1.0, 10.0, 0.0], [3.0, 30.0, 0.0], [5.0, 20.0, 0.0], [7.0, 60.0, 0.0]])
@@ -70,10 +71,12 @@ def measure(
 
 
 def same(one: Profile, other: Profile) -> None:
-    assert one._head() == other._head()
-    for name, array in one._arrays().items():
-        np.testing.assert_array_equal(array, other._arrays()[name])
-        assert array.dtype == other._arrays()[name].dtype
+    description, arrays = parts_of(one)
+    other_description, other_arrays = parts_of(other)
+    assert description == other_description
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name])
+        assert array.dtype == other_arrays[name].dtype
 
 
 def test_curve_is_mean_and_standard_error() -> None:
@@ -110,7 +113,7 @@ def test_curve_of_one_image_has_no_standard_error() -> None:
     assert np.isnan(curve.standard_error).all()
 
 
-def test_unknown_names_list_the_known() -> None:
+def test_unknown_names_list_known_ones() -> None:
     profile = make()
     assert profile.point_index("layer1") == profile.point_index("layer1.2") == 1
     with pytest.raises(UnknownSplitPointError, match="conv1, layer1, layer2"):
@@ -164,7 +167,7 @@ def rewrite(
     arrays: dict[str, Any] | None = None,
     sign: bool = True,
 ) -> bytes:
-    """A profile file with parts replaced, signed anew so that only the check under test can object."""
+    """A profile's file with parts replaced, and a new SHA-256 unless ``sign`` is false."""
     length = int.from_bytes(data[:8], "little")
     signed = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["isplit_profile"])
     parts = {**safetensors.numpy.load(data), **(arrays or {})}
@@ -172,31 +175,31 @@ def rewrite(
     signed["profile"].update(head or {})
     if sign:
         with contextlib.suppress(ValueError):  # NaN has no canonical form
-            signed["sha256"] = _digest(signed["profile"], parts)
+            signed["sha256"] = digest(signed["profile"], parts)
     return safetensors.numpy.save(parts, metadata={"isplit_profile": json.dumps(signed)})
 
 
-POINTS = json.loads(json.dumps(make()._head()["split_points"]))
+POINTS = json.loads(json.dumps(parts_of(make())[0]["split_points"]))
 DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "newer": ({"format": 2}, {}, "format 2 is newer than 1"),
+    "newer": ({"format": 2}, {}, "expected format 1 or older, got 2"),
     "infinite format": ({"format": float("inf")}, {}, "OverflowError"),
     "missing array": ({}, {"sum1": None}, "sum1 are missing"),
     "wrong shape": (
         {},
         {"sum1": np.zeros((2, 2))},
-        r"sum1: expected float64 \(2, 3\), found float64 \(2, 2\)",
+        r"sum1: expected float64 \(2, 3\), got float64 \(2, 2\)",
     ),
     "wrong dtype": ({}, {"count": np.zeros(2, np.int32)}, "count: expected int64"),
     "scalar ids": ({}, {"class_ids": np.array(3)}, r"images: expected shape \(2, 0\)"),
     "nan": ({}, {"mean0": np.array([0.0, np.nan, 0.0])}, "mean0: expected finite"),
-    "negative count": ({}, {"count": np.array([1, -1])}, "count: expected none below 0"),
-    "negative squares": ({}, {"sum2": np.full((2, 3), -1.0)}, "sum2: expected none below 0"),
-    "negative variance": ({}, {"comoment": -np.eye(3)}, "comoment: expected a diagonal"),
+    "negative count": ({}, {"count": np.array([1, -1])}, "count: expected no negative"),
+    "negative squares": ({}, {"sum2": np.full((2, 3), -1.0)}, "sum2: expected no negative"),
+    "negative variance": ({}, {"comoment": -np.eye(3)}, "comoment: expected no negative"),
     "negative freedom": ({"comoment_dof": -1}, {}, "comoment_dof"),
     "class beyond": (
         {},
         {"class_ids": np.array([0, 3])},
-        "class_ids: expected 0 to 2, found 0 to 3",
+        "class_ids: expected 0 to 2, got 0 to 3",
     ),
     "class twice": ({}, {"class_ids": np.array([1, 1])}, "every class once"),
     "agreeing above images": (
@@ -212,19 +215,23 @@ DAMAGE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "measurement of nothing": (
         {"measurements": [["conv9:uint8", 1, 1, 1]] * 2},
         {},
-        "conv9/uint8: unknown split point",
+        "conv9:uint8: unknown split point",
     ),
     "negative bytes": ({"measurements": [["conv1:uint8", -1, 1, 1]] * 2}, {}, "expected bytes"),
-    "short measurement": ({"measurements": [["conv1:uint8"]] * 2}, {}, "not a profile"),
-    "measurement without a cut": ({"measurements": [["conv1", 1, 1, 1]] * 2}, {}, "not a profile"),
+    "short measurement": ({"measurements": [["conv1:uint8"]] * 2}, {}, "expected a profile"),
+    "measurement without a cut": (
+        {"measurements": [["conv1", 1, 1, 1]] * 2},
+        {},
+        "expected a profile",
+    ),
     "target": ({"target": "both"}, {}, "target: expected one of"),
     "accuracy": ({"accuracy": 1.5}, {}, "accuracy: expected 0 to 1"),
-    "nan accuracy": ({"accuracy": float("nan")}, {}, "not a profile"),
+    "nan accuracy": ({"accuracy": float("nan")}, {}, "expected a profile"),
     "time": ({"head_ms": {"conv1": -1}}, {}, r"head_ms\[conv1\]"),
     "time of nothing": ({"tail_ms": {"conv9": 1}}, {}, "tail_ms: unknown split points"),
-    "no preprocessing": ({"preprocessing": None}, {}, "not a profile"),
-    "points twice": ({"split_points": [POINTS[0]] * 3}, {}, "names must differ"),
-    "classes": ({"classes": 3}, {}, "not a profile"),
+    "no preprocessing": ({"preprocessing": None}, {}, "expected a profile"),
+    "points twice": ({"split_points": [POINTS[0]] * 3}, {}, "expected unique names"),
+    "classes": ({"classes": 3}, {}, "expected a profile"),
 }
 
 
@@ -247,11 +254,11 @@ def test_edits_break_the_checksum(changes: dict[str, Any]) -> None:
 
 
 def test_rewriting_alone_is_accepted() -> None:
-    """The damage tests above fail for their own reason: the same path without damage loads."""
+    """A file rewritten without damage loads, so the tests above fail for their own reason."""
     same(Profile.from_bytes(rewrite(make().to_bytes())), make())
 
 
-def test_files_that_are_no_profile(tmp_path: Path) -> None:
+def test_files_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="No such file"):
         Profile.load(tmp_path / "absent")
     with pytest.raises(ProfileError, match="directory"):
@@ -264,15 +271,14 @@ def test_files_that_are_no_profile(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_damaged_byte_raises_nothing_but_profile_errors(data: st.DataObject) -> None:
+def test_any_damaged_byte_raises_only_profile_errors(data: st.DataObject) -> None:
     raw = bytearray(make().to_bytes())
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] ^= data.draw(st.integers(1, 255))
     raw = raw[: data.draw(st.one_of(st.just(len(raw)), st.integers(0, len(raw) - 1)))]
     with contextlib.suppress(ProfileError):
-        same(
-            Profile.from_bytes(bytes(raw)), make()
-        )  # only a change that means nothing (JSON white space) may pass
+        # A change without a meaning, such as JSON white space, may pass.
+        same(Profile.from_bytes(bytes(raw)), make())
 
 
 @settings(max_examples=100, deadline=None)
@@ -300,9 +306,11 @@ def test_without_safetensors_the_error_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "safetensors").mkdir()
     (tmp_path / "safetensors" / "__init__.py").write_text("raise ImportError('gone')")
     code = (
-        "from isplit_plugin.profile import Profile\nfrom isplit_plugin.errors import ProfileError\n"
-        "try: Profile.from_bytes(b'')\nexcept ProfileError as e: assert 'isplit-plugin[torch]' in e.message\n"
-        "else: raise SystemExit(1)"
+        "from isplit_plugin.profile import Profile\n"
+        "from isplit_plugin.errors import ProfileError\n"
+        "try:\n    Profile.from_bytes(b'')\n"
+        "except ProfileError as error:\n    assert 'isplit-plugin[torch]' in error.message\n"
+        "else:\n    raise SystemExit(1)"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})

@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..network import CapturedNetwork
-from ..network.execution import activations, graph_and_nodes
+from ..network import CapturedNetwork, activations
 from .photos import Photos, input_batches
 
 __all__ = ["Features", "Targets", "compute_features", "compute_targets"]
@@ -122,7 +121,6 @@ def compute_features(
 def _with_activations(
     net: CapturedNetwork, photos: Photos, split_points: Sequence[str], targets: Targets
 ) -> list[Features]:
-    module, nodes = graph_and_nodes(net, split_points)
     count = len(targets.rows)
     kept = {
         name: torch.empty(count, *net.split_point(name).shape, dtype=torch.float16)
@@ -132,7 +130,7 @@ def _with_activations(
     moments = {name: np.zeros(3) for name in split_points}
     start = 0
     for x in input_batches(net, photos, targets.rows, _BATCH_SIZE):
-        batch, _ = activations(module, nodes, x)
+        batch, _ = activations(net, split_points, x)
         for name, activation in batch.items():
             values = activation.float()
             precise = values.double()

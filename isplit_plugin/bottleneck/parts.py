@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError
-from ..network import CapturedNetwork
-from ..network.execution import on_device
-from ..network.export import export_part
+from ..network import CapturedNetwork, export_part, on_device
 from ..schema import BottleneckPoint, Macs, SplitPoint
 from .trained import Bottleneck
 

@@ -16,8 +16,7 @@ import torch
 
 from .. import __version__
 from ..errors import DataError
-from ..network import CapturedNetwork
-from ..network.execution import on_device
+from ..network import CapturedNetwork, on_device
 from ..schema import Preprocessing
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .budget import Budget

@@ -85,8 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..bottleneck import train_bottlenecks
-    from ..network import calibration_folder
-    from ..network.execution import cpu_threads
+    from ..network import calibration_folder, cpu_threads
 
     loaded, net = load(options)
     files = calibration_folder(options.data, loaded.classes)

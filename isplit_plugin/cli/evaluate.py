@@ -108,8 +108,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..evaluation import evaluate, render
-    from ..network import calibration_folder
-    from ..network.execution import cpu_threads
+    from ..network import calibration_folder, cpu_threads
 
     loaded, net = load(options)
     train, test = (

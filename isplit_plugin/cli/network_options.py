@@ -1,4 +1,4 @@
-"""Options that name a network, its weights, its preprocessing and its classes: shared by profile and package."""
+"""Options that name a network: weights, class names and preprocessing."""
 
 from __future__ import annotations
 
@@ -11,63 +11,81 @@ from . import common
 if TYPE_CHECKING:
     from ..network import CapturedNetwork, LoadedNetwork
 
-
-WEIGHTS: Final = ".safetensors, or a state dict (.pt, .pth); without, torchvision:NAME and timm:NAME are random numbers"
+_OVERRIDES: Final = ("classes", "input_size", "resize", "interpolation", "mean", "std")
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add ``--network``, ``--weights`` and the overrides of preprocessing and classes."""
-    group = parser.add_argument_group("network")
+    """Add ``--network``, ``--weights`` and the options that override what the network says."""
+    group = parser.add_argument_group(
+        "network",
+        "A network of torchvision or timm, or one that a factory returns, comes with its\n"
+        "preprocessing and class names. Options override them.",
+    )
     group.add_argument(
         "--network",
         required=True,
         metavar="SPEC",
-        help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file that you trust (it is code)",
-    )
-    group.add_argument("--weights", type=Path, metavar="FILE", help=WEIGHTS)
-    group.add_argument(
-        "--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list"
+        help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file "
+        "(only one that you trust: loading it runs code in it)",
     )
     group.add_argument(
-        "--input-size",
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors, or a PyTorch state dict (.pt, .pth). Nothing is downloaded: without "
+        "this file, networks of torchvision and timm have random weights",
+    )
+    group.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class names in the order of the scores: one a line, or a JSON list",
+    )
+    group.add_argument(
+        "--input-size", type=int, metavar="PIXELS", help="side of the square that the network sees"
+    )
+    group.add_argument(
+        "--resize",
         type=int,
         metavar="PIXELS",
-        help="crop, where the network's own is not wanted",
-    )
-    group.add_argument(
-        "--resize", type=int, metavar="PIXELS", help="shorter side before the crop; 0: not resized"
+        help="shorter side of the photo before it is cropped to that square; 0: do not resize",
     )
     group.add_argument(
         "--interpolation",
         choices=("bilinear", "bicubic", "nearest"),
-        help="of the resize, where it is another",
+        help="how the photo is resized",
     )
-    group.add_argument("--mean", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
-    group.add_argument("--std", type=_floats, metavar="R,G,B", help="of inputs scaled to [0, 1]")
+    group.add_argument(
+        "--mean",
+        type=_numbers,
+        metavar="R,G,B",
+        help="what is subtracted from pixels scaled to [0, 1]",
+    )
+    group.add_argument(
+        "--std", type=_numbers, metavar="R,G,B", help="what they are then divided by"
+    )
 
 
-def _floats(text: str) -> tuple[float, ...]:
+def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
+    """Load and capture the network that the options name. Raises what ``load_network`` raises."""
+    from ..network import load_network
+
+    if options.weights is None and options.network.startswith(("torchvision:", "timm:")):
+        common.note(
+            options,
+            f"warning: {options.network} has random weights, because there is no --weights",
+        )
+    overrides: dict[str, Any] = {
+        name: getattr(options, name) for name in _OVERRIDES if getattr(options, name) is not None
+    }
+    loaded = load_network(options.network, options.weights, **overrides)
+    return loaded, loaded.capture()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"expected numbers with commas, such as 0.5,0.5,0.5, got {text!r}"
         ) from None
-
-
-def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
-    """Load and capture the network that the options name."""
-    from ..network import load_network
-
-    if options.weights is None and options.network.startswith(("torchvision:", "timm:")):
-        common.note(
-            options,
-            f"warning: no --weights: {options.network} is made of random numbers, nothing is downloaded",
-        )
-    overrides: dict[str, Any] = {
-        name: value
-        for name in ("classes", "input_size", "resize", "interpolation", "mean", "std")
-        if (value := getattr(options, name)) is not None
-    }
-    loaded = load_network(options.network, options.weights, **overrides)
-    return loaded, loaded.capture()

@@ -11,8 +11,7 @@ import torch
 from .. import __version__
 from ..bottleneck import Bottleneck, Photos, compute_targets
 from ..errors import DataError
-from ..network import CapturedNetwork
-from ..network.execution import on_device
+from ..network import CapturedNetwork, on_device
 from ..schema import Preprocessing
 from .classes import class_choice
 from .predictors import PREDICTORS, get

@@ -1,15 +1,18 @@
-"""What is split: loading and capture, split points, head and tail, importance, profiling, export."""
+"""Networks: loading, capturing, cutting, importance, profiling and exporting heads."""
 
 from __future__ import annotations
 
 from .calibration import calibration_folder
-from .capture_graph import capture
-from .captured_network import CapturedNetwork, load
-from .export import export_head
-from .head_importance import HeadImportance, HeadPass, head_importance
+from .captured_network import CapturedNetwork
+from .capturing import capture
+from .execution import activations, cpu_threads, on_device
+from .export import export_head, export_part
+from .head_importance import HeadImportance, HeadPass
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .profiling import profile
+from .weights import load_weights
+from .zoo import efficientnet_lite0
 
 __all__ = [
     "CapturedNetwork",
@@ -17,11 +20,15 @@ __all__ = [
     "HeadPass",
     "Importance",
     "LoadedNetwork",
+    "activations",
     "calibration_folder",
     "capture",
+    "cpu_threads",
+    "efficientnet_lite0",
     "export_head",
-    "head_importance",
-    "load",
+    "export_part",
     "load_network",
+    "load_weights",
+    "on_device",
     "profile",
 ]

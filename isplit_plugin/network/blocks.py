@@ -1,7 +1,8 @@
-"""Which tensors are block outputs: what a direct child of the network, or an element of a sequence of blocks, returns.
+"""Which tensors are block outputs.
 
-The rules of CUI run over these by default: a curve over every tensor has local maxima inside blocks, before an
-activation function, and they are unstable.
+A block output is what a direct child of the network, or an element of a sequence of blocks,
+returns. By default the rules pick candidates among the block outputs. A curve over every tensor has
+unstable local maxima inside blocks, before activation functions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping
 from torch import nn
 from torch.fx import Node
 
-from .graph import op_name, source
+from .graph import bare_op_name, op_name, source
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _LAYERS = (
@@ -23,59 +24,67 @@ _LAYERS = (
     nn.GroupNorm,
 )
 _LINEAR = ("conv", "linear", "addmm", "norm")
-_ACTIVATIONS = {
-    "relu",
-    "relu6",
-    "gelu",
-    "silu",
-    "hardswish",
-    "hardtanh",
-    "clamp",
-    "clamp_min",
-    "sigmoid",
-    "tanh",
-}
-_ACTIVATIONS |= {
-    "hardsigmoid",
-    "leaky_relu",
-    "elu",
-    "selu",
-    "celu",
-    "mish",
-    "softplus",
-    "prelu",
+_ACTIVATIONS = frozenset({
+    "relu", "relu6", "gelu", "silu", "hardswish", "hardtanh", "clamp", "clamp_min", "sigmoid",
+    "tanh", "hardsigmoid", "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "prelu",
     "threshold",
-}
+})  # fmt: skip
+
+_WRAPPER_SHARE = 0.9
+"""A child with this share of all parameters is a wrapper, not a block."""
 
 
 def block_paths(model: nn.Module) -> set[str]:
-    """Paths of the modules that count as blocks.
+    """The paths of the modules that count as blocks.
 
-    Seen through are the network itself, containers, a wrapper that holds nearly all parameters, and a stage: a module
-    around a sequence of like blocks (``encoder.layers.encoder_layer_3`` of a vision transformer).
+    These are the children of the network, and the children of every container, wrapper and stage
+    among them. A stage is a module around a sequence of blocks of one class, such as the encoder of
+    a vision transformer (``encoder.layers.encoder_layer_3``).
     """
-    total = max(sum(p.numel() for p in model.parameters()), 1)
-    found: set[str] = set()
+    total = max(sum(parameter.numel() for parameter in model.parameters()), 1)
+    paths: set[str] = set()
 
-    def look_into(module: nn.Module, path: str) -> None:
+    def add_children(module: nn.Module, path: str) -> None:
         for name, child in module.named_children():
-            inner = f"{path}.{name}" if path else name
-            found.add(inner)
-            if type(child) in _CONTAINERS or _is_stage(child) or _weight(child) >= 0.9 * total:
-                look_into(child, inner)
+            child_path = f"{path}.{name}" if path else name
+            paths.add(child_path)
+            is_wrapper = _parameters_below(child) >= _WRAPPER_SHARE * total
+            if type(child) in _CONTAINERS or _is_stage(child) or is_wrapper:
+                add_children(child, child_path)
 
-    look_into(model, "")
-    return found
-
-
-def _weight(module: nn.Module) -> int:
-    """Parameters of a module that has children; a single heavy layer is no wrapper."""
-    return 0 if _is_leaf(module) else sum(p.numel() for p in module.parameters())
+    add_children(model, "")
+    return paths
 
 
 def is_layer(module: nn.Module) -> bool:
-    """True for a single layer, with or without modules of its own (a convolution with a padding module is one)."""
+    """Whether a module is a single layer, even if it has a child, such as a padding module."""
     return _is_leaf(module) or isinstance(module, _LAYERS)
+
+
+def block_outputs(
+    paths: Collection[str], calls: Mapping[str, Node], layers: Collection[str]
+) -> set[Node]:
+    """The tensors that the blocks return.
+
+    A linear layer whose only reader is a normalisation or an activation function is the first half
+    of a block; the block ends after that reader.
+
+    Parameters:
+        paths: the paths of the blocks, from :func:`block_paths`.
+        calls: module call -> the node it returns.
+        layers: the paths of the modules that are single layers.
+    """
+    outputs = set()
+    for call, node in calls.items():
+        path = call if call in paths else _path_of_call(call)
+        if path in paths:
+            outputs.add(_end_of_block(node) if path in layers else node)
+    return outputs
+
+
+def _parameters_below(module: nn.Module) -> int:
+    """The number of parameters of a module with children; 0 for a leaf, which wraps nothing."""
+    return 0 if _is_leaf(module) else sum(p.numel() for p in module.parameters())
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -83,57 +92,42 @@ def _is_leaf(module: nn.Module) -> bool:
 
 
 def _is_stage(module: nn.Module) -> bool:
-    """True for a sequence of like blocks, and for a module that has one as its child."""
-    return any(_is_sequence_of_blocks(m) for m in (module, *module.children()))
+    """Whether a module, or one of its children, is a sequence of blocks."""
+    return any(_is_sequence_of_blocks(child) for child in (module, *module.children()))
 
 
 def _is_sequence_of_blocks(module: nn.Module) -> bool:
-    """True for two modules or more, most of one class that is neither a layer nor a container."""
+    """Whether a container has at least two blocks of one class, and they are the majority."""
     if not isinstance(module, _CONTAINERS):
         return False
-    parts = list(module.children())
-    kinds = Counter(type(m) for m in parts if not _is_leaf(m) and not isinstance(m, _CONTAINERS))
-    like = max(kinds.values(), default=0)
-    return like >= 2 and like > len(parts) / 2
+    children = list(module.children())
+    classes = Counter(
+        type(child)
+        for child in children
+        if not _is_leaf(child) and not isinstance(child, _CONTAINERS)
+    )
+    largest = max(classes.values(), default=0)
+    return largest >= 2 and largest > len(children) / 2
 
 
-def block_outputs(
-    paths: Collection[str], calls: Mapping[str, Node], layers: Collection[str]
-) -> set[Node]:
-    """The tensors that the modules at ``paths`` return, each followed to where it rests.
-
-    A single layer (one of ``layers``) that is linear and feeds a normalisation or an activation alone is half of a
-    block: the block ends after it.
-    """
-    ends = set()
-    for call, node in calls.items():
-        path = call if call in paths else _first_call(call)
-        if path in paths:
-            ends.add(_rest(node) if path in layers else node)
-    return ends
-
-
-def _first_call(call: str) -> str:
+def _path_of_call(call: str) -> str:
     """``relu_1``, the second call of ``relu``, -> ``relu``."""
     path, _, number = call.rpartition("_")
     return path if number.isdigit() else call
 
 
-def _rest(node: Node) -> Node:
+def _end_of_block(node: Node) -> Node:
     while any(part in op_name(source(node)) for part in _LINEAR):
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         if reader is None or reader.op != "call_function":
             return node
-        name = op_name(reader).rpartition("::")[2]
-        if "norm" in name:
-            outputs = [
-                user
-                for user in reader.users
-                if user.op == "call_function" and source(user) is reader
-            ]
-            node = outputs[0] if outputs and "native" in name else reader
-        elif name in _ACTIVATIONS:
+        name = bare_op_name(reader)
+        if name in _ACTIVATIONS:
             return reader
-        else:
+        if "norm" not in name:
             return node
+        outputs = [
+            user for user in reader.users if user.op == "call_function" and source(user) is reader
+        ]
+        node = outputs[0] if outputs and "native" in name else reader
     return node

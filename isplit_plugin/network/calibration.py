@@ -1,77 +1,77 @@
-"""Calibration photos: which files, and which class each of them shows."""
+"""The calibration set: which photos, and the class of each."""
 
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from ..errors import DataError
+from .wording import listing
 
-__all__ = ["IMAGE_SUFFIXES", "calibration_folder"]
+__all__ = ["LabelledPhoto", "calibration_folder"]
 
-IMAGE_SUFFIXES: Final = frozenset(
+LabelledPhoto = tuple[Path, int | None]
+"""A photo's file and its class id; ``None`` if the class is unknown."""
+
+_SUFFIXES: Final = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-_SHOWN: Final = 8
 
 
 def calibration_folder(
     path: str | Path, classes: Sequence[str], *, limit_per_class: int | None = None
-) -> list[tuple[Path, int | None]]:
-    """The photos under ``path`` with their class ids, sorted by name; at most ``limit_per_class`` of each class.
+) -> list[LabelledPhoto]:
+    """The photos of a calibration set, sorted by name. The photos are not opened.
 
-    ``path`` is a folder with one subfolder for each class, a folder of photos (class ``None``: unlabelled), or a CSV
-    file with lines ``file,label`` relative to it (a missing label: unlabelled). Subfolders and labels name a class by
-    its label (case, ``_`` and ``-`` do not matter) or by its id; a label outranks an id.
+    Parameters:
+        path: a folder with one subfolder for each class; a folder of photos of unknown class; or a
+            CSV file with lines ``file,label``, relative to its folder, without a label for a photo
+            of unknown class.
+        classes: the network's class names. A subfolder or label names a class by its name (case,
+            ``_`` and ``-`` do not matter) or by its id; a name takes precedence over an id.
+        limit_per_class: take the first photos of each class only.
 
-    Files are not opened here. Raises DataError: no photos, a class that the network does not know, or a label that
-    several classes share.
+    Raises DataError if there are no photos, a class is unknown, or several classes share a name.
     """
     root = Path(path)
-    lookup = _Lookup(classes)
+    class_ids = _ClassIds(classes)
     if root.is_dir():
-        found = _from_folder(root, lookup)
+        photos = _from_folder(root, class_ids)
     elif root.is_file():
-        found = _from_csv(root, lookup)
+        photos = _from_csv(root, class_ids)
     else:
-        raise DataError(f"{root}: expected a folder of photos or a CSV file, found nothing")
-    if lookup.unknown:
+        raise DataError(f"{root}: expected a folder of photos or a CSV file, got no such path")
+    if class_ids.unknown:
+        unknown = sorted(class_ids.unknown)
         raise DataError(
-            f"{root}: {len(lookup.unknown)} names are no class of the network: {_some(lookup.unknown)}; "
-            f"it has {len(classes)} classes: {_some(classes)}",
-            unknown=sorted(lookup.unknown),
+            f"{root}: {len(unknown)} names are not classes of the network: {listing(unknown)}; "
+            f"it has {len(classes)} classes: {listing(classes)}",
+            unknown=unknown,
         )
-    if not found:
-        raise DataError(f"{root}: no photos ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if limit_per_class is None:
-        return found
-    taken: dict[int | None, int] = defaultdict(int)
-    kept = []
-    for file, class_id in found:
-        taken[class_id] += 1
-        if taken[class_id] <= limit_per_class:
-            kept.append((file, class_id))
-    return kept
+    if not photos:
+        raise DataError(f"{root}: expected photos ({', '.join(sorted(_SUFFIXES))}), got none")
+    return photos if limit_per_class is None else _first_of_each_class(photos, limit_per_class)
 
 
-class _Lookup:
-    """Class ids by label or id; collects the names that are neither."""
+class _ClassIds:
+    """Looks class ids up by name or id, and collects the names that are neither."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self._ids: dict[str, list[int]] = defaultdict(list)
-        for class_id, label in enumerate(classes):
-            self._ids[_plain(label)].append(class_id)
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        for class_id, name in enumerate(classes):
+            self._by_name[_normalised(name)].append(class_id)
         self._count = len(classes)
         self.unknown: set[str] = set()
 
-    def __call__(self, name: str) -> int | None:
-        ids = self._ids.get(_plain(name), [])
+    def of(self, name: str) -> int | None:
+        ids = self._by_name.get(_normalised(name), [])
         if len(ids) > 1:
             raise DataError(
-                f"several classes are labelled {name!r}: name one of the ids {', '.join(map(str, ids))}"
+                f"several classes are named {name!r}: use one of their ids, "
+                + ", ".join(map(str, ids))
             )
         if ids:
             return ids[0]
@@ -81,17 +81,18 @@ class _Lookup:
         return None
 
 
-def _from_folder(root: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
-    found: list[tuple[Path, int | None]] = [(file, None) for file in _photos(root.iterdir())]
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        photos = list(_photos(folder.rglob("*")))
-        if photos:
-            class_id = lookup(folder.name)
-            found += [(file, class_id) for file in photos]
-    return found
+def _from_folder(root: Path, class_ids: _ClassIds) -> list[LabelledPhoto]:
+    photos: list[LabelledPhoto] = [(file, None) for file in _image_files(root.iterdir())]
+    folders = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    for folder in sorted(folders):
+        files = _image_files(folder.rglob("*"))
+        if files:
+            class_id = class_ids.of(folder.name)
+            photos += [(file, class_id) for file in files]
+    return photos
 
 
-def _from_csv(path: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
+def _from_csv(path: Path, class_ids: _ClassIds) -> list[LabelledPhoto]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [
@@ -100,37 +101,40 @@ def _from_csv(path: Path, lookup: _Lookup) -> list[tuple[Path, int | None]]:
                 if row and row[0].strip()
             ]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file of file,label ({error})") from error
+        raise DataError(f"{path}: expected a CSV file of file,label ({error})") from error
     if rows and rows[0][0].lower() in ("file", "filename", "path", "image"):
         rows = rows[1:]
-    found: list[tuple[Path, int | None]] = []
-    for line, row in enumerate(rows, start=1):
+    photos: list[LabelledPhoto] = []
+    for number, row in enumerate(rows, start=1):
         if len(row) > 2:
-            raise DataError(f"{path}: entry {line}: expected file,label, found {len(row)} cells")
+            raise DataError(f"{path}: entry {number}: expected file,label, got {len(row)} cells")
         label = row[1] if len(row) == 2 else ""
-        found.append((path.parent / row[0], lookup(label) if label else None))
-    missing = [str(file) for file, _ in found if not file.is_file()]
+        photos.append((path.parent / row[0], class_ids.of(label) if label else None))
+    missing = [str(file) for file, _ in photos if not file.is_file()]
     if missing:
         raise DataError(
-            f"{path}: {len(missing)} of {len(found)} files are missing: {_some(missing)}"
+            f"{path}: {len(missing)} of {len(photos)} files are missing: {listing(missing)}"
         )
-    return found
+    return photos
 
 
-def _photos(paths: Iterable[Path]) -> Iterator[Path]:
-    return iter(
-        sorted(
-            p
-            for p in paths
-            if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != "."
-        )
+def _image_files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in _SUFFIXES and path.is_file() and path.name[0] != "."
     )
 
 
-def _plain(label: str) -> str:
-    return " ".join(label.lower().replace("_", " ").replace("-", " ").split())
+def _first_of_each_class(photos: Iterable[LabelledPhoto], limit: int) -> list[LabelledPhoto]:
+    counts: Counter[int | None] = Counter()
+    first = []
+    for file, class_id in photos:
+        counts[class_id] += 1
+        if counts[class_id] <= limit:
+            first.append((file, class_id))
+    return first
 
 
-def _some(names: Iterable[str]) -> str:
-    shown = sorted(names) if isinstance(names, set) else list(names)
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+def _normalised(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())

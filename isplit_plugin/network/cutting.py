@@ -1,4 +1,7 @@
-"""Head and tail: the two parts of a graph, each carrying its own parameters only and sharing their storage."""
+"""Head and tail: the two parts of a graph.
+
+Each part carries only its own parameters and shares their storage with the whole network.
+"""
 
 from __future__ import annotations
 
@@ -12,62 +15,62 @@ from .graph import make_module, needed_by, placeholder, result
 
 
 def head(network: GraphModule, cut: Node) -> GraphModule:
-    """Everything up to ``cut``: input (N, ...) -> activation."""
+    """Everything up to ``cut``: input (N, ...) -> activation (N, ...)."""
+    entry = placeholder(network.graph)
     graph = Graph()
-    copied = _copy(network.graph, graph, outputs=(cut,), entry=None)
-    graph.output(copied[cut])
-    return make_module(graph, lambda target: attrgetter(target)(network), "Head")
+    new_input = graph.placeholder("x")
+    new_input.meta = dict(entry.meta)
+    copies = {entry: new_input}
+    _copy_needed(network.graph, graph, copies, cut, entry)
+    graph.output(copies[cut])
+    return make_module(graph, lambda path: attrgetter(path)(network), "Head")
 
 
 def tail(
     network: GraphModule, cut: Node, stride_order: Sequence[int]
 ) -> tuple[GraphModule, Mapping[Node, Node]]:
-    """Everything after ``cut``: activation -> scores (N, classes), and the map from old to new nodes.
+    """Everything after ``cut``: activation (N, ...) -> scores (N, classes).
 
-    The activation arrives row-major, for the wire carries no strides; the tail lays it out as the network has it.
-    The batch size is the activation's.
+    The activation is row-major, because the wire carries no strides; the tail restores the memory
+    layout that the network has there. Returns the tail and a map from the network's nodes to the
+    tail's nodes.
     """
     graph = Graph()
-    copied = _copy(
-        network.graph, graph, outputs=(result(network.graph),), entry=cut, stride_order=stride_order
-    )
-    graph.output(copied[result(network.graph)])
-    return make_module(graph, lambda target: attrgetter(target)(network), "Tail"), copied
+    activation = graph.placeholder("activation")
+    activation.meta = dict(cut.meta)
+    # After the cut the input is read for its size and dtype only: the activation's are the same.
+    copies = {
+        placeholder(network.graph): activation,
+        cut: _lay_out(graph, activation, stride_order),
+    }
+    final = result(network.graph)
+    _copy_needed(network.graph, graph, copies, final, cut)
+    graph.output(copies[final])
+    return make_module(graph, lambda path: attrgetter(path)(network), "Tail"), copies
 
 
-def _copy(
-    old: Graph,
-    new: Graph,
-    *,
-    outputs: Sequence[Node],
-    entry: Node | None,
-    stride_order: Sequence[int] = (),
-) -> dict[Node, Node]:
-    """Copy what ``outputs`` need, from ``entry`` (or the input) on."""
-    origin = placeholder(old)
-    start = origin if entry is None else entry
-    needed = needed_by(outputs, start)
-    given = new.placeholder("x" if entry is None else "activation")
-    given.meta = dict(start.meta)
-    copied = {start: given}
-    if entry is not None:
-        # Whatever reads the input after a cut reads its size or its dtype alone: the activation's will do.
-        copied[origin] = given
-        copied[start] = _lay_out(new, given, stride_order)
+def _copy_needed(
+    old: Graph, new: Graph, copies: dict[Node, Node], final: Node, start: Node
+) -> None:
+    """Copy the nodes that computing ``final`` from ``start`` needs, and add them to ``copies``."""
+    needed = needed_by([final], start)
     for node in old.nodes:
-        if node in needed and node not in copied:
-            copied[node] = new.node_copy(node, lambda n: copied[n])
-    return copied
+        if node in needed and node not in copies:
+            copies[node] = new.node_copy(node, lambda original: copies[original])
 
 
 def _lay_out(graph: Graph, activation: Node, order: Sequence[int]) -> Node:
-    """Restore the order of axes in memory; a clone even where sizes of 1 make both orders contiguous."""
+    """Bring a row-major activation into the memory order ``order`` of its axes.
+
+    It is cloned even where sizes of 1 make both orders contiguous, so that its strides are those
+    of the whole network.
+    """
     if list(order) == sorted(order):
         return activation
     aten = torch.ops.aten
-    inverse = [list(order).index(d) for d in range(len(order))]
-    outer_first = graph.call_function(aten.permute.default, (activation, list(order)))
-    laid_out = graph.call_function(
-        aten.clone.default, (outer_first,), {"memory_format": torch.contiguous_format}
+    inverse = [list(order).index(axis) for axis in range(len(order))]
+    outermost_first = graph.call_function(aten.permute.default, (activation, list(order)))
+    contiguous = graph.call_function(
+        aten.clone.default, (outermost_first,), {"memory_format": torch.contiguous_format}
     )
-    return graph.call_function(aten.permute.default, (laid_out, inverse))
+    return graph.call_function(aten.permute.default, (contiguous, inverse))

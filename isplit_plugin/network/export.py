@@ -1,16 +1,17 @@
-"""Heads for devices: the first part of a network as ONNX, or as a ``.pt2`` for devices that run torch.
+"""Exporting heads for devices, as ONNX or as ``.pt2``.
 
-ONNX is data and runs on light engines; a ``.pt2`` is code, for devices that trust whoever built it. Both take a batch
-of any size: ``input`` (N, ...) -> ``activation`` (N, ...), or ``scores`` (N, classes) for the whole network.
+ONNX is data and runs on small engines. A ``.pt2`` is code, for devices with PyTorch that trust
+whoever built it. Both take a batch of any size: ``input`` (N, ...) -> ``activation`` (N, ...), or
+``scores`` (N, classes) for the whole network.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,32 +25,41 @@ from ..files import write_atomically
 from ..schema import FloatArray
 from .captured_network import CapturedNetwork
 from .execution import on_device
+from .wording import first_line
 
-__all__ = ["FORMATS", "export_head", "export_part"]
+__all__ = ["export_head", "export_part"]
 
-FORMATS: Final = ("onnx", "pt2")
+Format = Literal["onnx", "pt2"]
+
+_FORMATS: Final = ("onnx", "pt2")
 _TOLERANCE: Final = 1e-4
-"""Largest error relative to the largest value; another engine differs by 1e-6, a wrong operator by 1e-1 and more."""
+"""Largest error relative to the largest value. Another engine is off by 1e-6, a wrong operator by
+1e-1 and more."""
+
+Runner = Callable[[Tensor], FloatArray]
 
 
 def export_head(
-    net: CapturedNetwork,
-    split_point: str,
-    path: str | Path,
-    format: Literal["onnx", "pt2"] = "onnx",
+    net: CapturedNetwork, split_point: str, path: str | Path, format: Format = "onnx"
 ) -> str:
-    """Write the head of a split point (``output``: the whole network) and return the file's SHA-256.
+    """Write the head of a split point (``output``: the whole network).
 
-    The file is checked before it gets its name: read back, run on a batch of one and of three, and compared with the
-    torch head (ONNX where onnxruntime is installed; without it the structure alone). It holds no path of this machine.
+    Before the file gets its name, it is read back, run on a batch of one and of three, and compared
+    with the PyTorch head. ONNX is run only if onnxruntime is installed; otherwise just its
+    structure is checked. The file holds no paths of this machine.
 
-    Raises SplitPointError (``input`` has no head, among others), UnknownSplitPointError, CaptureError where the head
-    cannot be exported or the export computes something else, ArtifactError where the file cannot be written.
+    Returns the SHA-256 of the file.
+
+    Raises:
+        SplitPointError: not a split point, or ``input``, which has no head.
+        UnknownSplitPointError: no tensor has this name.
+        CaptureError: the head cannot be exported, or the exported head computes something else.
+        ArtifactError: the file cannot be written, or the format is unknown.
     """
     net = on_device(net, "cpu")
     head, _ = net.bisect(split_point)
     if isinstance(head, nn.Identity):
-        raise SplitPointError(f"nothing runs before {split_point!r}: it has no head")
+        raise SplitPointError(f"nothing runs before {split_point!r}, so it has no head")
     example = torch.zeros(2, *net.input_shape, dtype=net.dtype)
     output = "scores" if head is net.model else "activation"
     return export_part(head, example, path, split_point=split_point, output=output, format=format)
@@ -62,21 +72,34 @@ def export_part(
     *,
     split_point: str,
     output: str = "activation",
-    format: Literal["onnx", "pt2"] = "onnx",
+    format: Format = "onnx",
 ) -> str:
-    """:func:`export_head` for any part that a device runs (a head with an encoder behind it), on the CPU.
+    """:func:`export_head` for any module on the CPU, such as a head followed by an encoder.
 
-    ``example``: a batch (N, ...) of its inputs; ``split_point``: the name that it is known by; ``output``: of what it
-    returns. Raises CaptureError, ArtifactError.
+    Parameters:
+        part: input (N, ...) -> output (N, ...).
+        example: a batch of inputs.
+        split_point: the name to write into the file and into messages.
+        output: the name of the output.
+
+    Raises CaptureError, ArtifactError.
     """
-    if format not in FORMATS:
-        raise ArtifactError(f"head format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    if format not in _FORMATS:
+        raise ArtifactError(f"head format: expected one of {', '.join(_FORMATS)}, got {format!r}")
     program = _program(part, example, split_point)
-    data = _onnx_bytes(program, output, split_point) if format == "onnx" else _pt2_bytes(program)
-    run = _onnx_runner(data, split_point) if format == "onnx" else _pt2_runner(data)
+    run: Runner | None
+    if format == "onnx":
+        data = _onnx_bytes(program, output, split_point)
+        run = _onnx_runner(data, split_point)
+    else:
+        data = _pt2_bytes(program)
+        run = _pt2_runner(data)
     if run is not None:
         _compare(part, run, example, split_point)
-    _write(Path(path), data)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot write the head ({error.strerror or error})") from error
     return hashlib.sha256(data).hexdigest()
 
 
@@ -85,12 +108,12 @@ def _program(head: nn.Module, example: Tensor, split_point: str) -> ExportedProg
         program = torch.export.export(
             head, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
         )
-    except Exception as error:  # torch.export raises a dozen kinds, some private
+    except Exception as error:  # torch.export raises many types, some of them private
         raise CaptureError(
-            f"the head of {split_point!r} cannot be exported: {_first_line(error)}"
+            f"the head of {split_point!r} cannot be exported: {first_line(error)}"
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths and source lines of the machine it was built on
+        node.meta.pop("stack_trace", None)  # paths and source lines of this machine
     return program
 
 
@@ -110,7 +133,7 @@ def _onnx_bytes(program: ExportedProgram, output: str, split_point: str) -> byte
         if exported is None:
             raise CaptureError(f"the head of {split_point!r}: torch.onnx.export returned nothing")
         model = exported.model_proto
-        _strip(model)
+        _strip_debug_data(model)
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         model.producer_name = "isplit-plugin"
@@ -119,16 +142,16 @@ def _onnx_bytes(program: ExportedProgram, output: str, split_point: str) -> byte
         return bytes(model.SerializeToString(deterministic=True))
     except CaptureError:
         raise
-    except Exception as error:  # the exporter, its optimiser, protobuf
+    except Exception as error:  # errors of the exporter, its optimiser and protobuf
         raise CaptureError(
-            f"the head of {split_point!r} cannot become ONNX: {_first_line(error)}"
+            f"the head of {split_point!r} cannot be converted to ONNX: {first_line(error)}"
         ) from error
 
 
-def _strip(model: Any) -> None:
-    """Drop what the exporter writes for debugging: file paths, source lines, and several times the graph's size."""
+def _strip_debug_data(model: Any) -> None:
+    """Remove file paths and source lines, which take several times the space of the graph."""
     graph = model.graph
-    parts = (
+    for part in (
         model,
         graph,
         *graph.node,
@@ -136,23 +159,14 @@ def _strip(model: Any) -> None:
         *graph.output,
         *graph.value_info,
         *graph.initializer,
-    )
-    for part in (*parts, *model.functions):
+        *model.functions,
+    ):
         del part.metadata_props[:]
         part.doc_string = ""
 
 
-def _pt2_bytes(program: ExportedProgram) -> bytes:
-    buffer = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, buffer)
-    return buffer.getvalue()
-
-
-Runner = Callable[[Tensor], FloatArray]
-
-
 def _onnx_runner(data: bytes, split_point: str) -> Runner | None:
+    """Runs an ONNX model; ``None`` without onnxruntime."""
     try:
         import onnxruntime as ort
     except ImportError:
@@ -162,11 +176,18 @@ def _onnx_runner(data: bytes, split_point: str) -> Runner | None:
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own exceptions without a common base
+    except Exception as error:  # the exceptions of onnxruntime have no common base
         raise CaptureError(
-            f"onnxruntime refuses the head of {split_point!r}: {_first_line(error)}"
+            f"onnxruntime refuses the head of {split_point!r}: {first_line(error)}"
         ) from error
     return lambda x: np.asarray(session.run(None, {"input": x.numpy()})[0])
+
+
+def _pt2_bytes(program: ExportedProgram) -> bytes:
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, buffer)
+    return buffer.getvalue()
 
 
 def _pt2_runner(data: bytes) -> Runner:
@@ -176,44 +197,35 @@ def _pt2_runner(data: bytes) -> Runner:
 
 
 def _compare(head: nn.Module, run: Runner, example: Tensor, split_point: str) -> None:
-    random = torch.Generator().manual_seed(0)
+    """Check that an exported head computes what the PyTorch head does. Raises CaptureError."""
+    exported_head = f"the exported head of {split_point!r}"
+    generator = torch.Generator().manual_seed(0)
     for batch in (1, 3):
-        x = torch.randn(batch, *example.shape[1:], generator=random, dtype=example.dtype)
+        x = torch.randn(batch, *example.shape[1:], generator=generator, dtype=example.dtype)
         with torch.inference_mode():
             expected = head(x).numpy()
             try:
-                found = run(x)
-            except Exception as error:  # whatever the engine does with a batch it cannot take
+                values = run(x)
+            except Exception as error:  # an engine that cannot take this batch
                 raise CaptureError(
-                    f"the exported head of {split_point!r} does not run on a batch of {batch}: {_first_line(error)}"
+                    f"{exported_head} does not run on a batch of {batch}: {first_line(error)}"
                 ) from error
-        if found.shape != expected.shape:
+        if values.shape != expected.shape:
             raise CaptureError(
-                f"the exported head of {split_point!r} gives {found.shape}, expected {expected.shape}"
+                f"{exported_head}: expected shape {expected.shape}, got {values.shape}"
             )
-        off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
-        if not off <= _TOLERANCE:
+        largest = max(float(np.abs(expected).max()), 1e-30)
+        difference = float(np.abs(values - expected).max()) / largest
+        if not difference <= _TOLERANCE:
             raise CaptureError(
-                f"the exported head of {split_point!r} computes something else: relative error {off:.2g} on a batch "
-                f"of {batch}, expected at most {_TOLERANCE:g}"
+                f"{exported_head} computes something else: relative error {difference:.2g} on a "
+                f"batch of {batch}, expected at most {_TOLERANCE:g}"
             )
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot write the head ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters print progress and warn about their own internals."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    """Suppress progress messages of the exporters, and warnings about their own internals."""
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _first_line(error: BaseException) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text[:300]}"

@@ -1,11 +1,12 @@
-"""The network hash: what a head and a tail must have in common to belong together."""
+"""The network hash, which tells whether a head and a tail belong together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,67 +16,66 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from ..schema import Preprocessing
 from .graph import op_name
 
+_CHUNK_BYTES = 64 << 20
+
 
 def network_hash(module: GraphModule, preprocessing: Preprocessing) -> str:
-    """SHA-256 over graph, weights and preprocessing, as hex.
+    """SHA-256 over graph, weights and preprocessing, as 64 hexadecimal digits.
 
-    The graph enters as operators, arguments and shapes in execution order; node names, devices and memory layout do
-    not. Weights enter as paths, types, shapes and little-endian row-major bytes.
+    The graph enters as operators, arguments and shapes in execution order; names of nodes, devices
+    and memory layouts do not enter. Weights enter as paths, types, shapes and little-endian
+    row-major bytes.
     """
     digest = hashlib.sha256()
     digest.update(_json(["isplit-network", 1, asdict(preprocessing)]))
-    number: dict[Node, int] = {}
+    numbers: dict[Node, int] = {}
     for node in module.graph.nodes:
-        number[node] = len(number)
-        digest.update(_json(_describe(node, number)))
+        numbers[node] = len(numbers)
+        digest.update(_json(_describe(node, numbers)))
         if node.op == "get_attr":
-            value = _get(module, str(node.target))
+            value = attrgetter(str(node.target))(module)
             if isinstance(value, torch.Tensor):
-                for chunk in _bytes(value):
+                for chunk in _chunks(value):
                     digest.update(chunk)
     return digest.hexdigest()
 
 
-def _get(module: Any, path: str) -> Any:
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
-
-
-def _describe(node: Node, number: dict[Node, int]) -> list[Any]:
+def _describe(node: Node, numbers: dict[Node, int]) -> list[Any]:
     value = node.meta.get("val")
     shape = None
     if isinstance(value, torch.Tensor):
-        # Symbolic sizes are spelled differently from run to run; the operators' arguments already determine them.
-        shape = [str(value.dtype), [size if isinstance(size, int) else "*" for size in value.shape]]
-    target = {"placeholder": "input", "output": "output"}.get(node.op)
-    if target is None:
-        target = (
-            str(node.target)
-            if node.op == "get_attr" or not isinstance(node.target, object)
-            else op_name(node)
-        )
-    overload = getattr(node.target, "_overloadname", "")
+        # The spelling of symbolic sizes varies; the operators' arguments determine them.
+        sizes = [size if isinstance(size, int) else "*" for size in value.shape]
+        shape = [str(value.dtype), sizes]
     return [
         node.op,
-        target,
-        overload,
-        _canonical(node.args, number),
-        _canonical(node.kwargs, number),
+        _target(node),
+        getattr(node.target, "_overloadname", ""),
+        _canonical(node.args, numbers),
+        _canonical(node.kwargs, numbers),
         shape,
     ]
 
 
-def _canonical(value: Any, number: dict[Node, int]) -> Any:
+def _target(node: Node) -> str:
+    if node.op == "placeholder":
+        return "input"
+    if node.op == "output":
+        return "output"
+    return str(node.target) if node.op == "get_attr" else op_name(node)
+
+
+def _canonical(value: Any, numbers: dict[Node, int]) -> Any:
+    """A node's argument as JSON types that are the same in every process and on every device."""
     if isinstance(value, Node):
-        return {"node": number[value]}
+        return {"node": numbers[value]}
     if isinstance(value, tuple | list | immutable_list):
-        return [_canonical(v, number) for v in value]
+        return [_canonical(item, numbers) for item in value]
     if isinstance(value, dict | immutable_dict):
         return {
-            str(k): _canonical(v, number)
-            for k, v in sorted(value.items())
-            if not isinstance(v, torch.device)
+            str(key): _canonical(item, numbers)
+            for key, item in sorted(value.items())
+            if not isinstance(item, torch.device)
         }
     if isinstance(value, torch.device):
         return "device"
@@ -86,12 +86,11 @@ def _canonical(value: Any, number: dict[Node, int]) -> Any:
     return str(value)
 
 
-def _bytes(tensor: torch.Tensor) -> Iterable[bytes]:
-    """The values in row-major order, whatever their type; 64 MiB at a time."""
+def _chunks(tensor: torch.Tensor) -> Iterator[bytes]:
+    """The bytes of a tensor in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    step = 64 << 20
-    for start in range(0, len(flat), step):
-        yield flat[start : start + step].tobytes()
+    for start in range(0, len(flat), _CHUNK_BYTES):
+        yield flat[start : start + _CHUNK_BYTES].tobytes()
 
 
 def _json(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Multiply-accumulate operations, counted per node with the formulas of torch.utils.flop_counter."""
+"""MACs of each node, counted with the formulas of torch.utils.flop_counter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,50 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..schema import Macs
-from .graph import Analysis
+from .liveness import Liveness
 
 
-class _Counter(Interpreter):
+def count_macs(module: GraphModule, example: torch.Tensor) -> dict[Node, int]:
+    """The MACs of every node that has any, for one item of ``example`` (N, ...).
+
+    Convolutions, linear layers, matrix products and attention count; elementwise operations do not.
+    Runs on fake tensors, so nothing is computed.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        counter = _FlopCounter(module, mode)
+        counter.run(mode.from_tensor(example[:1]))
+    # torch counts a multiplication and an addition as two operations.
+    return {node: flops // 2 for node, flops in counter.flops.items()}
+
+
+def split_macs(liveness: Liveness, macs: Mapping[Node, int], cuts: Iterable[Node]) -> list[Macs]:
+    """The MACs before and after each cut.
+
+    A node that does not depend on the input counts in every part that needs its result.
+    """
+    first_use: dict[Node, int] = {}
+    last_use: dict[Node, int] = {}
+    for node in reversed(liveness.order):
+        if node in liveness.dependent:
+            first_use[node] = last_use[node] = liveness.position[node]
+        elif node.users:
+            first_use[node] = min(first_use[user] for user in node.users)
+            last_use[node] = max(last_use[user] for user in node.users)
+        else:
+            first_use[node] = len(liveness.order)
+            last_use[node] = -1
+    parts = []
+    for cut in cuts:
+        at = liveness.position[cut]
+        head = sum(count for node, count in macs.items() if first_use[node] <= at)
+        tail = sum(count for node, count in macs.items() if last_use[node] > at)
+        parts.append(Macs(head, tail))
+    return parts
+
+
+class _FlopCounter(Interpreter):
+    """Runs a graph on fake tensors and counts the floating-point operations of each node."""
+
     def __init__(self, module: GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(module)
         self.flops: dict[Node, int] = {}
@@ -28,41 +68,9 @@ class _Counter(Interpreter):
     def run_node(self, n: Node) -> Any:
         if n.op != "call_function":
             return super().run_node(n)
-        with self._counter:  # entering it again starts from zero
+        with self._counter:  # entering the counter resets it
             value = super().run_node(n)
         flops = self._counter.get_total_flops()
         if flops:
             self.flops[n] = int(flops)
         return value
-
-
-def count(module: GraphModule, example: torch.Tensor) -> dict[Node, int]:
-    """MACs of every node that has any, for one item. Runs on fake tensors: nothing is computed.
-
-    Convolution, linear, matmul and attention count; elementwise operations do not. A flop there is half a MAC.
-    """
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        counter = _Counter(module, mode)
-        counter.run(mode.from_tensor(example[:1]))
-    return {node: flops // 2 for node, flops in counter.flops.items()}
-
-
-def split(analysis: Analysis, macs: Mapping[Node, int], cuts: Iterable[Node]) -> list[Macs]:
-    """MACs before and after each cut. Work that does not depend on the input counts wherever its result is read."""
-    first: dict[Node, int] = {}
-    last: dict[Node, int] = {}
-    for node in reversed(analysis.order):
-        if node in analysis.dependent:
-            first[node] = last[node] = analysis.position[node]
-        elif node.users:
-            first[node] = min(first[u] for u in node.users)
-            last[node] = max(last[u] for u in node.users)
-        else:
-            first[node], last[node] = len(analysis.order), -1
-    result = []
-    for cut in cuts:
-        at = analysis.position[cut]
-        head = sum(m for node, m in macs.items() if first[node] <= at)
-        tail = sum(m for node, m in macs.items() if last[node] > at)
-        result.append(Macs(head, tail))
-    return result

@@ -1,27 +1,69 @@
-"""Weights and class names from files, read without running code that could be in them."""
+"""Reading weights and class names from files, without running code that could be in them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, DataError
+from .wording import first_line, listing
 
 __all__ = ["load_weights", "read_classes", "read_weights"]
 
-_SHOWN = 8
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load weights from a file into a network, in the network's precision.
+
+    Raises ArtifactError if the file cannot be read (:func:`read_weights`), a parameter is missing,
+    unexpected or of another shape, or a weight is not finite.
+    """
+    weights = read_weights(path)
+    parameters = model.state_dict()
+    problems = {
+        "missing": [
+            name
+            for name in parameters
+            # Inference does not use num_batches_tracked.
+            if name not in weights and not name.endswith("num_batches_tracked")
+        ],
+        "unexpected": [name for name in weights if name not in parameters],
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)}, expected {tuple(parameter.shape)}"
+            for name, parameter in parameters.items()
+            if name in weights and weights[name].shape != parameter.shape
+        ],
+    }
+    if any(problems.values()):
+        text = "; ".join(
+            f"{len(names)} {problem}: {listing(names)}"
+            for problem, names in problems.items()
+            if names
+        )
+        raise ArtifactError(f"{path}: the weights do not fit the network: {text}")
+    not_finite = [
+        name
+        for name, weight in weights.items()
+        if weight.is_floating_point() and not weight.isfinite().all()
+    ]
+    if not_finite:
+        raise ArtifactError(f"{path}: NaN or infinite weights in {listing(not_finite)}")
+    model.load_state_dict(weights, strict=False)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a PyTorch state dict (``weights_only``: no code runs).
+    """The tensors of a ``.safetensors`` file or of a PyTorch state dict.
 
-    A state dict may lie under ``state_dict``, ``model_state_dict``, ``model`` or ``net``, as checkpoints keep it;
-    the prefix ``module.`` of a data-parallel network is dropped. Raises ArtifactError.
+    In a checkpoint, the state dict may lie under ``state_dict``, ``model_state_dict``, ``model`` or
+    ``net``. The prefix ``module.`` of a data-parallel network is dropped.
+
+    Raises ArtifactError if the file is missing or has another content.
     """
     path = Path(path)
     try:
@@ -32,56 +74,25 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
-    except Exception as error:  # the readers raise many types, their own among them
-        reason = str(error).splitlines()[0] if str(error) else ""
+    except Exception as error:  # the readers raise many types, some of them their own
         raise ArtifactError(
-            f"{path}: expected .safetensors or a state dict of tensors ({type(error).__name__}: {reason})"
+            f"{path}: expected .safetensors or a state dict of tensors ({first_line(error)})"
         ) from error
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ArtifactError(
-            f"{path}: expected a state dict of tensors, found {type(content).__name__}"
+            f"{path}: expected a state dict of tensors, got {type(content).__name__}"
         )
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a file into a network, cast to the network's precision. Every parameter must be in the file and fit.
-
-    Raises ArtifactError naming some of the missing, unexpected and misshapen ones.
-    """
-    state = read_weights(path)
-    own = model.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in own]
-    shapes = [
-        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-        for k in own
-        if k in state and own[k].shape != state[k].shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {_some(keys)}"
-        for what, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-        )
-        if keys
-    ]
-    if problems:
-        raise ArtifactError(f"{path} does not fit the network; {'; '.join(problems)}")
-    broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
-    if broken:
-        raise ArtifactError(f"{path}: NaN or infinite weights in {_some(broken)}")
-    model.load_state_dict(
-        state, strict=False
-    )  # num_batches_tracked may be missing: inference does not use it
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Class names in the order of the scores: a JSON list, or one label a line. Raises DataError."""
+    """Class names in the order of the scores, from a JSON list or a file with one name a line.
+
+    Raises DataError if the file cannot be read or holds no names.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
@@ -90,16 +101,11 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         try:
             names = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not a JSON list of class names ({error})") from error
-        if not all(isinstance(n, str) for n in names):
+            raise DataError(f"{path}: expected a JSON list of class names ({error})") from error
+        if not all(isinstance(name, str) for name in names):
             raise DataError(f"{path}: expected a JSON list of strings")
     else:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{path}: no class names in it")
+        raise DataError(f"{path}: no class names in the file")
     return tuple(names)
-
-
-def _some(keys: Iterable[str]) -> str:
-    names = list(keys)
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

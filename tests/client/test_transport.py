@@ -32,7 +32,6 @@ from isplit_plugin import errors
 from isplit_plugin.client import SplitClient, Transport, fetch_recommendation
 from isplit_plugin.errors import (
     AuthenticationError,
-    IsplitError,
     ProtocolError,
     QueryError,
     ServerBusyError,
@@ -112,11 +111,11 @@ def test_faults(
     json.dumps(caught.value.to_json())
 
 
-@pytest.mark.parametrize("kind", sorted({k.code for k in errors._tree(IsplitError).values()}))
+@pytest.mark.parametrize("kind", sorted({k.code for k in errors.classes_by_code().values()}))
 def test_every_error_of_the_server_comes_out_as_itself(
     connect: Connect, server: Server, kind: str
 ) -> None:
-    meant = errors._tree(IsplitError)[kind]("a message", fact=1)
+    meant = errors.classes_by_code()[kind]("a message", fact=1)
     server.state.always = answering(meant.status, json.dumps(meant.to_json()).encode())
     with pytest.raises(type(meant), match="a message") as caught:
         connect(retries=0).predict(GREEN)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isplit_plugin.errors import DataError
-from isplit_plugin.network.calibration import calibration_folder
+from isplit_plugin.network import calibration_folder
 
 CLASSES = ("tench", "Golden Retriever", "7", "crane", "crane")
 
@@ -17,7 +17,7 @@ def files(root: Path, *names: str) -> Path:
     return root
 
 
-def found(path: Path, **options: int) -> list[tuple[str, int | None]]:
+def listed(path: Path, **options: int) -> list[tuple[str, int | None]]:
     root = path if path.is_dir() else path.parent
     return [
         (file.relative_to(root).as_posix(), class_id)
@@ -35,9 +35,9 @@ def test_folders_name_classes_by_label_or_id(tmp_path: Path) -> None:
         "3/e.jpg",
         "7/f.jpg",
     )
-    assert found(tmp_path) == [
+    assert listed(tmp_path) == [
         ("3/e.jpg", 3),
-        ("7/f.jpg", 2),  # the label "7" outranks the id 7
+        ("7/f.jpg", 2),  # the name "7" takes precedence over the id 7
         ("golden_retriever/d.webp", 1),
         ("tench/a.PNG", 0),
         ("tench/b.jpg", 0),
@@ -47,7 +47,7 @@ def test_folders_name_classes_by_label_or_id(tmp_path: Path) -> None:
 
 def test_flat_folder_is_unlabelled(tmp_path: Path) -> None:
     files(tmp_path, "b.jpg", "a.jpg", "notes.txt", ".hidden.jpg", "empty/readme.md", ".git/x.jpg")
-    assert found(tmp_path) == [("a.jpg", None), ("b.jpg", None)]
+    assert listed(tmp_path) == [("a.jpg", None), ("b.jpg", None)]
 
 
 @pytest.mark.parametrize("header", ["", "file,label\n", "\ufefffile,label\n"])
@@ -55,12 +55,12 @@ def test_csv(tmp_path: Path, header: str) -> None:
     files(tmp_path, "a.jpg", "in/b.jpg", "c.jpg", "d.jpg")
     table = tmp_path / "list.csv"
     table.write_text(header + 'a.jpg,tench\n\nin/b.jpg, "4"\nc.jpg,\nd.jpg\n', encoding="utf-8")
-    assert found(table) == [("a.jpg", 0), ("in/b.jpg", 4), ("c.jpg", None), ("d.jpg", None)]
+    assert listed(table) == [("a.jpg", 0), ("in/b.jpg", 4), ("c.jpg", None), ("d.jpg", None)]
 
 
 def test_limit_counts_each_class_alone(tmp_path: Path) -> None:
     files(tmp_path, "x.jpg", "y.jpg", "0/a.jpg", "0/b.jpg", "0/c.jpg", "1/d.jpg")
-    assert found(tmp_path, limit_per_class=1) == [("x.jpg", None), ("0/a.jpg", 0), ("1/d.jpg", 1)]
+    assert listed(tmp_path, limit_per_class=1) == [("x.jpg", None), ("0/a.jpg", 0), ("1/d.jpg", 1)]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_limit_counts_each_class_alone(tmp_path: Path) -> None:
     [
         (
             ["whale/a.jpg", "shark/b.jpg", "tench/c.jpg"],
-            "2 names are no class of the network: shark, whale; it has 5",
+            "2 names are not classes of the network: shark, whale; it has 5",
         ),
-        (["5/a.jpg"], "no class of the network: 5"),
-        (["-1/a.jpg"], "no class of the network: -1"),
-        (["²/a.jpg"], "no class of the network: ²"),
-        (["crane/a.jpg"], "several classes are labelled 'crane': name one of the ids 3, 4"),
-        (["notes.txt"], "no photos"),
-        ([], "no photos"),
+        (["5/a.jpg"], "not classes of the network: 5"),
+        (["-1/a.jpg"], "not classes of the network: -1"),
+        (["²/a.jpg"], "not classes of the network: ²"),
+        (["crane/a.jpg"], "several classes are named 'crane': use one of their ids, 3, 4"),
+        (["notes.txt"], "expected photos .*got none"),
+        ([], "expected photos .*got none"),
     ],
 )
 def test_unusable_folders(tmp_path: Path, names: list[str], message: str) -> None:
@@ -87,11 +87,11 @@ def test_unusable_folders(tmp_path: Path, names: list[str], message: str) -> Non
     ("content", "message"),
     [
         (b"a.jpg,tench\nabsent.jpg,tench\n", "1 of 2 files are missing: .*absent.jpg"),
-        (b"a.jpg,tench,7\n", "entry 1: expected file,label, found 3 cells"),
-        (b"a.jpg,whale\n", "no class of the network: whale"),
-        (b"", "no photos"),
-        (b"\xff\xfe\x00\x01", "not a CSV file"),
-        (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "not a CSV file"),
+        (b"a.jpg,tench,7\n", "entry 1: expected file,label, got 3 cells"),
+        (b"a.jpg,whale\n", "not classes of the network: whale"),
+        (b"", "expected photos .*got none"),
+        (b"\xff\xfe\x00\x01", "expected a CSV file"),
+        (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "expected a CSV file"),
     ],
 )
 def test_unusable_tables(tmp_path: Path, content: bytes, message: str) -> None:
@@ -101,6 +101,6 @@ def test_unusable_tables(tmp_path: Path, content: bytes, message: str) -> None:
         calibration_folder(tmp_path / "list.csv", CLASSES)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="found nothing"):
+def test_a_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got no such path"):
         calibration_folder(tmp_path / "absent", CLASSES)

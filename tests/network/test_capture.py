@@ -1,4 +1,4 @@
-"""Capturing toy networks: scores, names, cuts, MACs, layouts, and everything that cannot be captured."""
+"""Capturing small networks: scores, names, cuts, MACs, layouts, and what cannot be captured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from toys.network import (
     Attention,
+    Branches,
     Hand,
     Recurrent,
     Residual,
     Transformer,
-    TwoBranches,
     seeded,
     wire,
 )
@@ -28,7 +28,7 @@ from isplit_plugin.schema import Macs
 TOYS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "hand": (Hand, (1, 2, 2)),
     "residual": (Residual, (3, 6, 6)),
-    "branches": (TwoBranches, (3, 5, 5)),
+    "branches": (Branches, (3, 5, 5)),
     "transformer": (Transformer, (3, 8, 8)),
     "recurrent": (Recurrent, (4,)),
 }
@@ -47,7 +47,7 @@ def names(net: CapturedNetwork) -> list[str]:
 
 
 def test_public_names() -> None:
-    assert {"CapturedNetwork", "Importance", "capture", "load"} <= set(network.__all__)
+    assert {"CapturedNetwork", "Importance", "capture", "load_network"} <= set(network.__all__)
     assert all(hasattr(network, name) for name in network.__all__)
 
 
@@ -118,10 +118,10 @@ def test_unknown_names_list_the_known_ones_the_closest_first() -> None:
         net.bisect("no such place")
 
 
-def test_input_and_output_are_choices_but_no_split_points() -> None:
+def test_input_and_output_are_no_split_points() -> None:
     model, x, net = toy("residual")
     for name in ("input", "output", "fc"):
-        with pytest.raises(SplitPointError, match="no split point"):
+        with pytest.raises(SplitPointError, match="not a split point"):
             net.split_point(name)
     with torch.no_grad():
         for name in ("input", "output", "fc"):
@@ -154,7 +154,7 @@ def test_channels_follow_the_graph() -> None:
 
 
 class Shuffle(nn.Module):
-    """Channels are split over two axes, swapped, and merged again; windows are taken as a Swin transformer does."""
+    """Splits channels over two axes, swaps and merges them; takes windows as a Swin does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ def test_heads_can_be_exported_again(name: str) -> None:
 
 def test_capture_leaves_the_model_as_it_was() -> None:
     model = seeded(Residual).train()
-    model.layers[1].eval()  # type: ignore[index]
+    model.get_submodule("layers.1").eval()
     before = {name: module.training for name, module in model.named_modules()}
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     capture(model, torch.randn(1, 3, 6, 6))
@@ -263,12 +263,12 @@ def test_other_floating_types(dtype: torch.dtype) -> None:
         assert torch.equal(net.model(x), model(x))
     assert net.split_point("stem").dtype == str(dtype).removeprefix("torch.")
     assert net.split_point("stem").nbytes == 4 * 6 * 6 * dtype.itemsize
-    wanted = np.float64 if dtype == torch.float64 else np.float32
-    assert net.importance(x).values.dtype == wanted
+    expected = np.float64 if dtype == torch.float64 else np.float32
+    assert net.importance(x).values.dtype == expected
 
 
 def test_channels_last_layouts_are_restored() -> None:
-    model = seeded(Residual, 8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = seeded(Residual, 8).to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
     net = capture(model, x)
     assert net.split_point("layers.0").stride_order == (0, 2, 3, 1)
@@ -278,7 +278,7 @@ def test_channels_last_layouts_are_restored() -> None:
             assert torch.equal(tail(wire(head(x))), model(x)), point.name
 
 
-def test_facts_of_the_whole_network() -> None:
+def test_properties_of_the_whole_network() -> None:
     _, _, net = toy("residual")
     assert (net.input_shape, net.classes, net.dtype, net.device) == (
         (3, 6, 6),
@@ -305,7 +305,7 @@ class TwoInputs(nn.Module):
 
 
 class Returning(nn.Module):
-    """Returns whatever ``make`` makes of the input (N, 4) and a linear layer's scores."""
+    """Returns ``make(x, scores)`` for the input x (N, 4) and the scores of a linear layer."""
 
     def __init__(self, make: Callable[[torch.Tensor, torch.Tensor], object]) -> None:
         super().__init__()
@@ -321,23 +321,28 @@ class Counting(nn.Module):
         super().__init__()
         self.fc = nn.Linear(4, 2)
         self.register_buffer("calls", torch.zeros(1))
+        self.calls: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls.add_(1)  # type: ignore[operator, union-attr]
+        self.calls.add_(1)
         return self.fc(x) + self.calls
 
 
 @pytest.mark.parametrize(
     ("model", "example", "message"),
     [
-        (TwoInputs(), torch.randn(1, 4), "one input, this one needs 2: x, y"),
+        (TwoInputs(), torch.randn(1, 4), "one input, got 2 inputs: x, y"),
         (
             nn.Linear(4, 2),
             (torch.randn(1, 4), torch.randn(1, 4)),
             "one input tensor, got tuple of 2",
         ),
         (nn.Linear(4, 2), "photo.jpg", "one input tensor, got str"),
-        (nn.Linear(4, 2), torch.zeros(1, 4, dtype=torch.long), r"floating point, got torch\.int64"),
+        (
+            nn.Linear(4, 2),
+            torch.zeros(1, 4, dtype=torch.long),
+            r"floating-point input, got torch\.int64",
+        ),
         (nn.Linear(4, 2), torch.randn(4), r"batch dimension, got shape \(4,\)"),
         (nn.Linear(4, 2), torch.randn(0, 4), r"batch dimension, got shape \(0, 4\)"),
         (Returning(lambda x, s: (s, s)), torch.randn(1, 4), "class scores"),
@@ -390,7 +395,7 @@ def test_modules_that_are_given_a_batch_size() -> None:
     assert all(not m._forward_hooks for m in model.modules())
 
 
-def test_a_wrapper_is_seen_through() -> None:
+def test_the_blocks_of_a_wrapper_are_those_of_the_network_inside() -> None:
     class Wrapper(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -404,7 +409,7 @@ def test_a_wrapper_is_seen_through() -> None:
     assert blocks == ["net.relu", "net.layers.0", "net.layers", "net.drop"]
 
 
-def test_stages_are_seen_through_and_blocks_are_not() -> None:
+def test_the_elements_of_a_stage_are_blocks_and_their_parts_are_not() -> None:
     class Stage(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -429,7 +434,7 @@ def test_stages_are_seen_through_and_blocks_are_not() -> None:
 
 
 class ReadsANumber(nn.Module):
-    """Scales by a number that is read out of the data."""
+    """Scales by a number that is read from the data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,7 +446,7 @@ class ReadsANumber(nn.Module):
         return out
 
 
-def test_a_number_read_out_of_the_data_is_refused_by_its_line() -> None:
+def test_a_number_read_from_the_data_is_refused_with_its_line() -> None:
     with pytest.raises(
         CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"
     ):

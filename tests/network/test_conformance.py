@@ -1,7 +1,8 @@
-"""One suite over classifiers of every family in torchvision, with seeded random weights.
+"""One test over classifiers of every family in torchvision, with seeded random weights.
 
-At every split point the tail, fed with a row-major copy as a server is, equals the whole network bit for bit: in one
-process, with the same threads and the same batch. Inputs are as small as each network allows.
+At every split point the tail, given a row-major copy of the activation, computes the scores of the
+whole network bit for bit: in one process, with the same number of threads and the same batch.
+Inputs are as small as each network allows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torchvision import models
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 from toys.network import seeded, wire
 
-from isplit_plugin.network import capture, load
+from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.schema import Preprocessing
 
 Factory = Callable[[], nn.Module]
@@ -56,11 +57,12 @@ def small_swin_v2() -> nn.Module:
 
 
 def channels_last_resnet50() -> nn.Module:
-    return models.resnet50().to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+    model: nn.Module = models.resnet50()
+    return model.to(memory_format=torch.channels_last)
 
 
-# name: (factory, side of the input, split points, block outputs). The counts pin the analysis down: a change there
-# changes what is offered to users.
+# name: (factory, side of the input, split points, block outputs). The counts would show a change of
+# the analysis, which changes what users are offered.
 NETWORKS: dict[str, tuple[Factory, int, int, int]] = {
     "alexnet": (models.alexnet, 64, 19, 12),
     "convnext_tiny": (models.convnext_tiny, 32, 39, 28),
@@ -86,7 +88,7 @@ NETWORKS: dict[str, tuple[Factory, int, int, int]] = {
 
 @pytest.fixture(autouse=True)
 def _differentiable_attention() -> Iterator[None]:
-    """nn.MultiheadAttention has a fused path for inference alone that rounds differently; a graph has the other one."""
+    """Turn off the fused inference path of nn.MultiheadAttention, which rounds differently."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield
@@ -133,7 +135,7 @@ def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32)
     net = capture(seeded(models.resnet18), x)
     net.save(tmp_path / "net.pt2")
-    again = load(tmp_path / "net.pt2")
+    again = CapturedNetwork.load(tmp_path / "net.pt2")
     assert again.split_points == net.split_points
     assert again.network_hash(preprocessing) == net.network_hash(preprocessing)
     with torch.no_grad():
@@ -142,7 +144,7 @@ def test_a_saved_network_is_the_same_network(tmp_path: Path) -> None:
 
 
 def test_channels_are_last_in_a_swin_transformer() -> None:
-    """N, H, W, C at all points but the stem's convolution and what follows the last permutation."""
+    """Except at the convolution of the stem and after the last permutation."""
     net = capture(
         seeded(models.SwinTransformer, [4, 4], 16, [2, 2], [2, 4], [3, 3], num_classes=10),
         torch.randn(1, 3, 40, 40),

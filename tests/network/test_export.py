@@ -18,7 +18,8 @@ from isplit_plugin.errors import (
     SplitPointError,
     UnknownSplitPointError,
 )
-from isplit_plugin.network import CapturedNetwork, capture, export, export_head
+from isplit_plugin.network import CapturedNetwork, capture, export_head
+from isplit_plugin.network import export as export_module
 
 
 class Toy(nn.Module):
@@ -45,14 +46,15 @@ def net() -> CapturedNetwork:
 def heads(
     net: CapturedNetwork, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, str]]:
+    """Kind -> a file and the SHA-256 that ``export_head`` returned."""
     folder = tmp_path_factory.mktemp("heads")
-    names = {"onnx": "norm", "pt2": "norm"}
-    made = {
-        f: (folder / f"norm.{f}", export_head(net, n, folder / f"norm.{f}", f))
-        for f, n in names.items()
-    }  # type: ignore[arg-type]
-    return made | {
-        "output": (folder / "output.onnx", export_head(net, "output", folder / "output.onnx"))
+    onnx_file = folder / "norm.onnx"
+    pt2_file = folder / "norm.pt2"
+    output_file = folder / "output.onnx"
+    return {
+        "onnx": (onnx_file, export_head(net, "norm", onnx_file)),
+        "pt2": (pt2_file, export_head(net, "norm", pt2_file, "pt2")),
+        "output": (output_file, export_head(net, "output", output_file)),
     }
 
 
@@ -68,10 +70,10 @@ def test_onnx_head_computes_what_the_torch_head_does(
     assert [o.name for o in session.get_outputs()] == [
         "scores" if kind == "output" else "activation"
     ]
-    (found,) = session.run(None, {"input": x.numpy()})
+    (values,) = session.run(None, {"input": x.numpy()})
     with torch.inference_mode():
         expected = net.bisect(name)[0](x).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_pt2_head_is_the_torch_head(
@@ -82,14 +84,14 @@ def test_pt2_head_is_the_torch_head(
     torch.testing.assert_close(module(x), net.bisect("norm")[0](x), rtol=0, atol=0)
 
 
-def test_hash_is_the_files(heads: dict[str, tuple[Path, str]]) -> None:
+def test_the_returned_hash_is_that_of_the_file(heads: dict[str, tuple[Path, str]]) -> None:
     for path, sha in heads.values():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == sha
     folder = heads["onnx"][0].parent
     assert sorted(p.name for p in folder.iterdir()) == ["norm.onnx", "norm.pt2", "output.onnx"]
 
 
-def test_files_tell_nothing_of_the_machine_that_built_them(
+def test_files_hold_no_paths_of_this_machine(
     heads: dict[str, tuple[Path, str]],
 ) -> None:
     for path, _ in heads.values():
@@ -134,11 +136,11 @@ def test_refusals(net: CapturedNetwork, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["weights", "batch", "shape", "noise"])
-def test_an_export_that_is_off_gets_no_file(
+def test_a_wrong_export_leaves_no_file(
     net: CapturedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Fault injection: the exporter's result is changed on its way to the check."""
-    genuine = export._onnx_bytes
+    genuine = export_module._onnx_bytes
 
     def damaged(*args: Any) -> bytes:
         model = onnx.load_from_string(genuine(*args))
@@ -155,7 +157,7 @@ def test_an_export_that_is_off_gets_no_file(
             weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         return bytes(model.SerializeToString())
 
-    monkeypatch.setattr(export, "_onnx_bytes", damaged)
+    monkeypatch.setattr(export_module, "_onnx_bytes", damaged)
     message = {
         "weights": "something else",
         "batch": "batch of 1",

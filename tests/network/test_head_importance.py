@@ -1,4 +1,4 @@
-"""The head's part of a backward pass: joined with the tail's it is the whole network's importance."""
+"""Importance inside the head: joined with the tail's it is that of the whole network."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ import torch
 import torchvision
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from toys.network import Hand, Residual, Transformer, TwoBranches, seeded, wire
+from toys.network import Branches, Hand, Residual, Transformer, seeded, wire
 
 from isplit_plugin.errors import BundleError, DataError, SplitPointError
-from isplit_plugin.network import CapturedNetwork, capture, export_head, head_importance
-from isplit_plugin.schema import Manifest, Preprocessing
+from isplit_plugin.network import CapturedNetwork, HeadImportance, capture, export_head
+from isplit_plugin.schema import Cut, Manifest, Preprocessing
 
 
 def _manifest(net: CapturedNetwork) -> Manifest:
-    pre = Preprocessing((8, 8))
     return Manifest(
-        "m", "1", "h", net.input_shape, pre, ("a",), net.split_points, (), (), ("input", "fp32")
+        model="m",
+        version="1",
+        network_hash="h",
+        input_shape=net.input_shape,
+        preprocessing=Preprocessing((8, 8)),
+        classes=("a",),
+        split_points=net.split_points,
+        deployed=(),
+        codecs=(),
+        default=Cut("input", "fp32"),
     )
 
 
 def _exported(net: CapturedNetwork, point: str, folder: Path) -> ExportedProgram:
-    """As a device loads it."""
+    """The head as a device loads it."""
     export_head(net, point, folder / "head.pt2", "pt2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own loader
@@ -40,7 +48,7 @@ def _joined(
     x: torch.Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
-    forward = head_importance(program, _manifest(net), point).run(x)
+    forward = HeadImportance.from_program(program, _manifest(net), point).run(x)
     tail, gradient = net.gradient_from(point, wire(forward.activation))
     scale = 2.0 ** torch.floor(
         torch.log2(gradient.abs().max())
@@ -52,14 +60,17 @@ def _joined(
 
 
 def test_by_hand(tmp_path: Path) -> None:
-    """Channels x and -x, ReLU, mean, weights 2 and 4: at `conv`, alpha = (2/4 share of x > 0, 4/4 share of x < 0)."""
+    """Channels x and -x, ReLU, mean, weights 2 and 4."""
     net = capture(seeded(Hand), torch.zeros(1, 1, 2, 2))
     x = torch.tensor([[[[1.0, -2.0], [3.0, -1.0]]]])
-    forward = head_importance(_exported(net, "relu", tmp_path), _manifest(net), "relu").run(x)
+    forward = HeadImportance.from_program(
+        _exported(net, "relu", tmp_path), _manifest(net), "relu"
+    ).run(x)
     # d score / d relu: 2/4 at every position of channel 0, 4/4 of channel 1.
     gradient = torch.tensor([0.5, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)
-    # Through ReLU: channel 0 is positive at two of four positions, channel 1 at the other two: alpha = (0.25, 0.5).
-    # L = ReLU(mean of 0.25 x and -0.5 x) = ReLU(-0.125 x): 0.25 and 0.125 at x = -2 and -1; the mean of four.
+    # ReLU passes the gradient of channel 0 at two of four positions, and that of channel 1 at the
+    # other two, so alpha at `conv` is (0.25, 0.5). L = ReLU(mean of 0.25 x and -0.5 x) =
+    # ReLU(-0.125 x), which is 0.25 and 0.125 at x = -2 and -1, and 0 at the other two positions.
     np.testing.assert_allclose(forward.finish(gradient), [[0.375 / 4]], rtol=1e-6)
     with pytest.raises(DataError, match="finished before"):
         forward.finish(gradient)
@@ -67,7 +78,7 @@ def test_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("factory", "shape"),
-    [(Residual, (3, 8, 8)), (TwoBranches, (3, 8, 8)), (Transformer, (3, 16, 16))],
+    [(Residual, (3, 8, 8)), (Branches, (3, 8, 8)), (Transformer, (3, 16, 16))],
 )
 def test_joined_curves_of_small_networks(
     factory: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
@@ -88,7 +99,7 @@ def test_joined_curves_of_resnet18(tmp_path: Path) -> None:
     whole = net.importance(x).values
     program = _exported(net, "layer2", tmp_path)
     np.testing.assert_allclose(_joined(net, program, "layer2", x), whole, rtol=1e-5, atol=1e-9)
-    # In fp16 each value keeps the 11 bits of its gradient; that is 1e-3 at worst, and less on the mean over channels.
+    # fp16 rounds each gradient to 11 bits, an error of at most 1e-3.
     np.testing.assert_allclose(
         _joined(net, program, "layer2", x, torch.float16), whole, rtol=1e-3, atol=1e-9
     )
@@ -114,16 +125,20 @@ def test_a_head_of_another_network_is_refused(tmp_path: Path) -> None:
     wider = capture(seeded(Residual, 6), torch.zeros(1, 3, 8, 8))
     program = _exported(wider, "layers.0", tmp_path)
     with pytest.raises(BundleError, match="expected 3 split points before the cut"):
-        head_importance(program, _manifest(net), "layers.0")
+        HeadImportance.from_program(program, _manifest(net), "layers.0")
     with pytest.raises(BundleError, match="expected 5 split points"):
-        head_importance(_exported(net, "layers.0", tmp_path), _manifest(net), "layers.1")
-    forward = head_importance(program, _manifest(wider), "layers.0").run(torch.zeros(1, 3, 8, 8))
+        HeadImportance.from_program(
+            _exported(net, "layers.0", tmp_path), _manifest(net), "layers.1"
+        )
+    forward = HeadImportance.from_program(program, _manifest(wider), "layers.0").run(
+        torch.zeros(1, 3, 8, 8)
+    )
     with pytest.raises(DataError, match="expected a gradient"):
         forward.finish(torch.zeros(1, 4, 8, 8))
 
 
 class Tail(nn.Module):
-    """A nonlinear start, and then whatever is asked for."""
+    """A nonlinear start, followed by ``rest``."""
 
     def __init__(self, rest: nn.Module) -> None:
         super().__init__()

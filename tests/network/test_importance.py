@@ -1,10 +1,11 @@
-"""Importance: by hand, against captum in float64, from a cut onwards, and what it leaves behind."""
+"""Importance: by hand, against captum in float64, from a cut onwards, and side effects."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -35,8 +36,9 @@ def images() -> torch.Tensor:
 def test_by_hand() -> None:
     """Activations (1, 2, 3, 0) and (0, 0, 0, 4), means 1.5 and 1, scores 7 and 0.5.
 
-    For class 0 the gradient is (2, 4) at the pool, (0.5, 1) at every position of the ReLU's output, and at the
-    convolution 0.5 at three positions of the first channel and 1 at one of the second: alpha = (0.375, 0.25).
+    For class 0 the gradient is (2, 4) at the pool and (0.5, 1) at every position of the ReLU's
+    output. At the convolution it is 0.5 at three positions of the first channel and 1 at one of the
+    second, so alpha is (0.375, 0.25).
     """
     net = capture(Hand(), HAND_INPUT)
     got = net.importance(HAND_INPUT)
@@ -47,11 +49,8 @@ def test_by_hand() -> None:
     got = net.importance(HAND_INPUT, target=1)
     assert got.target.tolist() == [1]
     assert got.values.tolist() == [[0.75 / 4, 0.75 / 4, 0.25, 0.25]]
-    assert (got.values.dtype, got.target.dtype, got.scores.dtype) == (
-        np.float32,
-        np.int64,
-        np.float32,
-    )
+    assert got.values.dtype == got.scores.dtype == np.float32
+    assert got.target.dtype == np.int64
 
 
 def modules_of(model: nn.Module, net: CapturedNetwork, x: torch.Tensor) -> dict[int, str]:
@@ -65,12 +64,12 @@ def modules_of(model: nn.Module, net: CapturedNetwork, x: torch.Tensor) -> dict[
         model(x)
     for handle in handles:
         handle.remove()
-    found = {}
+    paths = {}
     for column, point in enumerate(net.split_points):
         once = [name for name in point.names if calls[name] == 1]
         if once:
-            found[column] = once[0]
-    return found
+            paths[column] = once[0]
+    return paths
 
 
 def without_inplace(model: nn.Module) -> nn.Module:
@@ -78,14 +77,17 @@ def without_inplace(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     for module in model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            setattr(module, "inplace", False)  # noqa: B010  mypy takes it for a tensor
     return model
 
 
 def oracle(
     model: nn.Module, layer: nn.Module, x: torch.Tensor, target: torch.Tensor, axis: int
 ) -> torch.Tensor:
-    """CUI of one layer by captum. Grad-CAM sums over channels, which it takes to be at axis 1, where CUI averages."""
+    """CUI of one layer by captum.
+
+    captum's Grad-CAM takes axis 1 for the channels, and sums over them where CUI takes the mean.
+    """
     if axis == 1:
         maps = LayerGradCam(model, layer).attribute(x, target=target, relu_attributions=False)
         _, (activation,) = compute_layer_gradients_and_eval(model, layer, x, target)
@@ -98,7 +100,7 @@ def oracle(
     return torch.relu((gradient.mean(2, keepdim=True) * activation).mean(1)).mean(1)
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (lambda: seeded(Residual), (3, 6, 6)),
     "transformer": (lambda: seeded(Transformer), (3, 8, 8)),
     "resnet18": (lambda: seeded(models.resnet18), (3, 64, 64)),
@@ -177,7 +179,7 @@ def test_from_a_cut_onwards(residual: CapturedNetwork, images: torch.Tensor) -> 
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (5, UnknownClassError, "unknown class 5; the network knows 0 to 4"),
+        (5, UnknownClassError, "unknown class 5; the network has classes 0 to 4"),
         (-1, UnknownClassError, "unknown class -1"),
         ([0, 1, 2, 9], UnknownClassError, "unknown class 9"),
         ([0, 1], DataError, r"4 of them.* got int64 of shape \(2,\)"),
@@ -197,12 +199,13 @@ def test_targets_that_make_no_sense(
 
 def test_inputs_that_do_not_fit(residual: CapturedNetwork, images: torch.Tensor) -> None:
     with pytest.raises(
-        DataError, match=r"float64 of shape \(N, 3, 6, 6\) at 'input', got torch.float32"
+        DataError,
+        match=r"'input': expected torch.float64 of shape \(N, 3, 6, 6\), got torch.float32",
     ):
         residual.importance(images.float())
     with pytest.raises(DataError, match=r"got torch.float64 of shape \(4, 3, 6\)"):
         residual.importance(images[..., 0])
-    with pytest.raises(DataError, match=r"\(N, 4, 6, 6\) at 'layers.0'"):
+    with pytest.raises(DataError, match=r"'layers.0': expected .* \(N, 4, 6, 6\)"):
         residual.importance_from("layers.0", images)
     with pytest.raises(DataError, match="got ndarray"):
         residual.importance(images.numpy())  # type: ignore[arg-type]
@@ -210,15 +213,15 @@ def test_inputs_that_do_not_fit(residual: CapturedNetwork, images: torch.Tensor)
         residual.importance_from("output", images)
 
 
-def test_nothing_is_left_behind(residual: CapturedNetwork, images: torch.Tensor) -> None:
-    given = images.clone()
+def test_importance_has_no_side_effects(residual: CapturedNetwork, images: torch.Tensor) -> None:
+    x = images.clone()
     before = {name: p.clone() for name, p in residual.model.state_dict().items()}
-    residual.importance(given)
+    residual.importance(x)
     with pytest.raises(UnknownClassError):
-        residual.importance(given, 99)
-    assert torch.equal(given, images)
-    assert not given.requires_grad
-    assert given.grad is None
+        residual.importance(x, 99)
+    assert torch.equal(x, images)
+    assert not x.requires_grad
+    assert x.grad is None
     assert all(p.grad is None and p.requires_grad for p in residual.model.parameters())
     assert all(torch.equal(p, before[name]) for name, p in residual.model.state_dict().items())
     assert torch.is_grad_enabled()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from isplit_plugin import image as im
 from isplit_plugin.errors import ArtifactError, CaptureError, DataError, UnknownModelError
-from isplit_plugin.network.loading import LoadedNetwork, load_network
+from isplit_plugin.network import LoadedNetwork, load_network
 from isplit_plugin.network.weights import read_classes, read_weights
 from isplit_plugin.schema import Preprocessing
 
@@ -24,7 +25,7 @@ LABELS = ("a", "b", "c")
 
 
 class Tiny(nn.Module):
-    """Three scores from any image: enough for everything but numbers."""
+    """Three scores from an image of any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ def test_a_module_alone_needs_an_input_size() -> None:
     assert load_network(spec("Tiny"), input_size=7, resize=0).preprocessing.resize is None
 
 
-def test_what_is_given_outranks_what_the_network_says() -> None:
+def test_arguments_take_precedence_over_the_factory() -> None:
     loaded = load_network(
         spec("described"),
         classes=["x", "y", "z"],
@@ -166,7 +167,7 @@ def test_what_is_given_outranks_what_the_network_says() -> None:
             CaptureError,
             r"class scores of shape \(N, classes\), got \(1, 3, 6, 6\)",
         ),
-        ("wants_two", {}, CaptureError, "one input, this one needs 2: x, mask"),
+        ("wants_two", {}, CaptureError, "one input, got 2 inputs: x, mask"),
         ("wants_grey", {}, CaptureError, r"does not run on inputs of shape \(1, 3, 8, 8\)"),
         ("described", {"mean": [1.0]}, DataError, "mean: expected 3 numbers"),
         ("described", {"std": [1.0, 0.0, 1.0]}, DataError, "above 0"),
@@ -183,7 +184,7 @@ def test_refusals(name: str, options: dict[str, Any], error: type[Exception], me
 @pytest.mark.parametrize(
     "text", ["resnet50", "a b:c", "torch vision:x", "no.such.module:f", "", ":", "a:"]
 )
-def test_specs_that_name_nothing(text: str) -> None:
+def test_specs_without_a_network(text: str) -> None:
     with pytest.raises(CaptureError, match=r"expected torchvision:NAME|ModuleNotFoundError"):
         load_network(text)
 
@@ -202,12 +203,12 @@ def test_torchvision_brings_its_preprocessing_and_classes() -> None:
     from torchvision.models import ResNet18_Weights
 
     loaded = load_network("torchvision:resnet18")
-    want = ResNet18_Weights.DEFAULT
-    assert loaded.classes == tuple(want.meta["categories"])
-    photo = im.PIL.Image.effect_noise((300, 280), 60).convert("RGB")
+    weights = ResNet18_Weights.DEFAULT
+    assert loaded.classes == tuple(weights.meta["categories"])
+    photo = PIL.Image.effect_noise((300, 280), 60).convert("RGB")
     torch.testing.assert_close(
         torch.from_numpy(im.preprocess(photo, loaded.preprocessing)),
-        want.transforms(antialias=True)(photo),
+        weights.transforms(antialias=True)(photo),
         rtol=0,
         atol=0,
     )
@@ -279,7 +280,7 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
     for part in (
         "1 missing: conv.weight",
         "1 unexpected: extra.weight",
-        r"norm.weight (4,) for (3,)",
+        "norm.weight (4,), expected (3,)",
         "w.safetensors",
     ):
         assert part in caught.value.message
@@ -293,7 +294,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 class Payload:
-    """What unpickling would run, were it unpickled."""
+    """Sets a mark in ``sys`` if it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (exec, ("import sys; sys.isplit_was_here = True",))
@@ -316,7 +317,7 @@ def test_unreadable_weights(tmp_path: Path, name: str) -> None:
         read_weights(path)
     if name == "w.pt":
         torch.save([1, 2], path)
-        with pytest.raises(ArtifactError, match="found list"):
+        with pytest.raises(ArtifactError, match="got list"):
             read_weights(path)
 
 
@@ -352,7 +353,7 @@ def test_exported_network(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.model(x), net(x), rtol=0, atol=0)
     torch.testing.assert_close(loaded.capture().model(x), net(x), rtol=0, atol=0)
     path.write_bytes(b"PK not a zip")
-    with pytest.raises(ArtifactError, match="not an exported network"):
+    with pytest.raises(ArtifactError, match="expected an exported network"):
         load_network(path)
     with pytest.raises(ArtifactError, match="no such file"):
         load_network(tmp_path / "absent.pt2")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from isplit_plugin import image as im
 from isplit_plugin.errors import (
@@ -20,14 +22,16 @@ from isplit_plugin.errors import (
     UnknownCodecError,
     UnknownSplitPointError,
 )
-from isplit_plugin.network import CapturedNetwork, capture, profile, timing
-from isplit_plugin.network.execution import (
+from isplit_plugin.network import (
+    CapturedNetwork,
     activations,
+    capture,
     cpu_threads,
-    full_precision,
-    graph_and_nodes,
     on_device,
+    part_times,
+    profile,
 )
+from isplit_plugin.network.execution import full_precision
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import ON_DEVICE, Cut, Preprocessing
 from isplit_plugin.wire import CODECS, decode_activation, encode_activation
@@ -37,7 +41,7 @@ CLASSES = ("a", "b", "c", "d")
 
 
 class Residual(nn.Module):
-    """A block whose inside is no split point."""
+    """A block without split points inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,15 +103,15 @@ def whole(net: CapturedNetwork, images: list[PIL.Image.Image]) -> Profile:
 def test_moments_are_those_of_the_importance_values(
     net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
 ) -> None:
-    found = net.importance(inputs(images))
-    values = found.values.astype(np.float64)
+    importance = net.importance(inputs(images))
+    values = importance.values.astype(np.float64)
     np.testing.assert_allclose(whole.mean0, values.mean(axis=0), rtol=1e-5)
-    np.testing.assert_array_equal(whole.class_ids, np.unique(found.target))
+    np.testing.assert_array_equal(whole.class_ids, np.unique(importance.target))
     assert len(whole.class_ids) > 1  # else the test would not see a wrong row
-    assert [p.name for p in whole.split_points] == list(found.split_points)
+    assert [p.name for p in whole.split_points] == list(importance.split_points)
     residuals = []
     for row, class_id in enumerate(whole.class_ids):
-        part = values[found.target == class_id]
+        part = values[importance.target == class_id]
         assert whole.count[row] == len(part)
         scale = np.abs(values).max(axis=0)
         np.testing.assert_allclose(
@@ -141,7 +145,8 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
         agrees, nbytes = [], []
         with torch.inference_mode():
             # In the batches of the profile: another batch size may differ in the last bit.
-            for i, activation in enumerate(torch.cat([head(part) for part in x.split(4)]).numpy()):
+            parts = [head(x[start : start + 4]) for start in range(0, len(x), 4)]
+            for i, activation in enumerate(torch.cat(parts).numpy()):
                 tensor = encode_activation(activation[None], cut.codec)
                 nbytes.append(tensor.nbytes)
                 array = decode_activation(tensor, shape=activation.shape)
@@ -175,7 +180,7 @@ def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole
 
 
 def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
-    """Scores of 1 and 1.001: eight bits cannot tell them apart, and the first wins the tie."""
+    """Eight bits cannot distinguish scores of 1 and 1.001, and the first class wins the tie."""
 
     class Close(nn.Module):
         def __init__(self) -> None:
@@ -274,7 +279,7 @@ def test_accuracy_is_of_the_labelled(
     assert run(net, [(images[0], None)], split_points=[]).accuracy is None
 
 
-def test_batch_size_is_no_matter(
+def test_batch_size_does_not_change_the_profile(
     net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
 ) -> None:
     one = run(net, ((image, None) for image in images), batch_size=1)
@@ -318,7 +323,7 @@ def test_unreadable_images_are_skipped_counted_and_named(
     [
         ([], {}, DataError, "no usable images: none were given"),
         ([(b"x", None), (b"x", None)], {}, DataError, "no usable images: 2 x image: expected JPEG"),
-        ([(b"x", 4)], {}, DataError, "image number 0: class 4, the network has 0 to 3"),
+        ([(b"x", 4)], {}, DataError, "image number 0: class 4, the network has classes 0 to 3"),
         ([], {"target": "both"}, DataError, "'predicted' or 'true'"),
         ([], {"classes": ("a",)}, DataError, "4 scores, but 1 class names"),
         ([], {"batch_size": 0}, DataError, "batch size"),
@@ -362,7 +367,7 @@ def test_progress_bar_writes_to_stderr_alone(
 
 
 def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
-    def state() -> tuple[object, ...]:
+    def state() -> tuple[int, bool, bool]:
         return (
             torch.get_num_threads(),
             torch.backends.cudnn.allow_tf32,
@@ -370,8 +375,8 @@ def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
         )
 
     before = state()
-    with contextlib.suppress(DataError), cpu_threads(before[0] + 1), full_precision():  # type: ignore[operator]
-        assert state() == (before[0] + 1, False, False)  # type: ignore[operator]
+    with contextlib.suppress(DataError), cpu_threads(before[0] + 1), full_precision():
+        assert state() == (before[0] + 1, False, False)
         raise DataError("x")
     assert state() == before
     run(net, [(photos(1)[0], None)], split_points=[], threads=2)
@@ -380,7 +385,7 @@ def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
 
 def test_all_activations_of_one_pass(net: CapturedNetwork, images: list[PIL.Image.Image]) -> None:
     names = [p.name for p in net.split_points]
-    kept, scores = activations(*graph_and_nodes(net, names), inputs(images))
+    kept, scores = activations(net, names, inputs(images))
     with torch.inference_mode():
         torch.testing.assert_close(scores, net.model(inputs(images)), rtol=0, atol=0)
         for name in names:
@@ -393,8 +398,8 @@ def test_a_network_stays_where_it_is(net: CapturedNetwork) -> None:
     assert on_device(net, "cpu") is net
 
 
-def test_a_network_that_cannot_move_says_so(net: CapturedNetwork) -> None:
-    """The meta device computes no numbers: the trial run there fails."""
+def test_a_network_that_does_not_run_on_a_device_is_refused(net: CapturedNetwork) -> None:
+    """The meta device computes no numbers, so the trial run fails."""
     with pytest.raises(CaptureError, match="does not run on meta"):
         on_device(net, "meta")
     with pytest.raises(CaptureError, match="does not run on nonsense"):
@@ -414,20 +419,20 @@ def test_cuda_agrees_with_the_cpu(
 def test_times_are_sums_over_what_head_and_tail_run(
     net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under a clock that ticks at each look, every operator takes one tick, and so does the whole network."""
+    """With a clock that ticks when it is read, every operator takes one tick."""
     ticks: Iterator[int] = iter(range(10**6))
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     names = [p.name for p in net.split_points]
-    module, nodes = graph_and_nodes(net, names)
-    heads, tails = timing.head_and_tail_ms(module, nodes, torch.zeros(1, 3, 12, 12))
+    heads, tails = part_times.head_and_tail_ms(net, names)
 
     def operators(part: nn.Module) -> int:
-        return sum(node.op == "call_function" for node in part.graph.nodes)  # type: ignore[union-attr,operator]
+        assert isinstance(part, GraphModule)
+        return sum(node.op == "call_function" for node in part.graph.nodes)
 
     for name in names:
         head, tail = net.bisect(name)
-        assert heads[name] == pytest.approx(1000 * operators(head) / operators(module))
-        assert tails[name] == pytest.approx(1000 * operators(tail) / operators(module))
+        assert heads[name] == pytest.approx(1000 * operators(head) / operators(net.model))
+        assert tails[name] == pytest.approx(1000 * operators(tail) / operators(net.model))
     assert (heads["input"], tails["output"]) == (0, 0)
     assert heads["output"] == tails["input"] == 1000
 

@@ -1,4 +1,4 @@
-"""The network hash and saved networks: equal where the network is, different where anything in it is."""
+"""The network hash, and the file of a captured network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toys.network import Residual, Transformer, TwoBranches, seeded
+from toys.network import Branches, Residual, Transformer, seeded
 
 from isplit_plugin.errors import ArtifactError, SplitPointError
-from isplit_plugin.network import CapturedNetwork, capture, load
+from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.schema import Preprocessing
 
 PRE = Preprocessing(crop=(6, 6))
@@ -60,15 +60,16 @@ def test_the_hash_tells_networks_apart(net: CapturedNetwork) -> None:
 
     one_bit = seeded(Residual)
     with torch.no_grad():
-        one_bit.fc.bias[0] = torch.nextafter(one_bit.fc.bias[0], torch.tensor(9.0))  # type: ignore[index, union-attr]
+        bias = one_bit.get_parameter("fc.bias")
+        bias[0] = torch.nextafter(bias[0], torch.tensor(9.0))
     buffer = seeded(Residual)
-    buffer.layers[0].bn.running_mean[0] += 1e-3  # type: ignore[index, union-attr]
+    buffer.get_buffer("layers.0.bn.running_mean")[0] += 1e-3
     others = [
         one_bit,
         buffer,
         seeded(Wider),
         seeded(Padded),
-        seeded(TwoBranches),
+        seeded(Branches),
         seeded(Residual).double(),
     ]
     hashes = {net.network_hash(PRE), net.network_hash(replace(PRE, mean=(0.5, 0.5, 0.5)))}
@@ -83,26 +84,26 @@ def test_the_hash_ignores_what_does_not_matter(net: CapturedNetwork) -> None:
     trained = seeded(Residual).train()
     trained.requires_grad_(False)
     assert capture(trained, IMAGE).network_hash(PRE) == net.network_hash(PRE)
-    laid_out = seeded(Residual).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    laid_out = seeded(Residual).to(memory_format=torch.channels_last)
     assert capture(laid_out, IMAGE).network_hash(PRE) == net.network_hash(PRE)
 
 
 @pytest.mark.parametrize(
     ("factory", "shape"),
-    [(Residual, (3, 6, 6)), (Transformer, (3, 8, 8)), (TwoBranches, (3, 5, 5))],
+    [(Residual, (3, 6, 6)), (Transformer, (3, 8, 8)), (Branches, (3, 5, 5))],
 )
 def test_a_saved_network_is_the_same_network(
     factory: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     model = seeded(factory)
     if factory is Residual:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     x = torch.randn(3, *shape)
     net = capture(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net.save(tmp_path / "net.pt2")
-        again = load(tmp_path / "net.pt2")
+        again = CapturedNetwork.load(tmp_path / "net.pt2")
     assert again.split_points == net.split_points
     assert again.network_hash(PRE) == net.network_hash(PRE)
     assert (again.importance(x).values == net.importance(x).values).all()
@@ -111,11 +112,11 @@ def test_a_saved_network_is_the_same_network(
         for point in net.split_points:
             head, tail = again.bisect(point.name)
             assert torch.equal(tail(head(x).contiguous()), model(x))
-    if factory is TwoBranches:
+    if factory is Branches:
         with pytest.raises(SplitPointError, match="stem, left"):
             again.split_point("left")
     again.save(tmp_path / "again.pt2")
-    assert load(tmp_path / "again.pt2").network_hash(PRE) == net.network_hash(PRE)
+    assert CapturedNetwork.load(tmp_path / "again.pt2").network_hash(PRE) == net.network_hash(PRE)
 
 
 def test_a_saved_network_holds_no_photo(tmp_path: Path) -> None:
@@ -129,22 +130,22 @@ def test_a_saved_network_holds_no_photo(tmp_path: Path) -> None:
 
 def test_files_that_are_no_captured_network(net: CapturedNetwork, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
-        load(tmp_path / "missing.pt2")
+        CapturedNetwork.load(tmp_path / "missing.pt2")
     (tmp_path / "text.pt2").write_text("not a zip")
-    with pytest.raises(ArtifactError, match=r"text\.pt2: not a captured network"):
-        load(tmp_path / "text.pt2")
+    with pytest.raises(ArtifactError, match=r"text\.pt2: expected a captured network"):
+        CapturedNetwork.load(tmp_path / "text.pt2")
     foreign = torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),))
     torch.export.save(foreign, tmp_path / "foreign.pt2")
-    with pytest.raises(ArtifactError, match=r"foreign\.pt2: not a captured network"):
-        load(tmp_path / "foreign.pt2")
+    with pytest.raises(ArtifactError, match=r"foreign\.pt2: expected a captured network"):
+        CapturedNetwork.load(tmp_path / "foreign.pt2")
     torch.export.save(
         foreign, tmp_path / "newer.pt2", extra_files={"isplit.json": '{"format": 99}'}
     )
-    with pytest.raises(ArtifactError, match="format 99 is newer"):
-        load(tmp_path / "newer.pt2")
+    with pytest.raises(ArtifactError, match="expected format 1 or older, got 99"):
+        CapturedNetwork.load(tmp_path / "newer.pt2")
     other = '{"format": 1, "names": {"nowhere": ["x"]}, "points": {}}'
     torch.export.save(foreign, tmp_path / "other.pt2", extra_files={"isplit.json": other})
     with pytest.raises(ArtifactError, match="names tensors that its graph does not have: nowhere"):
-        load(tmp_path / "other.pt2")
-    with pytest.raises(ArtifactError, match="cannot be written"):
+        CapturedNetwork.load(tmp_path / "other.pt2")
+    with pytest.raises(ArtifactError, match="cannot write the network"):
         net.save(tmp_path / "no" / "folder" / "net.pt2")

@@ -1,4 +1,4 @@
-"""Small networks whose split points, MACs and importance can be worked out by hand."""
+"""Small networks whose split points, MACs and importance can be computed by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Stem, two residual blocks, dropout, classifier: modules called twice, in-place operations, a no-op in eval."""
+    """A stem, two residual blocks, dropout and a classifier.
+
+    It has modules that are called twice, operations in place, and a module that does nothing in
+    eval mode.
+    """
 
     def __init__(self, channels: int = 4) -> None:
         super().__init__()
@@ -53,8 +57,8 @@ class Residual(nn.Module):
         return self.fc(self.drop(x.mean((2, 3))))
 
 
-class TwoBranches(nn.Module):
-    """Two branches over one stem: between them two or three tensors are live."""
+class Branches(nn.Module):
+    """A stem with three branches, inside which two or three tensors are live."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class TwoBranches(nn.Module):
 
 
 class Attention(nn.Module):
-    """A block of a vision transformer: (N, T, C) and, inside, (T, N, C) without the batch in front."""
+    """A block of a vision transformer, on (N, T, C)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,15 +85,14 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, t, c = x.shape
-        q, k, v = (
-            self.qkv(self.norm(x)).reshape(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+        heads = self.qkv(self.norm(x)).reshape(n, t, 3, 2, c // 2)
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.transpose(1, 2).reshape(n, t, c))
 
 
 class Transformer(nn.Module):
-    """Patches (N, C, H, W) -> (N, C, T) -> (N, T, C), a class token, two blocks, a norm of (T, N, C)."""
+    """Patches (N, C, H, W) -> (N, C, T) -> (N, T, C), class token, two blocks, norm (T, N, C)."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -123,21 +126,25 @@ class Recurrent(nn.Module):
 
 
 def seeded(factory: type[nn.Module] | object, *args: object, **kwargs: object) -> nn.Module:
-    """A network in eval mode with seeded weights; batch norms and class heads get values that hide no mistake."""
+    """A network in eval mode with seeded random weights.
+
+    Batch norms get statistics that are not 0 and 1, and linear layers of zeros, such as the head of
+    torchvision's vision transformer, get random weights: otherwise they would hide mistakes.
+    """
     torch.manual_seed(0)
     model: nn.Module = factory(*args, **kwargs)  # type: ignore[operator]
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)  # type: ignore[union-attr]
-            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)  # type: ignore[union-attr]
-        if (
-            isinstance(module, nn.Linear) and not module.weight.any()
-        ):  # torchvision's ViT starts with a head of zeros
+            mean = torch.randn(module.num_features, generator=generator) * 0.1
+            variance = torch.rand(module.num_features, generator=generator) + 0.5
+            module.get_buffer("running_mean").copy_(mean)
+            module.get_buffer("running_var").copy_(variance)
+        if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=0.02)
     return model.eval()
 
 
 def wire(activation: torch.Tensor) -> torch.Tensor:
-    """What a server receives: a row-major copy."""
+    """The activation that a tail receives: a row-major copy."""
     return torch.from_numpy(activation.detach().contiguous().numpy().copy())

@@ -53,7 +53,7 @@ def with_bottlenecks(
     """
     if not bottlenecks:
         return profile
-    from ...network.execution import cpu_threads, on_device
+    from ...network import cpu_threads, on_device
 
     on_cpu = on_device(net, "cpu")
     names = {v.deployed_name for v in bottlenecks}

@@ -10,9 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ...network import CapturedNetwork
-from ...network import load as load_network
-from ...network.execution import on_device
+from ...network import CapturedNetwork, on_device
 from ...schema import INPUT, FloatArray, Manifest
 from ..files import NETWORK
 from ..packaging import load_bottlenecks
@@ -48,7 +46,7 @@ class TailRunner:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
         self.device = device
-        self.net: CapturedNetwork = on_device(load_network(folder / NETWORK), device)
+        self.net: CapturedNetwork = on_device(CapturedNetwork.load(folder / NETWORK), device)
         decoders = load_bottlenecks(folder, self.net, manifest)
         self.bottlenecks = frozenset(decoders)
         points = {point.name for point in self.net.split_points} & set(manifest.deployed)

@@ -1,0 +1,125 @@
+"""A profile for people and for programs: the output of ``isplit profile``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..schema import INPUT
+from . import common
+
+if TYPE_CHECKING:
+    from ..advice import SmallestCodec
+    from ..profile import Profile
+
+_LINES: Final = 24
+
+
+def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
+    """The summary as JSON types.
+
+    ``smallest`` maps each measured split point to its smallest faithful codec, or ``None``.
+    """
+    curve = profile.curve().mean
+    return {
+        "model": profile.model,
+        "network_hash": profile.network_hash,
+        "images": int(profile.count.sum()),
+        "skipped": int(profile.provenance.get("skipped", "0")),
+        "classes_with_images": [int(class_id) for class_id in profile.class_ids],
+        "accuracy": profile.accuracy,
+        "curve": {
+            point.name: float(cui) for point, cui in zip(profile.split_points, curve, strict=True)
+        },
+        "measurements": [
+            {
+                "split_point": measurement.split_point,
+                "codec": measurement.codec,
+                "bytes": measurement.nbytes,
+                "agreement": measurement.agreement,
+            }
+            for measurement in profile.measurements
+        ],
+        "smallest": {
+            name: smallest
+            and {
+                "codec": smallest.measure.codec,
+                "bytes": smallest.measure.nbytes,
+                "agreement": smallest.agreement,
+                "low": smallest.low,
+                "images": smallest.images,
+            }
+            for name, smallest in _smallest_codecs(profile, tolerance).items()
+        },
+    }
+
+
+def render(profile: Profile) -> str:
+    """A table of the measured cuts with the fewest bytes, one in each line."""
+    jpeg = _jpeg_bytes(profile)
+    rows = [
+        (
+            measurement.split_point,
+            measurement.codec,
+            round(measurement.nbytes),
+            f"{measurement.nbytes / jpeg:.2f}",
+            f"{measurement.agreement:.1%}",
+            f"{profile.head_ms.get(measurement.split_point, float('nan')):.1f}",
+            f"{profile.tail_ms.get(measurement.split_point, float('nan')):.1f}",
+        )
+        for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)
+    ]
+    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
+    accuracy = "" if profile.accuracy is None else f", accuracy {profile.accuracy:.1%}"
+    title = (
+        f"{profile.model}: {int(profile.count.sum())} photos "
+        f"of {len(profile.class_ids)} classes{accuracy}"
+    )
+    skipped = profile.provenance.get("skipped", "0")
+    if skipped != "0":
+        reasons = profile.provenance.get("skipped_why", "unreadable")
+        title += f"\nwarning: {skipped} skipped, {reasons}"
+    return f"{title}\n{common.table(header, rows[:_LINES])}"
+
+
+def render_smallest(profile: Profile, tolerance: float) -> str:
+    """A table of the smallest faithful codec at each measured split point."""
+    jpeg = _jpeg_bytes(profile)
+    rows: list[tuple[object, ...]] = []
+    for name, smallest in _smallest_codecs(profile, tolerance).items():
+        if smallest is None:
+            rows.append((name, "none measured", "-", "-", "-", "-"))
+        else:
+            nbytes = smallest.measure.nbytes
+            rows.append(
+                (
+                    name,
+                    smallest.measure.codec,
+                    round(nbytes),
+                    f"{nbytes / jpeg:.2f}",
+                    f"{smallest.agreement:.1%}",
+                    f"{smallest.low:.1%}",
+                )
+            )
+    title = (
+        "smallest codec at each split point that agrees with the full network on all but "
+        f"{tolerance:.1%} of the photos"
+    )
+    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "at least (95 %)")
+    return f"{title}\n{common.table(header, rows)}"
+
+
+def _smallest_codecs(profile: Profile, tolerance: float) -> dict[str, SmallestCodec | None]:
+    """Measured split point, from the input onwards -> its smallest faithful codec."""
+    from ..advice import smallest_codec
+
+    measured = {measurement.split_point for measurement in profile.measurements}
+    names = (INPUT, *(point.name for point in profile.split_points))
+    return {name: smallest_codec(profile, name, tolerance) for name in names if name in measured}
+
+
+def _jpeg_bytes(profile: Profile) -> float:
+    """The mean bytes of a photo as a JPEG of the crop; NaN if it was not measured."""
+    jpegs = (m.nbytes for m in profile.measurements if m.codec == "jpeg")
+    return next(jpegs, np.nan)

@@ -1,0 +1,184 @@
+"""One pass of a network over the calibration images: importance, predictions, codecs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .. import image as im
+from ..errors import DataError, ImageError
+from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
+from .captured_network import CapturedNetwork
+from .codec_meter import CodecMeter, Photo
+from .execution import activations
+from .wording import listing
+
+__all__ = ["CalibrationPass", "LabelledImage"]
+
+LabelledImage = tuple[im.Image, int | None]
+"""An image and its class id; ``None`` if the class is unknown."""
+
+_NAMED: Final = 20
+
+
+class SkippedImages:
+    """The images that could not be used, and why."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._reasons: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, reason: str) -> None:
+        self._names.append(name)
+        self._reasons[reason] += 1
+
+    @property
+    def names(self) -> str:
+        return listing(self._names, _NAMED)
+
+    @property
+    def reasons(self) -> str:
+        """The most common reasons with their counts; empty if no image was skipped."""
+        common = self._reasons.most_common(5)
+        return "; ".join(f"{count} x {reason}" for reason, count in common)
+
+
+class CalibrationPass:
+    """Runs a network over calibration images and collects what a profile needs.
+
+    Attributes:
+        net: the network.
+        importance: one array (n, P) for each batch of n images.
+        target: the class of each image whose score was differentiated.
+        top: the top-1 class of each image.
+        labels: the true class of each image, ``None`` if it is unknown.
+        skipped: the images that could not be used.
+        meter: the measurements of the codecs.
+
+    Raises SplitPointError, UnknownSplitPointError, UnknownCodecError.
+    """
+
+    def __init__(
+        self,
+        net: CapturedNetwork,
+        *,
+        preprocessing: Preprocessing,
+        target: str,
+        split_points: Sequence[str] | None,
+        codecs: Sequence[str],
+    ) -> None:
+        """See :func:`.profiling.profile` for the parameters."""
+        self.net = net
+        self.importance: list[npt.NDArray[np.float64]] = []
+        self.target: list[int] = []
+        self.top: list[int] = []
+        self.labels: list[int | None] = []
+        self.skipped = SkippedImages()
+        self._preprocessing = preprocessing
+        self._uses_labels = target == "true"
+        self._measured = _measured_points(net, split_points)
+        self.meter = CodecMeter(
+            {name: net.bisect(name)[1] for name in (INPUT, *self._measured)},
+            codecs,
+            preprocessing,
+            {point.name: point.channel_axis for point in net.split_points},
+        )
+
+    def run(
+        self, images: Iterable[LabelledImage], batch_size: int, report: Callable[[int], None]
+    ) -> None:
+        """Process all images. ``report`` is called with the number of images done so far.
+
+        Raises DataError for a class id that the network does not have, and for a missing label
+        that is needed.
+        """
+        photos = self._readable(images)
+        while batch := list(islice(photos, batch_size)):
+            self._process([photo for photo, _ in batch], [class_id for _, class_id in batch])
+            report(len(self.top) + len(self.skipped))
+
+    def _readable(self, images: Iterable[LabelledImage]) -> Iterator[tuple[Photo, int | None]]:
+        for number, (image, class_id) in enumerate(images):
+            name = str(image) if isinstance(image, (str, Path)) else f"number {number}"
+            if class_id is not None and not 0 <= class_id < self.net.classes:
+                raise DataError(
+                    f"image {name}: class {class_id}, the network has classes 0 to "
+                    f"{self.net.classes - 1}"
+                )
+            try:
+                photo = _open_photo(image, self._preprocessing, name)
+            except ImageError as error:
+                self.skipped.add(name, error.message)
+                continue
+            yield photo, class_id
+
+    def _process(self, photos: Sequence[Photo], labels: Sequence[int | None]) -> None:
+        known_labels = [label for label in labels if label is not None]
+        if self._uses_labels and len(known_labels) < len(photos):
+            missing = len(photos) - len(known_labels)
+            raise DataError(f"target 'true' needs the class of every image; {missing} have none")
+        x = self._tensor(np.stack([photo.array for photo in photos]))
+        importance = self.net.importance(x, known_labels if self._uses_labels else None)
+        finite = np.isfinite(importance.values).all(axis=1)
+        finite &= np.isfinite(importance.scores).all(axis=1)
+        usable = []
+        for photo, label, is_finite in zip(photos, labels, finite, strict=True):
+            if is_finite:
+                usable.append(photo)
+                self.labels.append(label)
+            else:
+                self.skipped.add(photo.name, "importance or scores are not finite")
+        if not usable:
+            return
+        self.importance.append(importance.values[finite].astype(np.float64))
+        self.target += importance.target[finite].tolist()
+        self._measure(usable, x[torch.from_numpy(finite).to(x.device)])
+
+    def _measure(self, photos: Sequence[Photo], x: torch.Tensor) -> None:
+        # Agreement is relative to a plain forward pass of the same batch, which the tails continue
+        # bit for bit.
+        tensors, scores = activations(self.net, self._measured, x)
+        top = scores.argmax(dim=1).cpu().numpy()
+        self.top += top.tolist()
+        self.meter.add_photos(photos, self._scores, top)
+        self.meter.add_activations(INPUT, x, top)
+        for name in self._measured:
+            self.meter.add_activations(name, tensors[name], top)
+
+    def _scores(self, inputs: FloatArray) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.as_tensor(self.net.model(self._tensor(inputs)))
+
+    def _tensor(self, array: FloatArray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.net.device, self.net.dtype)
+
+
+def _measured_points(net: CapturedNetwork, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The main names of the split points where codecs are measured, by default the blocks'."""
+    if names is None:
+        blocks = [point.name for point in net.split_points if point.is_block]
+        names = blocks or [point.name for point in net.split_points]
+    inner = [net.split_point(name).name for name in names if name not in (INPUT, OUTPUT)]
+    return tuple(dict.fromkeys(inner))
+
+
+def _open_photo(image: im.Image, preprocessing: Preprocessing, name: str) -> Photo:
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        return Photo(name, None, None, im.preprocess(image, preprocessing))
+    crop = im.crop(image, preprocessing)
+    file_bytes = None
+    if isinstance(image, (str, Path)):
+        file_bytes = Path(image).stat().st_size
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        file_bytes = memoryview(image).nbytes
+    return Photo(name, crop, file_bytes, im.normalize(crop, preprocessing))

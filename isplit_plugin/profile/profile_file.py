@@ -1,0 +1,186 @@
+"""The file of a profile, ``<model>.profile.safetensors``.
+
+The arrays are safetensors. Everything else is JSON in the metadata, with a SHA-256 over both.
+Reading the file runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ProfileError, QueryError
+from ..schema import Cut, Preprocessing, SplitPoint
+from .measurement import CutMeasurement
+
+if TYPE_CHECKING:
+    from .profile import Profile
+
+FORMAT: Final = 1
+MAX_BYTES: Final = 512 * 1024 * 1024
+
+_KEY: Final = "isplit_profile"
+_ARRAYS: Final = ("class_ids", "count", "mean0", "sum1", "sum2", "comoment")
+_MEASUREMENT_ARRAYS: Final = ("images", "agreeing")
+
+Description = dict[str, Any]
+"""The JSON part of a profile."""
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def pack(description: Description, arrays: Arrays) -> bytes:
+    """The file with these parts. Equal parts give equal bytes."""
+    # One metadata key, because safetensors writes several in random order.
+    signed = {"profile": description, "sha256": digest(description, arrays)}
+    return bytes(_safetensors().save(arrays, metadata={_KEY: _canonical(signed)}))
+
+
+def unpack(data: bytes) -> tuple[Description, Arrays]:
+    """The inverse of :func:`pack`. Raises ProfileError, or other errors for other content."""
+    if len(data) > MAX_BYTES:
+        raise ProfileError(f"expected at most {MAX_BYTES} bytes")
+    safetensors = _safetensors()
+    try:
+        arrays = safetensors.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except Exception as error:  # the library raises several types, some of them its own
+        raise ProfileError(
+            f"expected a safetensors file ({type(error).__name__}: {error})"
+        ) from error
+    if _KEY not in metadata:
+        raise ProfileError(f"expected a profile, got safetensors without metadata {_KEY!r}")
+    signed = json.loads(metadata[_KEY])
+    description = signed["profile"]
+    if int(description["format"]) > FORMAT:
+        raise ProfileError(f"expected format {FORMAT} or older, got {description['format']}")
+    sha256 = digest(description, arrays)
+    if sha256 != signed["sha256"]:
+        raise ProfileError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
+    return description, arrays
+
+
+def parts_of(profile: Profile) -> tuple[Description, Arrays]:
+    """The JSON part of a profile and its arrays."""
+    measurements = profile.measurements
+    description = {
+        "format": FORMAT,
+        "model": profile.model,
+        "network_hash": profile.network_hash,
+        "classes": list(profile.classes),
+        "split_points": [asdict(point) for point in profile.split_points],
+        "preprocessing": asdict(profile.preprocessing),
+        "target": profile.target,
+        "comoment_dof": profile.comoment_dof,
+        "head_ms": dict(profile.head_ms),
+        "tail_ms": dict(profile.tail_ms),
+        "measurements": [[str(m.cut), m.nbytes, m.encode_ms, m.decode_ms] for m in measurements],
+        "accuracy": profile.accuracy,
+        "provenance": dict(profile.provenance),
+    }
+    if profile.predictions:
+        description["predictions"] = {
+            predictor: [None if math.isnan(value) else value for value in values]
+            for predictor, values in profile.predictions.items()
+        }
+    arrays = {name: getattr(profile, name) for name in _ARRAYS}
+    shape = (len(measurements), len(profile.class_ids))
+    for name in _MEASUREMENT_ARRAYS:
+        rows = [getattr(measurement, name) for measurement in measurements]
+        arrays[name] = np.asarray(rows, dtype=np.int64).reshape(shape)
+    return description, {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
+    """The arguments of ``Profile``, the inverse of :func:`parts_of`. Raises ProfileError."""
+    missing = sorted({*_ARRAYS, *_MEASUREMENT_ARRAYS} - set(arrays))
+    if missing:
+        raise ProfileError(f"arrays {', '.join(missing)} are missing")
+    class_ids = arrays["class_ids"]
+    shape = (len(description["measurements"]), len(class_ids) if class_ids.ndim else 0)
+    for name in _MEASUREMENT_ARRAYS:
+        if arrays[name].shape != shape:
+            raise ProfileError(f"{name}: expected shape {shape}, got {arrays[name].shape}")
+    accuracy = description["accuracy"]
+    return {
+        "model": str(description["model"]),
+        "network_hash": str(description["network_hash"]),
+        "classes": tuple(str(name) for name in description["classes"]),
+        "split_points": tuple(SplitPoint.from_json(p) for p in description["split_points"]),
+        "preprocessing": Preprocessing.from_json(description["preprocessing"]),
+        "target": str(description["target"]),
+        **{name: arrays[name] for name in _ARRAYS},
+        "comoment_dof": int(description["comoment_dof"]),
+        "head_ms": {str(name): float(ms) for name, ms in description["head_ms"].items()},
+        "tail_ms": {str(name): float(ms) for name, ms in description["tail_ms"].items()},
+        "measurements": tuple(
+            CutMeasurement(
+                Cut.parse(str(cut)),
+                float(nbytes),
+                float(encode_ms),
+                float(decode_ms),
+                arrays["images"][row],
+                arrays["agreeing"][row],
+            )
+            for row, (cut, nbytes, encode_ms, decode_ms) in enumerate(description["measurements"])
+        ),
+        "accuracy": None if accuracy is None else float(accuracy),
+        "provenance": {str(key): str(value) for key, value in description["provenance"].items()},
+        "predictions": {
+            str(predictor): tuple(math.nan if value is None else float(value) for value in values)
+            for predictor, values in description.get("predictions", {}).items()
+        },
+    }
+
+
+@contextmanager
+def errors_as_profile_errors(where: str) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a ProfileError that begins with ``where``."""
+    try:
+        yield
+    except ProfileError as error:
+        raise ProfileError(f"{where}: {error.message}") from error
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        QueryError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise ProfileError(
+            f"{where}: expected a profile ({type(error).__name__}: {error})"
+        ) from error
+
+
+def digest(description: Mapping[str, Any], arrays: Arrays) -> str:
+    """SHA-256 over both parts of a profile, in hexadecimal digits."""
+    sha = hashlib.sha256(_canonical(description).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        sha.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ProfileError(
+            "reading and writing profiles needs pip install 'isplit-plugin[torch]'"
+        ) from error
+    return safetensors.numpy
