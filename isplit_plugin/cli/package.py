@@ -24,8 +24,8 @@ EPILOG: Final = """\
 examples:
   isplit package --network torchvision:resnet50 --weights resnet50.safetensors \\
       --profile resnet50.profile.safetensors --split-points layer2,layer3,layer4 --name resnet50
-Without --split-points, those measured points are deployed whose smallest faithful codec is smaller than the JPEG; where
-none is, the three smallest.
+Without --split-points, those measured points are deployed whose smallest faithful codec (at
+least 99 % agreement) is smaller than the JPEG; if there is none, the three with the smallest.
 """
 
 

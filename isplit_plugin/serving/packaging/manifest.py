@@ -100,25 +100,40 @@ def make_manifest(
 
 
 def choose_deployed(profile: Profile) -> tuple[str, ...]:
-    """The measured points whose smallest faithful codec undercuts the JPEG, in execution order; where none does, the
-    three smallest. Faithful: agreement within one percentage point of the best codec of that point."""
-    smallest: dict[str, float] = {}
-    jpeg = min(
-        (m.nbytes for m in profile.measurements if m.split_point == INPUT), default=float("inf")
-    )
-    for point in (p.name for p in profile.split_points):
-        measures = [m for m in profile.measurements if m.split_point == point]
-        shares = [m.agreeing.sum() / max(m.images.sum(), 1) for m in measures]
-        faithful = [
-            m.nbytes for m, s in zip(measures, shares, strict=True) if s >= max(shares) - 0.01
-        ]
-        if faithful:
-            smallest[point] = min(faithful)
-    below = tuple(p for p, n in smallest.items() if n < jpeg)
+    """The split points worth deploying, in execution order.
+
+    They are the measured points whose smallest faithful cut takes fewer bytes than the faithful
+    photo: the JPEG, or the file where the JPEG is not faithful. If there is no such point, they are
+    the three points with the smallest faithful cuts; if no cut is faithful, those with the highest
+    agreement.
+    """
+    measured = {m.split_point for m in profile.measurements}
+    points = [point.name for point in profile.split_points if point.name in measured]
+    smallest = {point: smallest_codec(profile, point) for point in points}
+    nbytes = {name: cut.measure.nbytes for name, cut in smallest.items() if cut is not None}
+    photo = _faithful_photo_bytes(profile)
+    below = tuple(point for point, size in nbytes.items() if size < photo)
     if below:
         return below
-    top = sorted(smallest, key=smallest.__getitem__)[:3]
-    return tuple(p for p in smallest if p in top)
+    if nbytes:
+        chosen = sorted(nbytes, key=nbytes.__getitem__)[:3]
+    else:
+        agreement = {
+            point: max(m.agreement for m in profile.measurements if m.split_point == point)
+            for point in points
+        }
+        chosen = sorted(agreement, key=agreement.__getitem__, reverse=True)[:3]
+    return tuple(point for point in points if point in chosen)
+
+
+def _faithful_photo_bytes(profile: Profile) -> float:
+    """Bytes of the photo as a JPEG, or as the file where no JPEG is faithful; inf if neither is."""
+    for codec in IMAGE_CODECS:
+        photos = tuple(m for m in profile.measurements if m.cut == Cut(INPUT, codec))
+        cut = smallest_codec(replace(profile, measurements=photos), INPUT)
+        if cut is not None:
+            return cut.measure.nbytes
+    return float("inf")
 
 
 def _default(

@@ -179,6 +179,30 @@ def test_points_worth_deploying(profile: Profile) -> None:
     ]
     assert choose_deployed(_measured(profile, *large)) == ("relu1", "conv2", "relu2")
     assert choose_deployed(_measured(profile)) == ()
+    unfaithful = [("conv1", "uint8", 100.0, 9), ("relu1", "uint8", 50.0, 8)]
+    assert choose_deployed(_measured(profile, *unfaithful)) == ("conv1", "relu1")
+
+
+def test_an_unfaithful_codec_at_the_input_is_no_rival(profile: Profile) -> None:
+    rows = [("input", "q2c+zstd", 100.0, 8), ("input", "uint8+zstd", 200.0, 12)]
+    points = [("conv1", "uint8", 2000.0, 12), ("relu1", "uint8", 880.0, 12)]
+    assert choose_deployed(_measured(profile, *rows, *points)) == ("relu1",)
+
+
+def test_an_unfaithful_jpeg_is_no_rival_but_the_file_is(profile: Profile) -> None:
+    rows = [
+        ("input", "jpeg", 900.0, 10),
+        ("input", "file", 3000.0, 12),
+        ("relu1", "uint8", 2000.0, 12),
+        ("conv2", "uint8", 4000.0, 12),
+    ]
+    measured = _measured(profile, *rows)
+    ends = {Cut("input", "jpeg"), Cut("input", "file")}
+    own = tuple(m for m in profile.measurements if m.cut in ends)
+    measured = replace(
+        measured, measurements=tuple(m for m in measured.measurements if m not in own)
+    )
+    assert choose_deployed(measured) == ("relu1",)
 
 
 def test_what_a_client_starts_with(net: CapturedNetwork, profile: Profile) -> None:
