@@ -73,20 +73,15 @@ def train(
         total = 0.0
         for rows in torch.split(order[: batches * batch_size], batch_size):
             x = _shifted(photos.tensor(rows.numpy()), data.startswith("tiny"), generator)
-            x = x.to(device, memory_format=torch.channels_last)
-            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device != "cpu"):
-                loss = F.cross_entropy(
-                    net(x), labels[rows].to(device), weight=class_weights, label_smoothing=0.1
-                )
+            loss = _loss(net, x, labels[rows], class_weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        seconds = time.process_time() - cpu_start
         print(
             f"{network} {data} epoch {epoch + 1}/{epochs} loss {total / batches:.3f} "
-            f"cpu {seconds:.0f} s",
+            f"cpu {time.process_time() - cpu_start:.0f} s",
             flush=True,
         )
     facts = {
@@ -147,6 +142,14 @@ def _shifted(x: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
         flip = torch.rand(len(x), generator=generator) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(-1), x)
     return x
+
+
+def _loss(net: nn.Module, x: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Cross-entropy with label smoothing, in mixed precision on CUDA."""
+    device = next(net.parameters()).device
+    x = x.to(device, memory_format=torch.channels_last)
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        return F.cross_entropy(net(x), labels.to(device), weight=class_weights, label_smoothing=0.1)
 
 
 def _accuracy(net: nn.Module, test: Photos, device: str) -> float:

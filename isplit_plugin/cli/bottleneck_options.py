@@ -15,6 +15,50 @@ if TYPE_CHECKING:
 
 def add_bottleneck(parser: argparse.ArgumentParser) -> None:
     """Add the options of the autoencoder and of its training."""
+    _add_autoencoder(parser)
+    _add_training(parser)
+
+
+def config_of(options: argparse.Namespace) -> AutoencoderConfig:
+    """The size of the autoencoder that the options describe."""
+    from ..bottleneck import AutoencoderConfig
+
+    return AutoencoderConfig(width=options.width, stride=options.stride, depth=options.depth)
+
+
+def budget_of(options: argparse.Namespace) -> Budget:
+    """The training budget that the options describe. Raises ArtifactError."""
+    from ..bottleneck import Budget
+
+    return Budget(
+        epochs=options.epochs,
+        finetune_epochs=options.finetune_epochs,
+        images=options.images,
+        patience=options.patience,
+        batch_size=options.batch_size,
+        lr=options.lr,
+    )
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """Comma-separated names; ``None`` if the option is missing."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def load_photos(files: Iterable[tuple[Path, int | None]], loaded: LoadedNetwork) -> Photos:
+    """Read photos for a network, and name those that cannot be read on stderr."""
+    from ..bottleneck import Photos
+
+    photos = Photos(files, loaded.preprocessing, len(loaded.classes))
+    if photos.skipped:
+        print(
+            f"skipped {len(photos.skipped)} unreadable photos: {photos.skipped_names()}",
+            file=sys.stderr,
+        )
+    return photos
+
+
+def _add_autoencoder(parser: argparse.ArgumentParser) -> None:
     autoencoder = parser.add_argument_group("autoencoder (the defaults are the paper's)")
     autoencoder.add_argument(
         "--width",
@@ -36,6 +80,9 @@ def add_bottleneck(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="layers of the encoder and of the decoder (default: %(default)s)",
     )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
     training.add_argument(
         "--epochs",
@@ -87,42 +134,3 @@ def add_bottleneck(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)"
     )
-
-
-def config_of(options: argparse.Namespace) -> AutoencoderConfig:
-    """The size of the autoencoder that the options describe."""
-    from ..bottleneck import AutoencoderConfig
-
-    return AutoencoderConfig(width=options.width, stride=options.stride, depth=options.depth)
-
-
-def budget_of(options: argparse.Namespace) -> Budget:
-    """The training budget that the options describe. Raises ArtifactError."""
-    from ..bottleneck import Budget
-
-    return Budget(
-        epochs=options.epochs,
-        finetune_epochs=options.finetune_epochs,
-        images=options.images,
-        patience=options.patience,
-        batch_size=options.batch_size,
-        lr=options.lr,
-    )
-
-
-def names_of(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated names; ``None`` if the option is missing."""
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def load_photos(files: Iterable[tuple[Path, int | None]], loaded: LoadedNetwork) -> Photos:
-    """Read photos for a network, and name those that cannot be read on stderr."""
-    from ..bottleneck import Photos
-
-    photos = Photos(files, loaded.preprocessing, len(loaded.classes))
-    if photos.skipped:
-        print(
-            f"skipped {len(photos.skipped)} unreadable photos: {photos.skipped_names()}",
-            file=sys.stderr,
-        )
-    return photos

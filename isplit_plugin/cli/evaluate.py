@@ -35,75 +35,9 @@ writes evaluation.json, evaluation.md, evaluation-prediction.svg and evaluation-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument(
-        "--train", required=True, type=Path, metavar="PATH", help="photos to train bottlenecks on"
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help="other photos with labels, for the predictors and for measuring",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        metavar="NAME",
-        help="files to write, without suffix",
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        metavar="DIR",
-        help="folder of the trained bottlenecks (default: NAME.work)",
-    )
-    parser.add_argument("--name", help="title (default: the last part of --output)")
-    parser.add_argument(
-        "--split-points",
-        metavar="A,B",
-        help="candidates (default: every block output where the autoencoder fits)",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=3,
-        metavar="N",
-        help="trainings at each split point (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=int,
-        default=256,
-        metavar="N",
-        help="photos of --data that are for the predictors (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--test-limit", type=int, metavar="N", help="measure on at most N photos (default: all)"
-    )
-    parser.add_argument(
-        "--baseline-photos",
-        type=int,
-        default=500,
-        metavar="N",
-        help="measure bytes on at most N of these photos (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="bootstrap resamples (default: %(default)s)",
-    )
-    parser.add_argument("--predictors", metavar="A,B", help="predictors to compare (default: all)")
+    _add_files(parser)
+    _add_measurement(parser)
     add_bottleneck(parser)
-    parser.add_argument(
-        "--no-figures", action="store_true", help="write no figures, which need matplotlib"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON, without progress"
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -169,3 +103,60 @@ def _write(result: dict[str, Any], output: Path, *, figures: bool) -> list[Path]
         nbytes = output.with_name(f"{output.name}-bytes.svg")
         written += [prediction_figure([result], prediction), bytes_figure([result], nbytes)]
     return written
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("photos and files")
+    files.add_argument(
+        "--train", required=True, type=Path, metavar="PATH", help="photos to train bottlenecks on"
+    )
+    files.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="other photos with labels, for the predictors and for measuring",
+    )
+    files.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="NAME",
+        help="files to write, without suffix",
+    )
+    files.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder of the trained bottlenecks (default: NAME.work)",
+    )
+    files.add_argument("--name", help="title (default: the last part of --output)")
+    files.add_argument(
+        "--no-figures", action="store_true", help="write no figures, which need matplotlib"
+    )
+    files.add_argument(
+        "--json", action="store_true", help="print the result as JSON, without progress"
+    )
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measurement")
+    group.add_argument(
+        "--split-points",
+        metavar="A,B",
+        help="candidates (default: every block output where the autoencoder fits)",
+    )
+    group.add_argument("--predictors", metavar="A,B", help="predictors to compare (default: all)")
+    numbers = {
+        "--seeds": (3, "trainings at each split point"),
+        "--calibration": (256, "photos of --data that are for the predictors"),
+        "--test-limit": (None, "measure accuracy on at most N photos"),
+        "--baseline-photos": (500, "measure bytes on at most N of these photos"),
+        "--bootstrap": (1000, "bootstrap resamples"),
+    }
+    for option, (default, text) in numbers.items():
+        shown = "all" if default is None else default
+        group.add_argument(
+            option, type=int, default=default, metavar="N", help=f"{text} (default: {shown})"
+        )
