@@ -31,7 +31,7 @@ Without --test, every fifth photo of --data is used for measuring instead of tra
 
 example:
   isplit bottleneck train --network torchvision:resnet50 --weights w.safetensors \\
-    --split layer2,layer3 --data photos/ -o out
+    --split-points layer2,layer3 --data photos/ -o out
 writes out/layer2~n64s4d2.bottleneck.safetensors and one file for layer3;
 deploy a bottleneck with `isplit package --bottleneck FILE`
 """
@@ -43,7 +43,9 @@ _CODECS_SHOWN: Final = 6
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("train",), help="what to do")
     add_network(parser)
-    parser.add_argument("--split", required=True, metavar="A,B", help="names of the split points")
+    parser.add_argument(
+        "--split-points", required=True, metavar="A,B", help="where to train one bottleneck each"
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -101,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     with cpu_threads(options.threads):
         bottlenecks = train_bottlenecks(
             net,
-            names_of(options.split) or (),
+            names_of(options.split_points) or (),
             load_photos(files, loaded),
             preprocessing=loaded.preprocessing,
             test=load_photos(test_files, loaded),

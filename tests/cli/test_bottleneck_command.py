@@ -30,8 +30,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(photos: Path, output: Path, *more: str) -> int:
-    split = ["--split", "0", "--data", str(photos), "-o", str(output), "--epochs", "1"]
-    return main(["bottleneck", "train", *NETWORK, *split, "--codecs", "uint8,q4+rle+zstd", *more])
+    options = ["--split-points", "0", "--data", str(photos), "-o", str(output), "--epochs", "1"]
+    return main(["bottleneck", "train", *NETWORK, *options, "--codecs", "uint8,q4+rle+zstd", *more])
 
 
 def test_a_bottleneck_is_written_and_measured(
