@@ -67,11 +67,11 @@ def test_the_deployed_name_follows_the_weights(bottleneck: Bottleneck) -> None:
 
 def test_the_description_in_a_manifest(bottlenecks: list[Bottleneck]) -> None:
     net = toy_network()
-    place = bottleneck_point(net, bottlenecks[0])
+    deployed = bottleneck_point(net, bottlenecks[0])
     point = net.split_point("0")
-    assert place.of == "0"
-    assert place.point.shape == bottlenecks[0].code_shape == (2, 4, 5)
-    assert place.point.nbytes == 4 * 40
+    assert deployed.of == "0"
+    assert deployed.point.shape == bottlenecks[0].code_shape == (2, 4, 5)
+    assert deployed.point.nbytes == 4 * 40
     # 8 -> 1 channels at 8 x 9, 1 -> 2 at 4 x 5, with 9 multiply-accumulates each
-    assert place.point.macs.head == point.macs.head + 9 * (8 * 72 + 2 * 20)
-    assert place.point.macs.tail == point.macs.tail + 9 * (8 * 72 + 2 * 20)
+    assert deployed.point.macs.head == point.macs.head + 9 * (8 * 72 + 2 * 20)
+    assert deployed.point.macs.tail == point.macs.tail + 9 * (8 * 72 + 2 * 20)
