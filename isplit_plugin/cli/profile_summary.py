@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..schema import INPUT
-from . import common
+from ..terminal import table
 
 if TYPE_CHECKING:
     from ..advice import SmallestCodec
@@ -80,7 +80,7 @@ def render(profile: Profile) -> str:
     if skipped != "0":
         reasons = profile.provenance.get("skipped_why", "unreadable")
         title += f"\nwarning: {skipped} skipped, {reasons}"
-    return f"{title}\n{common.table(header, rows[:_LINES])}"
+    return f"{title}\n{table(header, rows[:_LINES])}"
 
 
 def render_smallest(profile: Profile, tolerance: float) -> str:
@@ -107,7 +107,7 @@ def render_smallest(profile: Profile, tolerance: float) -> str:
         f"{tolerance:.1%} of the photos"
     )
     header = ("split point", "codec", "bytes", "x JPEG", "agreement", "at least (95 %)")
-    return f"{title}\n{common.table(header, rows)}"
+    return f"{title}\n{table(header, rows)}"
 
 
 def _smallest_codecs(profile: Profile, tolerance: float) -> dict[str, SmallestCodec | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import IsplitError
+from ..terminal import table
 from . import common
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             while not stop.wait(1.0):
                 if not options.no_tokens:
-                    keep_tokens(server)
+                    _keep_tokens(server)
                 if server.pid is None:
                     print(
                         f"isplit serve: TorchServe ended by itself; see {server.log_path}",
@@ -140,17 +141,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def keep_tokens(server: TorchServe) -> None:
-    """Renew tokens that are about to expire, so that the key file always holds valid ones."""
-    try:
-        server.token("inference")
-        server.token("management")
-    except IsplitError as error:  # the caller tries again, and sees whether the server still runs
-        print(f"isplit serve: {error.message}", file=sys.stderr)
-
-
 def announce(server: TorchServe, options: argparse.Namespace) -> None:
     """Print where the server is and how to reach it."""
+    from ..serving.launcher import curl_requests
+
     key_path = None if options.no_tokens else server.key_path
     secret_path = server.secret_path if options.devices else None
     if options.json:
@@ -176,24 +170,17 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
     if secret_path is not None:
         command = f"isplit device issue --id ID --days 90 --secret-file {secret_path}"
         rows.append(("devices", command))
-    print(common.table(("ready", "where"), rows))
-    print(f"\n{curl_hint(server.inference_url, key_path)}\nCtrl-C stops the server.", flush=True)
+    print(table(("ready", "where"), rows))
+    commands = "\n".join(curl_requests(server.inference_url, key_path))
+    print(f"\n{commands}\nCtrl-C stops the server.", flush=True)
 
 
-def curl_hint(url: str, key_path: Path | None) -> str:
-    """Commands to try in another shell; without a key file, without tokens."""
-    lines = []
-    curl = "curl"
-    if key_path is not None:
-        code = f"import json; print(json.load(open('{key_path}'))['inference']['key'])"
-        lines.append(f'TOKEN=$(python3 -c "{code}")')
-        curl = 'curl -H "Authorization: Bearer $TOKEN"'
-    lines += [
-        f"{curl} {url}/predictions/isplit/1.0/models",
-        f"{curl} {url}/predictions/isplit/1.0/recommendations/MODEL",
-        f"{curl} -T photo.jpg {url}/predictions/MODEL        # the whole network on the server",
-    ]
-    return "\n".join(lines)
+def _keep_tokens(server: TorchServe) -> None:
+    """Renew tokens. An error is printed: the next turn tries again, or sees that the server ended."""
+    try:
+        server.keep_tokens()
+    except IsplitError as error:
+        print(f"isplit serve: {error.message}", file=sys.stderr)
 
 
 def _archives(options: argparse.Namespace) -> list[str] | None:

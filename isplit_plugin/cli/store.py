@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import StoreError
 from ..files import write_atomically
+from ..terminal import kilobytes, table, utc_time
 from . import common
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
         return
     for name, value in report.items():
         if name == "rows":
-            print("\n" + common.table(("table", "rows"), value.items()))
+            print("\n" + table(("table", "rows"), value.items()))
         elif name == "networks":
             print("\n" + _network_table(value))
         else:
-            print(f"{name:<14}{common.kilobytes(value) if name.startswith('bytes') else value}")
+            print(f"{name:<14}{kilobytes(value) if name.startswith('bytes') else value}")
 
 
 def _network_table(networks: list[dict[str, Any]]) -> str:
@@ -96,11 +97,11 @@ def _network_table(networks: list[dict[str, Any]]) -> str:
             network["model"],
             network["version"],
             network["network_hash"][:20],
-            common.utc_time(network["as_of"]),
+            utc_time(network["as_of"]),
         )
         for network in networks
     ]
-    return common.table(("model", "version", "network", "newest observation"), rows)
+    return table(("model", "version", "network", "newest observation"), rows)
 
 
 def _export(store: Store, output: Path | None) -> None:

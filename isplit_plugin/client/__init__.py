@@ -1,15 +1,21 @@
-"""The device: runs a head, sends the activation, asks for advice. Loads neither torch nor an HTTP library by itself."""
+"""The device's side: run a head, send the activation, ask where to cut, send labels.
+
+Importing this package loads neither torch nor onnxruntime nor an HTTP library. Each is loaded when
+the first client needs it.
+"""
 
 from __future__ import annotations
 
 from .bundle import HeadBundle
+from .key_file import read_key
 from .labels import LabelReport, send_labels
-from .recommendations import fetch_recommendation
+from .recommendations import ENDPOINT, fetch_recommendation
 from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, RuntimeFactory, TorchHead
 from .splitclient import SplitClient
-from .transport import Transport
+from .transport import Token, Transport
 
 __all__ = [
+    "ENDPOINT",
     "RUNTIMES",
     "HeadBundle",
     "HeadRuntime",
@@ -17,8 +23,10 @@ __all__ = [
     "OnnxHead",
     "RuntimeFactory",
     "SplitClient",
+    "Token",
     "TorchHead",
     "Transport",
     "fetch_recommendation",
+    "read_key",
     "send_labels",
 ]

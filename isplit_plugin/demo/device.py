@@ -1,7 +1,7 @@
-"""The device of the demo: a process of its own with the light client and onnxruntime, without torch.
+"""The demo's device: a process with the light client and onnxruntime, without torch.
 
-Reads a plan from the JSON file named on the command line, prints one JSON line for each prediction and a last one with
-what the process had loaded. Run as ``python -m isplit_plugin.demo.device PLAN.json``.
+It reads a plan from a JSON file and prints one JSON line for each prediction. The last line says
+which engines the process has loaded. Run it with ``python -m isplit_plugin.demo.device PLAN.json``.
 """
 
 from __future__ import annotations
@@ -11,31 +11,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..cli.common import read_key
-from ..client import SplitClient
+from ..client import SplitClient, read_key
 
 
 def run(plan: dict[str, Any]) -> None:
-    """Send every shot of the plan at its cut; results go to stdout as JSON lines."""
-    key_file = Path(plan["key_file"])
-    # One process plays all cameras: each shot goes out under the token of its own.
-    now = {"token": plan["shots"][0]["token"]}
+    """Send every shot of the plan at its cut, and print the results as JSON lines."""
+    key_file = plan["key_file"]
+    # One process plays all cameras: each shot is sent with the token of its camera.
+    camera = {"token": plan["shots"][0]["token"]}
     with SplitClient(
         plan["url"],
         model=plan["model"],
         head=plan["head"],
-        token=lambda: read_key(key_file, "inference"),
+        token=lambda: read_key(key_file),
         raw_scores=False,
-        device_token=lambda: now["token"],
+        device_token=lambda: camera["token"],
     ) as client:
-        # The first run of a head builds its session: a device does that once, at start.
+        # The first run of a head builds its session, which a device does once, when it starts.
         for cut in {shot["cut"] for shot in plan["shots"]}:
             client.predict(plan["shots"][0]["file"], cut=cut)
         for shot in plan["shots"]:
-            now["token"] = shot["token"]
+            camera["token"] = shot["token"]
             prediction = client.predict(shot["file"], cut=shot["cut"])
             times = prediction.timings
-            _say(
+            _print_line(
                 file=shot["file"],
                 true_class=shot["class_id"],
                 predicted_class=prediction.class_id,
@@ -49,14 +48,14 @@ def run(plan: dict[str, Any]) -> None:
                 tail_ms=times.tail_ms,
                 total_ms=times.total_ms,
             )
-    _say(
+    _print_line(
         done=True,
         torch_loaded="torch" in sys.modules,
         onnxruntime_loaded="onnxruntime" in sys.modules,
     )
 
 
-def _say(**values: Any) -> None:
+def _print_line(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 

@@ -1,20 +1,20 @@
-"""Real photos from PyPI wheels: 20 labelled ImageNet photos (foolbox) and what can be made of them."""
+"""Real photos: the 20 labelled ImageNet photos in the wheel `foolbox`, and views of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
 
-_LABEL = re.compile(r"_(\d+)\.\w+$")
-_FIRST_THING = 398
-"""ImageNet's classes 0 to 397 are animals, the others things, plants and places."""
+_LABEL: Final = re.compile(r"_(\d+)\.\w+$")
+_FIRST_THING: Final = 398
+"""ImageNet's classes 0 to 397 are animals. The others are things, plants and places."""
 
 
 class Photo(NamedTuple):
@@ -29,12 +29,10 @@ class Photo(NamedTuple):
 
 
 def labelled_photos() -> list[Photo]:
-    """The 20 labelled ImageNet photos in the foolbox wheel. Raises DataError where they are missing."""
+    """The labelled ImageNet photos of the wheel `foolbox`. Raises DataError without them."""
     spec = importlib.util.find_spec("foolbox")  # not imported: it would pull in its attacks
     if spec is None or spec.origin is None:
-        raise DataError(
-            "the demo's photos are in the wheel `foolbox`; pip install 'isplit-plugin[demo]'"
-        )
+        raise DataError("the demo's photos come with `foolbox`: pip install 'isplit-plugin[demo]'")
     folder = Path(spec.origin).parent / "data"
     photos = []
     for path in sorted(folder.glob("imagenet_*.jpg")):
@@ -49,14 +47,13 @@ def labelled_photos() -> list[Photo]:
 
 
 def view(photo: Photo, rng: np.random.Generator) -> Image.Image:
-    """Another look at a photo, as a camera would have it: a crop of 70 to 100 % of each side, flipped or not."""
+    """A view of a photo, as another camera has it: 70 to 100 % of each side, at random flipped."""
     with Image.open(photo.path) as opened:
         image = opened.convert("RGB")
     share = rng.uniform(0.7, 1.0)
-    width, height = (int(side * share) for side in image.size)
-    left, top = (
-        int(rng.integers(0, side - kept + 1))
-        for side, kept in zip(image.size, (width, height), strict=True)
-    )
-    cut = image.crop((left, top, left + width, top + height))
-    return cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cut
+    width = int(image.width * share)
+    height = int(image.height * share)
+    left = int(rng.integers(0, image.width - width + 1))
+    top = int(rng.integers(0, image.height - height + 1))
+    cropped = image.crop((left, top, left + width, top + height))
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cropped

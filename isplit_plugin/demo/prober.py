@@ -1,6 +1,6 @@
-"""The demo's devices that probe: a process of its own with torch heads, which completes curves without sending a photo.
+"""The demo's probing devices: a process with torch heads that completes curves without a photo.
 
-Reads a plan from the JSON file named on the command line, prints one JSON line for each probe. Run as
+It reads a plan from a JSON file and prints one JSON line for each probe. Run it with
 ``python -m isplit_plugin.demo.prober PLAN.json``.
 """
 
@@ -11,28 +11,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..cli.common import read_key
-from ..client import SplitClient
+from ..client import SplitClient, read_key
 from ..probing import ProbeClient
 
 
 def run(plan: dict[str, Any]) -> None:
-    """Probe with every shot of the plan at its split point; results go to stdout as JSON lines."""
-    key_file = Path(plan["key_file"])
-    now = {"token": ""}
+    """Probe with every shot of the plan at its cut, and print the results as JSON lines."""
+    key_file = plan["key_file"]
+    camera = {"token": ""}
     client = SplitClient(
         plan["url"],
         model=plan["model"],
         head=plan["head"],
-        token=lambda: read_key(key_file, "inference"),
+        token=lambda: read_key(key_file),
         runtime="torch",
         trust_pt2=plan["trust_pt2"],
         threads=1,
-        device_token=lambda: now["token"],
+        device_token=lambda: camera["token"],
     )
     with ProbeClient(client) as device:
         for shot in plan["shots"]:
-            now["token"] = shot["token"]
+            camera["token"] = shot["token"]
             result = device.probe(shot["file"], shot["cut"])
             line = {
                 "class_id": result.class_id,

@@ -1,4 +1,4 @@
-"""The device's own figures, summed by cut."""
+"""The device's own figures by cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TIMES = ("head_ms", "encode_ms", "round_trip_ms", "tail_ms")
 
 
 class ServedCut(NamedTuple):
-    """One cut: photos, correct answers, mean bytes sent, median milliseconds."""
+    """The photos of one cut: their number, correct answers, mean bytes and median times."""
 
     cut: str
     photos: int
@@ -24,7 +24,7 @@ class ServedCut(NamedTuple):
 
 
 def by_cut(rows: Sequence[dict[str, Any]]) -> list[ServedCut]:
-    """The device's rows by cut, in the order in which the cuts were first used."""
+    """Figures of each cut, in the order in which the cuts were first used."""
     summary = []
     for cut in dict.fromkeys(row["cut"] for row in rows):
         at_cut = [row for row in rows if row["cut"] == cut]
@@ -35,5 +35,5 @@ def by_cut(rows: Sequence[dict[str, Any]]) -> list[ServedCut]:
 
 
 def correct(rows: Sequence[dict[str, Any]]) -> int:
-    """How many predictions are the true class."""
+    """The number of rows whose prediction is the true class."""
     return sum(row["true_class"] == row["predicted_class"] for row in rows)

@@ -7,19 +7,15 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from toys import advice as toys
-from toys.report import make_manifest, make_profile
 
 from isplit_plugin import cli, errors
-from isplit_plugin.advice import LiveView, recommend
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
-from isplit_plugin.cli.common import class_ids, note, read_key, table, utc_time
-from isplit_plugin.cli.recommend import render, worth_showing
-from isplit_plugin.schema import ON_DEVICE, Cut, Prediction, StandingPick, Timings, TopClass
+from isplit_plugin.cli.common import class_ids, note
+from isplit_plugin.schema import ON_DEVICE, Cut, Prediction, Timings, TopClass
 from isplit_plugin.traffic import Store
 
 
@@ -109,22 +105,6 @@ def test_class_ids() -> None:
     assert class_ids("281, 282") == (281, 282)
     with pytest.raises(errors.QueryError, match="'-1'"):
         class_ids("-1")
-
-
-def test_a_key_file(tmp_path: Path) -> None:
-    path = tmp_path / "key_file.json"
-    path.write_text('{"inference": {"key": "abc"}}')
-    assert read_key(path, "inference") == "abc"
-    with pytest.raises(errors.AuthenticationError, match="management"):
-        read_key(path, "management")
-    path.write_text("[]")
-    with pytest.raises(errors.AuthenticationError, match="key_file"):
-        read_key(path, "inference")
-
-
-def test_tables_align_numbers_right_and_words_left() -> None:
-    lines = table(("name", "n"), [("a", 5), ("bc", 1000), ("d", None)]).splitlines()
-    assert lines[2:] == ["a         5", "bc    1,000", "d         -"]
 
 
 @pytest.mark.parametrize(
@@ -251,41 +231,3 @@ def test_the_store_of_a_server_that_was_never_asked(
         store.put_network(toys.manifest(), toys.profile())
     assert main(["store", "check", "--store", url]) == 0
     assert capsys.readouterr().out.rstrip().endswith("none yet")
-    assert utc_time(1_795_160_169.0) == "2026-11-20 07:36:09 UTC"
-
-
-def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
-    profile = make_profile()
-    answer = recommend(make_manifest(profile), profile, LiveView.empty())
-    cuts = [row.cut for row in worth_showing(answer, 1)]
-    assert cuts[0] == answer.cuts[0].cut
-    assert Cut("input", "jpeg") in cuts
-    assert ON_DEVICE in cuts
-    assert len(set(cuts)) == len(cuts)
-    assert render(answer, limit=1).count("\n") < render(answer).count("\n")
-
-
-def test_a_recommendation_says_what_is_in_force_and_what_waits_for_proof() -> None:
-    profile = make_profile()
-    answer = recommend(make_manifest(profile), profile, LiveView.empty())
-    assert "standing pick" not in render(answer)
-
-    def standing_line(pick: StandingPick) -> str:
-        lines = render(replace(answer, standing=pick)).splitlines()
-        [line] = [line for line in lines if "standing pick" in line]
-        return line
-
-    contested = StandingPick(
-        cut=Cut("b", "uint8"),
-        since=1_795_160_169.0,
-        changes=2,
-        rival=Cut("d", "fp32"),
-        reason="3 ms faster, which is not proven",
-    )
-    assert standing_line(contested) == (
-        "  standing pick: b:uint8, since 2026-11-20 07:36:09 UTC; d:fp32 waits for proof "
-        "(3 ms faster, which is not proven)"
-    )
-    assert standing_line(StandingPick(cut=Cut("b", "uint8"), since=None, changes=0)) == (
-        "  standing pick: b:uint8, from the profile; no other cut is estimated to be better"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..files import ENDPOINT_MODEL
+from .curl import curl_requests
 from .key_file import KeyFile
 from .management import ModelStatus, model_status
 from .registry import curl_commands, register, scale, unregister
@@ -14,6 +15,7 @@ __all__ = [
     "ModelStatus",
     "TorchServe",
     "curl_commands",
+    "curl_requests",
     "model_status",
     "register",
     "scale",

@@ -202,6 +202,14 @@ class TorchServe:
         self._running()
         return self._keys.renew(kind) if self._keys else ""
 
+    def keep_tokens(self) -> None:
+        """Renew the tokens that are about to expire, so that the key file holds valid ones.
+
+        Call it every few seconds where other programs read the key file. Raises as :meth:`token`.
+        """
+        self.token("inference")
+        self.token("management")
+
     def status(self, model: str, *, version: str | None = None) -> ModelStatus:
         """The state of a model and its workers. Raises UnknownModelError, ServingError."""
         return model_status(

@@ -1,0 +1,154 @@
+"""Values as text for a terminal: tables, sizes, times and recommendations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from .schema import INPUT, OUTPUT, Cut, RatedCut, Recommendation, StandingPick
+
+__all__ = ["cuts_to_show", "kilobytes", "recommendation_text", "table", "utc_time"]
+
+_SHOWN_CLASSES: Final = 6
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for a terminal: columns of numbers aligned right, all others left."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    columns = [[row[index] for row in cells] for index in range(len(header))]
+    widths = [
+        max(len(text) for text in (name, *column))
+        for name, column in zip(header, columns, strict=True)
+    ]
+    numeric = [bool(column) and all(map(_is_number, column)) for column in columns]
+
+    def line(texts: Sequence[str]) -> str:
+        aligned = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(texts, widths, numeric, strict=True)
+        ]
+        return "  ".join(aligned).rstrip()
+
+    rule = ["-" * width for width in widths]
+    return "\n".join([line(header), line(rule), *(line(row) for row in cells)])
+
+
+def kilobytes(nbytes: float) -> str:
+    """Bytes as text, in KB of 1,000 bytes with one decimal."""
+    return f"{nbytes / 1000:,.1f} KB"
+
+
+def utc_time(seconds: float | None) -> str:
+    """Epoch seconds as text, in UTC; "none yet" for 0 and ``None``."""
+    if not seconds:
+        return "none yet"
+    return datetime.fromtimestamp(seconds, UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
+
+
+def recommendation_text(answer: Recommendation, *, limit: int = 12) -> str:
+    """A recommendation: the cut to use, the best cuts and the best places for a bottleneck.
+
+    Parameters:
+        limit: the most cuts and the most candidates to list; see :func:`cuts_to_show`.
+    """
+    lines = [*_summary(answer), "", *_cuts(answer, limit), "", *_candidates(answer, limit)]
+    return "\n".join(lines)
+
+
+def cuts_to_show(answer: Recommendation, limit: int) -> list[RatedCut]:
+    """The ``limit`` best cuts.
+
+    The best cut at `input`, the best at `output` and the JPEG follow where they are not among
+    them, because every other cut is compared with these.
+    """
+    rows = list(answer.cuts[:limit])
+    for point in (INPUT, OUTPUT):
+        if not any(row.split_point == point for row in rows):
+            rows += [row for row in answer.cuts[limit:] if row.split_point == point][:1]
+    jpeg = [row for row in answer.cuts if row.cut == Cut(INPUT, "jpeg")]
+    return [*rows, *(row for row in jpeg if row not in rows)]
+
+
+def _summary(answer: Recommendation) -> list[str]:
+    shares = [f"{share.label} {share.weight:.0%}" for share in answer.classes]
+    classes = ", ".join(shares[:_SHOWN_CLASSES]) or "none seen"
+    if len(shares) > _SHOWN_CLASSES:
+        classes += f" and {len(shares) - _SHOWN_CLASSES} more"
+    lines = [
+        f"{answer.model} {answer.version}: use {answer.cut}",
+        f"  {answer.reason}",
+        f"  classes ({answer.mix}): {classes}",
+        f"  from {answer.observations} live requests and the profile; source {answer.source}, "
+        f"confidence {answer.confidence:.2f}, revision {answer.revision}",
+    ]
+    if answer.standing is not None:
+        lines.append(f"  {_standing_pick(answer.standing)}")
+    return lines
+
+
+def _standing_pick(pick: StandingPick) -> str:
+    since = "from the profile" if pick.since is None else f"since {utc_time(pick.since)}"
+    rival = "no other cut is estimated to be better"
+    if pick.rival is not None:
+        rival = f"{pick.rival} waits for proof ({pick.reason})"
+    return f"standing pick: {pick.cut}, {since}; {rival}"
+
+
+def _cuts(answer: Recommendation, limit: int) -> list[str]:
+    rows = [
+        (
+            "*" if row.verdict == "picked" else "",
+            str(row.cut),
+            round(row.nbytes),
+            round(row.latency_ms, 1),
+            "-" if row.agreement is None else f"{row.agreement:.1%}",
+            row.reason,
+        )
+        for row in cuts_to_show(answer, limit)
+    ]
+    header = ("", "cut", "bytes", "latency ms", "agreement", "why")
+    return ["What to use now", table(header, rows)]
+
+
+def _candidates(answer: Recommendation, limit: int) -> list[str]:
+    candidates = [row for row in answer.candidates if row.is_candidate][:limit]
+    rows = [
+        (
+            "*" if row.split_point == answer.best_candidate else "",
+            row.split_point,
+            f"{row.predictor_value:.3e}",
+            "-" if math.isnan(row.standard_error) else f"{row.standard_error:.1e}",
+            row.source,
+            round(row.live_count),
+            round(row.profile_count),
+            row.nbytes,
+        )
+        for row in candidates
+    ]
+    title = (
+        f"Where a bottleneck is worth training (rule {answer.rule} over {answer.candidate_set}, "
+        f"predictor {answer.predictor})"
+    )
+    counts = ("live", "profile", "raw bytes")
+    header = ("", "split point", "CUI", "standard error", "source", *counts)
+    return [title, table(header, rows)]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.rstrip("%").replace(",", ""))
+    except ValueError:
+        return cell == "-"
+    return True
