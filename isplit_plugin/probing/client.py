@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from .. import image as im
-from ..client import SplitClient, TorchHead
-from ..client.recommendations import ENDPOINT
+from ..client import ENDPOINT, SplitClient, TorchHead
 from ..errors import (
     BundleError,
     ProbeBudgetError,

@@ -26,8 +26,8 @@ from toys.client import (
 
 from isplit_plugin import image
 from isplit_plugin.client import SplitClient, splitclient
+from isplit_plugin.client.answers import share
 from isplit_plugin.client.cuts import resolve
-from isplit_plugin.client.splitclient import _share
 from isplit_plugin.errors import (
     BundleError,
     ImageError,
@@ -168,14 +168,14 @@ def test_a_batch_is_one_request_and_equals_single_predictions(
 def test_batches_are_bounded(connect: Connect, server: Server) -> None:
     client = connect(max_batch=2)
     assert client.predict_batch([]) == []
-    with pytest.raises(WireSizeError, match="a batch of 3 images, at most 2"):
+    with pytest.raises(WireSizeError, match="expected at most 2 images, got 3"):
         client.predict_batch([GREEN] * 3)
     assert server.state.seen == []
 
 
 @given(st.integers(0, 10**9), st.integers(1, 64))
 def test_shares_sum_to_the_whole(total: int, items: int) -> None:
-    shares = [_share(total, items, i) for i in range(items)]
+    shares = [share(total, items, i) for i in range(items)]
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1
 

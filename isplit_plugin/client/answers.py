@@ -1,0 +1,58 @@
+"""From the tail's answer to predictions."""
+
+from __future__ import annotations
+
+from ..errors import ProtocolError
+from ..schema import Cut, Prediction, Timings, TopClass
+from ..wire import TailRequest, TailResponse
+
+
+def check_answer(answer: TailResponse, request: TailRequest, images: int) -> None:
+    """Raise ProtocolError unless ``answer`` belongs to ``request``, for this many images."""
+    content = (answer.split_point, len(answer.top_class), answer.scores is not None)
+    expected = (request.split_point, images, request.scores)
+    if content != expected:
+        raise ProtocolError(
+            f"the tail answered (split point, items, scores) {content}, expected {expected}"
+        )
+    if request.network_hash not in (None, answer.network_hash):
+        raise ProtocolError(
+            f"network {answer.network_hash} answered, expected {request.network_hash}"
+        )
+
+
+def predictions(
+    answer: TailResponse,
+    cut: Cut,
+    timings: Timings,
+    *,
+    bytes_sent: int = 0,
+    bytes_received: int = 0,
+) -> list[Prediction]:
+    """One prediction for each image of an answer. Each gets an equal share of the bytes."""
+    images = len(answer.top_class)
+    rows = zip(
+        answer.top_class, answer.top_label, answer.top_score, answer.top_probability, strict=True
+    )
+    return [
+        Prediction(
+            top=tuple(
+                TopClass(int(class_id), label, float(score), float(probability))
+                for class_id, label, score, probability in zip(*row, strict=True)
+            ),
+            scores=None if answer.scores is None else answer.scores[i],
+            cut=cut,
+            bytes_sent=share(bytes_sent, images, i),
+            bytes_received=share(bytes_received, images, i),
+            timings=timings,
+            request_id=answer.request_id,
+            device=answer.device,
+            probe_rate=answer.probe_rate,
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def share(total: int, parts: int, part: int) -> int:
+    """Whole bytes of one of ``parts`` shares. All shares sum to ``total``."""
+    return total // parts + (part < total % parts)

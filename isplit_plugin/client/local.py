@@ -1,0 +1,159 @@
+"""The device's own part of a prediction: preprocessing, the head, and encoding what is sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .. import image as im
+from ..errors import BundleError
+from ..image import Image
+from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest
+from ..wire import Tensor, encode_activation, encode_images
+from .bundle import HeadBundle
+from .photo_bytes import file_bytes
+from .runtimes import HeadRuntime
+
+_MS_PER_S: Final = 1e3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedImages:
+    """The tensor that a request sends, and the milliseconds that it took to make it.
+
+    Attributes:
+        prepare_ms: reading and preprocessing, and loading a head at its first use.
+        head_ms: running the head.
+        encode_ms: the codec.
+    """
+
+    tensor: Tensor
+    prepare_ms: float = 0.0
+    head_ms: float = 0.0
+    encode_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalScores:
+    """Class scores of the whole network on the device, shape (N, classes), and times as above."""
+
+    scores: FloatArray
+    prepare_ms: float
+    head_ms: float
+
+
+class LocalNetwork:
+    """The heads of a bundle and the runtime that runs them.
+
+    Parameters:
+        bundle: ``None`` for a client that sends photo files only.
+        runtime: ``None`` without a bundle.
+        jpeg_quality: of the codec `jpeg`.
+    """
+
+    def __init__(
+        self, bundle: HeadBundle | None, runtime: HeadRuntime | None, *, jpeg_quality: int
+    ) -> None:
+        self.manifest: Manifest | None = None if bundle is None else bundle.manifest
+        self.runtime = runtime
+        self._jpeg_quality = jpeg_quality
+
+    def has_head(self, split_point: str) -> bool:
+        """Whether the network can run here up to this split point. At `input`, nothing runs."""
+        if split_point == INPUT:
+            return True
+        return self.runtime is not None and self.runtime.has(split_point)
+
+    def encode(self, images: Sequence[Image], cut: Cut) -> EncodedImages:
+        """Run the head of ``cut`` and encode what it puts out; at `input`, encode the images.
+
+        Raises:
+            ImageError: an image cannot be read.
+            BundleError: there is no bundle, no head for the cut, or the head fails.
+        """
+        if cut.coding == "file":
+            return self._encode_files(images)
+        if cut.coding == "jpeg":
+            return self._encode_jpegs(images)
+        if cut.split_point == INPUT:
+            return self._encode_pixels(images, cut)
+        return self._encode_activation(images, cut)
+
+    def classify(self, images: Sequence[Image]) -> LocalScores:
+        """Run the whole network here. Raises as :meth:`encode`."""
+        watch = _Stopwatch()
+        x = self._preprocessed(images)
+        self._load(OUTPUT)
+        prepare_ms = watch.lap_ms()
+        scores = self._run(OUTPUT, x)
+        return LocalScores(scores, prepare_ms, watch.lap_ms())
+
+    def required_manifest(self) -> Manifest:
+        """The bundle's manifest. Raises BundleError without a bundle."""
+        if self.manifest is None:
+            raise BundleError(
+                "this needs the head bundle: SplitClient(..., head='<model>.head.zip')"
+            )
+        return self.manifest
+
+    def _encode_files(self, images: Sequence[Image]) -> EncodedImages:
+        watch = _Stopwatch()
+        tensor = encode_images([file_bytes(image) for image in images], "file")
+        return EncodedImages(tensor, encode_ms=watch.lap_ms())
+
+    def _encode_jpegs(self, images: Sequence[Image]) -> EncodedImages:
+        watch = _Stopwatch()
+        preprocessing = self.required_manifest().preprocessing
+        crops = [im.crop(image, preprocessing) for image in images]
+        prepare_ms = watch.lap_ms()
+        tensor = encode_images([im.to_jpeg(crop, self._jpeg_quality) for crop in crops], "jpeg")
+        return EncodedImages(tensor, prepare_ms, encode_ms=watch.lap_ms())
+
+    def _encode_pixels(self, images: Sequence[Image], cut: Cut) -> EncodedImages:
+        watch = _Stopwatch()
+        x = self._preprocessed(images)
+        prepare_ms = watch.lap_ms()
+        tensor = encode_activation(x, cut.coding, INPUT)
+        return EncodedImages(tensor, prepare_ms, encode_ms=watch.lap_ms())
+
+    def _encode_activation(self, images: Sequence[Image], cut: Cut) -> EncodedImages:
+        watch = _Stopwatch()
+        x = self._preprocessed(images)
+        self._load(cut.split_point)
+        prepare_ms = watch.lap_ms()
+        activation = self._run(cut.split_point, x)
+        head_ms = watch.lap_ms()
+        axis = self.required_manifest().split_point(cut.split_point).channel_axis
+        tensor = encode_activation(activation, cut.coding, channel_axis=axis)
+        return EncodedImages(tensor, prepare_ms, head_ms, watch.lap_ms())
+
+    def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
+        preprocessing = self.required_manifest().preprocessing
+        return np.stack([im.preprocess(image, preprocessing) for image in images])
+
+    def _load(self, split_point: str) -> None:
+        """Load a head at its first use, so that ``head_ms`` does not contain the loading."""
+        load = getattr(self.runtime, "load", None)
+        if load is not None:
+            load(split_point)
+
+    def _run(self, split_point: str, x: FloatArray) -> FloatArray:
+        self.required_manifest()
+        assert self.runtime is not None  # noqa: S101  a client with a bundle has a runtime
+        return self.runtime.run(split_point, x)
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        """Milliseconds since the last call, or since the stopwatch was made."""
+        now = time.perf_counter()
+        lap = now - self._started
+        self._started = now
+        return lap * _MS_PER_S
