@@ -59,7 +59,7 @@ def test_a_bottleneck_is_written_and_measured(
 
 def test_errors(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "none", tmp_path / "out") == 3
-    assert "found nothing" in capsys.readouterr().err
+    assert "expected a folder of photos" in capsys.readouterr().err
     assert train(photos, tmp_path / "out", "--stride", "3") == 3
     assert "power of two" in capsys.readouterr().err
     few = write_photos(tmp_path / "few", 1)
