@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .archive import Built, build_archive, build_endpoint_archive, build_head_bundle, package
 from .bottlenecks import load_bottlenecks
-from .manifest import choose_deployed, make_manifest
+from .deployment import choose_deployed
+from .manifest import make_manifest
 
 __all__ = [
     "Built",

@@ -65,14 +65,17 @@ def package(
     config: Mapping[str, Any] | None = None,
     out_dir: str | Path = "model_store",
 ) -> Built:
-    """The three files that belong together: archive, head bundle and the endpoint's archive.
+    """Write the three files that belong together: archive, head bundle and the endpoint's archive.
 
-    ``deployed=None`` takes the measured points worth deploying (:func:`deployment.choose_deployed`). ``bottlenecks``:
-    trained bottlenecks; encoders go to the bundle, decoders to the archive, what was measured of them to its profile,
-    and they are served and recommended like any other split point. Other parameters
-    and errors: :func:`make_manifest`, :func:`build_archive` and :func:`build_head_bundle`; ServingError where
-    ``config`` has a key or value that a tail worker would refuse; ProbeError where it turns probes on and the network
-    is linear behind every deployed point.
+    The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their measurements to its
+    profile. Parameters and errors: see :func:`make_manifest`, :func:`build_archive`, :func:`build_head_bundle`.
+
+    Parameters:
+        config: settings of the tail worker; see :func:`build_archive`.
+
+    Raises:
+        ServingError: ``config`` has a key or value that a tail worker would refuse.
+        ProbeError: ``config`` turns probes on, and no deployed split point can have them.
     """
     profile = with_bottlenecks(profile, net, bottlenecks)
     manifest, warnings = make_manifest(
@@ -105,9 +108,8 @@ def package(
         include_output=include_output,
         out_dir=out_dir,
     )
-    return Built(
-        archive, bundle, build_endpoint_archive(out_dir), manifest, (*warnings, *part_warnings)
-    )
+    endpoint = build_endpoint_archive(out_dir)
+    return Built(archive, bundle, endpoint, manifest, (*warnings, *part_warnings))
 
 
 def build_archive(
@@ -121,8 +123,11 @@ def build_archive(
 ) -> Path:
     """Write ``<model>.mar`` into ``out_dir`` and return its path.
 
-    Parameters: ``manifest`` of :func:`make_manifest`; ``config``, overrides of the shipped ``model-config.yaml`` (its
-    ``isplit`` section is merged key by key). Raises ServingError where the archiver fails.
+    Parameters:
+        manifest: of :func:`make_manifest`.
+        config: overrides of the shipped ``model-config.yaml``; its ``isplit`` section is merged key by key.
+
+    Raises ServingError where the archiver fails.
     """
     with _staging() as stage:
         files = stage / "files"
@@ -160,9 +165,13 @@ def build_head_bundle(
 ) -> Path:
     """Write ``<model>.head.zip`` into ``out_dir`` and return its path.
 
-    It holds ``manifest.json`` and ``heads/<split point>.onnx`` for every deployed point. ``include_output`` adds the
-    whole network for a device that runs everything itself; ``pt2`` adds torch heads, which are code: for devices that
-    trust this file. Raises what ``network.export_head`` raises.
+    It holds ``manifest.json``, and ``heads/<split point>.onnx`` for every deployed split point.
+
+    Parameters:
+        include_output: add the whole network, for a device that runs everything itself.
+        pt2: add torch heads. They are code, for devices that trust this file.
+
+    Raises what :func:`isplit_plugin.network.export_head` raises.
     """
     from ...bottleneck import export_encoder
     from ...network import export_head
@@ -209,33 +218,28 @@ def _write_config(path: Path, shipped: str, overrides: Mapping[str, Any] | None)
         shutil.copyfile(source, path)
         return
     base = yaml.safe_load(source.read_text("utf-8"))
-    ours = {**base.get("isplit", {}), **overrides.get("isplit", {})}
-    path.write_text(yaml.safe_dump({**base, **overrides, "isplit": ours}, sort_keys=False), "utf-8")
+    section = {**base.get("isplit", {}), **overrides.get("isplit", {})}
+    merged = {**base, **overrides, "isplit": section}
+    path.write_text(yaml.safe_dump(merged, sort_keys=False), "utf-8")
 
 
 def _archive(stage: Path, files: Path, model: str, version: str, out_dir: Path) -> Path:
-    # The archiver deletes $TMPDIR/<model name> and reads TMPDIR once per process: it gets a process and a folder alone.
+    # The archiver deletes $TMPDIR/<model name> and reads TMPDIR once for each process. So it gets a
+    # process and a folder of its own.
     scratch = stage / "tmp"
     scratch.mkdir()
     handler = next(files.glob("*_handler.py"))
-    command = [
-        sys.executable,
-        "-m",
-        "model_archiver.model_packaging",
-        "--model-name",
-        model,
-        "--version",
-        version,
-    ]
-    command += ["--handler", str(handler), "--config-file", str(files / "model-config.yaml")]
-    command += [
-        "--extra-files",
-        str(files),
-        "--archive-format",
-        "zip-store",
-        "--export-path",
-        str(stage),
-    ]
+    options = {
+        "--model-name": model,
+        "--version": version,
+        "--handler": handler,
+        "--config-file": files / "model-config.yaml",
+        "--extra-files": files,
+        "--archive-format": "zip-store",
+        "--export-path": stage,
+    }
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    command += [str(word) for option in options.items() for word in option]
     run = subprocess.run(
         command,
         env={**os.environ, "TMPDIR": str(scratch)},

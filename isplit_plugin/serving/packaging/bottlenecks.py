@@ -1,4 +1,4 @@
-"""Trained bottlenecks in a package: what a profile learns of them, and which files carry them."""
+"""Trained bottlenecks in a package: their part of the profile, and the files that carry them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def bottleneck_file(name: str) -> str:
 
 
 def check_bottlenecks(bottlenecks: Sequence[Bottleneck], network_hash: str) -> None:
-    """Raises NetworkMismatchError for a bottleneck of another network, BundleError for the same one twice."""
+    """Raise NetworkMismatchError for another network's bottleneck, BundleError for one that is given twice."""
     names = [v.deployed_name for v in bottlenecks]
     for bottleneck in bottlenecks:
         if bottleneck.network_hash != network_hash:
             raise NetworkMismatchError(
-                f"bottleneck {bottleneck.name!r} belongs to network {bottleneck.network_hash}, this one is {network_hash}",
+                f"bottleneck {bottleneck.name!r} belongs to network {bottleneck.network_hash}, "
+                f"this one is {network_hash}",
                 expected=network_hash,
                 found=bottleneck.network_hash,
             )
@@ -47,9 +48,9 @@ def check_bottlenecks(bottlenecks: Sequence[Bottleneck], network_hash: str) -> N
 def with_bottlenecks(
     profile: Profile, net: CapturedNetwork, bottlenecks: Sequence[Bottleneck]
 ) -> Profile:
-    """The profile with what was measured of these bottlenecks: bytes, agreement, and times of one image on one thread.
+    """The profile with the measurements of these bottlenecks, and the times of one image on one thread.
 
-    Their importance is another network's and stays out. Agreement counts for classes that the profile has seen.
+    Their importance is another network's and stays out. Agreement covers the classes of the profile.
     """
     if not bottlenecks:
         return profile
@@ -85,17 +86,21 @@ def with_bottlenecks(
 def load_bottlenecks(
     folder: Path, net: CapturedNetwork, manifest: Manifest
 ) -> Mapping[str, nn.Module]:
-    """The tails of a manifest's bottlenecks, each behind its decoder: code -> scores. Raises ArtifactError and its kin."""
+    """The tails of a manifest's bottlenecks, each behind its decoder: from code to scores.
+
+    Raises ArtifactError and its kinds.
+    """
     from ...bottleneck import decoder_tail, load_bottleneck
 
     tails = {}
-    for place in manifest.bottlenecks:
-        name = place.point.name
+    for expected in manifest.bottlenecks:
+        name = expected.point.name
         bottleneck = load_bottleneck(folder / bottleneck_file(name), net)
         check_bottlenecks([bottleneck], manifest.network_hash)
-        if (bottleneck.deployed_name, bottleneck.code_shape) != (name, place.point.shape):
+        if (bottleneck.deployed_name, bottleneck.code_shape) != (name, expected.point.shape):
             raise BundleError(
-                f"{bottleneck_file(name)} holds {bottleneck.deployed_name!r}: it is not the one packaged"
+                f"{bottleneck_file(name)}: expected the bottleneck {name!r}, "
+                f"got {bottleneck.deployed_name!r}"
             )
         tails[name] = decoder_tail(net, bottleneck)
     return tails
