@@ -19,6 +19,7 @@ from .live_view import (
     positions,
 )
 from .mix import live_weights
+from .placement import candidate_points, local_maxima
 from .query import MAX_CLASSES, Constraints, Query
 from .recommend import bare_profile, recommend
 from .smallest_codec import SmallestCodec, smallest_codec
@@ -52,9 +53,11 @@ __all__ = [
     "Times",
     "answer_standing",
     "bare_profile",
+    "candidate_points",
     "class_curves",
     "has_standing_pick",
     "live_weights",
+    "local_maxima",
     "median_ranks",
     "positions",
     "recommend",

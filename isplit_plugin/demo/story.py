@@ -177,7 +177,7 @@ def _play_phases(traffic: Traffic, photos: Sequence[Photo]) -> list[Phase]:
 
 
 def _keep_tokens(server: TorchServe) -> None:
-    """Renew tokens. An error is printed: the next turn tries again, or sees that the server ended."""
+    """Renew tokens and print errors: the next turn tries again, or sees that the server ended."""
     try:
         server.keep_tokens()
     except IsplitError as error:

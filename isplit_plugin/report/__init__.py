@@ -1,4 +1,4 @@
-"""Pictures and the page: what a profile says, what was recommended, and what a demo wants to show."""
+"""HTML reports with figures: of a profile, of recommendations and of live traffic."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..advice.placement import candidate_points, local_maxima
+from ..advice import candidate_points, local_maxima
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, Cut, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
@@ -22,14 +22,17 @@ __all__ = ["Line", "candidates", "class_figure", "curve_figure", "faithful", "ov
 
 TITLE: Final = "Importance (log10 CUI)"
 DECADES: Final = 7
-"""Importance further below the highest is drawn at the floor: exact zeros have no logarithm."""
+"""Decades of importance that are drawn. Lower values, and zeros, are drawn below them."""
 _MAX_LABELS: Final = 72
 
 Floats = npt.NDArray[np.float64]
 
 
 class Line(NamedTuple):
-    """A curve over split points: its label, its values and standard errors, shape (P,); NaN where not known."""
+    """A curve over P split points.
+
+    ``mean`` and ``standard_error`` have shape (P,); NaN where a value is not known.
+    """
 
     label: str
     mean: Floats
@@ -37,14 +40,17 @@ class Line(NamedTuple):
 
 
 def candidates(points: Sequence[SplitPoint], mean: Floats) -> list[int]:
-    """Indices of the strict interior local maxima of log CUI over the block outputs (all points, where none is one)."""
+    """Indices of the strict interior local maxima of log CUI over the block outputs.
+
+    In a network without block outputs, over all split points.
+    """
     members, _ = candidate_points(points, "blocks")
     return [int(i) for i in members[local_maxima(np.asarray(mean, dtype=np.float64)[members])]]
 
 
-def faithful(measures: Sequence[CutMeasurement]) -> list[CutMeasurement]:
-    """Those on which at least 99 % of the images keep the full network's top class."""
-    return [m for m in measures if m.images.sum() and m.agreeing.sum() >= 0.99 * m.images.sum()]
+def faithful(measurements: Sequence[CutMeasurement]) -> list[CutMeasurement]:
+    """The measurements that agree with the full network on at least 99 % of the images."""
+    return [m for m in measurements if m.images.sum() and m.agreeing.sum() >= 0.99 * m.images.sum()]
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -60,7 +66,10 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @_styled
 def overview_figure(profile: Profile) -> Figure:
-    """Over all split points: importance with its candidates starred, bytes beside the JPEG's, and the device's time."""
+    """Three panels over all split points: importance, bytes of one image, and head time.
+
+    Stars mark the candidates for a bottleneck.
+    """
     points = profile.split_points
     curve = profile.curve()
     figure, (top, middle, bottom) = _panels(len(points), heights=(3.2, 3.0, 1.7))
@@ -86,7 +95,7 @@ def overview_figure(profile: Profile) -> Figure:
 
 @_styled
 def class_figure(profile: Profile, class_ids: Sequence[int]) -> Figure:
-    """The curves of up to six classes over the block outputs, each with its own candidates starred."""
+    """Curves of up to six classes over the block outputs, each with its candidates starred."""
     members, _ = candidate_points(profile.split_points, "blocks")
     lines = []
     for class_id in list(class_ids)[: len(SERIES)]:
@@ -105,7 +114,10 @@ def curve_figure(
     ground: Line | None = None,
     title: str = TITLE,
 ) -> Figure:
-    """Up to six curves over ``points``, local maxima starred; ``ground`` is drawn behind, to compare with."""
+    """Up to six curves over ``points``, with local maxima starred.
+
+    ``ground`` is drawn behind them, for comparison.
+    """
     return _curves(points, list(lines)[: len(SERIES)], ground=ground, title=title)
 
 
@@ -139,26 +151,29 @@ def _panels(points: int, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
         len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights)
     )[:, 0]
     figure.get_layout_engine().set(h_pad=0.09, hspace=0.0)  # type: ignore[union-attr,call-arg]
-    for each in axes:
-        each.tick_params(length=0)
-        each.margins(x=0.015)
+    for panel in axes:
+        panel.tick_params(length=0)
+        panel.margins(x=0.015)
     return figure, list(axes)
 
 
 def _log(mean: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """log10, floored ``DECADES`` below the highest value, and where the floor holds. NaN stays."""
+    """log10 of the values, with a floor, and a mask of the values below the floor. NaN stays NaN.
+
+    The floor lies ``DECADES`` below the highest value.
+    """
     mean = np.asarray(mean, dtype=np.float64)
     known = mean[np.isfinite(mean) & (mean > 0)]
     if not len(known):
         return np.where(np.isfinite(mean), 0.0, np.nan), np.isfinite(mean)
     floor = max(float(known.min()), float(known.max()) * 10.0**-DECADES)
     low = np.isfinite(mean) & (mean < floor)
-    # Half a decade under the lowest value that is drawn: seen to lie below without stretching the axis.
+    # Low values are drawn half a decade below the others: visibly lower, on a short axis.
     return np.log10(np.where(low, floor * 10**-0.5, mean)), low
 
 
 def _draw_line(axes: Axes, line: Line, number: int, *, at: Sequence[int] | None = None) -> None:
-    """One curve with its 95 % band, through the points ``at`` (all of them)."""
+    """One curve with its 95 % band, through the points ``at``; by default through all."""
     colour = SERIES[number]
     logs, low = _log(line.mean)
     where = np.arange(len(logs)) if at is None else np.asarray(at, dtype=np.int64)
@@ -177,28 +192,38 @@ def _draw_line(axes: Axes, line: Line, number: int, *, at: Sequence[int] | None 
             clip_on=False,
         )
     if line.standard_error is not None:
-        error = 1.96 * np.nan_to_num(np.asarray(line.standard_error, dtype=np.float64))
-        floor = 10.0 ** float(np.nanmin(logs)) if np.isfinite(logs).any() else 1.0
-        band = [
-            np.where(low, logs, np.log10(np.maximum(line.mean + sign * error, floor)))
-            for sign in (-1, 1)
-        ]
-        axes.fill_between(
-            where, band[0][where], band[1][where], color=colour, alpha=0.16, linewidth=0
-        )
+        bottom, top = _band(line.mean, line.standard_error)
+        axes.fill_between(where, bottom[where], top[where], color=colour, alpha=0.16, linewidth=0)
+
+
+def _band(mean: Floats, standard_error: Floats) -> tuple[Floats, Floats]:
+    """The 95 % interval of the mean, in log10; no width where the value is below the floor."""
+    logs, low = _log(mean)
+    error = 1.96 * np.nan_to_num(np.asarray(standard_error, dtype=np.float64))
+    floor = 10.0 ** float(np.nanmin(logs)) if np.isfinite(logs).any() else 1.0
+    bottom = np.where(low, logs, np.log10(np.maximum(mean - error, floor)))
+    top = np.where(low, logs, np.log10(np.maximum(mean + error, floor)))
+    return bottom, top
 
 
 def _stars(
     axes: Axes, points: Sequence[SplitPoint], mean: Floats, colour: str, *, named: bool
 ) -> None:
-    chosen = candidates(points, mean)
+    starred = candidates(points, mean)
     logs, _ = _log(mean)
     axes.plot(
-        chosen, logs[chosen], "*", color=colour, markersize=15, markeredgecolor=SURFACE, markeredgewidth=0.8,
-        label="_candidates", zorder=5,
-    )  # fmt: skip
+        starred,
+        logs[starred],
+        "*",
+        color=colour,
+        markersize=15,
+        markeredgecolor=SURFACE,
+        markeredgewidth=0.8,
+        label="_candidates",
+        zorder=5,
+    )
     if named:
-        for i in chosen:
+        for i in starred:
             axes.annotate(
                 points[i].name,
                 (i, logs[i]),
@@ -212,53 +237,73 @@ def _stars(
 
 
 def _draw_bytes(axes: Axes, profile: Profile) -> None:
-    points = profile.split_points
-    where = np.arange(len(points))
+    raw = np.asarray([point.nbytes for point in profile.split_points], dtype=np.float64)
     axes.step(
-        where,
-        [p.nbytes for p in points],
-        where="mid",
-        color=MUTED,
-        linewidth=1,
-        label="as it is (fp32)",
+        np.arange(len(raw)), raw, where="mid", color=MUTED, linewidth=1, label="as it is (fp32)"
     )
-    plain = [
-        measure.nbytes if (measure := profile.measurement(Cut(p.name, "uint8+zstd"))) else np.nan
-        for p in points
-    ]
-    best = np.full(len(points), np.nan)
-    for measure in faithful(profile.measurements):
-        if measure.split_point not in (INPUT, OUTPUT):
-            at = profile.point_index(measure.split_point)
-            best[at] = np.fmin(best[at], measure.nbytes)
-    for number, label, values in (
-        (2, "uint8+zstd", np.asarray(plain)),
-        (0, "smallest that agrees on 99 %", best),
-    ):
-        known = np.isfinite(values)
-        if known.any():
-            axes.plot(
-                where[known], values[known], color=SERIES[number], marker=MARKERS[number], markersize=4, linewidth=1.2,
-                label=label,
-            )  # fmt: skip
+    smallest = _smallest_faithful(profile)
+    _draw_known(axes, 2, "uint8+zstd", _codec_bytes(profile, "uint8+zstd"))
+    _draw_known(axes, 0, "smallest that agrees on 99 %", smallest)
     jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     if jpeg is not None:
-        axes.axhline(
-            jpeg.nbytes,
-            color=SERIES[1],
-            linestyle=(0, (5, 2)),
-            linewidth=1.4,
-            label="JPEG of the crop",
-        )
-        below = best < jpeg.nbytes
-        axes.plot(
-            where[below], best[below], "o", color=SERIES[0], markersize=9, alpha=0.3, markeredgewidth=0,
-            label="smaller than the JPEG",
-        )  # fmt: skip
+        _draw_jpeg(axes, jpeg.nbytes, smallest)
     axes.set_yscale("log")
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(_bytes_label)
     _legend(axes)
+
+
+def _codec_bytes(profile: Profile, codec: str) -> Floats:
+    """Bytes of one codec at every split point, NaN where it was not measured."""
+    measurements = [profile.measurement(Cut(point.name, codec)) for point in profile.split_points]
+    return np.asarray([np.nan if m is None else m.nbytes for m in measurements], dtype=np.float64)
+
+
+def _smallest_faithful(profile: Profile) -> Floats:
+    """Bytes of the smallest faithful codec at every split point, NaN where there is none."""
+    smallest = np.full(len(profile.split_points), np.nan)
+    for measurement in faithful(profile.measurements):
+        if measurement.split_point not in (INPUT, OUTPUT):
+            i = profile.point_index(measurement.split_point)
+            smallest[i] = np.fmin(smallest[i], measurement.nbytes)
+    return smallest
+
+
+def _draw_known(axes: Axes, number: int, label: str, values: Floats) -> None:
+    """A line through the values that are known, if any is."""
+    where = np.flatnonzero(np.isfinite(values))
+    if len(where):
+        axes.plot(
+            where,
+            values[where],
+            color=SERIES[number],
+            marker=MARKERS[number],
+            markersize=4,
+            linewidth=1.2,
+            label=label,
+        )
+
+
+def _draw_jpeg(axes: Axes, nbytes: float, smallest: Floats) -> None:
+    """The JPEG's size as a line, and a mark on every split point that takes fewer bytes."""
+    axes.axhline(
+        nbytes,
+        color=SERIES[1],
+        linestyle=(0, (5, 2)),
+        linewidth=1.4,
+        label="JPEG of the crop",
+    )
+    below = np.flatnonzero(smallest < nbytes)
+    axes.plot(
+        below,
+        smallest[below],
+        "o",
+        color=SERIES[0],
+        markersize=9,
+        alpha=0.3,
+        markeredgewidth=0,
+        label="smaller than the JPEG",
+    )
 
 
 def _bytes_label(value: float, _: object = None) -> str:
@@ -269,7 +314,7 @@ def _bytes_label(value: float, _: object = None) -> str:
 
 
 def _legend(axes: Axes) -> None:
-    """Above the panel, in as many columns as the labels leave room for."""
+    """A legend above the panel, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     labels = [_short(label, 34) for label in labels]
     if not labels:
@@ -288,7 +333,7 @@ def _block_indices(points: Sequence[SplitPoint]) -> list[int]:
 
 
 def _name_points(axes: Axes, points: Sequence[SplitPoint]) -> None:
-    """Names along the axis: all where they fit, else block outputs, else every n-th of them."""
+    """Names along the axis: all if they fit, else the block outputs, else every n-th of these."""
     named = list(range(len(points)))
     if len(named) > _MAX_LABELS:
         named = _block_indices(points)

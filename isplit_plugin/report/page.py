@@ -1,4 +1,7 @@
-"""One HTML page that needs nothing else: text, tables and figures, light and dark, on a screen or a phone."""
+"""A self-contained HTML page of text, tables and figures.
+
+It follows the reader's light or dark mode and fits a phone.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Page"]
 
 _LONG: Final = 40
-"""Longer cells break into lines."""
+"""Text cells with more characters than this may wrap."""
 
 Cell = str | int | float | None
-"""Text, or a number (set right; ``None`` and NaN show as a dash)."""
+"""Text or a number. Numbers are aligned right; ``None`` and NaN show as a dash."""
 
 
 class Page:
-    """A page, built from top to bottom; every method returns the page. All text is escaped: none of it is HTML."""
+    """A page that is built from top to bottom.
+
+    Every method that adds something returns the page. All text is escaped.
+    """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self._title = title
@@ -35,7 +41,7 @@ class Page:
         self._figures = 0
 
     def section(self, heading: str, *, level: int = 2) -> Self:
-        """A heading; those of level 2 stand in the table of contents."""
+        """A heading. Those of level 2 appear in the table of contents."""
         if level == 2:
             self._sections.append(heading)
             self._parts.append(f'<h2 id="s{len(self._sections)}">{escape(heading)}</h2>')
@@ -49,12 +55,12 @@ class Page:
         return self
 
     def code(self, text: str) -> Self:
-        """Text as it is, in a fixed width: a command, an answer."""
+        """Preformatted text, such as a command or an answer."""
         self._parts.append(f"<pre><code>{escape(text)}</code></pre>")
         return self
 
     def facts(self, facts: Iterable[tuple[Cell, str]]) -> Self:
-        """Figures that matter, large, each with what it is."""
+        """Large tiles, each with a value and what it means."""
         tiles = "".join(
             f"<div><b>{_show(value)}</b><span>{escape(what)}</span></div>" for value, what in facts
         )
@@ -70,12 +76,17 @@ class Page:
         marked: Collection[int] = (),
         folded: str = "",
     ) -> Self:
-        """A table. Rows whose index is in ``marked`` stand out; ``folded`` is what to click on to see it."""
+        """A table.
+
+        Parameters:
+            marked: indices of the rows to highlight.
+            folded: the text to click on to open the table; without it, the table is open.
+        """
         body = list(rows)
         for index, row in enumerate(body):
             if len(row) != len(header):
                 raise ValueError(f"row {index} has {len(row)} cells, the header {len(header)}")
-        # A column is numeric where every cell that is filled is a number, and is set right with its heading.
+        # A column is numeric if all its cells are numbers or empty. It is aligned right.
         numeric = [
             all(isinstance(row[i], int | float) or row[i] is None for row in body) and bool(body)
             for i in range(len(header))
@@ -102,15 +113,21 @@ class Page:
         return self
 
     def figure(self, figure: Figure, *, alt: str, caption: str = "") -> Self:
-        """A matplotlib figure as inline SVG. ``alt`` says in words what it shows; figures drawn in the colours of
-        :mod:`~isplit_plugin.report.style` follow light and dark."""
+        """A matplotlib figure as inline SVG.
+
+        Figures in the colours of :mod:`~isplit_plugin.report.style` follow light and dark mode.
+
+        Parameters:
+            alt: what the figure shows, in words.
+        """
         self._figures += 1
         width = figure.get_figwidth() * 96
         svg = to_svg(figure, prefix=f"f{self._figures}-")
         note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
             f'<figure><div class="scroll"><div role="img" aria-label="{escape(alt)}" '
-            f'style="min-width:{0.85 * width:.0f}px;max-width:{1.15 * width:.0f}px">{svg}</div></div>{note}</figure>'
+            f'style="min-width:{0.85 * width:.0f}px;max-width:{1.15 * width:.0f}px">{svg}</div></div>'
+            f"{note}</figure>"
         )
         return self
 
@@ -125,9 +142,9 @@ class Page:
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark">'
-            # Nothing is loaded and nothing runs, even if a text should get past the escaping.
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-            'img-src data:">'
+            # The page loads and runs nothing, even if an unescaped text should get into it.
+            '<meta http-equiv="Content-Security-Policy" content="'
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
             f"<title>{escape(self._title)}</title><style>{CSS}</style></head>\n"
             f"<body><main><header><h1>{escape(self._title)}</h1>{subtitle}</header>{contents}\n"
             + "\n".join(self._parts)
@@ -135,7 +152,7 @@ class Page:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Write the page whole or not at all. Raises ArtifactError."""
+        """Write the page and return its path. Raises ArtifactError and leaves no partial file."""
         target = Path(path)
         try:
             write_atomically(target, self.html().encode(errors="replace"))

@@ -1,8 +1,8 @@
-"""Colours, and how a matplotlib figure becomes SVG that follows the page into dark mode.
+"""The style of pages and figures, and figures as SVG that follows the page into dark mode.
 
-Figures are drawn in stand-in colours, which are then replaced by CSS variables. The colours of series are Okabe and
-Ito's, told apart by colour-blind readers, tuned for contrast on each background; series differ in marker and dashes
-besides.
+Figures are drawn in stand-in colours, which are then replaced by CSS variables. The colours of
+series are those of Okabe and Ito, which colour-blind readers can tell apart, adjusted for contrast
+on each background. Series also differ in their markers.
 """
 
 from __future__ import annotations
@@ -107,15 +107,18 @@ pre{font-size:.85rem;line-height:1.4}
 
 
 def to_svg(figure: Figure, *, prefix: str = "") -> str:
-    """The figure as a transparent ``<svg>`` element; ids get ``prefix``, so that several share a page."""
+    """The figure as a transparent ``<svg>`` element.
+
+    ``prefix`` is put before every id, so that several figures can share a page.
+    """
     import matplotlib
 
     buffer = io.StringIO()
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with matplotlib.rc_context(RC), warnings.catch_warnings():
         # The reader's fonts draw the text; matplotlib's own only measure it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)

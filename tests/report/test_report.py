@@ -179,7 +179,7 @@ def test_sections_say_what_they_should(html: str, toy_profile: Profile) -> None:
         "phones",
     ):
         assert part in text
-    assert f"All {len(toy_profile.measurements)} measured choices" in text
+    assert f"All {len(toy_profile.measurements)} measured cuts" in text
 
 
 def test_candidates_are_strict_local_maxima_over_block_outputs() -> None:

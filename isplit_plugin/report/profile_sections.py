@@ -1,0 +1,215 @@
+"""Sections about a profile: what splitting costs, where importance lies, what was measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from ..advice import wilson
+from ..profile import CutMeasurement, Profile
+from ..schema import INPUT, OUTPUT, Cut
+from .figures import candidates, class_figure, faithful, overview_figure
+from .page import Cell, Page
+
+_SHOWN_CLASSES: Final = 5
+_JPEG: Final = Cut(INPUT, "jpeg")
+
+
+def add_summary(page: Page, profile: Profile) -> None:
+    """The profile's main figures, and in words whether splitting pays."""
+    jpeg = profile.measurement(_JPEG)
+    accuracy = profile.accuracy
+    page.facts(
+        [
+            (int(profile.count.sum()), "calibration images"),
+            (f"{int((profile.count > 0).sum())} of {len(profile.classes)}", "classes predicted"),
+            (None if accuracy is None else f"{accuracy:.1%}", "accuracy on labelled images"),
+            (len(profile.split_points), "split points"),
+            (None if jpeg is None else round(jpeg.nbytes), "bytes as a JPEG"),
+        ]
+    )
+    page.text(_conclusion(profile))
+
+
+def add_curves(page: Page, profile: Profile, shown_classes: Sequence[int] | None) -> None:
+    """Importance, bytes and head time over the split points, then importance by class."""
+    page.section("Importance and size over the split points")
+    page.text(
+        "Cumulative importance (CUI) predicts where a bottleneck that is still to be trained costs "
+        "the least accuracy: its local maxima over the block outputs (stars). It says nothing "
+        "about codecs that need no training; those are measured below. CUI averages over channels, "
+        "so ranks across different widths are partly its definition."
+    )
+    points = profile.split_points
+    curve = profile.curve()
+    members = candidates(points, curve.mean)
+    names = ", ".join(points[i].name for i in members) or "none"
+    page.figure(
+        overview_figure(profile),
+        alt=f"CUI, bytes and head time over {len(points)} split points; candidates: {names}",
+        caption="Band: 95 % interval of the mean. Dots: block outputs. An open triangle marks an "
+        "importance of zero.",
+    )
+    if members:
+        _add_candidate_table(page, profile, members)
+    _add_class_curves(page, profile, shown_classes)
+
+
+def add_measurements(page: Page, profile: Profile) -> None:
+    """The measured cuts: the smallest faithful one of each split point, then all of them."""
+    page.section("Measured codecs")
+    page.text(
+        "Agreement: the share of images whose top class stays the full network's, with its 95 % "
+        "interval (Wilson). Bytes are of one image on the wire. Marked rows are smaller than the "
+        "JPEG."
+    )
+    by_split_point: dict[str, list[CutMeasurement]] = defaultdict(list)
+    for measurement in profile.measurements:
+        by_split_point[measurement.split_point].append(measurement)
+    smallest = [
+        min(faithful(measurements) or measurements, key=lambda m: m.nbytes)
+        for measurements in by_split_point.values()
+    ]
+    jpeg = profile.measurement(_JPEG)
+    if jpeg is not None and jpeg not in smallest:
+        smallest.append(jpeg)
+    _add_measurement_table(
+        page,
+        profile,
+        smallest,
+        caption="At each split point the smallest codec that agrees on 99 %, if any; and the JPEG",
+    )
+    _add_measurement_table(
+        page,
+        profile,
+        profile.measurements,
+        folded=f"All {len(profile.measurements)} measured cuts",
+    )
+
+
+def add_provenance(page: Page, profile: Profile) -> None:
+    """Versions, machine and options behind the profile."""
+    page.section("How this was measured")
+    page.table(("what", "value"), sorted(profile.provenance.items()))
+
+
+def _conclusion(profile: Profile) -> str:
+    """One sentence: does splitting without training pay, compared with sending the JPEG?"""
+    splits = [m for m in profile.measurements if m.split_point not in (INPUT, OUTPUT)]
+    accurate = faithful(splits)
+    if not accurate:
+        return "No measured cut keeps the full network's answer on at least 99 % of the images."
+    smallest = min(accurate, key=lambda m: m.nbytes)
+    jpeg = profile.measurement(_JPEG)
+    if jpeg is None:
+        return (
+            "The smallest cut that keeps at least 99 % of the answers is "
+            f"{_description(profile, smallest)}."
+        )
+    smaller = [m for m in accurate if m.nbytes < jpeg.nbytes]
+    if not smaller:
+        return (
+            "No measured cut that keeps at least 99 % of the answers sends less than the JPEG of "
+            "the same crop: without a trained bottleneck, splitting saves no bytes here. The "
+            f"smallest is {_description(profile, smallest)}."
+        )
+    first = min(profile.point_index(m.split_point) for m in smaller)
+    at_first = [m for m in smaller if m.split_point == profile.split_points[first].name]
+    earliest = min(at_first, key=lambda m: m.nbytes)
+    return (
+        "The earliest cut that keeps at least 99 % of the answers and sends less than the JPEG of "
+        f"the same crop is {_description(profile, earliest)}, "
+        f"{earliest.nbytes / jpeg.nbytes:.2f} of the JPEG."
+    )
+
+
+def _description(profile: Profile, m: CutMeasurement) -> str:
+    words = (
+        f"{m.split_point} with {m.codec} ({m.agreeing.sum()} of {m.images.sum()} images): "
+        f"{m.nbytes:,.0f} bytes an image"
+    )
+    head_ms = profile.head_ms.get(m.split_point)
+    whole_ms = profile.head_ms.get(OUTPUT)
+    if head_ms is None or not whole_ms:
+        return words
+    return f"{words} after {head_ms / whole_ms:.0%} of the computing time"
+
+
+def _add_candidate_table(page: Page, profile: Profile, members: Sequence[int]) -> None:
+    curve = profile.curve()
+    rows = []
+    for i in sorted(members, key=lambda i: -curve.mean[i]):
+        point = profile.split_points[i]
+        mean = float(curve.mean[i])
+        error = float(curve.standard_error[i])
+        rows.append((point.name, mean, error, point.nbytes, point.macs.head, point.macs.tail))
+    page.table(
+        ("candidate", "CUI", "standard error", "fp32 bytes", "head MACs", "tail MACs"),
+        rows,
+        caption="Places for a bottleneck: strict interior local maxima over the block outputs, "
+        "highest first",
+    )
+
+
+def _add_class_curves(page: Page, profile: Profile, class_ids: Sequence[int] | None) -> None:
+    if class_ids is None:
+        rows = np.argsort(-profile.count, kind="stable")[:_SHOWN_CLASSES]
+        class_ids = [int(profile.class_ids[row]) for row in rows if profile.count[row] > 1]
+    profile.class_rows(class_ids)  # raises UnknownClassError
+    if not class_ids:
+        return
+    page.section("Importance by class")
+    page.figure(
+        class_figure(profile, class_ids),
+        alt="CUI of " + ", ".join(profile.classes[c] for c in class_ids),
+        caption="Block outputs only; number of images in brackets. Each curve's own candidates are "
+        "starred.",
+    )
+
+
+def _add_measurement_table(
+    page: Page,
+    profile: Profile,
+    measurements: Sequence[CutMeasurement],
+    *,
+    caption: str = "",
+    folded: str = "",
+) -> None:
+    jpeg = profile.measurement(_JPEG)
+    names = (INPUT, *(point.name for point in profile.split_points), OUTPUT)
+    order = {name: i for i, name in enumerate(names)}
+    ordered = sorted(measurements, key=lambda m: (order[m.split_point], m.nbytes))
+    times = ("encode ms", "decode ms", "head ms", "tail ms")
+    page.table(
+        ("split point", "codec", "bytes", "x JPEG", "agreement", "images", *times),
+        [_measurement_row(profile, m, jpeg) for m in ordered],
+        caption=caption,
+        folded=folded,
+        marked={i for i, m in enumerate(ordered) if jpeg is not None and m.nbytes < jpeg.nbytes},
+    )
+
+
+def _measurement_row(
+    profile: Profile, m: CutMeasurement, jpeg: CutMeasurement | None
+) -> tuple[Cell, ...]:
+    images = int(m.images.sum())
+    agreement = None
+    if images:
+        share = int(m.agreeing.sum()) / images
+        low, high = wilson(share, images)
+        agreement = f"{share:.1%} ({low:.1%} to {high:.1%})"
+    return (
+        m.split_point,
+        m.codec,
+        round(m.nbytes),
+        None if jpeg is None else float(m.nbytes / jpeg.nbytes),
+        agreement,
+        images,
+        float(m.encode_ms),
+        float(m.decode_ms),
+        profile.head_ms.get(m.split_point),
+        profile.tail_ms.get(m.split_point),
+    )
