@@ -90,11 +90,17 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one served request leaves behind. Nothing in it could rebuild an input.
+    """What one answered image leaves behind for the statistics. No input can be rebuilt from it.
 
-    ``source_ms`` values come from the device and are bounded before they get here; NaN = not reported.
-    ``at``: seconds since the epoch. ``class_id`` is the predicted class; ``None`` where the request failed.
-    ``device``: the hash of the id in a verified token; ``None`` where there was none.
+    Attributes:
+        class_id: the predicted class; ``None`` where the request failed.
+        confidence: the probability of that class.
+        at: seconds since the epoch.
+        head_ms, encode_ms, uplink_ms: times that the device reported, checked for plausible bounds;
+            NaN where it reported none.
+        group: the device group.
+        error: the code of the error of a request that failed.
+        device: the hash of the id in a verified device token; ``None`` without one.
     """
 
     request_id: str
