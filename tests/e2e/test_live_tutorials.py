@@ -109,8 +109,15 @@ def test_call_the_head_client(lesson: Lesson) -> None:
 
 
 def test_read_the_recommendation(lesson: Lesson) -> None:
-    printed = lesson.run("\n".join(blocks("read-the-recommendation.md", "sh")))
-    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    steps = blocks("read-the-recommendation.md", "sh")
+    token, _, _ = steps[0].partition("\n")
+    assert token.startswith("TOKEN=")
+    printed = [lesson.run(f"{token}\n{step}") for step in steps]
+    answers = [
+        json.loads(text) for step, text in zip(steps, printed, strict=True) if "curl" in step
+    ]
     assert len(answers) == 4
+    for answer in answers:
+        assert answer["use"]["verdict"] == "picked"
     assert answers[-1]["observations"] >= 10
     assert answers[-1]["standing"] is not None
