@@ -27,7 +27,6 @@ from ..errors import IsplitError, ServingError, StoreError, TransportError
 
 __all__ = ["COMMANDS", "build_parser", "exit_code", "main"]
 
-# Modules of this package. Only the chosen one is imported, so that `isplit predict` needs no torch.
 COMMANDS: Final = (
     "profile",
     "package",
@@ -42,6 +41,10 @@ COMMANDS: Final = (
     "evaluate",
     "demo",
 )
+"""The commands, which are modules of this package.
+
+Only the chosen one is imported, so that ``isplit predict`` needs no torch.
+"""
 
 _DESCRIPTION: Final = """\
 Split a PyTorch classifier between a device and TorchServe, and learn from live

@@ -38,6 +38,8 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 Predictor = Callable[["PredictorContext"], Array]
+"""A function from a context to one value for each split point, larger where it predicts a higher
+accuracy."""
 
 DEPTH: Final = "depth"
 PREDICTORS: Final[Registry[Predictor]] = Registry("isplit.predictors", named_callable)

@@ -23,6 +23,7 @@ from .quantize import Ranges
 from .tensor import BYTES, DATATYPES, Buffer, Tensor, parse_shape, raw_bytes, text
 
 DEFAULT_MAX_BATCH: Final = 64
+"""The most items of one request, unless the server is set to another number."""
 
 P_CODEC: Final = "isplit_codec"
 P_SHAPE: Final = "isplit_shape"

@@ -27,6 +27,7 @@ from .tensor import (
 )
 
 HEADER: Final = "Inference-Header-Content-Length"
+"""The HTTP header that holds the length of the JSON in a binary body."""
 BINARY_TYPE: Final = "application/octet-stream"
 JSON_TYPE: Final = "application/json"
 

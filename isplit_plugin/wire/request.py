@@ -35,10 +35,13 @@ ACTIVATION: Final = "activation"
 """Name of the input tensor at a split point; at split point `input` it is `input`."""
 TOP_OUTPUTS: Final = ("top_class", "top_score", "top_probability", "top_label")
 SCORES: Final = "scores"
+"""The output that holds all raw scores; it is answered only if it is asked for."""
 OUTPUTS: Final = (*TOP_OUTPUTS, SCORES)
+"""The outputs of an answer to a prediction."""
 
 DEFAULT_TOP_K: Final = 5
 MAX_TOP_K: Final = 100
+"""The most classes that a request can ask for."""
 MAX_SPLIT_POINT: Final = 128
 MAX_HASH: Final = 128
 MAX_GROUP: Final = 64
