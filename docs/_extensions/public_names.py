@@ -88,6 +88,9 @@ NOTHING = "\\"
 """A first line that renders as nothing. Without it napoleon reads the docstring of a constant or
 attribute "This: that." as a type, "This", and its description."""
 
+STARRED = re.compile(r"([(, ])\*(?=\w+[),])")
+"""The star of a shape such as (N, *shape), which reStructuredText would read as emphasis."""
+
 ARRAY = re.compile(r"ndarray\[tuple\[[^\[\]]*\], (?:~?numpy\.)?dtype\[([^\[\]]*)\]\]")
 
 
@@ -99,6 +102,18 @@ def _document_constants(
         lines[:] = (docstring(package, name) or "").splitlines()
     if what in ("attribute", "data", "property") and lines:
         lines.insert(0, NOTHING)
+
+
+def _escape_shapes(
+    app: Any, what: str, full_name: str, value: object, options: Any, lines: list[str]
+) -> None:
+    lines[:] = [
+        "``".join(
+            part if index % 2 else STARRED.sub(r"\1\\*", part)
+            for index, part in enumerate(line.split("``"))
+        )
+        for line in lines
+    ]
 
 
 def _skip_named_tuple_fields(
@@ -128,6 +143,7 @@ def _shorten(annotations: str | None) -> str | None:
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
     app.connect("autodoc-process-docstring", _document_constants, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _escape_shapes, priority=400)
     app.connect("autodoc-skip-member", _skip_named_tuple_fields)
     app.connect("autodoc-process-signature", _shorten_signatures)
     return {"parallel_read_safe": True}

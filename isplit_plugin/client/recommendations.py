@@ -13,6 +13,7 @@ from ..wire.message import load_json
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
+"""Path of the endpoint behind the inference address."""
 MAX_IN_PATH: Final = 200
 Constraint = float | str | bool | None
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import requests
 
 Token = str | Callable[[], str] | None
+"""A token, or a function that reads it."""
 
 DEFAULT_TIMEOUT: Final = (5.0, 60.0)
 MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024

@@ -24,6 +24,7 @@ from .moments import F64, Moments, first_known, landmark, rescale
 OTHER: Final = "other"
 """The name under which everything above the cap of names is counted."""
 MAX_GROUPS: Final = 16
+"""Device groups that are counted by their own name."""
 MAX_SPLIT_POINTS: Final = 512
 MAX_CODECS: Final = 64
 MAX_NAME: Final = 128
