@@ -10,7 +10,6 @@ from public_names import docstring, documented_packages
 
 import isplit_plugin
 
-
 PUBLIC_MODULES = ("device_tokens", "errors", "image")
 """The other modules beside the packages are helpers that several of them share."""
 
