@@ -10,16 +10,20 @@ Exit codes:
     3: bad input, such as a file, folder, name or question.
     4: the server cannot be reached, or refuses the token.
     5: TorchServe did not start, register or stop, or the store cannot be used.
-    130: interrupted.
+    130: interrupted (Ctrl-C).
+    143: terminated (SIGTERM).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from .. import __version__
@@ -84,31 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), None)
     options = build_parser(command if command in COMMANDS else None).parse_args(words)
-    try:
-        return int(options.run(options))
-    except IsplitError as error:
-        if getattr(options, "json", False):
-            print(json.dumps(error.to_json(), default=str), file=sys.stderr)
-        else:
-            _print_error(options, error.message)
-        return exit_code(error)
-    except ModuleNotFoundError as error:
-        module = (error.name or "").split(".", maxsplit=1)[0]
-        extra = _EXTRAS.get(module, "all")
-        _print_error(options, f"{error}. Install it with: pip install 'isplit-plugin[{extra}]'")
-        return 3
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except OSError as error:
-        # About a file that an option names: a folder instead of a file, no permission, a full disk.
-        if error.filename is None:
-            raise
-        _print_error(options, f"{error.filename}: {error.strerror}")
-        return 3
-    except KeyboardInterrupt:
-        _print_error(options, "interrupted")
-        return 130
+    with _sigterm_interrupts() as terminated:
+        status = _run(options)
+    return 143 if terminated.is_set() else status
 
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
@@ -147,6 +129,53 @@ def exit_code(error: IsplitError) -> int:
     if isinstance(error, ServingError | StoreError):
         return 5
     return 3 if error.status < 500 else 1
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[threading.Event]:
+    """Let SIGTERM raise KeyboardInterrupt, so that a command cleans up. Yields whether it came."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def interrupt(*_: object) -> None:
+        terminated.set()
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return int(options.run(options))
+    except IsplitError as error:
+        if getattr(options, "json", False):
+            print(json.dumps(error.to_json(), default=str), file=sys.stderr)
+        else:
+            _print_error(options, error.message)
+        return exit_code(error)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").split(".", maxsplit=1)[0]
+        extra = _EXTRAS.get(module, "all")
+        _print_error(options, f"{error}. Install it with: pip install 'isplit-plugin[{extra}]'")
+        return 3
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        # About a file that an option names: a folder instead of a file, no permission, a full disk.
+        if error.filename is None:
+            raise
+        _print_error(options, f"{error.filename}: {error.strerror}")
+        return 3
+    except KeyboardInterrupt:
+        _print_error(options, "interrupted")
+        return 130
 
 
 def _print_error(options: argparse.Namespace, text: str) -> None:

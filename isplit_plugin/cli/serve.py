@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,8 +105,6 @@ def run(options: argparse.Namespace) -> int:
 
     # Private, because it holds tokens and statistics.
     options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     common.note(options, "starting TorchServe ...")
     with TorchServe(
         model_store=options.model_store,
@@ -126,7 +123,8 @@ def run(options: argparse.Namespace) -> int:
     ) as server:
         announce(server, options)
         try:
-            while not stop.wait(1.0):
+            while True:
+                time.sleep(1.0)
                 if not options.no_tokens:
                     _keep_tokens(server)
                 if server.pid is None:

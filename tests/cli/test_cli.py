@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from toys import advice as toys
+from toys.polling import until
 
 from isplit_plugin import cli, errors
 from isplit_plugin.cli import COMMANDS, build_parser, exit_code, main, package, predict
@@ -27,6 +30,27 @@ def test_every_command_teaches_itself(command: str, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert f"isplit {command}" in text
     assert "example" in text
+
+
+def test_sigterm_ends_a_command_like_ctrl_c_with_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: False)
+        finally:
+            cleaned.append(options.model)
+        return 0
+
+    monkeypatch.setattr("isplit_plugin.cli.recommend.run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["recommend", "toy"]) == 143
+    assert cleaned == ["toy"]
+    assert capsys.readouterr().err == "isplit recommend: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_overview_names_every_command() -> None:

@@ -93,7 +93,7 @@ def served(packaged: Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
     finally:
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+        assert server.wait(60) == 143
         server.stdout.close()
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +19,7 @@ import pytest
 import requests
 import torch
 from toys.live_server import Live, Model
+from toys.polling import until
 from toys.serving import head_of, tensor_request, toy_photos, whole
 
 from isplit_plugin.client import SplitClient
@@ -93,7 +98,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(
         ) as running:
             pgid = running.pid
             assert pgid is not None
-            assert len(_group(pgid)) >= 2  # the frontend and a worker
+            assert len(_group(pgid)) >= 3  # the guard, the frontend and a worker
             assert oct(running.key_path.stat().st_mode & 0o777) == "0o600"
             url = f"{running.inference_url}/predictions/toy"
             for _ in range(2):
@@ -172,6 +177,49 @@ def test_interrupted_while_starting_nothing_is_left(
         TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
     assert _group(started[0]) == []
     assert list(scratch.iterdir()) == []
+
+
+_SERVE = """
+import sys
+from isplit_plugin.cli import main
+sys.exit(main(["serve", "toy", "--json", *sys.argv[1:]]))
+"""
+_LIBRARY = """
+import json, sys, time
+from isplit_plugin.serving.launcher import TorchServe
+with TorchServe(model_store=sys.argv[2], models=["toy.mar"]) as server:
+    print(json.dumps({"pid": server.pid}), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "ending"), [(_SERVE, signal.SIGTERM), (_LIBRARY, signal.SIGKILL)]
+)
+def test_a_program_that_is_ended_leaves_no_server(
+    toy: Model, tmp_path: Path, scratch: Path, program: str, ending: signal.Signals
+) -> None:
+    store = ["--model-store", str(toy.built.archive.parent)]
+    ports = [
+        word for name in ("inference", "management", "metrics") for word in (f"--{name}-port", "0")
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *store, *ports],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert line, "the program ended before the server was ready"
+        group = int(json.loads(line)["pid"])
+        assert len(_group(group)) >= 3  # the guard, the frontend and a worker
+        running.send_signal(ending)
+        until(lambda: not _group(group), timeout_s=20)
+        assert running.wait(20) == (143 if ending == signal.SIGTERM else -signal.SIGKILL)
+    assert list(scratch.iterdir()) == []
+    assert list(tmp_path.rglob("key_file.json")) == []
 
 
 def test_a_load_that_fails_is_taken_away_and_its_reason_told(live: Live, model_store: Path) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-import psutil
-
 from ...errors import ServingError
+from . import guard
+from .guard import group_members
 from .java import find_java
 
 # The path of a Unix socket has at most 107 characters, and TorchServe appends "/.ts.sock.65535".
@@ -31,8 +31,9 @@ class Frontend:
     """One TorchServe frontend with folders of its own.
 
     TorchServe's start script keeps one pid file per machine and stops whichever server owns it, so
-    this class starts the Java process itself. The process gets a session of its own: the workers
-    are its children, and the whole process group can be ended.
+    this class starts the Java process itself. The process gets a session of its own with a guard
+    (:mod:`.guard`): the workers are children of the Java process, and the whole process group ends
+    when this process does.
 
     Parameters:
         workdir: folder for configuration, key file and log; for one server at a time.
@@ -41,6 +42,7 @@ class Frontend:
         models: ``NAME=FILE`` for each archive to load.
         log_config: log4j2 file.
         environment: additional environment variables of server and workers.
+        temporary: whether the guard removes ``workdir`` if this process dies.
 
     Attributes:
         log_path: the output of server and workers.
@@ -56,6 +58,7 @@ class Frontend:
         models: Sequence[str],
         log_config: Path,
         environment: Mapping[str, str],
+        temporary: bool = False,
     ) -> None:
         self.workdir = workdir
         self.log_path = workdir / "torchserve.log"
@@ -65,13 +68,14 @@ class Frontend:
         self._models = list(models)
         self._log_config = log_config
         self._extra_environment = dict(environment)
+        self._temporary = temporary
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
         self._lock: IO[str] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Process id, which is also the process group; ``None`` if the frontend does not run."""
+        """Process group of guard, frontend and workers; ``None`` if the frontend does not run."""
         if self._process is None or self._process.poll() is not None:
             return None
         return self._process.pid
@@ -92,7 +96,7 @@ class Frontend:
             properties.write_text("".join(lines), "utf-8")
             with self.log_path.open("wb") as log:
                 self._process = subprocess.Popen(
-                    self._command(java, properties),
+                    [*self._guard(), *self._command(java, properties)],
                     cwd=self.workdir,
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,
@@ -100,6 +104,8 @@ class Frontend:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     umask=0o077,
+                    # The guard keeps the folder locked until it has removed the key file.
+                    pass_fds=[self._lock.fileno()],
                 )
         except OSError as error:
             self.stop()
@@ -126,6 +132,12 @@ class Frontend:
                 self.key_path.unlink(missing_ok=True)
                 self._lock.close()
                 self._lock = None
+
+    def _guard(self) -> list[str]:
+        remove = [self.key_path, self._scratch, *([self.workdir] if self._temporary else [])]
+        # -P: the folder of this file is not for imports.
+        command = [sys.executable, "-P", guard.__file__, str(os.getpid())]
+        return [*command, *(f"--remove={path}" for path in remove), "--"]
 
     def _command(self, java: Path, properties: Path) -> list[str]:
         home = _torchserve_home()
@@ -230,23 +242,13 @@ def _end_group(process: subprocess.Popen[bytes], grace: float) -> None:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
-        while (process.poll() is None or _has_members(group)) and time.monotonic() < deadline:
+        while (process.poll() is None or group_members(group)) and time.monotonic() < deadline:
             time.sleep(0.05)
     finally:
         # In `finally`, so that a second Ctrl-C ends the waiting but not the cleaning up.
-        if process.poll() is None or _has_members(group):
+        if process.poll() is None or group_members(group):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
         process.wait()
-        while _has_members(group):
+        while group_members(group):
             time.sleep(0.02)
-
-
-def _has_members(group: int) -> bool:
-    """Whether a process of the group is alive. Zombies are not."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
-            in_group = os.getpgid(process.pid) == group
-            if in_group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False

@@ -40,7 +40,7 @@ _RESERVED_KEYS: Final = frozenset(
 class TorchServe:
     """A TorchServe on this machine, as a context manager.
 
-    When it ends, however it ends, no process, socket or key file is left.
+    When it ends, or this process does, however that happens, no process, socket or key file is left.
 
     Parameters:
         model_store: folder with ``.mar`` archives.
@@ -166,7 +166,7 @@ class TorchServe:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the frontend; ``None`` if it does not run."""
+        """Process group of the server; ``None`` if it does not run."""
         return self._frontend.pid if self._frontend else None
 
     @property
@@ -293,6 +293,7 @@ class TorchServe:
             models=[f"{archive_identity(path)[0]}={path.name}" for path in self._archives],
             log_config=self._log_config,
             environment=environment,
+            temporary=self._temporary_workdir,
         )
         if self._tokens:
             self._keys = KeyFile(self._frontend.key_path, self.management_url)

@@ -86,7 +86,8 @@ def test_a_frontend_that_cannot_start_leaves_nothing(
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    monkeypatch.setattr(process, "find_java", lambda: tmp_path / "no-java")
+    monkeypatch.setattr(process, "find_java", lambda: tmp_path / "java")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     frontend = Frontend(
         tmp_path / "work",
         {},
