@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from ..errors import ArtifactError, BundleError, WireError
 from ..schema import Manifest
-from ..wire.message import load_json
+from ..wire import load_json
 
 MANIFEST: Final = "manifest.json"
 MAX_FILES: Final = 1024

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import IsplitError, ProtocolError, QueryError, WireError, from_json
-from ..wire.message import load_json
+from ..wire import load_json
 from .recommendations import ENDPOINT
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 

@@ -10,7 +10,7 @@ import numpy as np
 from .. import image as im
 from ..errors import ImageError
 from ..image import Image
-from ..wire.tensor import Buffer
+from ..wire import Buffer
 
 
 def file_bytes(image: Image) -> Buffer:

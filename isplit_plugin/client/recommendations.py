@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ..errors import ArtifactError, ProtocolError, QueryError, WireError
 from ..schema import Recommendation
-from ..wire.message import load_json
+from ..wire import load_json
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"

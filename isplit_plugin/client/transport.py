@@ -26,7 +26,7 @@ from ..errors import (
     WireError,
     WireSizeError,
 )
-from ..wire.message import load_json
+from ..wire import load_json
 
 if TYPE_CHECKING:
     import requests

@@ -21,10 +21,20 @@ import numpy as np
 
 from ..errors import WireError
 from ..schema import FloatArray
-from ..wire import decode_activation, encode_activation, message
-from ..wire.message import InferResponse
-from ..wire.request import GRADIENTS, P_DEVICE, P_NETWORK, P_SPLIT_POINT
-from ..wire.tensor import Buffer, Scalar, text
+from ..wire import (
+    GRADIENTS,
+    P_DEVICE,
+    P_NETWORK,
+    P_SPLIT_POINT,
+    P_TAIL_MS,
+    Buffer,
+    InferResponse,
+    Scalar,
+    decode_activation,
+    encode_activation,
+    message,
+    read_text,
+)
 
 GRADIENT: Final = "gradient"
 MAX_TICKET: Final = 16 * 1024
@@ -34,7 +44,6 @@ MAX_REPORT_DEVICE: Final = 512
 _TICKET: Final = "isplit_ticket"
 _CLASS: Final = "isplit_class"
 _SCALE: Final = "isplit_gradient_scale"
-_TAIL_MS: Final = "isplit_tail_ms"
 _TOP: Final = 14
 """The largest magnitude that travels lies below 2^15; fp16 ends at 65504."""
 
@@ -69,7 +78,7 @@ class ProbeResponse:
             _CLASS: self.class_id,
             _TICKET: self.ticket,
             _SCALE: scale,
-            _TAIL_MS: round(self.tail_ms, 3),
+            P_TAIL_MS: round(self.tail_ms, 3),
         }
         if self.device:
             parameters[P_DEVICE] = self.device
@@ -89,22 +98,22 @@ def decode_probe_response(
             f"expected the output {GRADIENT!r} alone, got {', '.join(t.name for t in answer.outputs)}"
         )
     told = answer.parameters
-    class_id, scale, tail_ms = told.get(_CLASS), told.get(_SCALE), told.get(_TAIL_MS, 0.0)
+    class_id, scale, tail_ms = told.get(_CLASS), told.get(_SCALE), told.get(P_TAIL_MS, 0.0)
     if type(class_id) is not int or class_id < 0:
         raise WireError(f"{_CLASS}: expected a class id, got {str(class_id)[:40]!a}")
     if isinstance(scale, bool | str) or scale is None or not 2.0**-121 < scale < 2.0**121:
         raise WireError(f"{_SCALE}: expected a power of two, got {str(scale)[:40]!a}")
     if isinstance(tail_ms, bool | str) or not tail_ms >= 0:
-        raise WireError(f"{_TAIL_MS}: expected milliseconds, got {str(tail_ms)[:40]!a}")
+        raise WireError(f"{P_TAIL_MS}: expected milliseconds, got {str(tail_ms)[:40]!a}")
     gradient = decode_activation(answer.outputs[0], shape=shape, max_batch=1)
     return ProbeResponse(
         gradient=gradient / np.float32(scale),
         class_id=class_id,
-        ticket=text(told.get(_TICKET), _TICKET, limit=MAX_TICKET),
-        split_point=text(told.get(P_SPLIT_POINT), P_SPLIT_POINT),
-        network_hash=text(told.get(P_NETWORK), P_NETWORK),
+        ticket=read_text(told.get(_TICKET), _TICKET, limit=MAX_TICKET),
+        split_point=read_text(told.get(P_SPLIT_POINT), P_SPLIT_POINT),
+        network_hash=read_text(told.get(P_NETWORK), P_NETWORK),
         tail_ms=float(tail_ms),
-        device=text(told.get(P_DEVICE, ""), P_DEVICE),
+        device=read_text(told.get(P_DEVICE, ""), P_DEVICE),
         model=answer.model_name,
         version=answer.model_version,
         id=answer.id,
@@ -156,11 +165,11 @@ class ProbeReport:
         if type(class_id) is not int:
             raise WireError(f"probe: class: expected a class id, got {str(class_id)[:40]!a}")
         if device is not None:
-            text(device, "probe: device", limit=MAX_REPORT_DEVICE)
+            read_text(device, "probe: device", limit=MAX_REPORT_DEVICE)
         return cls(
-            ticket=text(raw["ticket"], "probe: ticket", limit=MAX_TICKET),
+            ticket=read_text(raw["ticket"], "probe: ticket", limit=MAX_TICKET),
             values=tuple(_number(v) for v in values),
-            network_hash=text(raw.get("network"), "probe: network"),
+            network_hash=read_text(raw.get("network"), "probe: network"),
             class_id=class_id,
             device_token=device,
         )

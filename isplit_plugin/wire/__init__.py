@@ -1,4 +1,13 @@
-"""What travels between device and server: tensors in the Open Inference Protocol v2, and activation codecs."""
+"""What travels between device and server: messages, tensors and coded activations.
+
+- :func:`encode_activation`, :func:`decode_activation` and the codecs (:mod:`.codecs`); the
+  interface of a codec is :class:`Codec`.
+- :class:`TailRequest`, :func:`decode_request`, :class:`TailResponse`, :func:`decode_response`: one
+  request to a tail and its answer.
+- :mod:`.message`: requests and responses of the Open Inference Protocol v2 in general.
+
+Everything that is decoded is hostile: the readers raise :class:`~isplit_plugin.errors.WireError`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +19,7 @@ from .activation import (
     encode_activation,
     encode_images,
 )
+from .checking import decode_request
 from .codec import Codec, EncodeOptions, Payload
 from .codecs import (
     CODECS,
@@ -31,19 +41,27 @@ from .message import (
     http_headers,
     load_json,
 )
+from .parameters import P_DEVICE, P_NETWORK, P_SPLIT_POINT, P_TAIL_MS, Scalar, read_text
 from .quantize import Ranges
-from .request import MAX_TOP_K, OUTPUTS, SCORES, TailRequest, decode_request
+from .reader import Buffer
+from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest
 from .response import TailResponse, decode_response, label, top_k
 from .tensor import Tensor
 
 __all__ = [
     "CODECS",
     "DEFAULT_MAX_BATCH",
+    "GRADIENTS",
     "HEADER",
     "IMAGE_CODECS",
     "MAX_TOP_K",
     "OUTPUTS",
+    "P_DEVICE",
+    "P_NETWORK",
+    "P_SPLIT_POINT",
+    "P_TAIL_MS",
     "SCORES",
+    "Buffer",
     "Codec",
     "EncodeOptions",
     "InferRequest",
@@ -51,6 +69,7 @@ __all__ = [
     "Payload",
     "Ranges",
     "RequestedOutput",
+    "Scalar",
     "TailRequest",
     "TailResponse",
     "Tensor",
@@ -70,6 +89,7 @@ __all__ = [
     "is_codec",
     "label",
     "load_json",
+    "read_text",
     "register",
     "top_k",
     "unknown_codec",

@@ -18,15 +18,14 @@ from ..errors import UnknownCodecError, WireError, WireSizeError
 from ..schema import FloatArray
 from .codec import EncodeOptions, Payload
 from .codecs import IMAGE_CODECS, find_codec
+from .parameters import P_CODEC, P_SHAPE, read_text
 from .plain import PLAIN_CODECS
 from .quantize import Ranges
-from .tensor import BYTES, DATATYPES, Buffer, Tensor, parse_shape, raw_bytes, text
+from .reader import Buffer
+from .tensor import BYTES, DATATYPES, Tensor, parse_shape, raw_bytes
 
 DEFAULT_MAX_BATCH: Final = 64
-"""The most items of one request, unless the server is set to another number."""
-
-P_CODEC: Final = "isplit_codec"
-P_SHAPE: Final = "isplit_shape"
+"""The largest batch that a tail accepts by default."""
 
 _DATATYPES: Final = {codec.name: codec.datatype for codec in PLAIN_CODECS}
 _BY_DATATYPE: Final = {codec.datatype: codec.name for codec in PLAIN_CODECS}
@@ -110,7 +109,7 @@ def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
                 f"tensor {tensor.name!r}: a coded activation is BYTES of shape [1], "
                 f"got {list(tensor.shape)}"
             )
-        codec = find_codec(text(tensor.parameters.get(P_CODEC), P_CODEC))
+        codec = find_codec(read_text(tensor.parameters.get(P_CODEC), P_CODEC))
         return codec.name, parse_shape(tensor.parameters.get(P_SHAPE), P_SHAPE)
     plain = _BY_DATATYPE.get(tensor.datatype)
     stated = tensor.parameters.get(P_CODEC, plain)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from ..errors import WireError
 from ..schema import FloatArray
+from .parameters import Scalar
 from .quantize import Ranges
-from .tensor import Buffer, Scalar
+from .reader import Buffer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

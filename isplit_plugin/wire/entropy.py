@@ -11,7 +11,7 @@ from ..errors import WireError, WireSizeError
 from ..schema import FloatArray
 from .codec import Codec, EncodeOptions, Payload
 from .quantize import Ranges
-from .tensor import Buffer
+from .reader import Buffer
 
 if sys.version_info >= (3, 14):
     from compression import zstd

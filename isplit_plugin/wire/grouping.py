@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import WireError
-from .tensor import Buffer
+from .reader import Buffer
 
 Bytes = npt.NDArray[np.uint8]
 

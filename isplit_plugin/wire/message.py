@@ -1,8 +1,9 @@
-"""Open Inference Protocol v2 requests and responses with the binary tensor extension.
+"""Requests and responses of the Open Inference Protocol v2 with the binary tensor extension.
 
-Body = JSON, then the binary tensors in order, little-endian, row-major, without padding between them. The HTTP header
-``Inference-Header-Content-Length`` gives the length of the JSON; without it the whole body is JSON.
-Specification: kserve/open-inference-protocol (v2, REST) and Triton's binary data extension.
+A body is JSON, followed by the binary tensors in order: little-endian, row-major, without padding
+between them. The HTTP header ``Inference-Header-Content-Length`` states the length of the JSON.
+Without it the whole body is JSON. Specification: kserve/open-inference-protocol (v2, REST) and
+Triton's binary data extension.
 """
 
 from __future__ import annotations
@@ -13,37 +14,29 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import WireError, WireSizeError
-from .tensor import (
-    BYTES,
-    DATATYPES,
-    Buffer,
-    Scalar,
-    Tensor,
-    read_binary,
-    read_json,
-    read_parameters,
-    read_shape,
-    text,
-)
+from .parameters import Scalar, read_parameters, read_text
+from .reader import Buffer, Reader
+from .tensor import BYTES, DATATYPES, Tensor, read_binary, read_json, read_shape
 
 HEADER: Final = "Inference-Header-Content-Length"
-"""The HTTP header that holds the length of the JSON in a binary body."""
+"""The HTTP header with the length of the JSON in front of binary tensors."""
 BINARY_TYPE: Final = "application/octet-stream"
 JSON_TYPE: Final = "application/json"
 
 MAX_HEADER_BYTES: Final = 64 * 1024
-"""Longest JSON in front of binary tensors."""
+"""The longest JSON in front of binary tensors."""
 MAX_JSON_BYTES: Final = 16 * 1024 * 1024
-"""Longest body that is all JSON. Parsed, JSON numbers take up to 16 times their bytes."""
+"""The longest body that is all JSON. Parsed, JSON numbers take up to 16 times their bytes."""
 MAX_TENSORS: Final = 16
 
-# Spaces behind the JSON put the first tensor on this boundary: a view into the body is then aligned, and needs no copy.
-_ALIGN: Final = 16
+# Spaces after the JSON put the first tensor on this boundary. A view into the body is then aligned
+# and needs no copy.
+_ALIGNMENT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """An output the client asks for, and its parameters (``binary_data``)."""
+    """An output that the client asks for, with its parameters (``binary_data``)."""
 
     name: str
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
@@ -51,7 +44,14 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InferRequest:
-    """``inputs`` in wire order; ``outputs`` empty = the server's usual ones."""
+    """A request.
+
+    Attributes:
+        inputs: The input tensors in wire order.
+        outputs: The outputs asked for; empty means the server's usual ones.
+        id: The client's id.
+        parameters: Scalars by name.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[RequestedOutput, ...] = ()
@@ -61,7 +61,15 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InferResponse:
-    """``outputs`` in wire order."""
+    """A response.
+
+    Attributes:
+        outputs: The output tensors in wire order.
+        model_name: The model that answers.
+        model_version: Its version.
+        id: The client's id, as the request has it.
+        parameters: Scalars by name.
+    """
 
     outputs: tuple[Tensor, ...]
     model_name: str = ""
@@ -71,17 +79,16 @@ class InferResponse:
 
 
 def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON (``None``: all of it is JSON). Raises WireError for what does not fit."""
+    """The body, and the length of its JSON; ``None``: all of it is JSON.
+
+    Raises WireError for what the form cannot carry.
+    """
     raw: dict[str, Any] = {"id": request.id} if request.id else {}
     if request.parameters:
         raw["parameters"] = dict(request.parameters)
     if request.outputs:
         raw["outputs"] = [
-            {
-                "name": output.name,
-                **({"parameters": dict(output.parameters)} if output.parameters else {}),
-            }
-            for output in request.outputs
+            _with_parameters({"name": output.name}, output.parameters) for output in request.outputs
         ]
     return _encode(raw, "inputs", request.inputs, [binary] * len(request.inputs))
 
@@ -89,7 +96,13 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
 def encode_response(
     response: InferResponse, *, binary: Sequence[bool] | bool = True
 ) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON. ``binary``: for all outputs, or one flag for each."""
+    """The body, and the length of its JSON; ``None``: all of it is JSON.
+
+    Parameters:
+        binary: Whether the outputs are binary, for all of them or one flag for each.
+
+    Raises WireError for what the form cannot carry.
+    """
     raw: dict[str, Any] = {
         "model_name": response.model_name,
         "model_version": response.model_version,
@@ -105,28 +118,19 @@ def encode_response(
 def decode_request(
     body: Buffer | Mapping[str, Any], json_length: int | None = None
 ) -> InferRequest:
-    """Read a request. ``body``: any buffer, or the object a server has already parsed from a JSON body.
+    """Read a request.
 
-    Raises WireError (WireSizeError where a limit is passed), and nothing else.
+    Parameters:
+        body: Any buffer, or the object that a server has already parsed from a JSON body.
+        json_length: The length of the JSON; ``None``: all of the body is JSON.
+
+    Raises WireError, WireSizeError above a limit, and nothing else.
     """
     raw, rest = _open(body, json_length)
-    outputs = raw.get("outputs", [])
-    if not isinstance(outputs, list) or len(outputs) > MAX_TENSORS:
-        raise WireError(f"outputs: expected a list of at most {MAX_TENSORS}")
-    requested = []
-    for output in outputs:
-        if not isinstance(output, Mapping):
-            raise WireError("outputs: expected objects with a name")
-        name = text(output.get("name"), "output name")
-        requested.append(
-            RequestedOutput(name, read_parameters(output.get("parameters"), f"output {name!r}"))
-        )
-    if len({output.name for output in requested}) != len(requested):
-        raise WireError("outputs: a name comes twice")
     return InferRequest(
-        inputs=_tensors(raw.get("inputs"), "inputs", rest),
-        outputs=tuple(requested),
-        id=text(raw.get("id", ""), "id"),
+        inputs=_read_tensors(raw.get("inputs"), "inputs", rest),
+        outputs=_read_requested_outputs(raw.get("outputs", [])),
+        id=read_text(raw.get("id", ""), "id"),
         parameters=read_parameters(raw.get("parameters"), "request"),
     )
 
@@ -135,32 +139,35 @@ def decode_response(body: Buffer, json_length: int | None = None) -> InferRespon
     """Read a response. Raises WireError, and nothing else."""
     raw, rest = _open(body, json_length)
     return InferResponse(
-        outputs=_tensors(raw.get("outputs"), "outputs", rest),
-        model_name=text(raw.get("model_name", ""), "model_name"),
-        model_version=text(raw.get("model_version", ""), "model_version"),
-        id=text(raw.get("id", ""), "id"),
+        outputs=_read_tensors(raw.get("outputs"), "outputs", rest),
+        model_name=read_text(raw.get("model_name", ""), "model_name"),
+        model_version=read_text(raw.get("model_version", ""), "model_version"),
+        id=read_text(raw.get("id", ""), "id"),
         parameters=read_parameters(raw.get("parameters"), "response"),
     )
 
 
 def http_headers(json_length: int | None) -> dict[str, str]:
-    """The HTTP headers that belong to an encoded body."""
+    """The HTTP headers of an encoded body."""
     if json_length is None:
         return {"Content-Type": JSON_TYPE}
     return {"Content-Type": BINARY_TYPE, HEADER: str(json_length)}
 
 
 def find_header(headers: Mapping[str, str], name: str) -> str | None:
-    """A header's value whatever the spelling of its name: a proxy may lower-case it."""
-    wanted = name.lower()
+    """The value of a header in any spelling of its name: a proxy may change the case."""
+    lower_name = name.lower()
     for key, value in headers.items():
-        if isinstance(key, str) and key.lower() == wanted:
+        if isinstance(key, str) and key.lower() == lower_name:
             return value
     return None
 
 
 def header_length(headers: Mapping[str, str]) -> int | None:
-    """The length of the JSON from the HTTP headers; ``None`` where the header is absent. Raises WireError."""
+    """The length of the JSON from the HTTP headers; ``None`` without the header.
+
+    Raises WireError.
+    """
     value = find_header(headers, HEADER)
     if value is None:
         return None
@@ -170,42 +177,58 @@ def header_length(headers: Mapping[str, str]) -> int | None:
     return int(digits)
 
 
-def load_json(body: Buffer, what: str = "JSON") -> Any:
+def load_json(body: Buffer, subject: str = "JSON") -> Any:
     """Parse strict JSON: UTF-8, no NaN or Infinity, no duplicate keys. Raises WireError."""
     try:
-        return json.loads(bytes(body).decode(), object_pairs_hook=_object, parse_constant=_constant)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # not UTF-8, not JSON, integers of thousands of digits, too deep
-        raise WireError(f"{what}: not valid JSON ({type(error).__name__})") from error
+        return json.loads(
+            bytes(body).decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        )
+    # Not UTF-8, not JSON, an integer of thousands of digits; or too deep.
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"{subject}: not valid JSON ({type(error).__name__})") from error
+
+
+def as_view(body: object) -> memoryview:
+    """A body as bytes, without a copy. Raises WireError for what is not a contiguous buffer."""
+    try:
+        return memoryview(body).cast("B")  # type: ignore[arg-type]
+    except TypeError:
+        raise WireError(
+            "message: expected a contiguous body of bytes or a JSON object, "
+            f"got {type(body).__name__}"
+        ) from None
+
+
+def _with_parameters(entry: dict[str, Any], parameters: Mapping[str, Scalar]) -> dict[str, Any]:
+    return {**entry, "parameters": dict(parameters)} if parameters else entry
 
 
 def _encode(
     raw: dict[str, Any], key: str, tensors: Sequence[Tensor], binary: Sequence[bool]
 ) -> tuple[bytes, int | None]:
+    """Body and length of JSON, with the tensors under ``key``; one flag of ``binary`` for each."""
     chunks: list[Buffer] = []
     raw[key] = entries = []
-    for tensor, as_binary in zip(tensors, binary, strict=True):
+    for tensor, is_binary in zip(tensors, binary, strict=True):
         parameters = dict(tensor.parameters)
         entry: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": list(tensor.shape),
         }
-        if as_binary:
+        if is_binary:
             parameters["binary_data_size"] = tensor.nbytes
             chunks += tensor.chunks()
         else:
             entry["data"] = tensor.json_data()
-        entries.append(entry | ({"parameters": parameters} if parameters else {}))
+        entries.append(_with_parameters(entry, parameters))
     try:
         head = json.dumps(raw, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, TypeError) as error:
         raise WireError(f"a parameter that JSON cannot carry ({error})") from error
     if not any(binary):
         return head, None
-    head += b" " * (-len(head) % _ALIGN)
+    head += b" " * (-len(head) % _ALIGNMENT)
     if len(head) > MAX_HEADER_BYTES:
         raise WireSizeError(f"the JSON takes {len(head)} bytes, at most {MAX_HEADER_BYTES}")
     return b"".join([head, *chunks]), len(head)
@@ -214,72 +237,85 @@ def _encode(
 def _open(
     body: Buffer | Mapping[str, Any], json_length: int | None
 ) -> tuple[Mapping[str, Any], memoryview]:
-    """The parsed JSON, and a view of the bytes behind it."""
+    """The parsed JSON, and the bytes after it."""
     if isinstance(body, Mapping):
         if json_length is not None:
             raise WireError(f"{HEADER} belongs to {BINARY_TYPE}, this body came as {JSON_TYPE}")
         return body, memoryview(b"")
-    try:
-        view = memoryview(body).cast("B")
-    except TypeError:
-        raise WireError(f"expected a contiguous body of bytes, got {type(body).__name__}") from None
-    if json_length is None:
-        limit, json_length = MAX_JSON_BYTES, len(view)
-    else:
-        limit = MAX_HEADER_BYTES
-    if not 0 <= json_length <= len(view):
-        raise WireError(f"{HEADER} is {json_length}, the body has {len(view)} bytes")
-    if json_length > limit:
-        raise WireSizeError(f"{json_length} bytes of JSON, at most {limit}", limit=limit)
-    raw = load_json(view[:json_length], "message")
+    view = as_view(body)
+    limit = MAX_JSON_BYTES if json_length is None else MAX_HEADER_BYTES
+    size = len(view) if json_length is None else json_length
+    if not 0 <= size <= len(view):
+        raise WireError(f"{HEADER} is {size}, the body has {len(view)} bytes")
+    if size > limit:
+        raise WireSizeError(f"{size} bytes of JSON, at most {limit}", limit=limit)
+    raw = load_json(view[:size], "message")
     if not isinstance(raw, dict):
         raise WireError(f"message: expected a JSON object, got {type(raw).__name__}")
-    return raw, view[json_length:]
+    return raw, view[size:]
 
 
-def _tensors(raw: object, what: str, rest: memoryview) -> tuple[Tensor, ...]:
-    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_TENSORS:
-        raise WireError(f"{what}: expected a list of 1 to {MAX_TENSORS} tensors")
-    found: dict[str, Tensor] = {}
-    at = 0
+def _read_requested_outputs(raw: object) -> tuple[RequestedOutput, ...]:
+    if not isinstance(raw, list) or len(raw) > MAX_TENSORS:
+        raise WireError(f"outputs: expected a list of at most {MAX_TENSORS}")
+    outputs: dict[str, RequestedOutput] = {}
     for entry in raw:
         if not isinstance(entry, Mapping):
-            raise WireError(f"{what}: expected objects, got {type(entry).__name__}")
-        name = text(entry.get("name"), f"{what}: tensor name")
-        if name in found:
-            raise WireError(f"{what}: tensor {name!r} comes twice")
-        datatype = entry.get("datatype")
-        if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
-            shown = datatype[:20] if isinstance(datatype, str) else type(datatype).__name__
-            raise WireError(
-                f"tensor {name!r}: unknown datatype {shown!a}; known: {', '.join(DATATYPES)}, {BYTES}"
-            )
-        shape = read_shape(entry.get("shape"), f"tensor {name!r}")
-        parameters = read_parameters(entry.get("parameters"), f"tensor {name!r}")
-        size = parameters.pop("binary_data_size", None)
-        if (size is None) == ("data" not in entry):
-            raise WireError(f"tensor {name!r}: needs either binary_data_size or data")
-        if size is None:
-            tensor = read_json(name, datatype, shape, entry["data"])
-        else:
-            if type(size) is not int or not 0 <= size <= len(rest) - at:
-                raise WireError(
-                    f"tensor {name!r}: binary_data_size {size!a}, {len(rest) - at} bytes are left"
-                )
-            tensor = read_binary(name, datatype, shape, rest[at : at + size])
-            at += size
-        found[name] = Tensor(name, datatype, shape, tensor.data, parameters)
-    if at != len(rest):
-        raise WireError(f"{len(rest) - at} bytes behind the last tensor")
-    return tuple(found.values())
+            raise WireError("outputs: expected objects with a name")
+        name = read_text(entry.get("name"), "output name")
+        if name in outputs:
+            raise WireError(f"outputs: {name!r} comes twice")
+        parameters = read_parameters(entry.get("parameters"), f"output {name!r}")
+        outputs[name] = RequestedOutput(name, parameters)
+    return tuple(outputs.values())
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _read_tensors(raw: object, subject: str, rest: memoryview) -> tuple[Tensor, ...]:
+    """The tensors of a list of JSON entries; ``rest`` holds the binary ones, and nothing else."""
+    if not isinstance(raw, list) or not 1 <= len(raw) <= MAX_TENSORS:
+        raise WireError(f"{subject}: expected a list of 1 to {MAX_TENSORS} tensors")
+    reader = Reader(rest, f"{subject}: binary tensors")
+    tensors: dict[str, Tensor] = {}
+    for entry in raw:
+        if not isinstance(entry, Mapping):
+            raise WireError(f"{subject}: expected objects, got {type(entry).__name__}")
+        name = read_text(entry.get("name"), f"{subject}: tensor name")
+        if name in tensors:
+            raise WireError(f"{subject}: tensor {name!r} comes twice")
+        tensors[name] = _read_tensor(name, entry, reader)
+    reader.finish()
+    return tuple(tensors.values())
+
+
+def _read_tensor(name: str, entry: Mapping[str, Any], reader: Reader) -> Tensor:
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str) or (datatype != BYTES and datatype not in DATATYPES):
+        shown = datatype[:20] if isinstance(datatype, str) else type(datatype).__name__
+        raise WireError(
+            f"tensor {name!r}: unknown datatype {shown!a}; known: {', '.join(DATATYPES)}, {BYTES}"
+        )
+    shape = read_shape(entry.get("shape"), f"tensor {name!r}")
+    parameters = read_parameters(entry.get("parameters"), f"tensor {name!r}")
+    size = parameters.pop("binary_data_size", None)
+    if (size is None) == ("data" not in entry):
+        raise WireError(f"tensor {name!r}: needs either binary_data_size or data")
+    if size is None:
+        tensor = read_json(name, datatype, shape, entry["data"])
+    elif type(size) is not int or not 0 <= size <= reader.remaining:
+        raise WireError(
+            f"tensor {name!r}: binary_data_size {size!a}, {reader.remaining} bytes are left"
+        )
+    else:
+        tensor = read_binary(name, datatype, shape, reader.take(size))
+    return Tensor(name, datatype, shape, tensor.data, parameters)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         raise WireError("a JSON object with the same key twice")
-    return found
+    return unique
 
 
-def _constant(literal: str) -> Any:
-    raise WireError(f"{literal} is no JSON")
+def _refuse_constant(literal: str) -> Any:
+    raise WireError(f"{literal} is not JSON")

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from ..errors import WireError
 from ..schema import FloatArray
 from .codec import Codec, EncodeOptions, Payload
+from .parameters import Scalar
 from .quantize import FLOAT32_MAX, FLOAT32_TINY, RANGE_LIMIT
-from .tensor import DATATYPES, Scalar, raw_bytes
+from .tensor import DATATYPES, raw_bytes
 
 FLOAT16_MAX: Final = 65504.0
 

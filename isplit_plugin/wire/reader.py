@@ -6,7 +6,9 @@ from struct import Struct
 from typing import Any
 
 from ..errors import WireError
-from .tensor import Buffer
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes in memory."""
 
 
 class Reader:

@@ -1,7 +1,7 @@
-"""One tensor as the Open Inference Protocol v2 carries it: name, datatype, shape, data, scalar parameters.
+"""One tensor of the Open Inference Protocol v2: name, datatype, shape, data, parameters.
 
-Everything that comes in is hostile: sizes are checked against each other before anything is allocated, and nothing
-but :class:`WireError` comes out of a decoding function.
+Everything that is read is hostile. Sizes are compared with each other before memory is allocated,
+and the readers raise :class:`WireError`, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import WireError, WireSizeError
-
-Scalar = str | int | float | bool
-Buffer = bytes | bytearray | memoryview
+from .parameters import Scalar, read_text, type_name
+from .reader import Buffer
 
 DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "UINT8": np.dtype("u1"),
@@ -34,15 +33,12 @@ DATATYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""The protocol's datatypes with a fixed size, little-endian. BYTES is the one besides; BOOL and BF16 are not spoken."""
+"""The protocol's datatypes of fixed size, little-endian. BOOL and BF16 are not supported."""
 BYTES: Final = "BYTES"
+"""The protocol's datatype of byte strings."""
 
 MAX_DIMS: Final = 8
 MAX_ELEMENTS: Final = 2**40
-MAX_NAME: Final = 128
-MAX_PARAMETERS: Final = 64
-MAX_PARAMETER: Final = 32 * 1024
-"""Longest string value of a parameter, in characters: a batch writes its scales as one string."""
 
 _DATATYPE_OF: Final = {dtype: name for name, dtype in DATATYPES.items()}
 _LENGTH: Final = struct.Struct("<I")
@@ -53,8 +49,13 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}\Z")
 class Tensor:
     """A named tensor.
 
-    ``data``: for BYTES a tuple of byte strings (or views) in row-major order, otherwise an array of ``shape`` with
-    the datatype's dtype. A decoded tensor's data are views into the body: no copy, and the body stays alive with it.
+    Attributes:
+        name: The name.
+        datatype: A key of ``DATATYPES``, or ``BYTES``.
+        shape: The shape.
+        data: For BYTES the byte strings in row-major order, otherwise an array of ``shape``. The
+            data of a decoded tensor are views into the body: no copy, and the body stays alive.
+        parameters: Scalars by name.
     """
 
     name: str
@@ -67,16 +68,15 @@ class Tensor:
     def of(
         cls, name: str, array: npt.NDArray[Any], parameters: Mapping[str, Scalar] | None = None
     ) -> Tensor:
-        """A tensor of a numeric array. Raises WireError for a dtype the protocol has no name for."""
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        datatype = _DATATYPE_OF.get(little.dtype)
+        """The tensor of a numeric array. Raises WireError for a dtype without a datatype."""
+        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        datatype = _DATATYPE_OF.get(little_endian.dtype)
         if datatype is None:
             raise WireError(
                 f"no datatype for arrays of {array.dtype}; known: {', '.join(DATATYPES)}"
             )
-        return cls(
-            name, datatype, tuple(array.shape), np.ascontiguousarray(little), dict(parameters or {})
-        )
+        data = np.ascontiguousarray(little_endian)
+        return cls(name, datatype, tuple(array.shape), data, dict(parameters or {}))
 
     @classmethod
     def of_bytes(
@@ -86,18 +86,13 @@ class Tensor:
         parameters: Mapping[str, Scalar] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """A BYTES tensor of byte strings, of shape (len(items),) unless told."""
-        return cls(
-            name,
-            BYTES,
-            (len(items),) if shape is None else shape,
-            tuple(items),
-            dict(parameters or {}),
-        )
+        """The BYTES tensor of byte strings; without a ``shape`` it is (len(items),)."""
+        whole_shape = (len(items),) if shape is None else shape
+        return cls(name, BYTES, whole_shape, tuple(items), dict(parameters or {}))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the data on the wire in the binary form (``binary_data_size``)."""
+        """The bytes of the data on the wire in the binary form (``binary_data_size``)."""
         if isinstance(self.data, tuple):
             return sum(_LENGTH.size + len(item) for item in self.data)
         return int(self.data.nbytes)
@@ -111,17 +106,21 @@ class Tensor:
 
     @property
     def items(self) -> tuple[Buffer, ...]:
-        """The elements of a BYTES tensor. Raises WireError for numbers."""
+        """The byte strings of a BYTES tensor. Raises WireError for numbers."""
         if not isinstance(self.data, tuple):
             raise WireError(f"tensor {self.name!r} is {self.datatype}, expected BYTES")
         return self.data
 
     def chunks(self) -> list[Buffer]:
-        """The data as buffers whose concatenation is the binary form. Raises WireError where it does not fit."""
+        """Buffers whose concatenation is the binary form of the data.
+
+        Raises WireError where data, datatype and shape do not fit together.
+        """
         if isinstance(self.data, tuple):
             if self.datatype != BYTES or len(self.data) != math.prod(self.shape):
                 raise WireError(
-                    f"tensor {self.name!r}: {len(self.data)} byte strings for {self.datatype} {self.shape}"
+                    f"tensor {self.name!r}: {len(self.data)} byte strings "
+                    f"for {self.datatype} {self.shape}"
                 )
             chunks: list[Buffer] = []
             for item in self.data:
@@ -131,7 +130,7 @@ class Tensor:
         return [raw_bytes(self.data)]
 
     def json_data(self) -> list[Any]:
-        """The data as one flat list for the JSON form. Raises WireError for what JSON cannot carry."""
+        """The data as a flat list for the JSON form. Raises WireError for what JSON cannot carry."""
         if isinstance(self.data, tuple):
             try:
                 return [bytes(item).decode() for item in self.data]
@@ -145,12 +144,13 @@ class Tensor:
         if not np.isfinite(self.data).all():
             raise WireError(f"tensor {self.name!r}: JSON carries finite numbers only")
         # str() of a numpy float is its shortest form: half the characters of the double's.
-        return [float(str(v)) for v in self.data.reshape(-1)]
+        return [float(str(value)) for value in self.data.reshape(-1)]
 
     def _check_array(self, array: npt.NDArray[Any]) -> None:
         if DATATYPES.get(self.datatype) != array.dtype or tuple(array.shape) != tuple(self.shape):
             raise WireError(
-                f"tensor {self.name!r}: announced {self.datatype} {self.shape}, got {array.dtype} {array.shape}"
+                f"tensor {self.name!r}: expected {self.datatype} {self.shape}, "
+                f"got {array.dtype} {array.shape}"
             )
 
 
@@ -159,159 +159,133 @@ def raw_bytes(array: npt.NDArray[Any]) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def text(value: object, what: str, *, limit: int = MAX_NAME) -> str:
-    """A printable string of bounded length, or WireError. Keeps control characters and lone surrogates out of logs."""
-    if not isinstance(value, str):
-        raise WireError(f"{what}: expected a string, got {_kind(value)}")
-    if len(value) > limit:
-        raise WireError(f"{what}: {len(value)} characters, at most {limit}")
-    if not value.isprintable():
-        raise WireError(f"{what}: {value[:80]!a} holds characters that cannot be printed")
-    return value
-
-
-def read_parameters(raw: object, what: str) -> dict[str, Scalar]:
-    """The ``parameters`` object: bounded, scalars only, finite. Raises WireError."""
-    if raw is None:
-        return {}
-    if not isinstance(raw, Mapping):
-        raise WireError(f"{what}: expected an object of parameters, got {_kind(raw)}")
-    if len(raw) > MAX_PARAMETERS:
-        raise WireError(f"{what}: {len(raw)} parameters, at most {MAX_PARAMETERS}")
-    found: dict[str, Scalar] = {}
-    for key, value in raw.items():
-        name = text(key, f"{what}: parameter name")
-        if isinstance(value, str):
-            text(value, f"{what}: parameter {name!r}", limit=MAX_PARAMETER)
-        elif isinstance(value, bool):
-            pass
-        elif isinstance(value, int):
-            if not -(2**63) <= value < 2**64:
-                raise WireError(f"{what}: parameter {name!r} is an integer of more than 64 bits")
-        elif not (isinstance(value, float) and math.isfinite(value)):
-            raise WireError(
-                f"{what}: parameter {name!r} must be a finite scalar, got {_kind(value)}"
-            )
-        found[name] = value
-    return found
-
-
-def read_shape(raw: object, what: str) -> tuple[int, ...]:
-    """A shape of 1 to 8 positive dimensions with a bounded product. Raises WireError."""
+def read_shape(raw: object, subject: str) -> tuple[int, ...]:
+    """A shape of 1 to 8 positive dimensions with a bounded product."""
     if not isinstance(raw, list | tuple) or not 1 <= len(raw) <= MAX_DIMS:
-        raise WireError(f"{what}: shape must be a list of 1 to {MAX_DIMS} dimensions")
+        raise WireError(f"{subject}: shape must be a list of 1 to {MAX_DIMS} dimensions")
     for dim in raw:
         if type(dim) is not int or not 1 <= dim <= MAX_ELEMENTS:
-            raise WireError(f"{what}: dimensions must be positive integers, got {_show(dim)}")
+            raise WireError(f"{subject}: dimensions must be positive integers, got {_show(dim)}")
     if math.prod(raw) > MAX_ELEMENTS:
-        raise WireSizeError(f"{what}: shape of more than {MAX_ELEMENTS} elements")
+        raise WireSizeError(f"{subject}: shape of more than {MAX_ELEMENTS} elements")
     return tuple(raw)
 
 
-def parse_shape(raw: object, what: str) -> tuple[int, ...]:
-    """A shape written as a string, "1,512,28,28". Raises WireError."""
-    parts = text(raw, what).split(",")
-    if not all(_INTEGER.match(part) for part in parts):
-        raise WireError(f"{what}: expected a shape like '1,512,28,28', got {raw!r}")
-    return read_shape([int(part) for part in parts], what)
+def parse_shape(raw: object, subject: str) -> tuple[int, ...]:
+    """A shape that is written as a string, ``1,512,28,28``."""
+    dims = read_text(raw, subject).split(",")
+    if not all(_INTEGER.match(dim) for dim in dims):
+        raise WireError(f"{subject}: expected a shape like '1,512,28,28', got {raw!r}")
+    return read_shape([int(dim) for dim in dims], subject)
 
 
 def read_binary(name: str, datatype: str, shape: tuple[int, ...], view: memoryview) -> Tensor:
-    """The tensor whose binary form is exactly ``view``, without a copy. Raises WireError."""
+    """The tensor whose binary form is exactly ``view``, without a copy."""
     count = math.prod(shape)
     if datatype == BYTES:
-        return Tensor(name, BYTES, shape, _split(view, count, f"tensor {name!r}"))
+        return Tensor(name, BYTES, shape, _read_items(view, count, f"tensor {name!r}"))
     dtype = DATATYPES[datatype]
-    if count * dtype.itemsize != len(view):
+    size = count * dtype.itemsize
+    if size != len(view):
         raise WireError(
-            f"tensor {name!r}: {datatype} {list(shape)} takes {count * dtype.itemsize} bytes, {len(view)} announced"
+            f"tensor {name!r}: {datatype} {list(shape)} takes {size} bytes, {len(view)} announced"
         )
     return Tensor(name, datatype, shape, np.frombuffer(view, dtype).reshape(shape))
 
 
 def read_json(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Tensor:
-    """The tensor of a JSON list, flat or nested. Raises WireError."""
-    what = f"tensor {name!r}"
+    """The tensor of a JSON list, flat or nested."""
+    subject = f"tensor {name!r}"
     if datatype == "FP16":
-        raise WireError(f"{what}: FP16 travels in the binary form only")
-    flat = _flatten(data, math.prod(shape), what)
+        raise WireError(f"{subject}: FP16 travels in the binary form only")
+    values = _flatten(data, math.prod(shape), subject)
     if datatype == BYTES:
-        if not all(type(v) is str for v in flat):
-            raise WireError(f"{what}: BYTES in JSON are strings")
-        try:
-            return Tensor(name, BYTES, shape, tuple(v.encode() for v in flat))
-        except UnicodeEncodeError:
-            raise WireError(f"{what}: a string with lone surrogates") from None
+        return Tensor(name, BYTES, shape, _encode_strings(values, subject))
     dtype = DATATYPES[datatype]
-    kinds = {type(v) for v in flat}
-    if not kinds <= ({int, float} if dtype.kind == "f" else {int}):
-        raise WireError(
-            f"{what}: {datatype} in JSON takes numbers, got {', '.join(sorted(k.__name__ for k in kinds))}"
-        )
-    if dtype.kind == "f":
-        try:
-            wide = np.array(flat, np.float64)
-        except OverflowError:
-            raise WireError(f"{what}: a number too large for {datatype}") from None
-        with np.errstate(over="ignore"):
-            array = wide.astype(dtype)
-        if not np.isfinite(array).all():
-            raise WireError(f"{what}: a number too large for {datatype}, or not finite")
-    else:
-        bounds = np.iinfo(dtype)
-        if min(flat) < bounds.min or max(flat) > bounds.max:
-            raise WireError(f"{what}: a number outside {datatype}")
-        array = np.array(flat, dtype)
-    return Tensor(name, datatype, shape, array.reshape(shape))
+    allowed = {int, float} if dtype.kind == "f" else {int}
+    types = {type(value) for value in values}
+    if not types <= allowed:
+        names = ", ".join(sorted(kind.__name__ for kind in types))
+        raise WireError(f"{subject}: {datatype} in JSON takes numbers, got {names}")
+    make = _float_array if dtype.kind == "f" else _integer_array
+    return Tensor(name, datatype, shape, make(values, datatype, subject).reshape(shape))
 
 
-def _flatten(data: object, count: int, what: str) -> list[Any]:
-    """Row-major leaves of a nested list: exactly ``count`` of them, at most MAX_DIMS deep."""
+def _encode_strings(values: list[Any], subject: str) -> tuple[bytes, ...]:
+    if not all(type(value) is str for value in values):
+        raise WireError(f"{subject}: BYTES in JSON are strings")
+    try:
+        return tuple(value.encode() for value in values)
+    except UnicodeEncodeError:
+        raise WireError(f"{subject}: a string with lone surrogates") from None
+
+
+def _float_array(values: list[Any], datatype: str, subject: str) -> npt.NDArray[Any]:
+    try:
+        wide = np.array(values, np.float64)
+    except OverflowError:
+        raise WireError(f"{subject}: a number too large for {datatype}") from None
+    with np.errstate(over="ignore"):
+        array = wide.astype(DATATYPES[datatype])
+    if not np.isfinite(array).all():
+        raise WireError(f"{subject}: a number too large for {datatype}, or not finite")
+    return array
+
+
+def _integer_array(values: list[Any], datatype: str, subject: str) -> npt.NDArray[Any]:
+    dtype = DATATYPES[datatype]
+    bounds = np.iinfo(dtype)
+    if min(values) < bounds.min or max(values) > bounds.max:
+        raise WireError(f"{subject}: a number outside {datatype}")
+    return np.array(values, dtype)
+
+
+def _flatten(data: object, count: int, subject: str) -> list[Any]:
+    """The leaves of a nested list in row-major order: exactly ``count``, at most MAX_DIMS deep."""
     if not isinstance(data, list):
-        raise WireError(f"{what}: data must be a list, got {_kind(data)}")
+        raise WireError(f"{subject}: data must be a list, got {type_name(data)}")
     level: list[Any] = data
     for _ in range(MAX_DIMS):
         if len(level) > count:
             break
-        if not any(isinstance(v, list) for v in level):
+        if not any(isinstance(value, list) for value in level):
             if len(level) != count:
                 break
             return level
-        if not all(isinstance(v, list) for v in level) or not all(level):
-            raise WireError(f"{what}: data mixes lists and values")
+        if not all(isinstance(value, list) for value in level) or not all(level):
+            raise WireError(f"{subject}: data mixes lists and values")
         if sum(map(len, level)) > count:
             break
         level = [leaf for row in level for leaf in row]
     raise WireError(
-        f"{what}: data does not hold the {count} elements of its shape, at most {MAX_DIMS} lists deep"
+        f"{subject}: data does not hold the {count} elements of its shape, "
+        f"at most {MAX_DIMS} lists deep"
     )
 
 
-def _split(view: memoryview, count: int, what: str) -> tuple[memoryview, ...]:
-    """BYTES elements, each behind its length in 4 bytes."""
+def _read_items(view: memoryview, count: int, subject: str) -> tuple[memoryview, ...]:
+    """The elements of BYTES, each after its length in 4 bytes."""
     if count * _LENGTH.size > len(view):
-        raise WireError(f"{what}: {count} BYTES elements do not fit into {len(view)} bytes")
+        raise WireError(f"{subject}: {count} BYTES elements do not fit into {len(view)} bytes")
     items: list[memoryview] = []
-    at = 0
+    position = 0
     for _ in range(count):
-        if at + _LENGTH.size > len(view):
-            raise WireError(f"{what}: BYTES data ends within a length")
-        (length,) = _LENGTH.unpack_from(view, at)
-        at += _LENGTH.size
-        if length > len(view) - at:
-            raise WireError(f"{what}: a BYTES element of {length} bytes, {len(view) - at} left")
-        items.append(view[at : at + length])
-        at += length
-    if at != len(view):
-        raise WireError(f"{what}: {len(view) - at} bytes behind the last BYTES element")
+        if position + _LENGTH.size > len(view):
+            raise WireError(f"{subject}: BYTES data ends within a length")
+        (length,) = _LENGTH.unpack_from(view, position)
+        position += _LENGTH.size
+        if length > len(view) - position:
+            raise WireError(
+                f"{subject}: a BYTES element of {length} bytes, {len(view) - position} left"
+            )
+        items.append(view[position : position + length])
+        position += length
+    if position != len(view):
+        raise WireError(f"{subject}: {len(view) - position} bytes after the last BYTES element")
     return tuple(items)
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else type(value).__name__
 
 
 def _show(value: object) -> str:
     # repr() of an integer of many digits raises: a number is shown only where it is short.
-    short = isinstance(value, int) and -(2**64) < value < 2**64
-    return repr(value) if short else _kind(value)
+    is_short = isinstance(value, int) and -(2**64) < value < 2**64
+    return repr(value) if is_short else type_name(value)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys.zstd_frames import frame_with_size, frame_without_size
 
 from isplit_plugin.errors import WireError, WireSizeError
 from isplit_plugin.wire import Codec, WithZstd, entropy
@@ -13,7 +14,8 @@ from isplit_plugin.wire.linear import LinearCodec
 from isplit_plugin.wire.plain import Fp32
 
 FRAME = entropy.compress(bytes(4000))
-WINDOW_128_MIB = {entropy.zstd.CompressionParameter.window_log: 27}
+WINDOW_128_MIB = 27
+"""A window of 2**27 bytes."""
 
 
 @given(st.binary(max_size=3000))
@@ -27,7 +29,7 @@ def test_content_comes_back(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "says"),
+    ("frame", "error"),
     [
         (b"", "not a readable zstd frame"),
         (b"\x00" * 40, "not a readable zstd frame"),
@@ -36,25 +38,22 @@ def test_content_comes_back(content: bytes) -> None:
         (FRAME + FRAME, "bytes after the zstd frame"),
     ],
 )
-def test_hostile_frames(frame: bytes, says: str) -> None:
-    with pytest.raises(WireError, match=says):
+def test_hostile_frames(frame: bytes, error: str) -> None:
+    with pytest.raises(WireError, match=error):
         entropy.decompress(frame, 4000)
 
 
 def test_a_frame_that_states_no_size_is_bounded_by_the_limit() -> None:
-    compressor = entropy.zstd.ZstdCompressor()
-    frame = compressor.compress(bytes(4000)) + compressor.flush()
-    assert entropy.zstd.get_frame_info(frame).decompressed_size is None
+    frame = frame_without_size([bytes(4000)])
     assert entropy.decompress(frame, 4000) == bytes(4000)
     with pytest.raises(WireSizeError, match="more than 3999 bytes"):
         entropy.decompress(frame, 3999)
 
 
 def test_a_frame_may_not_ask_for_a_large_window() -> None:
-    with_size = entropy.zstd.compress(bytes(4000), options=WINDOW_128_MIB)
+    with_size = frame_with_size(bytes(4000), WINDOW_128_MIB)
     assert entropy.decompress(with_size, 4000) == bytes(4000)  # the size bounds the window
-    compressor = entropy.zstd.ZstdCompressor(options=WINDOW_128_MIB)
-    without_size = compressor.compress(bytes(4000)) + compressor.flush()
+    without_size = frame_without_size([bytes(4000)], WINDOW_128_MIB)
     with pytest.raises(WireError, match="not a readable zstd frame"):
         entropy.decompress(without_size, 4000)
 

@@ -97,7 +97,7 @@ def block(
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "error"),
     [
         (b"", "expected 9 more bytes, 0 left"),
         (b"\x00" * 8, "expected 9 more bytes, 8 left"),
@@ -120,8 +120,8 @@ def block(
         (block(2, 1, b"\x01", b"\x04\x05"), "unused bit .* 1 codes of 2 bits"),
     ],
 )
-def test_hostile_blocks(data: bytes, says: str) -> None:
-    with pytest.raises(WireError, match=says):
+def test_hostile_blocks(data: bytes, error: str) -> None:
+    with pytest.raises(WireError, match=error):
         runlength.decode(Reader(data, "test"), 100, 4)
 
 
@@ -146,9 +146,9 @@ def test_a_bomb_allocates_no_more_than_its_symbols() -> None:
 
 @given(blocks(), st.data())
 def test_whatever_goes_in_only_wire_errors_come_out(
-    good: tuple[int, np.ndarray], data: st.DataObject
+    case: tuple[int, np.ndarray], data: st.DataObject
 ) -> None:
-    bits, symbols = good
+    bits, symbols = case
     raw = bytearray(runlength.encode(symbols, bits))
     for _ in range(data.draw(st.integers(0, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
