@@ -41,16 +41,16 @@ def test_by_hand() -> None:
     second, so alpha is (0.375, 0.25).
     """
     net = capture(Hand(), HAND_INPUT)
-    got = net.importance(HAND_INPUT)
-    assert got.split_points == ("conv", "relu", "pool", "flatten")
-    assert got.scores.tolist() == [[7.0, 0.5]]
-    assert got.target.tolist() == [0]
-    assert got.values.tolist() == [[0.375 / 4, 3.5 / 4, 3.5, 3.5]]
-    got = net.importance(HAND_INPUT, target=1)
-    assert got.target.tolist() == [1]
-    assert got.values.tolist() == [[0.75 / 4, 0.75 / 4, 0.25, 0.25]]
-    assert got.values.dtype == got.scores.dtype == np.float32
-    assert got.target.dtype == np.int64
+    importance = net.importance(HAND_INPUT)
+    assert importance.split_points == ("conv", "relu", "pool", "flatten")
+    assert importance.scores.tolist() == [[7.0, 0.5]]
+    assert importance.target.tolist() == [0]
+    assert importance.values.tolist() == [[0.375 / 4, 3.5 / 4, 3.5, 3.5]]
+    importance = net.importance(HAND_INPUT, target=1)
+    assert importance.target.tolist() == [1]
+    assert importance.values.tolist() == [[0.75 / 4, 0.75 / 4, 0.25, 0.25]]
+    assert importance.values.dtype == importance.scores.dtype == np.float32
+    assert importance.target.dtype == np.int64
 
 
 def modules_of(model: nn.Module, net: CapturedNetwork, x: torch.Tensor) -> dict[int, str]:
@@ -124,7 +124,7 @@ def test_equal_to_captum_layer_by_layer(name: str) -> None:
     x = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     net = capture(model, x)
     target = torch.tensor([1, 3])
-    got = net.importance(x, target)
+    importance = net.importance(x, target)
     plain = without_inplace(model)
     layers = modules_of(plain, net, x)
     assert len(layers) >= min(3, len(net.split_points))
@@ -136,9 +136,9 @@ def test_equal_to_captum_layer_by_layer(name: str) -> None:
             .numpy()
         )
         np.testing.assert_allclose(
-            got.values[:, column], expected, rtol=1e-9, atol=1e-15, err_msg=path
+            importance.values[:, column], expected, rtol=1e-9, atol=1e-15, err_msg=path
         )
-    assert (got.values > 0).any(axis=1).all()
+    assert (importance.values > 0).any(axis=1).all()
 
 
 def test_a_batch_is_its_items_one_by_one(residual: CapturedNetwork, images: torch.Tensor) -> None:
@@ -152,16 +152,18 @@ def test_a_batch_is_its_items_one_by_one(residual: CapturedNetwork, images: torc
 def test_the_predicted_class_is_the_default(
     residual: CapturedNetwork, images: torch.Tensor
 ) -> None:
-    got = residual.importance(images)
+    importance = residual.importance(images)
     with torch.no_grad():
         scores = residual.model(images).numpy()
-    assert np.array_equal(got.scores, scores)
-    assert np.array_equal(got.target, scores.argmax(1))
-    assert np.array_equal(got.values, residual.importance(images, got.target).values)
+    assert np.array_equal(importance.scores, scores)
+    assert np.array_equal(importance.target, scores.argmax(1))
+    assert np.array_equal(importance.values, residual.importance(images, importance.target).values)
     assert np.array_equal(
-        got.values, residual.importance(images, torch.from_numpy(got.target)).values
+        importance.values, residual.importance(images, torch.from_numpy(importance.target)).values
     )
-    assert np.array_equal(got.values, residual.importance(images, got.target.tolist()).values)
+    assert np.array_equal(
+        importance.values, residual.importance(images, importance.target.tolist()).values
+    )
 
 
 def test_from_a_cut_onwards(residual: CapturedNetwork, images: torch.Tensor) -> None:
@@ -169,10 +171,10 @@ def test_from_a_cut_onwards(residual: CapturedNetwork, images: torch.Tensor) -> 
     for column, name in enumerate(whole.split_points):
         with torch.no_grad():
             activation = residual.bisect(name)[0](images)
-        got = residual.importance_from(name, activation)
-        assert np.isnan(got.values[:, :column]).all()
-        assert np.array_equal(got.values[:, column:], whole.values[:, column:])
-        assert np.array_equal(got.scores, whole.scores)
+        importance = residual.importance_from(name, activation)
+        assert np.isnan(importance.values[:, :column]).all()
+        assert np.array_equal(importance.values[:, column:], whole.values[:, column:])
+        assert np.array_equal(importance.scores, whole.scores)
     assert np.array_equal(residual.importance_from("input", images).values, whole.values)
 
 
@@ -235,10 +237,10 @@ def test_works_where_gradients_are_off(
     whole = residual.importance(images)
     with mode():
         activation = residual.bisect("layers.0")[0](images)
-        got = residual.importance_from("layers.0", activation)
+        importance = residual.importance_from("layers.0", activation)
         assert np.array_equal(residual.importance(images.clone()).values, whole.values)
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
-    assert np.array_equal(got.values[:, 3:], whole.values[:, 3:])
+    assert np.array_equal(importance.values[:, 3:], whole.values[:, 3:])
 
 
 def test_inference_goes_on_in_another_thread(
@@ -269,10 +271,18 @@ def test_inference_goes_on_in_another_thread(
 
 def test_a_network_without_split_points() -> None:
     net = capture(nn.Linear(3, 2), torch.randn(1, 3))
-    got = net.importance(torch.randn(4, 3))
-    assert (net.split_points, got.values.shape, got.scores.shape) == ((), (4, 0), (4, 2))
+    importance = net.importance(torch.randn(4, 3))
+    assert (net.split_points, importance.values.shape, importance.scores.shape) == (
+        (),
+        (4, 0),
+        (4, 2),
+    )
 
 
 def test_an_empty_batch(residual: CapturedNetwork, images: torch.Tensor) -> None:
-    got = residual.importance(images[:0])
-    assert (got.values.shape, got.target.shape, got.scores.shape) == ((0, 7), (0,), (0, 5))
+    importance = residual.importance(images[:0])
+    assert (importance.values.shape, importance.target.shape, importance.scores.shape) == (
+        (0, 7),
+        (0,),
+        (0, 5),
+    )

@@ -205,15 +205,15 @@ def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
         (flat(0, 0, 9), None),
         (flat(5, 0, 0), None),
     ]
-    got = profile(
+    result = profile(
         captured, data, preprocessing=pre, classes="abc", split_points=["flat"], device="cpu"
     )
-    np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
-    lossy = got.measurement(Cut("flat", "uint8"))
+    np.testing.assert_array_equal(result.class_ids, [0, 1, 2])
+    lossy = result.measurement(Cut("flat", "uint8"))
     assert lossy is not None
     assert lossy.images.tolist() == [1, 1, 2]
     assert lossy.agreeing.tolist() == [1, 0, 1]
-    exact = got.measurement(Cut("flat", "fp32+zstd"))
+    exact = result.measurement(Cut("flat", "fp32+zstd"))
     assert exact is not None
     assert exact.agreeing.tolist() == [1, 1, 2]
 
@@ -223,12 +223,12 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
     for i, image in enumerate(photos(3)):
         paths.append(tmp_path / f"{i}.png")
         image.resize((40, 30)).save(paths[-1])
-    got = run(net, [(path, None) for path in paths], split_points=[], codecs=["fp32"])
-    file = got.measurement(Cut("input", "file"))
+    result = run(net, [(path, None) for path in paths], split_points=[], codecs=["fp32"])
+    file = result.measurement(Cut("input", "file"))
     assert file is not None
     assert file.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
     assert file.agreeing.sum() == file.images.sum() == 3
-    jpeg = got.measurement(Cut("input", "jpeg"))
+    jpeg = result.measurement(Cut("input", "jpeg"))
     assert jpeg is not None
     assert jpeg.images.sum() == 3
 
@@ -236,8 +236,8 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
 def test_arrays_have_neither_file_nor_jpeg(
     net: CapturedNetwork, images: list[PIL.Image.Image]
 ) -> None:
-    got = run(net, [(x.numpy(), None) for x in inputs(images)], split_points=[], codecs=["fp16"])
-    assert {measurement.cut for measurement in got.measurements} == {
+    result = run(net, [(x.numpy(), None) for x in inputs(images)], split_points=[], codecs=["fp16"])
+    assert {measurement.cut for measurement in result.measurements} == {
         Cut("input", "fp16"),
         ON_DEVICE,
     }
@@ -249,8 +249,8 @@ def test_a_mixed_set_counts_each_codec_where_it_applies(
     data = io.BytesIO()
     images[0].save(data, "PNG")
     mixed = [(inputs(images)[2].numpy(), None), (images[1], None), (data.getvalue(), None)]
-    got = run(net, mixed, split_points=[], codecs=["fp16"])
-    images_of_codec = {m.codec: int(m.images.sum()) for m in got.measurements}
+    result = run(net, mixed, split_points=[], codecs=["fp16"])
+    images_of_codec = {m.codec: int(m.images.sum()) for m in result.measurements}
     assert images_of_codec == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
 
 
@@ -258,14 +258,14 @@ def test_target_true_files_images_under_their_label(
     net: CapturedNetwork, images: list[PIL.Image.Image]
 ) -> None:
     labels = [i % 3 for i in range(len(images))]
-    got = run(net, list(zip(images, labels, strict=True)), target="true", split_points=[])
-    assert got.target == "true"
-    np.testing.assert_array_equal(got.class_ids, [0, 1, 2])
-    np.testing.assert_array_equal(got.count, np.bincount(labels))
+    result = run(net, list(zip(images, labels, strict=True)), target="true", split_points=[])
+    assert result.target == "true"
+    np.testing.assert_array_equal(result.class_ids, [0, 1, 2])
+    np.testing.assert_array_equal(result.count, np.bincount(labels))
     values = net.importance(inputs(images), labels).values
     for class_id in range(3):
         np.testing.assert_allclose(
-            got.curve([class_id]).mean, values[np.array(labels) == class_id].mean(0), rtol=1e-4
+            result.curve([class_id]).mean, values[np.array(labels) == class_id].mean(0), rtol=1e-4
         )
 
 
@@ -308,13 +308,13 @@ def test_unreadable_images_are_skipped_counted_and_named(
         (dark, None),
         (images[1], None),
     ]
-    got = run(net, mixed, split_points=[], batch_size=2, progress=lambda *at: done.append(at))
-    assert got.provenance["images"] == "2"
-    assert got.provenance["skipped"] == "3"
+    result = run(net, mixed, split_points=[], batch_size=2, progress=lambda *at: done.append(at))
+    assert result.provenance["images"] == "2"
+    assert result.provenance["skipped"] == "3"
     for part in ("broken.jpg", "number 2", "number 3"):
-        assert part in got.provenance["skipped_names"]
-    assert "no bytes" in got.provenance["skipped_why"]
-    assert int(got.count.sum()) == 2
+        assert part in result.provenance["skipped_names"]
+    assert "no bytes" in result.provenance["skipped_why"]
+    assert int(result.count.sum()) == 2
     assert done[-1] == (5, 5)
 
 
@@ -350,13 +350,13 @@ def test_refusals(
 def test_split_points_go_by_any_name_and_count_once(
     net: CapturedNetwork, images: list[PIL.Image.Image]
 ) -> None:
-    got = run(
+    result = run(
         net,
         [(images[0], None)],
         split_points=["layer1.1", "layer1", "input", "output"],
         codecs=["fp32"],
     )
-    assert [m.split_point for m in got.measurements] == ["input", "input", "layer1", "output"]
+    assert [m.split_point for m in result.measurements] == ["input", "input", "layer1", "output"]
 
 
 def test_progress_bar_writes_to_stderr_alone(
@@ -410,10 +410,10 @@ def test_a_network_that_does_not_run_on_a_device_is_refused(net: CapturedNetwork
 def test_cuda_agrees_with_the_cpu(
     net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
 ) -> None:
-    got = run(net, [(image, None) for image in images], device=None)
-    assert got.provenance["device"] != "cpu"
-    np.testing.assert_allclose(got.curve().mean, whole.curve().mean, rtol=1e-3)
-    np.testing.assert_array_equal(got.count, whole.count)
+    result = run(net, [(image, None) for image in images], device=None)
+    assert result.provenance["device"] != "cpu"
+    np.testing.assert_allclose(result.curve().mean, whole.curve().mean, rtol=1e-3)
+    np.testing.assert_array_equal(result.count, whole.count)
 
 
 def test_times_are_sums_over_what_head_and_tail_run(

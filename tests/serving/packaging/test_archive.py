@@ -256,7 +256,7 @@ def test_unmeasured_points_and_odd_classes_are_warned_about(
         ({"model": ""}, BundleError, "model name"),
         ({"version": "1/2"}, BundleError, "version"),
         ({"deployed": ["nowhere"]}, UnknownSplitPointError, "unknown split point 'nowhere'"),
-        ({"deployed": ["input"]}, SplitPointError, "no split point"),
+        ({"deployed": ["input"]}, SplitPointError, "not a split point"),
         ({"codecs": ["jpeg2000"]}, UnknownCodecError, "jpeg2000"),
         ({"default": Cut("relu1", "jpeg")}, UnknownCodecError, "jpeg"),
         ({"default": Cut("relu2", "fp32")}, UnknownSplitPointError, "relu2"),

@@ -359,7 +359,7 @@ class Counting(nn.Module):
         (
             Steered(),
             torch.randn(1, 4),
-            r"control flow depends on data.*test_capture.py:\d+: if x.sum\(\) > 0",
+            r"control flow depends on data.*test_capturing.py:\d+: if x.sum\(\) > 0",
         ),
         (Counting(), torch.randn(1, 4), "side effects.*calls"),
         (lambda x: x, torch.randn(1, 4), "torch.nn.Module, got function"),
@@ -448,7 +448,7 @@ class ReadsANumber(nn.Module):
 
 def test_a_number_read_from_the_data_is_refused_with_its_line() -> None:
     with pytest.raises(
-        CaptureError, match=r"item.* depends on data \(at .*test_capture.py.*amax\(\)\.item"
+        CaptureError, match=r"item.* depends on data \(at .*test_capturing.py.*amax\(\)\.item"
     ):
         capture(seeded(ReadsANumber), torch.rand(1, 3, 4, 4))
 
