@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,8 @@ EPILOG: Final = """\
 examples:
   isplit serve                                  # every .mar in model_store/
   isplit serve resnet50 --inference-port 9080   # one model, and the endpoint
-Statistics are kept in WORKDIR/store.db and survive a restart.
+Statistics are kept in WORKDIR/store.db and survive a restart. Relative paths, in
+options and in ISPLIT_* variables, are relative to the current folder.
 To use a TorchServe that runs already, see isplit register --help.
 """
 
@@ -51,7 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder for log, key file and store (default: %(default)s)",
     )
     parser.add_argument(
-        "--store", metavar="URL", help="SQLAlchemy URL of the store (default: WORKDIR/store.db)"
+        "--store",
+        metavar="URL",
+        help="SQLAlchemy URL of the store, or set ISPLIT_STORE (default: WORKDIR/store.db)",
     )
     parser.add_argument("--model-api", action="store_true", help="allow isplit register")
     parser.add_argument(
@@ -102,6 +106,7 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from ..serving.launcher import TorchServe
+    from ..serving.settings import STORE_VARIABLE
 
     # Private, because it holds tokens and statistics.
     options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,7 +119,9 @@ def run(options: argparse.Namespace) -> int:
         inference_port=options.inference_port,
         management_port=options.management_port,
         metrics_port=options.metrics_port,
-        store=options.store or f"sqlite:///{(options.workdir / 'store.db').resolve()}",
+        store=options.store
+        or os.environ.get(STORE_VARIABLE)
+        or f"sqlite:///{options.workdir / 'store.db'}",
         devices=options.devices,
         tokens=not options.no_tokens,
         token_minutes=options.token_minutes,

@@ -6,6 +6,7 @@ Three environment variables of the server take precedence over the file: ``ISPLI
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,13 +38,37 @@ def default_store_url() -> str:
 
     ``XDG_STATE_HOME`` is ``~/.local/state`` if it is not set.
     """
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return f"sqlite:///{Path(state, 'isplit', 'isplit-store.sqlite3')}"
+    return f"sqlite:///{_default_store_path()}"
 
 
 def store_url() -> str:
     """The store of a program without a configuration file: ``ISPLIT_STORE``, or the default."""
     return os.environ.get(STORE_VARIABLE) or default_store_url()
+
+
+def absolute_store_url(url: str) -> str:
+    """The URL with the absolute path of its SQLite file; another database's URL as it is."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url if "://" in url else f"sqlite:///{url}")
+    except ArgumentError:
+        return url  # opening the store reports it
+    path = parsed.database
+    if parsed.get_backend_name() != "sqlite" or not path or path == ":memory:":
+        return url
+    prefix = "file:" if path.startswith("file:") else ""
+    absolute = Path(path.removeprefix("file:")).absolute()
+    return parsed.set(database=f"{prefix}{absolute}").render_as_string(hide_password=False)
+
+
+def make_store_folder(url: str) -> None:
+    """Make the folder of the default store (mode 0700). The folder of another store must exist."""
+    if url == default_store_url():
+        # If the folder cannot be made, opening the store reports it.
+        with contextlib.suppress(OSError):
+            _default_store_path().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class ProbeReportSettings(BaseModel):
@@ -155,6 +180,11 @@ class EndpointSettings(WorkerSettings):
     min_gain: Annotated[float, Field(ge=0, le=10)] = 0.05
     dwell_s: Annotated[float, Field(ge=0, le=1_000_000_000)] = 900.0
     probes: ProbeReportSettings = ProbeReportSettings()
+
+
+def _default_store_path() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state, "isplit", "isplit-store.sqlite3")
 
 
 def _with_environment(section: Mapping[str, Any]) -> dict[str, Any]:

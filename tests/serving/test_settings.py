@@ -21,6 +21,7 @@ from isplit_plugin.serving.settings import (
     EndpointSettings,
     TailSettings,
     WorkerSettings,
+    make_store_folder,
     store_url,
 )
 from isplit_plugin.serving.tail.metrics import DECLARED
@@ -192,3 +193,13 @@ def test_resources_are_found_in_a_wheel_too(
         ServingError, match=r"handlers/tail_handler.py is missing from this installation"
     ):
         resources.handler_file("tail_handler.py")
+
+
+def test_only_the_folder_of_the_default_store_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    make_store_folder(f"sqlite:///{tmp_path / 'state' / 'isplit' / 'other.db'}")
+    assert not (tmp_path / "state").exists()
+    make_store_folder(TailSettings.from_config({}).store)
+    assert (tmp_path / "state" / "isplit").stat().st_mode & 0o777 == 0o700

@@ -20,7 +20,7 @@ from ...traffic import MAX_GROUPS, OTHER, Store
 from ...wire import find_header
 from .. import replies
 from ..optional import endpoint_parts
-from ..settings import EndpointSettings
+from ..settings import EndpointSettings, make_store_folder
 from . import listings
 from .body import json_body
 from .cache import Cache
@@ -125,6 +125,7 @@ class Endpoint:
 
     def _open(self) -> Store:
         if self._store is None:
+            make_store_folder(self._settings.store)
             self._store = Store(self._settings.store)
         return self._store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ...device_tokens import SECRET_VARIABLE, new_secret, read_secret
+from ...device_tokens import SECRET_VARIABLE, new_secret
 from ...errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
 from ..resources import config_file
 from ..settings import STORE_VARIABLE
@@ -19,6 +19,7 @@ from .key_file import KeyFile, TokenKind
 from .management import ModelStatus, call, describe_workers, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
 from .registry import archive_identity, load_failure, register, unregister
+from .worker_environment import check_secrets, worker_environment
 
 _START_TRIES: Final = 3
 _PORT_TAKEN: Final = ("Address already in use", "java.net.BindException")
@@ -50,7 +51,8 @@ class TorchServe:
             which is removed at the end.
         host: address to listen on. The management and metrics ports always listen on 127.0.0.1.
         inference_port, management_port, metrics_port: 0 takes a free port.
-        store: URL of the store, given to the workers as ``ISPLIT_STORE``.
+        store: URL of the store, given to the workers as ``ISPLIT_STORE``. Relative paths, here and
+            in the environment, are relative to the current folder.
         devices: whether devices are known by device tokens. The workers get the operator's secret,
             ``workdir/device.secret``, which is made (mode 0600) if it does not exist.
         tokens: whether TorchServe requires its own tokens.
@@ -109,8 +111,8 @@ class TorchServe:
                 f"settings: {', '.join(reserved)}: expected only keys that TorchServe() has no "
                 "parameter for"
             )
-        self._environment = {STORE_VARIABLE: store} if store else {}
-        self._environment.update(environment or {})
+        overrides = {STORE_VARIABLE: store} if store else {}
+        self._environment = worker_environment(overrides | dict(environment or {}))
         self._log_config = Path(log_config) if log_config else config_file("log4j2.xml")
         self._timeout = timeout
         self._frontend: Frontend | None = None
@@ -138,7 +140,7 @@ class TorchServe:
         Raises:
             ServingError: the server does not start; the message ends with the end of its log.
             BundleError: a file in the model store is not an archive.
-            SecretError: the operator's secret cannot be used.
+            SecretError: the file of a secret is missing, or others than its owner may read it.
         """
         if self._frontend is not None:
             raise ServingError("this TorchServe is already running")
@@ -286,6 +288,7 @@ class TorchServe:
         environment = dict(self._environment)
         if self._devices:
             environment[SECRET_VARIABLE] = str(_make_secret(workdir))
+        check_secrets(environment)
         self._frontend = Frontend(
             workdir,
             properties,
@@ -370,9 +373,7 @@ def _secret_path(workdir: Path) -> Path:
 def _make_secret(workdir: Path) -> Path:
     """The operator's secret, made if it does not exist. Raises SecretError."""
     path = _secret_path(workdir)
-    if path.exists():
-        read_secret(path)  # a worker would report a problem too, but much later
-    else:
+    if not path.exists():
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         new_secret(path)
     return path

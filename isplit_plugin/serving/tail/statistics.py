@@ -18,7 +18,7 @@ from ...profile import Profile
 from ...schema import INPUT, FloatArray, Manifest, Observation
 from ..plausible import curve_limits
 from ..replies import one_line
-from ..settings import TailSettings
+from ..settings import TailSettings, make_store_folder
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +131,7 @@ class Statistics:
             curve: npt.NDArray[np.floating[Any]] = np.minimum(found, limits)  # NaN stays NaN
             return curve
 
+        make_store_folder(settings.store)
         self._recorder = Recorder(
             settings.store,
             manifest.network_hash,

@@ -22,6 +22,7 @@ from isplit_plugin.schema import Cut, Observation, Recommendation
 from isplit_plugin.serving.endpoint import service as endpoint_module
 from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
+from isplit_plugin.serving.settings import default_store_url
 from isplit_plugin.traffic import Store, tables
 from isplit_plugin.traffic.delta import Delta
 
@@ -111,6 +112,18 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
 
     yield send
     recommendation_handler._STATE.pop("endpoint").close()
+
+
+def test_the_endpoint_makes_the_default_store_and_its_folder(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = tmp_path / "state" / "isplit" / "isplit-store.sqlite3"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    endpoint = recommendation_handler._STATE["endpoint"]
+    settings = endpoint._settings.model_copy(update={"store": default_store_url()})
+    monkeypatch.setattr(endpoint, "_settings", settings)
+    assert one(ask, path="models") == (200, {"models": []})
+    assert default.exists()
 
 
 def load(body: str) -> Any:

@@ -31,6 +31,18 @@ def _ask(manifest: Manifest, values: np.ndarray, point: str, **fields: object) -
     return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
 
 
+def test_a_worker_makes_the_default_store_and_its_folder(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ISPLIT_STORE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    worker = Worker(model_dir)
+    path = tmp_path / "state" / "isplit" / "isplit-store.sqlite3"
+    _until(path.exists)
+    worker.close()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_worker_makes_its_model_known_before_any_traffic(
     worker: Worker, manifest: Manifest, store_url: str
 ) -> None:

@@ -1,0 +1,56 @@
+"""What the launcher tells the workers through environment variables: the store and the secrets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from ...device_tokens import SECRET_VARIABLE, read_secret
+from ...errors import SecretError
+from ..settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE, absolute_store_url
+
+_SECRETS: Final = (SECRET_VARIABLE, LABEL_SECRET_VARIABLE)
+
+
+def worker_environment(overrides: Mapping[str, str]) -> dict[str, str]:
+    """The additional environment of the workers.
+
+    Workers run in folders of their own, so relative paths become absolute here, where the user
+    stands. This includes paths in this process's environment.
+
+    Parameters:
+        overrides: variables that take precedence over this process's environment.
+    """
+    environment = dict(overrides)
+    for variable in (STORE_VARIABLE, *_SECRETS):
+        value = environment.get(variable) or os.environ.get(variable)
+        if value:
+            is_url = variable == STORE_VARIABLE
+            environment[variable] = absolute_store_url(value) if is_url else _absolute(value)
+    return environment
+
+
+def check_secrets(environment: Mapping[str, str]) -> None:
+    """Read the secret files that the environment names, as the workers will do.
+
+    Raises:
+        SecretError: a file is missing, open to others than its owner, or has the wrong size.
+    """
+    for variable in _SECRETS:
+        if path := environment.get(variable):
+            try:
+                read_secret(path)
+            except SecretError as error:
+                raise SecretError(f"{variable}: {error.message}. {_advice(Path(path))}") from error
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def _advice(path: Path) -> str:
+    if not path.exists():
+        return f"Make it with: isplit device secret --secret-file {path}"
+    return f"It must be readable by its owner only: chmod 600 {path}"
