@@ -1,70 +1,77 @@
-"""A device that classifies every photo of a folder, and asks now and then where it should cut.
+"""A device that classifies the photos of a folder and cuts where the server recommends.
 
     python examples/device_app.py photos/ --url http://127.0.0.1:8080 --model resnet50 \
         --head resnet50.head.zip --key-file key_file.json
 
-Needs the light client only: pip install 'isplit-plugin[onnx]'.
+It needs only the light client: pip install 'isplit-plugin[onnx]'.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from isplit_plugin.client import SplitClient
+from isplit_plugin.client import SplitClient, read_key
 from isplit_plugin.errors import ImageError, ServerUnavailableError, TransportError
 
 ASK_EVERY = 50
-"""Photos between two questions. The answer changes slowly: it needs evidence to change at all."""
+"""Photos between two questions to the server, whose recommendation changes slowly."""
 
 
 def main() -> None:
+    options = parse_options()
+    client = SplitClient(
+        options.url,
+        model=options.model,
+        head=options.head,
+        token=lambda: read_key(options.key_file),  # read again when the token has expired
+        cut=options.cut,
+        raw_scores=False,  # the best classes are enough here, and the answer is smaller
+        local_fallback=True,  # without the server, the whole network runs here
+    )
+    with client:
+        for number, photo in enumerate(sorted(options.folder.iterdir())):
+            if number % ASK_EVERY == 0:
+                follow_recommendation(client)
+            classify(client, photo)
+
+
+def follow_recommendation(client: SplitClient) -> None:
+    """Ask the server where to cut. Without an answer, the current cut stays."""
+    try:
+        answer = client.recommendation()
+    except TransportError as error:
+        print(f"still cutting at {client.cut}: {error.message}")
+    else:
+        client.use(answer)
+        print(f"cutting at {client.cut}: {answer.use.reason}")
+
+
+def classify(client: SplitClient, photo: Path) -> None:
+    """Print the class of a photo. A bad photo, or a server that is away, does not end the run."""
+    try:
+        prediction = client.predict(photo)
+    except (ImageError, ServerUnavailableError) as error:
+        print(f"{photo.name}: not classified, {error.message}")
+    else:
+        print(
+            f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), "
+            f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, "
+            f"{prediction.timings.total_ms:.0f} ms"
+        )
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--url", default="http://127.0.0.1:8080")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--head", required=True, type=Path)
-    parser.add_argument("--key-file", required=True, type=Path)
-    options = parser.parse_args()
-
-    def token() -> str:
-        # Called again when the server says that the token has expired.
-        key: str = json.loads(options.key_file.read_text())["inference"]["key"]
-        return key
-
-    with (
-        SplitClient(
-            options.url,
-            model=options.model,
-            head=options.head,
-            token=token,
-            local_fallback=True,  # the whole network runs here while the server is away, if the bundle has it
-            raw_scores=False,
-        ) as client
-    ):
-        for number, photo in enumerate(sorted(options.folder.iterdir())):
-            if number % ASK_EVERY == 0:
-                try:
-                    advice = client.recommendation()
-                    client.use(advice)
-                    print(f"cutting at {advice.cut}: {advice.use.reason}")
-                except TransportError as error:
-                    print(f"no advice now ({error.message}); going on as before")
-            try:
-                prediction = client.predict(photo)
-            except ImageError as error:
-                print(f"{photo.name}: {error.message}")
-            except ServerUnavailableError as error:
-                print(f"{photo.name}: not classified, {error.message}")
-            else:
-                where = f"cut at {prediction.split_point}, {prediction.bytes_sent} bytes"
-                took = f"{prediction.timings.total_ms:.0f} ms"
-                print(
-                    f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), {where}, {took}"
-                )
+    parser.add_argument("folder", type=Path, help="folder of photos")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="inference address")
+    parser.add_argument("--model", required=True, help="name that the model is registered by")
+    parser.add_argument("--head", required=True, type=Path, help="head bundle, MODEL.head.zip")
+    parser.add_argument("--key-file", required=True, type=Path, help="TorchServe's key file")
+    parser.add_argument("--cut", help="cut to start with, such as layer2:uint8+zstd")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Reads a head bundle: ``manifest.json`` and ``heads/<split point>.onnx`` (or ``.pt2``) in one zip file or folder.
+"""Head bundles: ``manifest.json`` and ``heads/SPLIT_POINT.onnx`` (or ``.pt2``) in a zip file.
 
-A bundle may come over a network. Nothing is unpacked to disk; sizes are bounded before anything is read, and every
-file is compared with the SHA-256 that the manifest gives for it.
+A folder with the same files is a bundle, too.
+
+A bundle may come from an untrusted network. It is not unpacked to disk, every read is bounded, and
+every file must have the SHA-256 that the manifest gives for it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ MANIFEST: Final = "manifest.json"
 MAX_FILES: Final = 1024
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 MAX_FILE_BYTES: Final = 2 * 1024**3
-"""Largest head: protobuf, and with it ONNX, ends here."""
+"""Largest head: the limit of protobuf, and so of ONNX."""
 
 _CHUNK: Final = 1024 * 1024
 _PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)\Z")
@@ -30,10 +32,14 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class HeadBundle:
-    """An open bundle. ``manifest``: checked against the files; ``sha256``: of the zip file, or of a folder's manifest
-    (which holds the hashes of all other files).
+    """An open bundle.
 
-    Raises BundleError naming the file that is missing, changed, too large or not ours.
+    Attributes:
+        manifest: the description of the network. Its list of files was checked.
+        sha256: of the zip file; for a folder, of its manifest, which holds the other files' hashes.
+
+    Raises:
+        BundleError: a file is missing, changed, too large or not in the manifest.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -67,11 +73,12 @@ class HeadBundle:
         return tuple(n[len("heads/") : -len(ends)] for n in self.manifest.files if n.endswith(ends))
 
     def read(self, split_point: str, suffix: str = "onnx") -> bytes:
-        """A head's bytes, compared with their hash once more. Raises BundleError where the bundle has none."""
+        """A head's bytes, checked against their hash. Raises BundleError if there is none."""
         name = _head_path(split_point, suffix)
         if name not in self.manifest.files:
+            names = ", ".join(self.heads(suffix)) or "none"
             raise BundleError(
-                f"head bundle {self.path} has no {name}; .{suffix} heads: {', '.join(self.heads(suffix)) or 'none'}",
+                f"head bundle {self.path} has no {name}; .{suffix} heads: {names}",
                 file=name,
             )
         data = b"".join(self._chunks(name, MAX_FILE_BYTES))
@@ -79,7 +86,7 @@ class HeadBundle:
         return data
 
     def file_hash(self, split_point: str, suffix: str) -> str:
-        """The SHA-256 that the manifest gives for a head. Raises BundleError where the bundle has none."""
+        """A head's SHA-256 in the manifest. Raises BundleError if there is no such head."""
         try:
             return self.manifest.files[_head_path(split_point, suffix)]
         except KeyError:
@@ -108,8 +115,8 @@ class HeadBundle:
         for name, digest in self.manifest.files.items():
             if not _PATH.match(name) or not _SHA256.match(digest):
                 raise BundleError(
-                    f"head bundle {self.path}: {MANIFEST} lists {name[:200]!a} with hash {digest[:80]!a}; expected "
-                    "heads/<split point>.onnx or .pt2 with a SHA-256",
+                    f"head bundle {self.path}: {MANIFEST} lists {name[:200]!a} with hash "
+                    f"{digest[:80]!a}; expected heads/<split point>.onnx or .pt2 with a SHA-256",
                     file=name[:200],
                 )
         for name in self._source.names():
@@ -119,7 +126,7 @@ class HeadBundle:
                 )
 
     def _chunks(self, name: str, limit: int) -> Iterator[bytes]:
-        """A file in pieces. Raises BundleError where it is missing, damaged or longer than ``limit``."""
+        """A file in pieces. Raises BundleError if it is missing, damaged or too long."""
         try:
             with self._source.open(name) as file:
                 total = 0
@@ -151,8 +158,8 @@ class HeadBundle:
             digest.update(chunk)
         if digest.hexdigest() != self.manifest.files[name]:
             raise BundleError(
-                f"head bundle {self.path}: {name} is not the file that was packaged: its SHA-256 is "
-                f"{digest.hexdigest()}, expected {self.manifest.files[name]}",
+                f"head bundle {self.path}: {name} is not the file that was packaged: its SHA-256 "
+                f"is {digest.hexdigest()}, expected {self.manifest.files[name]}",
                 file=name,
             )
 
@@ -173,18 +180,20 @@ class _Zip:
         if len(names) > MAX_FILES or len(set(names)) != len(names):
             self.close()
             raise BundleError(
-                f"head bundle {path}: {len(names)} files, at most {MAX_FILES}, each once"
+                f"head bundle {path}: expected at most {MAX_FILES} files with distinct names, "
+                f"got {len(names)}"
             )
 
     def names(self) -> list[str]:
         return [name for name in self._zip.namelist() if not name.endswith("/")]
 
     def open(self, name: str) -> BinaryIO:
-        file: BinaryIO = self._zip.open(name)  # type: ignore[assignment]  # reads bytes, which is all we do with it
+        # A ZipExtFile lacks methods of BinaryIO that are not used here.
+        file: BinaryIO = self._zip.open(name)  # type: ignore[assignment]
         return file
 
     def sha256(self, manifest: bytes) -> str:
-        """Of the whole file, through the handle that everything is read from: a file put in its place cannot pass."""
+        """Hash the open file, from which everything is read, and not what may have replaced it."""
         self._file.seek(0)
         return hashlib.file_digest(self._file, "sha256").hexdigest()
 
@@ -194,7 +203,7 @@ class _Zip:
 
 
 class _Folder:
-    """Only the files that the manifest names are read; others may lie beside them."""
+    """A folder. Files that the manifest does not name are allowed, and ignored."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

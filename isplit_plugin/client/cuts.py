@@ -1,4 +1,4 @@
-"""Which cut a request uses: the one that was asked for, completed and checked against what is served."""
+"""Completes the cut of a request and checks it against the manifest."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ def resolve(manifest: Manifest | None, default: Cut | None, cut: Cut | str | Non
         default: the cut for everything that is left out; by default the manifest's.
         cut: a cut, its text form, or a split point alone, which gets its usual codec.
 
-    Raises UnknownSplitPointError, UnknownCodecError, QueryError for a text that is not a cut, and BundleError for
-    anything but photo files without a manifest.
+    Raises:
+        UnknownSplitPointError: the split point is not deployed.
+        UnknownCodecError: the codec is not one of the split point's.
+        QueryError: the text is not a cut.
+        BundleError: without a manifest, the cut is not photo files.
     """
     if manifest is None:
         if cut not in (None, INPUT, PHOTO_FILE, str(PHOTO_FILE)):
             raise BundleError(
-                f"cut {str(cut)[:100]!r} needs the head bundle (head='<model>.head.zip'); without it "
-                f"only photo files can be sent: cut {str(PHOTO_FILE)!r}"
+                f"cut {str(cut)[:100]!r} needs the head bundle (head='<model>.head.zip'); "
+                f"without it only photo files can be sent: cut {str(PHOTO_FILE)!r}"
             )
         return PHOTO_FILE
     usual = default or manifest.default
@@ -72,15 +75,15 @@ def _split_point(manifest: Manifest, name: str) -> str:
     """The first name of a deployed split point."""
     if name in (INPUT, OUTPUT):
         return name
-    choices = (INPUT, *manifest.deployed, OUTPUT)
+    names = (INPUT, *manifest.deployed, OUTPUT)
     try:
         first_name = manifest.split_point(name).name
     except UnknownSplitPointError:
-        raise UnknownSplitPointError.of(name, choices) from None
+        raise UnknownSplitPointError.of(name, names) from None
     if first_name not in {manifest.split_point(d).name for d in manifest.deployed}:
         raise UnknownSplitPointError(
-            f"split point {first_name!r} is not deployed; deployed: {', '.join(choices)}",
-            known=list(choices),
+            f"split point {first_name!r} is not deployed; deployed: {', '.join(names)}",
+            known=list(names),
         )
     return first_name
 

@@ -1,4 +1,4 @@
-"""For back offices: tell the server what requests really showed."""
+"""Labels: a back office tells the server the true classes of requests."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from .recommendations import ENDPOINT
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 
 MAX_LABELS: Final = 1000
-"""Labels in one call; more are sent in several."""
+"""Labels in one request; more are sent in several requests."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What became of labels: how many were ``taken``, how many of those agree with the prediction (``correct``), and
-    the error of each other one by its request id."""
+    """What became of the labels of one call.
+
+    Attributes:
+        taken: labels that the server stored.
+        correct: those of them that equal the predicted class.
+        errors: the error of every other label, by request id.
+    """
 
     taken: int = 0
     correct: int = 0
@@ -34,14 +39,26 @@ def send_labels(
     *,
     timeout: tuple[float, float] = DEFAULT_TIMEOUT,
 ) -> LabelReport:
-    """Send true classes by request id (``Prediction.request_id``), under the labels' own secret.
+    """Send the true classes of requests.
 
-    A class is an id, or a label of the network. A label that is refused harms no other: see ``errors``; a call that is
-    repeated because its answer was lost finds its labels taken already (LabelledBeforeError).
-    Raises LabelSecretError, QueryError, StoreError and the errors of :meth:`Transport.post`.
+    A label that is refused does not affect the others; see :attr:`LabelReport.errors`. It is safe
+    to repeat a call whose answer was lost: labels that were taken before come back as
+    LabelledBeforeError.
+
+    Parameters:
+        labels: the true class by request id (:attr:`Prediction.request_id`). A class is an id or a
+            label of the network.
+        secret: the secret for labels.
+        token: the inference token.
+
+    Raises:
+        LabelSecretError: the server refuses ``secret``.
+        QueryError: a label is not a request id with a class.
+        StoreError: the server cannot use its store.
+        TransportError: see :meth:`Transport.post`.
     """
-    pairs = list(labels.items() if isinstance(labels, Mapping) else labels)
-    for request_id, class_id in pairs:
+    rows = list(labels.items() if isinstance(labels, Mapping) else labels)
+    for request_id, class_id in rows:
         if (
             not isinstance(request_id, str)
             or isinstance(class_id, bool)
@@ -54,31 +71,31 @@ def send_labels(
     taken = correct = 0
     errors: dict[str, IsplitError] = {}
     try:
-        for at in range(0, len(pairs), MAX_LABELS):
-            some = [{"request_id": r, "class": c} for r, c in pairs[at : at + MAX_LABELS]]
-            body = json.dumps({"labels": some, "token": secret}).encode()
+        for start in range(0, len(rows), MAX_LABELS):
+            batch = [{"request_id": r, "class": c} for r, c in rows[start : start + MAX_LABELS]]
+            body = json.dumps({"labels": batch, "token": secret}).encode()
             reply = transport.post(ENDPOINT, body, {"Content-Type": "application/json"})
-            for row in _rows(reply.body, len(some)):
-                if "code" in row:
-                    errors[str(row.get("request_id"))] = from_json(row, status=400)
+            for result in _results(reply.body, len(batch)):
+                if "code" in result:
+                    errors[str(result.get("request_id"))] = from_json(result, status=400)
                 else:
                     taken += 1
-                    correct += bool(row.get("correct"))
+                    correct += bool(result.get("correct"))
     finally:
         transport.close()
     return LabelReport(taken, correct, errors)
 
 
-def _rows(body: bytes | memoryview, count: int) -> list[dict[str, Any]]:
+def _results(body: bytes | memoryview, count: int) -> list[dict[str, Any]]:
     try:
         raw = load_json(body, "labels")
     except WireError as error:
         raise ProtocolError(f"the endpoint's answer: {error.message}") from error
-    rows = raw.get("labels") if isinstance(raw, dict) else None
+    results = raw.get("labels") if isinstance(raw, dict) else None
     if (
-        not isinstance(rows, list)
-        or len(rows) != count
-        or not all(isinstance(row, dict) for row in rows)
+        not isinstance(results, list)
+        or len(results) != count
+        or not all(isinstance(result, dict) for result in results)
     ):
         raise ProtocolError(f"expected an answer for each of {count} labels")
-    return rows
+    return results

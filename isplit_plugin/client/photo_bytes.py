@@ -1,4 +1,4 @@
-"""The bytes of a photo as they are, for a server that does the whole preprocessing."""
+"""Photos as files, for the codec `file`: the server does all preprocessing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from .. import image as im
 from ..errors import ImageError
 from ..image import Image
-from ..wire import Buffer
 
 
-def file_bytes(image: Image) -> Buffer:
-    """The file as it is; pixels without a file become a PNG, which loses nothing. Raises ImageError."""
+def file_bytes(image: Image) -> bytes | bytearray | memoryview:
+    """The bytes of an image file; pixels without a file become a PNG. Raises ImageError."""
     if isinstance(image, bytes | bytearray | memoryview):
         return image
     if isinstance(image, str | Path):
         data = im.read_file(image)
         if len(data) > im.MAX_BYTES:
-            raise ImageError(f"image {str(image)!r}: more than the {im.MAX_BYTES} bytes allowed")
+            raise ImageError(f"image {str(image)!r}: expected at most {im.MAX_BYTES} bytes")
         return data
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
         raise ImageError(
-            "a preprocessed array is no photo: send it with a codec for tensors, fp32 for one"
+            "expected a photo for codec 'file', got a preprocessed array: use a codec for tensors, "
+            "such as fp32"
         )
     buffer = io.BytesIO()
     try:

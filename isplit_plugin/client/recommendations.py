@@ -1,4 +1,4 @@
-"""Asks the endpoint `isplit` what a device should use now."""
+"""Questions to the endpoint: where should this device cut?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..wire import load_json
 from .transport import DEFAULT_TIMEOUT, Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
-"""Path of the endpoint behind the inference address."""
+"""The path of the endpoint."""
 MAX_IN_PATH: Final = 200
+"""The most class ids in a path. TorchServe bounds the request line, so more travel in a body."""
 Constraint = float | str | bool | None
 
 
@@ -28,13 +29,20 @@ def fetch_recommendation(
     timeout: tuple[float, float] = DEFAULT_TIMEOUT,
     **constraints: Constraint,
 ) -> Recommendation:
-    """One question without a client and without a head bundle.
+    """Ask where to cut, without a client and without a head bundle.
 
-    ``classes``: class ids to recommend for, instead of the live mix; ``group``: one device group; ``constraints``:
-    ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``, ``max_head_macs``, ``accuracy_tolerance``,
-    ``device_slowdown``, ``objective`` ("latency" or "bytes"). ``predictor``: what ranks the places for a bottleneck,
-    "cui" (the default), "depth", or one that the model's profile holds.
-    Raises QueryError, UnknownNameError and the errors of :meth:`Transport.post`.
+    Parameters:
+        classes: ids of the classes to ask for; by default the live mix.
+        group: a device group; by default all devices.
+        constraints: ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``,
+            ``max_head_macs``, ``accuracy_tolerance``, ``device_slowdown`` and ``objective``
+            ("latency" or "bytes"); also ``predictor``, which ranks the candidates: "cui" (the
+            default), "depth", or one from the model's profile. ``None`` is as if left out.
+
+    Raises:
+        QueryError: a class or a constraint is not valid.
+        UnknownNameError: the endpoint does not know the model, the group, a class or the predictor.
+        TransportError: see :meth:`Transport.post`.
     """
     transport = Transport(url, token=token, timeout=timeout)
     try:
@@ -50,33 +58,44 @@ def ask(
     group: str | None,
     constraints: Mapping[str, Constraint],
 ) -> Recommendation:
-    """The same over a connection that is there already."""
+    """As :func:`fetch_recommendation`, over an open connection."""
     ids = None if classes is None else _ids(classes)
     limits = {name: value for name, value in constraints.items() if value is not None}
-    predictor = limits.pop("predictor", None)  # not a limit, but asked for in the same breath
-    # TorchServe's request line is bounded: a long list of classes travels in a body.
+    predictor = limits.pop("predictor", None)  # a field of its own in the request
     if group is None and predictor is None and not limits and len(ids or ()) <= MAX_IN_PATH:
         path = f"{ENDPOINT}/1.0/recommendations/{quote(model, safe='')}"
         reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
     else:
-        question = {
-            "model": model,
-            "classes": ids,
-            "group": group,
-            "predictor": predictor,
-            "constraints": limits,
-        }
-        try:
-            text = json.dumps(
-                {k: v for k, v in question.items() if v not in (None, {})}, allow_nan=False
-            )
-        except (TypeError, ValueError) as error:
-            raise QueryError(
-                f"constraints: expected finite numbers, got {limits!r:.200}"
-            ) from error
-        reply = transport.post(ENDPOINT, text.encode(), {"Content-Type": "application/json"})
+        body = _question(model, ids, group, predictor, limits)
+        reply = transport.post(ENDPOINT, body, {"Content-Type": "application/json"})
+    return _recommendation(reply.body)
+
+
+def _question(
+    model: str,
+    ids: list[int] | None,
+    group: str | None,
+    predictor: Constraint,
+    limits: Mapping[str, Constraint],
+) -> bytes:
+    """The body of a question. What is not asked is left out."""
+    fields = {
+        "model": model,
+        "classes": ids,
+        "group": group,
+        "predictor": predictor,
+        "constraints": dict(limits) or None,
+    }
+    question = {name: value for name, value in fields.items() if value is not None}
     try:
-        raw = load_json(reply.body, "recommendation")
+        return json.dumps(question, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"constraints: expected finite numbers, got {limits!r:.200}") from error
+
+
+def _recommendation(body: bytes) -> Recommendation:
+    try:
+        raw = load_json(body, "recommendation")
         if not isinstance(raw, dict):
             raise ProtocolError(f"expected a recommendation, got JSON of type {type(raw).__name__}")
         return Recommendation.from_json(raw)

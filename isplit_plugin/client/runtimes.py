@@ -1,4 +1,7 @@
-"""What runs a head on the device. A runtime imports its engine when it is made, not when this module is."""
+"""Runtimes: the engines that run heads on the device.
+
+A runtime imports its engine when it is made. Importing this module loads none.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +20,32 @@ from ..schema import OUTPUT, FloatArray
 from .bundle import HeadBundle
 
 Trust = str | Mapping[str, str] | None
-"""What a ``.pt2`` is trusted by: the bundle's SHA-256, or one for each split point."""
+"""The SHA-256 of a trusted bundle, or those of trusted ``.pt2`` files by split point."""
 _Runner = Callable[[FloatArray], npt.NDArray[Any]]
 
 
 @runtime_checkable
 class HeadRuntime(Protocol):
-    """Any engine that runs heads; hand an instance to ``SplitClient(runtime=...)`` for an accelerator of your own.
+    """An engine that runs heads. Pass an instance as ``SplitClient(runtime=...)``.
 
-    One that also has ``load(split_point)`` is told to load a head before the time of its first run is taken.
+    A runtime may also have a method ``load(split_point)``. The client calls it before it measures
+    the time of a head.
     """
 
     def has(self, split_point: str) -> bool:
-        """Whether there is a head for this split point (its first name, or ``output``)."""
+        """Whether there is a head for this split point, given by its first name or ``output``."""
         ...
 
     def run(self, split_point: str, x: FloatArray) -> FloatArray:
-        """(N, C, H, W) float32 to the activation (N, ...) float32; class scores (N, classes) at ``output``."""
+        """Run the head on ``x``, shape (N, C, H, W).
+
+        Returns the activation, shape (N, ...); at ``output`` the class scores, shape (N, classes).
+        """
         ...
 
 
 class _BundleRuntime:
-    """Loads a head at its first use, keeps it, and checks what comes out of it."""
+    """Loads a head at its first use, keeps it, and checks its outputs."""
 
     suffix: str
 
@@ -51,12 +58,16 @@ class _BundleRuntime:
         return self._bundle.has(split_point, self.suffix)
 
     def load(self, split_point: str) -> None:
-        """Load the head now, so that its first run takes no longer than the others. Raises BundleError."""
+        """Load the head now, so that its first run is not slower. Raises BundleError."""
         self._runner(split_point)
 
     def run(self, split_point: str, x: FloatArray) -> FloatArray:
-        """Raises BundleError: no such head, a file the engine cannot load, or a head that fails or gives another
-        shape than the manifest says."""
+        """Run a head; see :class:`HeadRuntime`.
+
+        Raises:
+            BundleError: there is no such head, the engine cannot load or run it, or its output has
+                another shape than the manifest says.
+        """
         runner = self._runner(split_point)
         name = f"heads/{split_point}.{self.suffix}"
         try:
@@ -73,7 +84,8 @@ class _BundleRuntime:
         )
         if out.dtype != np.float32 or out.shape != (len(x), *shape):
             raise BundleError(
-                f"{name}: expected float32 {(len(x), *shape)} from the head, got {out.dtype} {out.shape}",
+                f"{name}: expected float32 {(len(x), *shape)} from the head, "
+                f"got {out.dtype} {out.shape}",
                 file=name,
             )
         return out
@@ -90,8 +102,15 @@ class _BundleRuntime:
 
 
 class OnnxHead(_BundleRuntime):
-    """onnxruntime, the default. ``threads``: ``None`` leaves the choice to it; ``providers``: its execution providers,
-    tried in order."""
+    """Runs ``.onnx`` heads with onnxruntime, the default.
+
+    Parameters:
+        threads: CPU threads; ``None`` lets onnxruntime decide.
+        providers: execution providers of onnxruntime, in order of preference.
+
+    Raises:
+        BundleError: onnxruntime is not installed.
+    """
 
     suffix = "onnx"
 
@@ -107,7 +126,8 @@ class OnnxHead(_BundleRuntime):
             import onnxruntime
         except ImportError as error:
             raise BundleError(
-                f"ONNX heads need onnxruntime ({error}): pip install 'isplit-plugin[onnx]', or choose runtime='torch'"
+                f"ONNX heads need onnxruntime ({error}): pip install 'isplit-plugin[onnx]', "
+                "or choose runtime='torch'"
             ) from error
         self._engine = onnxruntime
         self._options = onnxruntime.SessionOptions()
@@ -121,22 +141,31 @@ class OnnxHead(_BundleRuntime):
         data = self._bundle.read(split_point, self.suffix)
         try:
             session = self._engine.InferenceSession(data, self._options, providers=self._providers)
-            (given,), (result,) = session.get_inputs(), session.get_outputs()
+            (head_input,) = session.get_inputs()
+            (head_output,) = session.get_outputs()
         except Exception as error:
             name = f"heads/{split_point}.onnx"
             raise BundleError(
                 f"{name}: onnxruntime cannot load it ({_first_line(error)})", file=name
             ) from error
-        names, key = [result.name], given.name
-        return lambda x: np.asarray(session.run(names, {key: x})[0])
+        input_name = head_input.name
+        output_names = [head_output.name]
+        return lambda x: np.asarray(session.run(output_names, {input_name: x})[0])
 
 
 class TorchHead(_BundleRuntime):
-    """torch, for devices that have it. A ``.pt2`` file is code: loading one runs whatever its author put in.
+    """Runs ``.pt2`` heads with PyTorch.
 
-    So it is loaded only if its hash reached the device by another way than the file: ``trust`` is the SHA-256 of the
-    whole bundle (of ``manifest.json`` for a folder), or a mapping from split points to the SHA-256 of their ``.pt2``.
-    Raises BundleError where nothing is pinned, or another file came. ``threads`` sets torch's, for the whole process.
+    A ``.pt2`` file is code: loading it runs whatever its author put in. So a head is loaded only if
+    its hash is known from a source other than the file itself.
+
+    Parameters:
+        trust: the SHA-256 of the whole bundle (of ``manifest.json`` for a folder), or a mapping
+            from split points to the SHA-256 of their ``.pt2`` files.
+        threads: CPU threads of PyTorch, for the whole process.
+
+    Raises:
+        BundleError: ``trust`` is missing or names another bundle, or PyTorch is not installed.
     """
 
     suffix = "pt2"
@@ -150,7 +179,8 @@ class TorchHead(_BundleRuntime):
             )
         if isinstance(trust, str) and trust.lower() != bundle.sha256:
             raise BundleError(
-                f"head bundle {bundle.path}: its SHA-256 is {bundle.sha256}, trust_pt2 says {trust[:80]}"
+                f"head bundle {bundle.path}: its SHA-256 is {bundle.sha256}, "
+                f"trust_pt2 says {trust[:80]}"
             )
         self._trust = trust
         try:
@@ -164,30 +194,29 @@ class TorchHead(_BundleRuntime):
             torch.set_num_threads(threads)
 
     def program(self, split_point: str) -> Any:
-        """The trusted head as a ``torch.export.ExportedProgram``, for who looks inside. Raises BundleError."""
-        name, torch = f"heads/{split_point}.pt2", self._torch
+        """The head as a ``torch.export.ExportedProgram``. Raises BundleError if not trusted."""
+        name = f"heads/{split_point}.pt2"
         data = self._bundle.read(split_point, self.suffix)
         if not isinstance(self._trust, str):
-            pinned, found = (
-                self._trust.get(split_point, ""),
-                self._bundle.file_hash(split_point, self.suffix),
-            )
-            if pinned.lower() != found:
+            trusted = self._trust.get(split_point, "")
+            actual = self._bundle.file_hash(split_point, self.suffix)
+            if trusted.lower() != actual:
                 raise BundleError(
-                    f"{name}: its SHA-256 is {found}, trust_pt2 says {pinned[:80] or 'nothing'}",
+                    f"{name}: its SHA-256 is {actual}, trust_pt2 says {trusted[:80] or 'nothing'}",
                     file=name,
                 )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch's own loader
-                return torch.export.load(io.BytesIO(data))
+                return self._torch.export.load(io.BytesIO(data))
         except Exception as error:
             raise BundleError(
                 f"{name}: torch cannot load it ({_first_line(error)})", file=name
             ) from error
 
     def _load(self, split_point: str) -> _Runner:
-        torch, module = self._torch, self.program(split_point).module()
+        torch = self._torch
+        module = self.program(split_point).module()
 
         def run(x: FloatArray) -> npt.NDArray[Any]:
             with torch.inference_mode():
@@ -204,9 +233,9 @@ class RuntimeFactory(Protocol):
         """Raises BundleError.
 
         Parameters:
-            bundle: The head bundle.
-            threads: CPU threads; ``None``: the engine's choice.
-            trust_pt2: What a ``.pt2`` head is trusted by, see :class:`TorchHead`.
+            bundle: the head bundle.
+            threads: CPU threads; ``None`` lets the engine decide.
+            trust_pt2: hashes of trusted ``.pt2`` files; see :class:`TorchHead`.
         """
         ...
 

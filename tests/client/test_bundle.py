@@ -143,7 +143,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
         twice.writestr("manifest.json", b"{}")
         with pytest.warns(UserWarning, match="Duplicate"):
             twice.writestr("manifest.json", b"{}")
-    refused(tmp_path / "twice.zip", "each once")
+    refused(tmp_path / "twice.zip", "distinct names")
     write_zip(tmp_path / "many.zip", {f"heads/{i}.onnx": b"" for i in range(1025)})
     refused(tmp_path / "many.zip", "1025 files, at most 1024")
 
