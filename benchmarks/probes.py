@@ -14,14 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from isplit_plugin.network import capture, efficientnet_lite0, profile
+from isplit_plugin.network import CapturedNetwork, capture, efficientnet_lite0, profile
 from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
 from isplit_plugin.probing.tickets import Ticket
-from isplit_plugin.schema import Cut
+from isplit_plugin.profile import Profile
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.serving.packaging import make_manifest
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import TailRequest, TailResponse, decode_activation, encode_activation
+from isplit_plugin.wire import (
+    TailRequest,
+    TailResponse,
+    Tensor,
+    decode_activation,
+    encode_activation,
+)
 
 from .bias import DEPTHS, head_importance, photos
 from .harness import Row, against, interleaved, row
@@ -60,13 +67,20 @@ def run(quick: bool = False) -> list[Row]:
 
 
 def _costs(
-    net: object, manifest: object, measured: object, cut: str, x: torch.Tensor, *, rounds: int
+    net: CapturedNetwork,
+    manifest: Manifest,
+    measured: Profile,
+    cut: str,
+    x: torch.Tensor,
+    *,
+    rounds: int,
 ) -> list[Row]:
-    head, tail = net.bisect(cut)  # type: ignore[attr-defined]
-    looked = head_importance(net, cut)  # type: ignore[arg-type]
-    point, secret = net.split_point(cut), os.urandom(32)  # type: ignore[attr-defined]
+    head, tail = net.bisect(cut)
+    inside = head_importance(net, cut)
+    point = net.split_point(cut)
+    secret = os.urandom(32)
 
-    def send(activation: torch.Tensor) -> np.ndarray:
+    def send(activation: torch.Tensor) -> Tensor:
         return encode_activation(
             activation.contiguous().numpy(), CODEC, channel_axis=point.channel_axis
         )
@@ -75,8 +89,8 @@ def _costs(
         with torch.inference_mode():
             return send(head(x))
 
-    def device_probe() -> object:
-        forward = looked.run(x)
+    def device_probe() -> np.ndarray:
+        forward = inside.run(x)
         send(forward.activation)
         return forward.finish(
             torch.from_numpy(decode_probe_response(*answer, point.shape).gradient)
@@ -85,24 +99,38 @@ def _costs(
     def server_plain() -> object:
         with torch.inference_mode():
             scores = tail(torch.from_numpy(decode_activation(sent, shape=point.shape))).numpy()
-        told = {"split_point": cut, "network_hash": manifest.network_hash}  # type: ignore[attr-defined]
-        return TailResponse.from_scores(
-            scores, manifest.classes, k=5, with_scores=False, **told
-        ).encode()  # type: ignore[attr-defined]
+        response = TailResponse.from_scores(
+            scores,
+            manifest.classes,
+            k=5,
+            with_scores=False,
+            split_point=cut,
+            network_hash=manifest.network_hash,
+        )
+        return response.encode()
 
     def server_probe() -> tuple[bytes, int | None]:
-        found, gradient = net.gradient_from(  # type: ignore[attr-defined]
+        importance, gradient = net.gradient_from(
             cut, torch.from_numpy(decode_activation(sent, shape=point.shape))
         )
-        told = {
-            "network_hash": manifest.network_hash,  # type: ignore[attr-defined]
-            "class_id": int(found.target[0]),
-        }
-        values = found.values[0][~np.isnan(found.values[0])].astype(np.float64)
-        ticket = Ticket.new(cut=Cut(cut, CODEC), group="all", device=None, tail=values, **told)
-        return ProbeResponse(
-            gradient=gradient.numpy(), ticket=ticket.seal(secret), split_point=cut, **told
-        ).encode()
+        class_id = int(importance.target[0])
+        values = importance.values[0]
+        ticket = Ticket.new(
+            cut=Cut(cut, CODEC),
+            group="all",
+            device=None,
+            tail=values[~np.isnan(values)].astype(np.float64),
+            network_hash=manifest.network_hash,
+            class_id=class_id,
+        )
+        response = ProbeResponse(
+            gradient=gradient.numpy(),
+            ticket=ticket.seal(secret),
+            split_point=cut,
+            network_hash=manifest.network_hash,
+            class_id=class_id,
+        )
+        return response.encode()
 
     with torch.inference_mode():
         sent = send(head(x))
@@ -114,10 +142,10 @@ def _costs(
         "tail probe": server_probe,
     }
     times = interleaved(jobs, rounds=rounds)
-    values = tuple(map(float, device_probe()[0]))  # type: ignore[index]
+    values = tuple(map(float, device_probe()[0]))
     decoded = decode_probe_response(*answer, point.shape)
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.db") as store:
-        store.put_network(manifest, measured)  # type: ignore[arg-type]
+        store.put_network(manifest, measured)
 
         def report() -> ProbeReport:
             ticket = decode_probe_response(*server_probe(), point.shape).ticket

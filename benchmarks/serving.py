@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def _cost_of_statistics(
         for number in range(repeats + 1):
             for name, client in clients.items():
                 rate = _throughput(
-                    lambda c=client: c.predict(photo, cut=Cut("_blocks.12", "uint8+zstd")),  # type: ignore[misc]
+                    partial(client.predict, photo, cut=Cut("_blocks.12", "uint8+zstd")),
                     clients=4,
                     seconds=seconds if number else 0.5,
                 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def train(
     loaded = build(network, data)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    net = loaded.model.to(device, memory_format=torch.channels_last).train()
+    net = loaded.model.to(device).to(memory_format=torch.channels_last).train()
     if init is not None:
         _load_where_shapes_fit(net, init)
     photos = photos_of(folder / "train", loaded)
@@ -117,11 +117,12 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """SGD with a one-cycle learning rate; biases and norms have no weight decay."""
     parameters = list(net.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
+        {"params": [p for p in parameters if p.ndim <= 1]},
+    ]
     optimizer = torch.optim.SGD(
-        [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
-            {"params": [p for p in parameters if p.ndim <= 1]},
-        ],
+        groups,
         lr=0.1 * scale,
         momentum=0.9,
         nesterov=True,

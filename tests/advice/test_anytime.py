@@ -99,7 +99,7 @@ def test_how_often_an_ordinary_interval_fails_under_repeated_looks() -> None:
     ever = late = 0
     for _ in range(1000):
         outside = np.abs(np.cumsum(rng.standard_normal(SIZE))) > 1.96 * np.sqrt(N)
-        ever += outside.any()
-        late += outside[99:].any()
+        ever += int(outside.any())
+        late += int(outside[99:].any())
     assert 0.62 < ever / 1000 < 0.70
     assert 0.46 < late / 1000 < 0.54

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import advice as toys
 
-from isplit_plugin.advice import LiveView
+from isplit_plugin.advice import ImportanceRows, LiveView, Source
 from isplit_plugin.advice.curves import class_curves, components, mix_curve
 from isplit_plugin.errors import StoreError
 
@@ -132,18 +132,18 @@ def test_decay_and_landmark_change_the_effective_size_alone() -> None:
     values = np.asarray([[2.0], [6.0]]) * np.ones(5)
     old, new = toys.rows({0: values[:1]}, profile.mean0), toys.rows({0: values[1:]}, profile.mean0)
 
-    def weighed(row: object, w: float) -> object:
+    def weighed(row: ImportanceRows, w: float) -> ImportanceRows:
         return replace(
             row,
             weight=w * row.weight,
             weight2=w * w * row.weight2,
             sum1=w * row.sum1,
             sum2=w * row.sum2,
-        )  # type: ignore[attr-defined, type-var]
+        )
 
     def value(w_old: float, w_new: float) -> np.ndarray:
-        pair = (weighed(old, w_old), replace(weighed(new, w_new), source="input"))  # type: ignore[type-var]
-        return mix_curve(profile, replace(NONE, importance=pair), ids(0), np.ones(1)).value  # type: ignore[arg-type]
+        pair = (weighed(old, w_old), replace(weighed(new, w_new), source="input"))
+        return mix_curve(profile, replace(NONE, importance=pair), ids(0), np.ones(1)).value
 
     assert value(0.25, 1.0) == pytest.approx(value(0.25 * 2**40, 2.0**40))
     assert (value(0.25, 1.0) > value(1.0, 1.0)).all()
@@ -191,7 +191,9 @@ def test_rows_of_another_length_are_refused() -> None:
     st.integers(0, 2**32 - 1),
     st.sampled_from(["tail", "input", "probe"]),
 )
-def test_rows_may_be_split_over_sources_in_any_way(n: int, m: int, seed: int, source: str) -> None:
+def test_rows_may_be_split_over_sources_in_any_way(
+    n: int, m: int, seed: int, source: Source
+) -> None:
     profile = toys.profile()
     rng = np.random.default_rng(seed)
     values = {0: rng.gamma(2.0, 1.0, (n + m, 5)), 2: rng.gamma(2.0, 1.0, (n + m, 5))}
@@ -228,9 +230,8 @@ def errors_of_three_ways(seed: int, n_live: int, *, shift: float) -> np.ndarray:
     profile = toys.samples({c: draw(truth[c], 3) for c in range(classes)})
     live = {c: draw(live_truth[c], n_live) for c in range(classes)}
     view = replace(NONE, importance=(toys.rows(live, profile.mean0),))
-    every = np.arange(classes)
-    shrunk = np.stack([c.value for c in class_curves(profile, view, every)])
-    alone = np.stack([live[c].mean(axis=0) for c in every])
+    shrunk = np.stack([c.value for c in class_curves(profile, view, np.arange(classes))])
+    alone = np.stack([live[c].mean(axis=0) for c in range(classes)])
     prior = profile.mean0 + profile.sum1 / profile.count[:, None]
     return np.asarray([np.mean(np.abs(found / live_truth - 1)) for found in (shrunk, alone, prior)])
 

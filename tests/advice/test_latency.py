@@ -9,7 +9,7 @@ import pytest
 from toys import advice as toys
 
 from isplit_plugin.advice import Constraints, LiveView, ServedRow, Times
-from isplit_plugin.advice.latency import LatencyModel
+from isplit_plugin.advice.latency import LatencyModel, Link
 from isplit_plugin.schema import ON_DEVICE, Cut
 
 LINK = Constraints(bandwidth_mbps=8, rtt_ms=5)
@@ -111,13 +111,13 @@ def test_rows_of_groups_are_pooled_by_count() -> None:
 
 
 def test_link_is_asked_measured_or_assumed() -> None:
-    assert model().link == (8, 5, "asked", "asked")
+    assert model().link == Link(8, 5, "asked", "asked")
     nothing = model(limits=Constraints())
-    assert nothing.link == (20, 20, "assumed", "assumed")
+    assert nothing.link == Link(20, 20, "assumed", "assumed")
     assert "20 Mbit/s (assumed)" in nothing.link.words()
     # 20 requests of 100 bytes in 0.4 ms each: 2 Mbit/s
     live = model(served("d", uplink=0.4), limits=Constraints())
-    assert live.link == (pytest.approx(2), 20, "live", "assumed")
+    assert tuple(live.link) == (pytest.approx(2), 20, "live", "assumed")
     assert live.link.transfer_ms(250) == pytest.approx(1 + 20)
 
 

@@ -269,7 +269,7 @@ def test_states_and_changes_survive_json() -> None:
 @given(live=views(), cut=st.sampled_from([None, B_UINT8, Cut("gone", "x")]))
 def test_any_view_is_answered_and_settled(live: LiveView, cut: Cut | None) -> None:
     for known in (profile(), None):
-        states = [None]
+        states: list[StandingState | None] = [None]
         if cut is not None:
             manifest = toys.manifest()
             deployment = deployment_hash(manifest, known or bare_profile(manifest))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -56,7 +57,7 @@ def bodies(model: Model, number: int = 24, seed: int = 11) -> list[tuple[bytes, 
 def test_two_servers_on_one_store_give_one_recommendation(
     toy: Model, model_store: Path, postgres: Postgres, tmp_path: Path
 ) -> None:
-    archives = {"model_store": model_store, "models": ["toy.mar", "isplit.mar"]}
+    archives: dict[str, Any] = {"model_store": model_store, "models": ["toy.mar", "isplit.mar"]}
     with (
         postgres.database() as url,
         TorchServe(**archives, store=url) as one,
@@ -86,7 +87,7 @@ def test_two_servers_on_one_store_give_one_recommendation(
         assert lives[1].post("predictions/toy", body, headers=headers).status_code == 200
         until(lambda: store.view(network).observations == 51)
 
-        def asked() -> list[dict]:
+        def asked() -> list[dict[str, Any]]:
             return [live.get("predictions/isplit/1.0/recommendations/toy").json() for live in lives]
 
         until(lambda: (found := asked())[0] == found[1] and found[0]["observations"] == 51)
@@ -209,7 +210,7 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
         before = store.view(network).observations
         load = Load(busy.server, busy.model)
         kills: list[float] = []
-        told: list[dict] = []
+        told: list[dict[str, Any]] = []
         with load.running():
             until(lambda: len(load.answered) >= 50)
             begun = time.monotonic()

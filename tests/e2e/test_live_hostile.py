@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 import requests
 import torch
 from toys.live_server import Live
-from toys.serving import head_of, tensor_request, whole
+from toys.serving import head_of, scores_of, tensor_request, whole
 
 from isplit_plugin.wire import HEADER, http_headers
 
@@ -28,9 +28,8 @@ def _works(live: Live) -> None:
         network_hash=live.toy.manifest.network_hash,
         scores=True,
     )
-    np.testing.assert_allclose(
-        live.predict("toy", request).scores, whole(live.toy.net, x), rtol=0, atol=1e-5
-    )
+    scores = scores_of(live.predict("toy", request))
+    np.testing.assert_allclose(scores, whole(live.toy.net, x), rtol=0, atol=1e-5)
 
 
 def _until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
@@ -41,7 +40,7 @@ def _until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
 
 
 @pytest.fixture
-def alive(live: Live):
+def alive(live: Live) -> Iterator[None]:
     """The worker that answers before a test answers after it."""
     before = live.worker_pids("toy")
     yield

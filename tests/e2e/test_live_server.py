@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,7 +21,7 @@ import requests
 import torch
 from toys.live_server import Live, Model
 from toys.polling import until
-from toys.serving import head_of, tensor_request, toy_photos, whole
+from toys.serving import head_of, scores_of, tensor_request, toy_photos, whole
 
 from isplit_plugin.client import SplitClient
 from isplit_plugin.errors import (
@@ -30,7 +31,8 @@ from isplit_plugin.errors import (
     UnknownModelError,
 )
 from isplit_plugin.schema import Cut
-from isplit_plugin.serving.launcher import TorchServe, server
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.launcher.process import Frontend
 from isplit_plugin.wire import HEADER, decode_response, http_headers
 
 
@@ -87,7 +89,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(
     [photo] = toy_photos(1)
     current: list[TorchServe | _Tokens] = []
     client: SplitClient | None = None
-    ports = {"inference_port": 0, "management_port": 0, "metrics_port": 0}
+    ports: dict[str, Any] = {"inference_port": 0, "management_port": 0, "metrics_port": 0}
     for _ in range(2):
         with TorchServe(
             model_store=store,
@@ -106,7 +108,7 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(
                 answer = requests.post(url, body, headers=headers, timeout=30)
                 size = answer.headers.get(HEADER)
                 got = decode_response(answer.content, int(size) if size else None)
-                np.testing.assert_allclose(got.scores, whole(toy.net, x), rtol=0, atol=1e-5)
+                np.testing.assert_allclose(scores_of(got), whole(toy.net, x), rtol=0, atol=1e-5)
             current[:] = [running]
             client = client or SplitClient(
                 running.inference_url,
@@ -145,14 +147,14 @@ def test_an_archive_that_was_tampered_with_stops_the_start_and_leaves_nothing(
 ) -> None:
     _broken(toy.built.archive, tmp_path / "broken.mar")
     started: list[int] = []
-    original = server.Frontend.start
+    original = Frontend.start
 
-    def start(self: server.Frontend) -> None:
+    def start(self: Frontend) -> None:
         original(self)
         started.append(self.pid or 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server.Frontend, "start", start)
+        patch.setattr(Frontend, "start", start)
         with pytest.raises(
             ServingError, match=r"BundleError: network\.pt2 of model 'toy' is not the file"
         ):

@@ -26,9 +26,14 @@ SHAPE = (3, 4, 4)
 MANIFEST = make_manifest()
 
 
-def _response(gradient: np.ndarray, **fields: object) -> ProbeResponse:
-    told = {"class_id": 7, "ticket": "a.b", "split_point": "relu", "network_hash": "h"} | fields
-    return ProbeResponse(gradient=gradient, **told)  # type: ignore[arg-type]
+def _response(gradient: np.ndarray, **changes: Any) -> ProbeResponse:
+    fields: dict[str, Any] = {
+        "class_id": 7,
+        "ticket": "a.b",
+        "split_point": "relu",
+        "network_hash": "h",
+    }
+    return ProbeResponse(gradient=gradient, **(fields | changes))
 
 
 @pytest.mark.parametrize("power", [-30, -8, 0, 9, 25])

@@ -56,7 +56,12 @@ def test_with_a_secret_a_body_with_a_report_reaches_the_part(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     config["secret_file"] = str(new_secret(tmp_path / "secret"))
-    for body in ({"probe": {}}, {"probe": None}, bytearray(b'{"probe": {"ticket": 1}}')):
+    bodies: list[object] = [
+        {"probe": {}},
+        {"probe": None},
+        bytearray(b'{"probe": {"ticket": 1}}'),
+    ]
+    for body in bodies:
         context = Context(config)
         assert "ticket" in ask(context, body)["error"] or "report" in ask(context, body)["error"]
         assert context.status == 400

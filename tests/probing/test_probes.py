@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -340,11 +341,11 @@ def test_a_store_that_is_away_loses_the_probe_alone(
 
 
 def _ask(
-    built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: object
+    built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: Any
 ) -> Ask:
     request = tensor_request(
         head_of(net, point, x), point, network_hash=built.manifest.network_hash, **fields
-    )  # type: ignore[arg-type]
+    )
     body, length = request.encode()
     return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from isplit_plugin.advice.live_view import ImportanceRows, LiveView
+from isplit_plugin.advice import ImportanceRows, LiveView, Source, Target
 from isplit_plugin.probing.rate_rule import ENOUGH, MUCH, rate, relative_errors
 
 MEAN0 = np.array([1.0, 2.0, 0.0])
 
 
 def _rows(
-    curves: dict[int, np.ndarray], source: str = "probe", target: str = "predicted"
+    curves: dict[int, np.ndarray], source: Source = "probe", target: Target = "predicted"
 ) -> ImportanceRows:
     ids = np.array(sorted(curves), np.int64)
     count = np.array([[float(len(curves[i]))] * 3 for i in ids])
     sum1 = np.array([(curves[i] - MEAN0).sum(axis=0) for i in ids])
     sum2 = np.array([((curves[i] - MEAN0) ** 2).sum(axis=0) for i in ids])
-    return ImportanceRows(source, target, ids, count, count, count, sum1, sum2)  # type: ignore[arg-type]
+    return ImportanceRows(source, target, ids, count, count, count, sum1, sum2)
 
 
 def _view(*rows: ImportanceRows) -> LiveView:
-    empty = LiveView.empty("all", 1)
+    empty = LiveView.empty("all", "1")
     return LiveView(
         importance=rows, served=(), outcomes=(), class_counts=empty.class_counts,
-        revision=1, as_of=1.0, observations=0, group="all",
+        revision="1", as_of=1.0, observations=0, group="all",
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_whole_curves_of_all_sources_together_and_nothing_else() -> None:
         relative_errors(apart, MEAN0)[1], relative_errors(_view(_rows({0: x})), MEAN0)[1], rtol=1e-9
     )
     assert len(relative_errors(_view(_rows({0: x}, "tail")), MEAN0)[0]) == 0
-    assert len(relative_errors(LiveView.empty("all", 1), MEAN0)[0]) == 0
+    assert len(relative_errors(LiveView.empty("all", "1"), MEAN0)[0]) == 0
 
 
 def test_the_ends() -> None:

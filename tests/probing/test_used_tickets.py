@@ -37,7 +37,7 @@ def store(url: str) -> Iterator[Store]:
 
 
 def _add(
-    store: Store, probe: str, curve: object = None, *, now: float = NOW, **changes: Any
+    store: Store, probe: str, curve: np.ndarray | None = None, *, now: float = NOW, **changes: Any
 ) -> None:
     given: dict[str, Any] = {
         "classes": CLASSES,
@@ -45,9 +45,10 @@ def _add(
         "device": "d1",
         "per_hour": 5,
     }
-    network, class_id = changes.pop("network", NETWORK), changes.pop("class_id", 1)
-    told = np.full(POINTS, 0.7) if curve is None else curve
-    redeem(store, network, probe, class_id, told, clock=lambda: now, **(given | changes))  # type: ignore[arg-type]
+    network = changes.pop("network", NETWORK)
+    class_id = changes.pop("class_id", 1)
+    values = np.full(POINTS, 0.7) if curve is None else curve
+    redeem(store, network, probe, class_id, values, clock=lambda: now, **(given | changes))
 
 
 def _count(store: Store) -> float:

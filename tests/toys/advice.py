@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isplit_plugin.advice import ImportanceRows
+from isplit_plugin.advice import ImportanceRows, Source, Target
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import Cut, Macs, Manifest, Preprocessing, SplitPoint
 
@@ -132,8 +132,8 @@ def profile(**changes: Any) -> Profile:
 def rows(
     values: Mapping[int, np.ndarray],
     mean0: np.ndarray,
-    source: str = "tail",
-    target: str = "predicted",
+    source: Source = "tail",
+    target: Target = "predicted",
 ) -> ImportanceRows:
     """Undecayed live rows from per-class samples (n, P); NaN = not known (before the cut)."""
     ids = sorted(values)
@@ -141,8 +141,8 @@ def rows(
     shifted = [np.where(k, values[c] - mean0, 0.0) for c, k in zip(ids, known, strict=True)]
     count = np.asarray([k.sum(axis=0) for k in known], np.float64)
     return ImportanceRows(
-        source,  # type: ignore[arg-type]
-        target,  # type: ignore[arg-type]
+        source,
+        target,
         np.asarray(ids, np.int64),
         count,
         count.copy(),

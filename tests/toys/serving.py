@@ -20,7 +20,7 @@ from torch import nn
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import Cut, Preprocessing
-from isplit_plugin.wire import TailRequest, encode_activation
+from isplit_plugin.wire import TailRequest, TailResponse, encode_activation
 
 PREPROCESSING = Preprocessing(
     crop=(16, 16), resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
@@ -126,6 +126,12 @@ def whole(net: CapturedNetwork, x: torch.Tensor) -> np.ndarray:
     """Class scores (N, C) of the whole network."""
     with torch.inference_mode():
         return np.asarray(net.model(x))
+
+
+def scores_of(answer: TailResponse) -> np.ndarray:
+    """Class scores (N, C) of the answer to a request that asked for them."""
+    assert answer.scores is not None, "the answer has no scores"
+    return answer.scores
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 
 from isplit_plugin.serving.endpoint.cache import Cache
 
+T = TypeVar("T")
+
 STEPS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 40)), min_size=1, max_size=60
 )
 
 
-def loader(value: object, loads: list[object]) -> Callable[[], object]:
-    def load() -> object:
+def loader(value: T, loads: list[object]) -> Callable[[], T]:
+    def load() -> T:
         loads.append(value)
         return value
 
@@ -59,7 +62,8 @@ def test_any_order_of_use_stays_within_the_bounds_and_gives_the_loaded_value(
     cache = Cache(max_entries=4, max_bytes=100)
     sizes: dict[int, int] = {}
     for key, version, size in steps:
-        value = cache.get(key, version, lambda s=size, k=key, v=version: (k, v, s), lambda x: x[2])
+        load = loader((key, version, size), [])
+        value = cache.get(key, version, load, lambda entry: entry[2])
         assert value[:2] == (key, version)
         sizes[key] = value[2]
         assert len(cache) <= 4

@@ -22,6 +22,7 @@ from isplit_plugin.schema import Cut, Observation, Recommendation
 from isplit_plugin.serving.endpoint import service as endpoint_module
 from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
+from isplit_plugin.serving.endpoint.standing import standing_answer
 from isplit_plugin.serving.settings import default_store_url
 from isplit_plugin.traffic import Store, tables
 from isplit_plugin.traffic.delta import Delta
@@ -351,11 +352,13 @@ def test_unexpected_failure_keeps_its_text_in_the_log(
 def test_answers_are_kept_until_the_store_changes(
     ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
-    real = endpoint_module.standing_answer
-    monkeypatch.setattr(
-        endpoint_module, "standing_answer", lambda *a, **k: calls.append(1) or real(*a, **k)
-    )
+    calls: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return standing_answer(*args, **options)
+
+    monkeypatch.setattr(endpoint_module, "standing_answer", counted)
     first = one(ask, path="recommendations/toy")
     assert one(ask, path="recommendations/toy") == first
     assert len(calls) == 1
@@ -392,11 +395,16 @@ def test_another_question_at_the_same_revision_reads_nothing_again(
     ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
+
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*args: Any) -> Any:
+            reads.append(name)
+            return real(*args)
+
+        return read
+
     for name in ("manifest", "profile", "view", "standing_snapshot"):
-        real = getattr(Store, name)
-        monkeypatch.setattr(
-            Store, name, lambda *a, name=name, real=real: reads.append(name) or real(*a)
-        )
+        monkeypatch.setattr(Store, name, noted(name, getattr(Store, name)))
     paths = [
         f"{topic}/toy/classes/{i}"
         for topic in ("recommendations", "curves", "accuracy")

@@ -20,7 +20,7 @@ from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.device_tokens import new_secret, read_secret
 from isplit_plugin.errors import from_json
 from isplit_plugin.schema import Cut, Observation
-from isplit_plugin.serving.endpoint.question import ROUTES
+from isplit_plugin.serving.endpoint.routes import ROUTES
 from isplit_plugin.serving.endpoint.service import Endpoint
 from isplit_plugin.traffic import Store
 from isplit_plugin.traffic.delta import Delta

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -74,5 +75,5 @@ def test_a_half_written_key_file_is_read_again(
 ) -> None:
     path = tmp_path / "key_file.json"
     path.write_text('{"API": {"key"')
-    monkeypatch.setattr(key_file.time, "sleep", lambda _: _write(path, minutes=30))
+    monkeypatch.setattr(time, "sleep", lambda _: _write(path, minutes=30))
     assert KeyFile(path, server.url).token() == "first"

@@ -67,7 +67,6 @@ def test_the_end_of_a_group_that_does_not_want_to(tmp_path: Path) -> None:
             [sys.executable, "-c", leader],
             start_new_session=True,
             stdout=subprocess.PIPE,
-            text=True,
         ) as running:
             assert running.stdout is not None
             pid = int(running.stdout.readline())

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +34,6 @@ from isplit_plugin.schema import ON_DEVICE, Cut, Manifest
 from isplit_plugin.serving import resources
 from isplit_plugin.serving.files import verify_files
 from isplit_plugin.serving.launcher.registry import archive_identity
-from isplit_plugin.serving.packaging import archive as archive_module
 from isplit_plugin.serving.packaging import (
     build_archive,
     build_endpoint_archive,
@@ -42,13 +45,15 @@ from isplit_plugin.serving.packaging import (
 
 
 def _make(
-    net: CapturedNetwork, profile: Profile, **changes: object
+    net: CapturedNetwork, profile: Profile, **changes: Any
 ) -> tuple[Manifest, tuple[str, ...]]:
-    fields: dict[str, object] = {"model": "toy", "version": "1.0", "deployed": ["relu1"]} | changes
-    classes = fields.pop("classes", CLASSES)
-    return make_manifest(
-        net, profile=profile, preprocessing=PREPROCESSING, classes=classes, **fields
-    )  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "model": "toy",
+        "version": "1.0",
+        "deployed": ["relu1"],
+        "classes": CLASSES,
+    }
+    return make_manifest(net, profile=profile, preprocessing=PREPROCESSING, **(fields | changes))
 
 
 def test_an_archive_holds_the_weights_once_and_a_hash_of_every_file(
@@ -311,9 +316,9 @@ def test_an_interrupted_build_leaves_the_old_file_whole(
     before = built.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         if where == "copy":
-            patch.setattr(archive_module.os, "replace", _interrupt)
+            patch.setattr(os, "replace", _interrupt)
         else:
-            patch.setattr(archive_module.subprocess, "run", _interrupt)
+            patch.setattr(subprocess, "run", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_archive(net, manifest=manifest, profile=profile, out_dir=tmp_path)
     assert built.read_bytes() == before
@@ -331,7 +336,7 @@ def test_the_archivers_complaint_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(archive_module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ServingError, match="torch-model-archiver failed for 'toy'"):
         build_archive(net, manifest=manifest, profile=profile, out_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []

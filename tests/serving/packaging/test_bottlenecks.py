@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from toys.bottleneck import CLASSES, PRE, toy_network
-from toys.serving import Ask, Worker, profile_of, tensor_request, unpack
+from toys.serving import Ask, Reply, Worker, profile_of, tensor_request, unpack
 
 from isplit_plugin.advice import LiveView, Query, recommend
 from isplit_plugin.bottleneck import Bottleneck, Photos, decoder_tail, encoder_head
@@ -79,7 +80,7 @@ def ask(
     return Ask(body, headers | ({"explain": "True"} if explain else {}), content_type=content_type)
 
 
-def answer(reply) -> TailResponse:  # type: ignore[no-untyped-def]
+def answer(reply: Reply) -> TailResponse:
     assert reply.status == 200, reply.body
     length = reply.headers.get(HEADER)
     return decode_response(reply.body, int(length) if length else None)
@@ -183,7 +184,7 @@ def test_a_bottleneck_of_another_network_is_not_packaged(
 ) -> None:
     net = toy_network()
     profile = profile_of(net, torch.zeros(1, *PRE.shape), preprocessing=PRE, classes=CLASSES)
-    options = {
+    options: dict[str, Any] = {
         "profile": profile,
         "preprocessing": PRE,
         "classes": CLASSES,

@@ -17,6 +17,7 @@ from toys.serving import (
     Ask,
     Worker,
     head_of,
+    scores_of,
     tensor_request,
     toy_photos,
     whole,
@@ -82,7 +83,7 @@ def test_a_split_request_answers_what_the_whole_network_does(
     [reply] = worker(ask(manifest, values, point, scores=True, id="mine", binary_outputs=outputs))
     got, expected = answer(reply), whole(net, x)
     assert (HEADER in reply.headers) == binary
-    np.testing.assert_allclose(got.scores, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(got), expected, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(got.top_class, np.argsort(-expected, axis=1)[:, :5])
     assert got.top_label[0][0] == CLASSES[expected[0].argmax()]
     np.testing.assert_allclose(got.top_probability.sum(axis=1), 1.0, atol=1e-6)
@@ -186,9 +187,8 @@ def test_one_bad_request_fails_alone(
         assert (replies[1].status, replies[1].json["code"]) == (status, code), name
         assert replies[1].headers["content-type"] == "application/json"
         for row, reply in enumerate((replies[0], replies[2], replies[3])):
-            np.testing.assert_allclose(
-                answer(reply).scores, expected[row : row + 1], rtol=0, atol=1e-6
-            )
+            scores = scores_of(answer(reply))
+            np.testing.assert_allclose(scores, expected[row : row + 1], rtol=0, atol=1e-6)
 
 
 def test_requests_that_do_not_fit_this_network(
@@ -229,8 +229,8 @@ def test_a_group_that_fails_together_is_tried_one_by_one(
     ]
     first, second, third = worker(*asks)
     expected = whole(net, x)
-    np.testing.assert_allclose(answer(first).scores, expected[:1], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(answer(third).scores, expected[2:], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer(first)), expected[:1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer(third)), expected[2:], rtol=0, atol=1e-6)
     assert (second.status, second.json["code"]) == (500, "internal")
     assert "luck" not in second.body.decode()
     logged = [r.getMessage() for r in caplog.records if "luck" in r.getMessage()]
@@ -270,7 +270,7 @@ def test_counting_never_costs_an_answer(
     monkeypatch.setattr(worker.handler._statistics, "observe", broken)
     values = head_of(net, "relu1", x[:1])
     (reply,) = worker(ask(manifest, values, "relu1", scores=True))
-    np.testing.assert_allclose(answer(reply).scores, whole(net, x)[:1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer(reply)), whole(net, x)[:1], rtol=0, atol=1e-6)
 
 
 def test_scores_that_are_not_finite(worker: Worker, manifest: Manifest) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys.serving import Ask, Worker, head_of, tensor_request, whole
+from toys.serving import Ask, Worker, head_of, scores_of, tensor_request, whole
 
+from isplit_plugin.advice import ImportanceRows
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.schema import Manifest
 from isplit_plugin.traffic import Store
@@ -24,10 +26,9 @@ def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def _ask(manifest: Manifest, values: np.ndarray, point: str, **fields: object) -> Ask:
-    body, length = tensor_request(
-        values, point, network_hash=manifest.network_hash, **fields
-    ).encode()  # type: ignore[arg-type]
+def _ask(manifest: Manifest, values: np.ndarray, point: str, **fields: Any) -> Ask:
+    request = tensor_request(values, point, network_hash=manifest.network_hash, **fields)
+    body, length = request.encode()
     return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
 
 
@@ -80,10 +81,14 @@ def test_what_was_served_and_its_importance(
     served = {r.cut.split_point: r for r in view.served}
     assert (served["relu1"].requests, served["input"].requests) == (3, 1)
     assert served["relu1"].head.mean_ms == 2.0  # three images in 6 ms
-    found = {(r.source, int(c)): (r, i) for r in view.importance for i, c in enumerate(r.class_ids)}
+    row_of: dict[tuple[str, int], tuple[ImportanceRows, int]] = {
+        (rows.source, int(class_id)): (rows, row)
+        for rows in view.importance
+        for row, class_id in enumerate(rows.class_ids)
+    }
     for source, offline in (("tail", split), ("input", direct)):
         for class_id in set(offline.target.tolist()):
-            rows, at = found[source, class_id]
+            rows, at = row_of[source, class_id]
             expected = offline.values[offline.target == class_id]
             known = np.isfinite(expected[0])
             np.testing.assert_array_equal(rows.count[at], known * len(expected))
@@ -107,7 +112,7 @@ def test_a_store_that_fails_costs_neither_load_nor_predictions(
     for _ in range(3):
         [reply] = worker(_ask(manifest, head_of(net, "relu1", x), "relu1", scores=True))
         got = decode_response(reply.body, None)
-        np.testing.assert_allclose(got.scores, whole(net, x), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(scores_of(got), whole(net, x), rtol=0, atol=1e-6)
     worker.close()
 
 
