@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import zipfile
 from pathlib import Path
@@ -24,7 +25,10 @@ from .management import (
 from .process import log_tail
 
 _MAX_MANIFEST: Final = 1 << 20
-_WORKER_OUTPUT: Final = " MODEL_LOG - "
+# A line that a worker printed: its thread, the model's name and version in it, and the text.
+_WORKER_LINE: Final = re.compile(r" (W-\d+-(\S+)-std(?:out|err)) MODEL_LOG - (.*)")
+# TorchServe may shorten a name in a thread's name, but not below this many characters.
+_SHORTENED: Final = 25
 
 
 def register(
@@ -75,7 +79,7 @@ def register(
         for failed in sorted(model_versions(management_url, name, token=token) - before):
             url = model_url(management_url, name, failed)
             call("DELETE", url, token=token, timeout=timeout)
-    raise _load_error(archive, response, log_path)
+    raise _load_error(archive, response, log_path, (name, version))
 
 
 def unregister(
@@ -143,28 +147,46 @@ def archive_identity(path: str | Path) -> tuple[str, str]:
         raise BundleError(f"{path} is not a model archive: {error}") from error
 
 
-def load_failure(log_path: str | Path | None) -> str | None:
+def load_failure(
+    log_path: str | Path | None, model: str | None = None, version: str | None = None
+) -> str | None:
     """Why the last worker ended: the error at the end of its traceback.
 
     ``None`` without a log, or if the log holds no traceback of a worker.
+
+    Parameters:
+        log_path: the server's log.
+        model: only workers of this model count; by default those of all models.
+        version: of the model; by default all versions.
     """
     if log_path is None:
         return None
-    lines = [
-        line.split(_WORKER_OUTPUT, 1)[1]
-        for line in log_tail(Path(log_path), lines=400).splitlines()
-        if _WORKER_OUTPUT in line
-    ]
+    workers: dict[str, list[str]] = {}
     failure = None
-    for start, line in enumerate(lines):
-        if not line.startswith("Traceback"):
+    for line in log_tail(Path(log_path), lines=400).splitlines():
+        match = _WORKER_LINE.search(line)
+        if match is None or not _is_model(match[2], model, version):
             continue
-        rest = lines[start + 1 :]
-        error = next((text for text in rest if text and not text.startswith((" ", "\t"))), None)
-        # TorchServe's worker hides a RuntimeError behind one of its own, which says nothing.
-        if error is not None and not error.endswith("Unknown exception"):
-            failure = error
+        # Lines of several workers alternate.
+        lines = workers.setdefault(match[1], [])
+        text = match[3]
+        if text.startswith("Traceback"):
+            lines[:] = [text]
+        elif lines and text and not text.startswith((" ", "\t")):
+            lines.clear()
+            # TorchServe's worker hides a RuntimeError behind one of its own, which says nothing.
+            if not text.endswith("Unknown exception"):
+                failure = text
     return failure
+
+
+def _is_model(name: str, model: str | None, version: str | None) -> bool:
+    """Whether a thread's part ``MODEL_VERSION``, which TorchServe may cut off, is this model's."""
+    if model is None:
+        return True
+    full_name = f"{model}_{version or ''}"
+    cut_off = len(name) >= _SHORTENED and full_name.startswith(name)
+    return cut_off or (name == full_name if version else name.startswith(full_name))
 
 
 def _check_refused(response: requests.Response, model: str) -> None:
@@ -179,11 +201,17 @@ def _check_refused(response: requests.Response, model: str) -> None:
 
 
 def _load_error(
-    archive: str | Path, response: requests.Response, log_path: str | Path | None
+    archive: str | Path,
+    response: requests.Response,
+    log_path: str | Path | None,
+    identity: tuple[str | None, str | None],
 ) -> ServingError:
     answer = error_text(response)
+    name, version = identity
+    # Without the model's name, a line of the log may be another model's.
+    reason = load_failure(log_path, name, version) if name else None
     return ServingError(
-        f"TorchServe did not load {archive}: {load_failure(log_path) or answer}",
+        f"TorchServe did not load {archive}: {reason or answer}",
         answer=answer,
         log=log_tail(Path(log_path)) if log_path else "",
     )

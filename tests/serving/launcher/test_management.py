@@ -22,6 +22,7 @@ from isplit_plugin.serving.launcher import (
     unregister,
 )
 from isplit_plugin.serving.launcher.process import free_ports
+from isplit_plugin.serving.launcher.registry import load_failure
 
 
 def _described(*workers: str) -> list[dict[str, Any]]:
@@ -62,6 +63,49 @@ def test_registering_waits_for_a_ready_worker(server: ManagementServer) -> None:
     assert post.query == {"url": ["toy.mar"], "initial_workers": ["2"], "synchronous": ["true"]}
 
 
+def _worker_log(thread: str, *lines: str) -> str:
+    """What TorchServe's log holds of these lines of a worker."""
+    return "".join(f"2026-01-01T00:00:00 [INFO ] {thread} MODEL_LOG - {line}\n" for line in lines)
+
+
+def _traceback(thread: str, error: str) -> str:
+    return _worker_log(
+        thread, "Traceback (most recent call last):", "  File x, line 1, in y", error
+    )
+
+
+def test_an_error_of_another_model_is_not_blamed(tmp_path: Path) -> None:
+    log = tmp_path / "torchserve.log"
+    mine = _traceback("W-9001-toy_1.0-stdout", "StoreError: no such folder")
+    others = [
+        _traceback("W-9000-other_1.0-stdout", "ValueError: of another model"),
+        _traceback("W-9002-toy_2.0-stdout", "ValueError: of another version"),
+        _traceback("W-9003-toy_b_1.0-stderr", "ValueError: of a longer name"),
+    ]
+    log.write_text("".join(others))
+    assert load_failure(log, "toy", "1.0") is None
+    assert load_failure(log, "toy", "2.0") == "ValueError: of another version"
+    log.write_text("".join([others[0], mine, *others]))
+    assert load_failure(log, "toy", "1.0") == "StoreError: no such folder"
+    assert load_failure(log) == "ValueError: of a longer name"
+
+
+def test_the_lines_of_two_workers_may_alternate(tmp_path: Path) -> None:
+    log = tmp_path / "torchserve.log"
+    first = _traceback("W-9000-toy_1.0-stdout", "ValueError: first").splitlines()
+    second = _traceback("W-9001-other_1.0-stdout", "KeyError: second").splitlines()
+    log.write_text("\n".join(line for pair in zip(first, second, strict=True) for line in pair))
+    assert load_failure(log, "toy", "1.0") == "ValueError: first"
+    assert load_failure(log, "other", "1.0") == "KeyError: second"
+
+
+def test_a_long_name_is_shortened_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "torchserve.log"
+    log.write_text(_traceback("W-9000-a_name_of_more_than_25_ch-stdout", "ValueError: long"))
+    assert load_failure(log, "a_name_of_more_than_25_characters", "1.0") == "ValueError: long"
+    assert load_failure(log, "a_name", "1.0") is None
+
+
 def test_a_failed_load_leaves_nothing_registered_and_says_why(
     server: ManagementServer, tmp_path: Path
 ) -> None:
@@ -73,8 +117,7 @@ def test_a_failed_load_leaves_nothing_registered_and_says_why(
         "Traceback (most recent call last):",
         "RuntimeError: 500 - Unknown exception",
     )
-    prefix = "2026-01-01T00:00:00 [INFO ] W-1 MODEL_LOG - "
-    log.write_text("".join(f"{prefix}{line}\n" for line in lines))
+    log.write_text(_worker_log("W-9000-toy_1.0-stdout", *lines))
     server.answers["POST", "/models"] = (
         500,
         {"message": "Failed to start workers for model toy version: 1.0"},
