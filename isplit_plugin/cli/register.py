@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, IsplitError, UnknownModelError
 from . import common
+
+if TYPE_CHECKING:
+    from ..client import Token
 
 HELP: Final = "register packaged models with a running TorchServe"
 DESCRIPTION: Final = """\
 Register archives with a TorchServe that runs already, and wait until their
 workers are ready. If a model fails to load, it is unregistered again and the
-reason is printed.
+reason is printed. If the server has the endpoint (isplit.mar), it is asked for
+a recommendation for each model, which shows that models and endpoint share a
+store.
 
 The server must have
   - the archives in its model store,
@@ -52,6 +58,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--token", metavar="TOKEN", help="the management token itself, or set ISPLIT_TOKEN"
     )
     parser.add_argument(
+        "--url",
+        default=os.environ.get("ISPLIT_URL", "http://127.0.0.1:8080"),
+        help="inference address, or set ISPLIT_URL (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--inference-token",
+        metavar="TOKEN",
+        help="the inference token itself (default: that of --token-file)",
+    )
+    parser.add_argument(
         "--server-log", type=Path, metavar="FILE", help="the server's log, to say why a load failed"
     )
     parser.add_argument(
@@ -78,9 +94,8 @@ def run(options: argparse.Namespace) -> int:
             print("\n".join(curl_commands(options.management_url, path, workers=options.workers)))
         return 0
     token = common.token_of(options, "management")
-    registered = []
-    for path in options.archives:
-        status = register(
+    statuses = [
+        register(
             options.management_url,
             path,
             token=token,
@@ -88,12 +103,52 @@ def run(options: argparse.Namespace) -> int:
             timeout=options.timeout,
             log_path=options.server_log,
         )
-        registered.append(
-            {"model": status.name, "version": status.version, "workers": list(status.workers)}
-        )
-        if not options.json:
-            states = ", ".join(status.workers)
-            print(f"{status.name} {status.version}: {len(status.workers)} worker(s), {states}")
+        for path in options.archives
+    ]
+    _ask_endpoint(options, [status.name for status in statuses], token)
     if options.json:
-        common.emit_json(registered)
+        common.emit_json(
+            [
+                {"model": status.name, "version": status.version, "workers": list(status.workers)}
+                for status in statuses
+            ]
+        )
+        return 0
+    for status in statuses:
+        states = ", ".join(status.workers)
+        print(f"{status.name} {status.version}: {len(status.workers)} worker(s), {states}")
     return 0
+
+
+def _ask_endpoint(options: argparse.Namespace, names: list[str], token: Token) -> None:
+    """Ask the endpoint about each model, because workers are ready without a usable store too.
+
+    Raises:
+        IsplitError: the endpoint's error, or the error of reaching it.
+    """
+    from ..client import fetch_recommendation
+    from ..serving.launcher import ENDPOINT_MODEL, model_status
+
+    models = [name for name in names if name != ENDPOINT_MODEL]
+    try:
+        model_status(options.management_url, ENDPOINT_MODEL, token=token)
+    except UnknownModelError:
+        common.note(options, f"note: no recommendations until {ENDPOINT_MODEL}.mar is registered")
+        return
+    inference_token: Token = options.inference_token
+    if options.token_file is not None and inference_token is None:
+        inference_token = common.token_of(options, "inference")
+    if token is not None and inference_token is None:
+        common.note(
+            options, "note: the endpoint was not asked: pass --token-file or --inference-token"
+        )
+        return
+    for name in models:
+        try:
+            fetch_recommendation(options.url, name, token=inference_token)
+        except IsplitError as error:
+            raise type(error)(
+                f"{name} is registered, but the endpoint at {options.url} gives no recommendation "
+                f"for it: {error.message}",
+                **error.details,
+            ) from error
