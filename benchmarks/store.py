@@ -1,6 +1,9 @@
-"""The store: what an observation costs a request, what labels cost, and what an answer of the endpoint costs with a
-thousand classes by forty points behind it, after 10^4 requests and after a simulated 10^9, against a do-nothing handler
-beside it: the first one at a new revision, another question at a revision that is known, and one asked before."""
+"""The store: the cost of observations, labels and answers, with 1,000 classes by 40 points.
+
+Answers of the endpoint are timed after 10^4 requests and after a simulated 10^9, against a handler
+that does nothing: the first one at a new revision, another question at a known revision, and a
+question that was asked before.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,10 @@ from isplit_plugin.schema import (
 from isplit_plugin.serving.endpoint.labels import read_labels, take_labels
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import build_endpoint_archive
-from isplit_plugin.traffic import Recorder, Store
-from isplit_plugin.traffic.delta import Delta, Outcome, OutcomeKey, Population, Served, ServedKey
+from isplit_plugin.traffic import MAX_LABELS, Delta, Recorder, Store
+from isplit_plugin.traffic.counts import OutcomeCounts, ServedCounts
 from isplit_plugin.traffic.histogram import Histogram
-from isplit_plugin.traffic.labels import MAX_LABELS
+from isplit_plugin.traffic.keys import OutcomeKey, Population, ServedKey
 from isplit_plugin.traffic.moments import Moments, landmark
 
 from .harness import Row, against, row
@@ -43,8 +46,8 @@ CLASSES, POINTS, GROUPS = 1000, 40, 1
 NETWORK = "benchmark"
 AT = 1_750_000_000.0
 CUTS = (10, 20, 30)
-SEEN = CUTS[:1]
-"""Where the devices cut: as many rows of a thousand classes as there are of these, times the device groups."""
+SERVED = CUTS[:1]
+"""Where the devices cut. Each has rows of a thousand classes in each device group."""
 PREPROCESSING = Preprocessing(crop=(224, 224))
 LABELS = tuple(f"class {i}" for i in range(CLASSES))
 POINT_LIST = tuple(
@@ -67,8 +70,8 @@ QUESTIONS: dict[str, Callable[[int], str]] = {
     "ten classes": lambda i: f"{ASK}/classes/" + ",".join(str(i + 7 * j) for j in range(10)),
     "the live mix": lambda i: f"models/isplit/invoke?model=big&rtt_ms={i}" if i else ASK,
 }
-"""The i-th question of a kind; of the live mix all but the first are for one link each, and none of these has a
-standing pick."""
+"""The i-th question of each kind. Those about the live mix are for one link each, without a
+standing pick, except for the first."""
 
 
 def _manifest() -> Manifest:
@@ -114,13 +117,13 @@ def _profile(random: np.random.Generator) -> Profile:
 
 
 def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> None:
-    """Rows as ``requests_seen`` requests leave them: their number does not depend on it, their counts do."""
+    """Rows as ``requests_seen`` requests leave them; their number is the same for any number."""
     delta = Delta(np.ones(POINTS), store.half_life_s, CLASSES)
     delta.as_of = AT
     epoch, w = landmark(AT, store.half_life_s)
-    each = requests_seen / (CLASSES * GROUPS * len(SEEN))
+    each = requests_seen / (CLASSES * GROUPS * len(SERVED))
     for group in range(GROUPS):
-        for start in SEEN:
+        for start in SERVED:
             population = Population(f"g{group}", "tail", "predicted", start)
             x = random.lognormal(size=(CLASSES, POINTS)) - 1
             x[:, :start] = 0.0
@@ -128,12 +131,12 @@ def _fill(store: Store, requests_seen: float, random: np.random.Generator) -> No
                 sums = [[each, each * w, each * w * w], each * w * x[c], each * w * (x[c] ** 2 + 1)]
                 delta.moments[population, c] = Moments(epoch, np.concatenate(sums))
                 key = OutcomeKey(Cut(POINT_LIST[start].name, "uint8"), f"g{group}", c)
-                delta.outcomes[key] = Outcome(
+                delta.outcomes[key] = OutcomeCounts(
                     epoch, count=max(1, round(each)), predictions=each * w
                 )
             hours = range(48) if requests_seen > 1e6 else range(1)
             for hour in hours:
-                served = Served(max(1, round(each * CLASSES / len(hours))), 0, 10_000, 0)
+                served = ServedCounts(max(1, round(each * CLASSES / len(hours))), 0, 10_000, 0)
                 served.times = [Histogram.of(random.lognormal(2, 0.5, 200)) for _ in served.times]
                 cut, bucket = Cut(POINT_LIST[start].name, "uint8"), int(AT // 3600 - hour) * 3600
                 delta.served[ServedKey(cut, f"g{group}", bucket)] = served
@@ -146,7 +149,7 @@ def _observation(number: int) -> Observation:
 
 
 def _observe(url: str, rounds: int) -> list[Row]:
-    """Microseconds of an observation: in the request, and in the recorder's thread for adding it up and writing it."""
+    """Microseconds of an observation in the request, and in the recorder's thread."""
     number = 4000
     request, thread = [], []
     with Recorder(url, NETWORK, flush_s=3600) as recorder:
@@ -176,7 +179,7 @@ def _ask(session: requests.Session, server: TorchServe, path: str) -> float:
 
 
 def _label(folder: Path, rounds: int) -> list[Row]:
-    """A thousand labels in one call, as the endpoint takes it: reading, joining with their requests, writing."""
+    """A thousand labels in one call, as the endpoint takes it."""
     url = f"sqlite:///{folder}/labels.db"
     with Store(url) as store:
         random = np.random.default_rng(0)
@@ -191,7 +194,9 @@ def _label_in(store: Store, folder: Path, rounds: int) -> list[Row]:
     secret.touch(mode=0o600)
     secret.write_text("0123456789abcdef" * 4, encoding="utf-8")
     times = []
-    with Recorder(f"sqlite:///{folder}/labels.db", NETWORK, flush_s=3600, labels=True) as recorder:
+    with Recorder(
+        f"sqlite:///{folder}/labels.db", NETWORK, flush_s=3600, keep_requests=True
+    ) as recorder:
         for r in range(rounds + 1):
             names = [f"labelled-{r}-{i}" for i in range(number)]
             for i, name in enumerate(names):
@@ -204,9 +209,9 @@ def _label_in(store: Store, folder: Path, rounds: int) -> list[Row]:
             started = time.perf_counter()
             call = read_labels({"body": body}, {})
             assert call is not None
-            told = json.dumps(take_labels(store, str(secret), call))
+            answer = json.dumps(take_labels(store, str(secret), call))
             elapsed = (time.perf_counter() - started) * 1e3
-            assert json.loads(told)["labelled"] == number, told[:300]
+            assert json.loads(answer)["labelled"] == number, answer[:300]
             if r:
                 times.append(elapsed)
     one_call = statistics.median(times)
@@ -222,7 +227,7 @@ def _answers(server: TorchServe, store: Store, size: str, rounds: int) -> list[R
     one.add_observation(_observation(0))
 
     def change() -> None:
-        store.add(NETWORK, one)  # another revision: what was cached is not the answer any more
+        store.add(NETWORK, one)  # another revision: cached answers no longer hold
 
     def same() -> None:
         return None

@@ -14,10 +14,9 @@ from ..device_tokens import verify
 from ..errors import ProbeError, TokenError, UnknownModelError
 from ..profile import Profile
 from ..serving.plausible import curve_limits
-from ..traffic import Store
+from ..traffic import ImportanceSample, Store, TicketUse
 from .messages import ProbeReport
 from .tickets import Ticket, refuse
-from .used_tickets import redeem
 
 
 def take_report(
@@ -60,19 +59,16 @@ def take_report(
     # The tail's half as well: it is the server's own, but of an activation that the device made up as it liked.
     curve = np.concatenate([np.array(report.values, np.float64), ticket.tail])
     _check_values(curve, profile)
-    redeem(
-        store,
-        ticket.network_hash,
-        ticket.probe,
-        ticket.class_id,
-        curve,
-        classes=classes,
-        expires=ticket.expires,
-        device=ticket.device,
+    sample = ImportanceSample(
+        class_id=ticket.class_id,
+        curve=curve,
+        source="probe",
         group=ticket.group,
-        per_hour=per_hour,
-        clock=clock,
+        at=clock(),
+        device=ticket.device,
     )
+    use = TicketUse(ticket.probe, ticket.expires, per_hour)
+    store.add_probe(ticket.network_hash, use, sample, classes=classes)
     return {
         "accepted": True,
         "network_hash": ticket.network_hash,

@@ -1,68 +1,72 @@
-"""The way to the database: transactions, what its failures are called, and the schema's number.
+"""The connection to the database: opening it, transactions, and errors.
 
-SQLite (WAL) by default, PostgreSQL through ``postgresql+psycopg://``. Vectors cannot be added in SQL, so a writer
-reads, adds and writes back within one transaction, and writers come one after the other: on SQLite by BEGIN IMMEDIATE,
-on PostgreSQL because every writing transaction begins with the revision counter, whose row stays locked until commit.
+SQLite (WAL) by default, PostgreSQL through ``postgresql+psycopg://``. Vectors cannot be added in
+SQL, so a writer reads, adds and writes back within one transaction, and writers come one after the
+other: on SQLite through BEGIN IMMEDIATE, on PostgreSQL because every writing transaction begins
+with the revision, whose row stays locked until the commit.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import QueryError, StoreError
-from ..schema import Cut
+from ..errors import StoreError
 from . import tables
+from .revisions import meta_value, raise_revision
+from .urls import parse_url, sqlite_file, without_password
 
 BUSY_TIMEOUT_S: Final = 2.0
-_abandoned: Final[
-    list[Engine]
-] = []  # kept for good: collecting them would close the parent's connections
 _OPENING_LOCK: Final = 0x15B117
-_IN_TEXT: Final = re.compile(r"(://[^:/@\s]*):\S*@")
+_abandoned: Final[list[Engine]] = []
+"""Engines of parent processes. Collecting them would close the connections of the parent."""
 
 
 class Database:
-    """One database of the store. Opens it, and creates its tables; raises StoreError."""
+    """The database of a store.
+
+    Opens it and creates its tables. Every method that accesses the database raises StoreError.
+
+    Attributes:
+        url: where it is, without password.
+        half_life_s: the half-life that the store was made with.
+        opened: how often the database was opened; more than once where a file was replaced.
+    """
 
     def __init__(
         self, url: str | Path, *, create: bool, half_life_s: int, busy_timeout_s: float
     ) -> None:
-        self._url = _parse(url)
+        self._url = parse_url(url)
         self.url = self._url.set(query={}).render_as_string(hide_password=True)
         self.half_life_s = half_life_s
         self._timeout_s = busy_timeout_s
-        self._path = _file_of(self._url)
+        self._path = sqlite_file(self._url)
         self._file: tuple[int, int] | None = None
         self._create = create
         self.opened = 0
-        with self._guard("an SQLite file or a PostgreSQL database"):
-            self.engine = self._engine()
+        with self._errors("an SQLite file or a PostgreSQL database"):
+            self._engine = self._new_engine()
         try:
             self._open()
         except BaseException:
-            self.engine.dispose()
+            self._engine.dispose()
             raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one consistent state throughout."""
-        with self._guard("a readable store"):
+        """A connection that sees one consistent state until its end."""
+        with self._errors("a readable store"):
             self._follow_file()
-            engine = self.engine
+            engine = self._engine
             if engine.dialect.name == "postgresql":
                 engine = engine.execution_options(isolation_level="REPEATABLE READ")
             with engine.connect() as connection, connection.begin():
@@ -70,35 +74,38 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[tuple[Connection, int]]:
-        """A transaction that no other writer overlaps, and the new revision that it makes."""
-        with self._guard("a writable store"):
+        """A transaction that no other writer overlaps, and the revision that it makes."""
+        with self._errors("a writable store"):
             self._follow_file()
-            with self._writing() as connection:
-                yield connection, bump(connection)
+            with self._write_transaction() as connection:
+                yield connection, raise_revision(connection)
 
     @contextmanager
-    def alone(self) -> Iterator[Connection]:
-        """A connection outside any transaction, for upkeep."""
-        with self._guard("a store that nobody else holds"):
+    def maintain(self) -> Iterator[Connection]:
+        """A connection outside any transaction."""
+        with self._errors("a store that nobody else has locked"):
             self._follow_file()
-            with self.engine.execution_options(
-                isolation_level="AUTOCOMMIT"
-            ).connect() as connection:
+            engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
                 yield connection
+
+    def error(self, message: str) -> StoreError:
+        """A StoreError that names the store, without its password."""
+        return StoreError(f"store {self.url}: {message}", url=self.url)
 
     def close(self) -> None:
         """Close all connections."""
-        self.engine.dispose()
+        self._engine.dispose()
 
     def after_fork(self) -> None:
-        """Forget the parent's connections without closing them; to be called in the child."""
-        _abandoned.append(self.engine)
-        self.engine = self._engine()
+        """In a child process: forget the parent's connections without closing them."""
+        _abandoned.append(self._engine)
+        self._engine = self._new_engine()
 
-    # ------------------------------------------------------------------------------------------------- opening
+    # ------------------------------------------------------------------------------------ opening
 
-    def _engine(self) -> Engine:
-        if self._url.get_backend_name() == "postgresql":
+    def _new_engine(self) -> Engine:
+        if self._path is None:
             arguments = {
                 "connect_timeout": max(1, round(self._timeout_s)),
                 "options": f"-c lock_timeout={int(self._timeout_s * 1000)}",
@@ -112,81 +119,73 @@ class Database:
         return engine
 
     def _on_connect(self, connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # transactions are begun by _on_begin, not by the driver
+        connection.isolation_level = None  # _on_begin begins transactions, not the driver
         deadline = time.monotonic() + self._timeout_s
-        while True:  # the switch to WAL answers "locked" at once where several processes open a new file together
+        while True:
             try:
                 if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                     connection.execute("PRAGMA journal_mode=WAL")
                 break
             except sqlite3.OperationalError as error:
+                # Several processes that open a new file together: the switch to WAL does not wait.
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        engine = self.engine.execution_options(isplit_write=True)
-        with engine.connect() as connection, connection.begin():
-            yield connection
-
     def _open(self) -> None:
         if self._path is not None:
             if self._path.is_dir():
-                raise self.error("expected the path of a file, found a directory")
+                raise self.error("expected the path of a file, got a directory")
             if not self._create and not self._path.exists():
                 raise self.error("expected an existing file, found none")
-        with self._guard(f"a store of schema {tables.SCHEMA}"):
-            if self._schema_now() != tables.SCHEMA:
-                self._create_tables()
-            with self.engine.connect() as connection:
-                self.half_life_s = connection.scalar(value_of("half_life_s")) or self.half_life_s
-        self._file = self._identity()
-        self.opened += 1
-
-    def _schema_now(self) -> int | None:
-        with self.engine.connect() as connection:
-            if not sa.inspect(connection).has_table(tables.meta.name):
-                return None
-            found: int | None = connection.scalar(value_of("schema"))
-        return found
-
-    def _create_tables(self) -> None:
-        with self._writing() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
-            new = not sa.inspect(connection).has_table(tables.meta.name)
-            if new and not self._create:
-                raise self.error("expected a store, found none of its tables")
-            if new:
-                tables.metadata.create_all(connection)
-                first = {
-                    "schema": tables.SCHEMA,
-                    "revision": 0,
-                    "half_life_s": self.half_life_s,
-                    "store_id": secrets.randbits(48),
-                }
-                connection.execute(
-                    tables.meta.insert(), [{"key": k, "value": v} for k, v in first.items()]
-                )
-            schema = connection.scalar(value_of("schema"))
+        with self._errors(f"a store of schema {tables.SCHEMA}"):
+            with self._engine.connect() as connection:
+                schema = _schema_of(connection)
             if schema is None:
-                raise self.error("expected a schema number, found none: the store is damaged")
+                schema = self._create_tables()
             if schema != tables.SCHEMA:
                 raise self.error(
                     f"expected schema {tables.SCHEMA}, found {schema}: "
                     "another version of isplit-plugin wrote this store"
                 )
+            with self._engine.connect() as connection:
+                self.half_life_s = connection.scalar(meta_value("half_life_s")) or self.half_life_s
+        self._file = self._file_identity()
+        self.opened += 1
 
-    # ------------------------------------------------------------------------------------------------- failures
-
-    def error(self, message: str) -> StoreError:
-        """A StoreError that names the store, without its password."""
-        return StoreError(f"store {self.url}: {message}", url=self.url)
+    def _create_tables(self) -> int:
+        """Create the tables, unless another process was first; returns the schema's number."""
+        with self._write_transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
+            schema = _schema_of(connection)
+            if schema is not None:
+                return schema
+            if not self._create:
+                raise self.error("expected a store, found none of its tables")
+            tables.metadata.create_all(connection)
+            values = {
+                "schema": tables.SCHEMA,
+                "revision": 0,
+                "half_life_s": self.half_life_s,
+                "store_id": secrets.randbits(48),
+            }
+            rows = [{"key": key, "value": value} for key, value in values.items()]
+            connection.execute(tables.meta.insert(), rows)
+        return tables.SCHEMA
 
     @contextmanager
-    def _guard(self, expected: str) -> Iterator[None]:
+    def _write_transaction(self) -> Iterator[Connection]:
+        engine = self._engine.execution_options(isplit_write=True)
+        with engine.connect() as connection, connection.begin():
+            yield connection
+
+    # ------------------------------------------------------------------------------------- errors
+
+    @contextmanager
+    def _errors(self, expected: str) -> Iterator[None]:
+        """Turn every error of the database into a StoreError that names the store."""
         try:
             yield
         except StoreError as error:
@@ -195,66 +194,46 @@ class Database:
             raise self.error(error.message) from error
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise self.error(
-                f"expected {expected}, got {type(cause).__name__}: {self._plain(cause)}"
-            ) from error
+            raise self.error(f"expected {expected}, got {self._text_of(cause)}") from error
         except (sqlite3.Error, OSError, ImportError, ValueError, TypeError) as error:
-            raise self.error(
-                f"expected {expected}, got {type(error).__name__}: {self._plain(error)}"
-            ) from error
+            raise self.error(f"expected {expected}, got {self._text_of(error)}") from error
 
-    def _plain(self, error: BaseException) -> str:
+    def _text_of(self, error: BaseException) -> str:
         text = " ".join(str(error).split())[:300]
-        if self._url.password:
-            text = text.replace(str(self._url.password), "***")
-        return _IN_TEXT.sub(r"\1:***@", text)
+        return f"{type(error).__name__}: {without_password(text, self._url)}"
 
-    # ------------------------------------------------------------------------------------------------- the file
+    # ----------------------------------------------------------------------------------- the file
 
-    def _identity(self) -> tuple[int, int] | None:
+    def _file_identity(self) -> tuple[int, int] | None:
         if self._path is None:
             return None
         try:
-            found = os.stat(self._path)
+            status = self._path.stat()
         except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     def _follow_file(self) -> None:
-        """An unlinked SQLite file would swallow writes for ever: notice it, and follow a file put in its place."""
+        """Open the file again if it was replaced. Writes to a deleted file would be lost."""
         if self._path is None:
             return
-        now = self._identity()
-        if now == self._file:
+        identity = self._file_identity()
+        if identity == self._file:
             return
-        self.engine.dispose()
-        if now is None:
+        self._engine.dispose()
+        if identity is None:
             raise self.error("expected the file to stay, but it was deleted while in use")
         self._open()
 
 
-def upsert(connection: Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert ``rows``, overwriting those that are there. All rows have the same columns."""
-    if not rows:
-        return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(table)
-    keys = [c.name for c in table.primary_key.columns]
-    changed = {c: insert.excluded[c] for c in rows[0] if c not in keys}
-    if changed:
-        statement = insert.on_conflict_do_update(index_elements=keys, set_=changed)
-    else:
-        statement = insert.on_conflict_do_nothing(index_elements=keys)
-    connection.execute(statement, list(rows))
-
-
-def bump(connection: Connection) -> int:
-    """Raise the revision by one and return it. First in every writing transaction: its row is the writers' lock."""
-    value = tables.meta.c.value
-    connection.execute(
-        tables.meta.update().where(tables.meta.c.key == "revision").values(value=value + 1)
-    )
-    return int(connection.scalar(value_of("revision")) or 0)
+def _schema_of(connection: Connection) -> int | None:
+    """The number of the store's schema; ``None`` where the database has no tables of a store."""
+    if not sa.inspect(connection).has_table(tables.meta.name):
+        return None
+    schema: int | None = connection.scalar(meta_value("schema"))
+    if schema is None:
+        raise StoreError("expected a schema number, found none: the store is damaged")
+    return schema
 
 
 def _on_begin(connection: Connection) -> None:
@@ -263,55 +242,3 @@ def _on_begin(connection: Connection) -> None:
         return
     write = options.get("isplit_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def read_revision(connection: Connection) -> str:
-    """The store's id and revision, ``<hexadecimal>.<number>``: another text for every other content."""
-    store_id = int(connection.scalar(value_of("store_id")) or 0)
-    return f"{store_id:x}.{int(connection.scalar(value_of('revision')) or 0)}"
-
-
-def value_of(key: str) -> sa.Select[Any]:
-    """The query for a value of the table ``isplit_meta``."""
-    return sa.select(tables.meta.c.value).where(tables.meta.c.key == key)
-
-
-def _parse(url: str | Path) -> URL:
-    text = str(url)
-    shown = _IN_TEXT.sub(r"\1:***@", text)
-    try:
-        parsed = make_url(text) if "://" in text else URL.create("sqlite", database=text)
-        backend = parsed.get_backend_name()
-    except (SQLAlchemyError, ValueError) as error:
-        raise StoreError(
-            f"store {shown}: expected a URL such as sqlite:////var/lib/isplit.db", url=shown
-        ) from error
-    if backend not in ("sqlite", "postgresql"):
-        raise StoreError(
-            f"store {shown}: expected sqlite or postgresql, found {backend}", url=shown
-        )
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise StoreError(
-            f"store {shown}: expected a file, for several processes share it; found none", url=shown
-        )
-    return parsed
-
-
-def _file_of(url: URL) -> Path | None:
-    if url.get_backend_name() != "sqlite":
-        return None
-    database = str(url.database)
-    return Path(database.removeprefix("file:")) if database.startswith("file:") else Path(database)
-
-
-def cut_of(row: sa.Row[Any]) -> Cut:
-    """The cut that a row's columns ``split_point`` and ``codec`` name. Raises StoreError."""
-    try:
-        return Cut.of(row.split_point, row.codec)
-    except QueryError as error:
-        raise StoreError(f"expected a codec, found {row.codec[:100]!r}") from error
-
-
-def cut_columns(cut: Cut) -> dict[str, str]:
-    """The columns that name a cut."""
-    return {"split_point": cut.split_point, "codec": cut.coding}

@@ -1,9 +1,10 @@
-"""Mergeable histograms of milliseconds: fixed logarithmic buckets, so that any two can be added.
+"""Mergeable histograms of milliseconds with fixed logarithmic buckets.
 
-Bucket i holds (LOW g^(i-1), LOW g^i] with g = (1 + a) / (1 - a) and a = 0.02; a quantile is answered with the value in
-the bucket's middle that is at most the share a away from every member, as in DDSketch (Masson, Rim, Lee, VLDB 2019).
-So: **a quantile is within 2 % of the observation of that rank** for times from 1 microsecond to 1 hour; shorter ones
-count as 1 microsecond, longer ones as 1 hour. The mean is exact up to rounding.
+Bucket i holds (LOW g^(i-1), LOW g^i] with g = (1 + a) / (1 - a) and a = 0.02. A quantile is the
+value in the middle of its bucket, which is at most the share a away from every member, as in
+DDSketch (Masson, Rim, Lee, VLDB 2019). So a quantile is within 2 % of the observation of that rank,
+for times from 1 microsecond to 1 hour; shorter ones count as 1 microsecond, longer ones as 1 hour.
+The mean is exact up to rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _NO_PAIRS: Final = np.zeros(0, _PAIR)
 
 
 def bucket_of(ms: float) -> int:
-    """The bucket of a time; NaN has none and must not come here."""
+    """The bucket of a time, which must not be NaN."""
     if ms <= LOW_MS:
         return 0
     return min(BUCKETS - 1, math.ceil(math.log(ms / LOW_MS) / _LOG_GAMMA))
@@ -45,7 +46,7 @@ def upper_ms(bucket: int) -> float:
 
 @dataclass(slots=True, eq=False)
 class Histogram:
-    """Counts by bucket (only those that are not empty) and the sum of all times in milliseconds."""
+    """Counts by bucket (without empty ones) and the sum of all times in milliseconds."""
 
     counts: dict[int, int] = field(default_factory=dict)
     total_ms: float = 0.0
@@ -63,7 +64,7 @@ class Histogram:
         return sum(self.counts.values())
 
     def add(self, ms: float) -> None:
-        """Add one time. NaN and infinities are "not reported" and change nothing; negative times count as zero."""
+        """Add one time. NaN and infinities mean "not reported"; negative times count as zero."""
         if not math.isfinite(ms):
             return
         bucket = bucket_of(ms)
@@ -71,33 +72,37 @@ class Histogram:
         self.total_ms += min(max(ms, 0.0), HIGH_MS)
 
     def update(self, other: Histogram) -> None:
-        """Add all of ``other``."""
+        """Add the times of ``other``."""
         for bucket, count in other.counts.items():
             self.counts[bucket] = self.counts.get(bucket, 0) + count
         self.total_ms += other.total_ms
 
     @property
     def mean_ms(self) -> float:
-        """The mean; NaN where nothing was added."""
+        """The mean; NaN for an empty histogram."""
         return self.total_ms / self.count if self.counts else math.nan
 
     def quantile(self, q: float) -> float:
-        """The observation of rank ceil(q * count), in milliseconds, within RELATIVE_ERROR; NaN where nothing was added.
+        """The time of rank ceil(q * count) in milliseconds, within RELATIVE_ERROR.
 
-        ``q`` in [0, 1]; 0 is the smallest, 0.5 the lower median, 1 the largest.
+        ``q`` in [0, 1]: 0 is the smallest, 0.5 the lower median, 1 the largest. NaN for an empty
+        histogram.
         """
         if not self.counts:
             return math.nan
-        wanted = max(1, math.ceil(min(max(q, 0.0), 1.0) * self.count))
-        seen = 0
+        rank = max(1, math.ceil(min(max(q, 0.0), 1.0) * self.count))
+        below = 0
         for bucket in sorted(self.counts):
-            seen += self.counts[bucket]
-            if seen >= wanted:
+            below += self.counts[bucket]
+            if below >= rank:
                 break
         return LOW_MS if bucket == 0 else LOW_MS * math.exp(_LOG_GAMMA * bucket) * 2 / (1 + _GAMMA)
 
     def to_bytes(self) -> bytes:
-        """Sum, number of buckets, then (bucket, count) pairs; little-endian. About 10 bytes for each used bucket."""
+        """Sum, number of buckets, then (bucket, count) pairs; little-endian.
+
+        About 10 bytes for each bucket that is not empty.
+        """
         pairs = np.array(sorted(self.counts.items()), dtype=_PAIR)
         return _HEAD.pack(self.total_ms, BUCKETS, len(pairs)) + pairs.tobytes()
 
@@ -108,7 +113,7 @@ def pack(histograms: Iterable[Histogram]) -> bytes:
 
 
 def unpack(raw: bytes, number: int) -> list[Histogram]:
-    """Read ``number`` histograms that :func:`pack` wrote. Raises StoreError where the bytes are anything else."""
+    """Read ``number`` histograms that :func:`pack` wrote. Raises StoreError for other bytes."""
     return [
         Histogram(dict(zip(pairs["bucket"].tolist(), pairs["count"].tolist(), strict=True)), total)
         for total, pairs in _read(raw, number)
@@ -116,26 +121,26 @@ def unpack(raw: bytes, number: int) -> list[Histogram]:
 
 
 def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
-    """The sums of what :func:`unpack` reads from each of ``raws``, but faster."""
+    """The sums of the histograms in each of ``raws``, faster than :func:`unpack` and adding."""
     parts: list[list[bytes]] = [[] for _ in range(number)]
     totals = [0.0] * number
     for raw in raws:
         for i, (total, pairs) in enumerate(_read(raw, number)):
             parts[i].append(pairs.tobytes())
             totals[i] += total
-    found = []
-    for mine, total in zip(parts, totals, strict=True):
+    sums = []
+    for part, total in zip(parts, totals, strict=True):
         counts = np.zeros(BUCKETS, np.int64)
-        every = np.frombuffer(b"".join(mine), _PAIR)
-        np.add.at(counts, every["bucket"], every["count"].astype(np.int64))
+        pairs = np.frombuffer(b"".join(part), _PAIR)
+        np.add.at(counts, pairs["bucket"], pairs["count"].astype(np.int64))
         used = np.flatnonzero(counts)
-        found.append(Histogram(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), total))
-    return found
+        sums.append(Histogram(dict(zip(used.tolist(), counts[used].tolist(), strict=True)), total))
+    return sums
 
 
-@lru_cache(maxsize=2048)  # of all hours but the last, the bytes stay the same
+@lru_cache(maxsize=2048)  # only the newest hour's bytes change
 def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
-    found = []
+    histograms = []
     offset = 0
     try:
         for _ in range(number):
@@ -153,11 +158,11 @@ def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
                 raise ValueError(
                     f"expected {BUCKETS} buckets and a finite sum, got {buckets} and {total}"
                 )
-            found.append((total, pairs))
+            histograms.append((total, pairs))
         if offset != len(raw):
             raise ValueError(f"{len(raw) - offset} bytes left over")
     except (struct.error, ValueError, TypeError) as error:
         raise StoreError(
             f"time histograms: expected {number} of them, got {len(raw)} unreadable bytes ({error})"
         ) from error
-    return found
+    return histograms

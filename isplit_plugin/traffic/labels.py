@@ -1,17 +1,12 @@
-"""Requests that wait for their label, and the labels themselves.
+"""Labels: each is joined with its request, and counted at the time of the prediction or refused.
 
-A back office knows the true class of a request hours later and names the request by the id that the server gave it.
-So each predicted request leaves one short-lived row: the hash of its id, where it was served, what was predicted.
-The rows are bounded by age (``KEEP_S``, counted from the newest observation) and by number (``MAX_WAITING`` of a
-network, the oldest go first), and they are written by the recorder's flush, off the request path. A label moves no
-importance value; it fills the outcome counters at the time of its prediction. The row keeps the label, so that a second
-one is refused, and so that a backward pass that comes after it can be made for the true class as well.
+A label changes no importance value. It changes the outcome of the predicted class.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -25,32 +20,21 @@ from ..errors import (
     UnknownClassError,
     UnknownRequestError,
 )
-from ..schema import Cut
+from ..schema import Manifest
 from . import tables
-from .database import cut_of, upsert
+from .delta import Delta
+from .flush import write_delta
+from .networks import mean0_of
+from .request_rows import KEEP_S, StoredRequest, read_requests, write_labels
 
-KEEP_S: Final = 24 * 3600.0
-"""How long a request waits for its label."""
-MAX_WAITING: Final = 100_000
-"""Requests of one network that may wait; about 20 MB."""
 MAX_LABELS: Final = 1000
 """Labels in one call."""
 MAX_REQUEST_ID: Final = 200
-_SLACK: Final = 1.02
-_CHUNK: Final = 400
-
-
-class PendingRequest(NamedTuple):
-    """A request without label: when and where it was served, and the predicted class."""
-
-    at: float
-    cut: Cut
-    class_id: int
-    group: str
+"""Characters of a request id."""
 
 
 class Label(NamedTuple):
-    """``class_id``: the true class, as an id or as a label of the network."""
+    """The true class of a request. ``class_id``: a class id, or the name of a class."""
 
     request_id: str
     class_id: int | str
@@ -58,7 +42,7 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelResult:
-    """What became of one label. ``predicted`` and ``class_id`` where it was taken, else the ``error``."""
+    """What became of one label: ``error`` where it was refused, else the other attributes."""
 
     request_id: str
     class_id: int | None = None
@@ -70,136 +54,101 @@ class LabelResult:
         """A dict of JSON types; an error in the form of an error answer."""
         if self.error is not None:
             return {"request_id": self.request_id, **self.error.to_json()}
-        told = {
+        return {
             "request_id": self.request_id,
             "model": self.model,
             "class": self.class_id,
             "predicted": self.predicted,
+            "correct": self.class_id == self.predicted,
         }
-        return {**told, "correct": self.class_id == self.predicted}
 
 
-class StoredRequest(NamedTuple):
-    """A row of a request: its network, what waits, and the label it has by now."""
-
-    network: str
-    waiting: PendingRequest
-    label: int | None
+class _Network(NamedTuple):
+    model: str
+    classes: tuple[str, ...]
 
 
-def key_of(request_id: str) -> str:
-    """The hash a request is kept under: BLAKE2b with 128 bits, 32 hexadecimal digits."""
-    return hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def write_pending(
-    connection: Connection, network: str, fresh: Mapping[str, PendingRequest], newest: float
-) -> None:
-    """Keep requests, and drop those that are too old, or the oldest above the number. A request that is there stays."""
-    if not fresh:
-        return
-    table = tables.request
-    here = sorted(key for key, waiting in fresh.items() if waiting.at >= newest - KEEP_S)
-    known: set[str] = set()
-    for some in _chunks(here):
-        known.update(
-            connection.scalars(sa.select(table.c.request).where(table.c.request.in_(some)))
+def take_labels(
+    connection: Connection, revision: int, labels: Sequence[Label], half_life_s: float
+) -> tuple[LabelResult, ...]:
+    """Count the labels of known requests. Returns what became of each, in the same order."""
+    requests = read_requests(connection, [label.request_id for label in labels])
+    networks = _read_networks(connection, {request.network for request in requests.values()})
+    deltas: dict[str, Delta] = {}
+    accepted: dict[str, int] = {}
+    results = []
+    for label in labels:
+        try:
+            stored, network = _join(label, requests, networks)
+            class_id = _true_class(label, network.classes)
+            _check_first(label, stored, accepted)
+        except IsplitError as error:
+            results.append(LabelResult(label.request_id, error=error))
+            continue
+        if stored.network not in deltas:
+            mean0 = mean0_of(connection, stored.network)
+            deltas[stored.network] = Delta(mean0, half_life_s, len(network.classes))
+        deltas[stored.network].add_label(
+            stored.request, correct=class_id == stored.request.class_id
         )
-    rows = [
-        {
-            "request": key,
-            "network": network,
-            "at": (w := fresh[key]).at,
-            "split_point": w.cut.split_point,
-            "codec": w.cut.coding,
-            "class_id": w.class_id,
-            "device_group": w.group,
-        }
-        for key in here
-        if key not in known
-    ]
-    if not rows:
-        return
-    upsert(connection, table, rows)
-    mine = table.c.network == network
-    connection.execute(table.delete().where(mine, table.c.at < newest - KEEP_S))
-    number = int(connection.scalar(sa.select(sa.func.count()).select_from(table).where(mine)) or 0)
-    if number > MAX_WAITING * _SLACK:  # not at every flush: it takes a sort
-        oldest = (
-            sa.select(table.c.at)
-            .where(mine)
-            .order_by(table.c.at.desc())
-            .offset(MAX_WAITING)
-            .limit(1)
+        accepted[label.request_id] = class_id
+        results.append(
+            LabelResult(label.request_id, class_id, stored.request.class_id, network.model)
         )
-        limit = connection.scalar(oldest)
-        connection.execute(table.delete().where(mine, table.c.at <= limit))
+    for network_hash, delta in deltas.items():
+        write_delta(connection, revision, network_hash, delta)
+    write_labels(connection, accepted)
+    return tuple(results)
 
 
-def read_requests(connection: Connection, request_ids: Sequence[str]) -> dict[str, StoredRequest]:
-    """The rows of those requests that are known, by id."""
-    table = tables.request
-    keys = {key_of(request_id): request_id for request_id in request_ids}
-    found = {}
-    for some in _chunks(sorted(keys)):
-        for row in connection.execute(sa.select(table).where(table.c.request.in_(some))):
-            waiting = PendingRequest(row.at, cut_of(row), row.class_id, row.device_group)
-            found[keys[row.request]] = StoredRequest(row.network, waiting, row.label)
-    return found
+def _read_networks(connection: Connection, hashes: Iterable[str]) -> dict[str, _Network]:
+    table = tables.model
+    query = sa.select(table.c.network, table.c.manifest).where(table.c.network.in_(sorted(hashes)))
+    networks = {}
+    for network_hash, raw in connection.execute(query.order_by(table.c.revision)):
+        manifest = Manifest.from_json(json.loads(raw))
+        networks[network_hash] = _Network(manifest.model, manifest.classes)
+    return networks
 
 
-def label_of(connection: Connection, request_id: str) -> int | None:
-    """The label that a request has by now."""
-    found: int | None = connection.scalar(
-        sa.select(tables.request.c.label).where(tables.request.c.request == key_of(request_id))
-    )
-    return found
+def _join(
+    label: Label, requests: Mapping[str, StoredRequest], networks: Mapping[str, _Network]
+) -> tuple[StoredRequest, _Network]:
+    """The request of a label and its network. Raises UnknownRequestError."""
+    request = requests.get(label.request_id)
+    if request is None or request.network not in networks:
+        raise UnknownRequestError(
+            f"request {label.request_id[:100]!r}: expected the id of a request of the last "
+            f"{KEEP_S / 3600:.0f} hours, as in isplit_request_id of its answer; none is known "
+            "(a request is known a second after it was answered)"
+        )
+    return request, networks[request.network]
 
 
-def mark(connection: Connection, labels: Mapping[str, int]) -> None:
-    """Note the labels of requests, by id."""
-    table = tables.request
-    where = table.c.request == sa.bindparam("key")
-    rows = [
-        {"key": key_of(request_id), "given": class_id} for request_id, class_id in labels.items()
-    ]
-    if rows:
-        connection.execute(table.update().where(where).values(label=sa.bindparam("given")), rows)
+def _true_class(label: Label, classes: Sequence[str]) -> int:
+    """The id of the label's class. Raises UnknownClassError, QueryError."""
+    if not isinstance(label.class_id, str):
+        if not 0 <= label.class_id < len(classes):
+            raise UnknownClassError.of(label.class_id, range(len(classes)))
+        return label.class_id
+    ids = [i for i, name in enumerate(classes) if name == label.class_id]
+    if not ids:
+        raise UnknownClassError.of(label.class_id, classes)
+    if len(ids) > 1:
+        raise QueryError(
+            f"class: expected a class id, because {label.class_id[:100]!r} is the name of "
+            f"the classes {ids[:10]}"
+        )
+    return ids[0]
 
 
-def unknown(request_id: str) -> UnknownRequestError:
-    """The error for a request that nobody knows."""
-    return UnknownRequestError(
-        f"request {request_id[:100]!r}: expected the id of a request of the last {KEEP_S / 3600:.0f} hours, "
-        "as in isplit_request_id of its answer; none is known (a request is known a second after it was answered)"
-    )
-
-
-def check(label: Label, found: StoredRequest, classes: Sequence[str]) -> int:
-    """The true class's id. Raises LabelledBeforeError, UnknownClassError, QueryError.
-
-    ``classes``: of the request's network.
-    """
-    if isinstance(label.class_id, str):
-        ids = [i for i, name in enumerate(classes) if name == label.class_id]
-        if len(ids) > 1:
-            raise QueryError(
-                f"class: {label.class_id[:100]!r} is the name of the classes {ids[:10]}; expected an id"
-            )
-        if not ids:
-            raise UnknownClassError.of(label.class_id, classes)
-        class_id = ids[0]
-    else:
-        class_id = label.class_id
-        if not 0 <= class_id < len(classes):
-            raise UnknownClassError.of(class_id, range(len(classes)))
-    if found.label is not None:
+def _check_first(label: Label, stored: StoredRequest, accepted: Mapping[str, int]) -> None:
+    """Raise LabelledBeforeError for the second label of a request."""
+    name = f"request {label.request_id[:100]!r}"
+    if stored.label is not None:
         raise LabelledBeforeError(
-            f"request {label.request_id[:100]!r}: expected a request without label, it has class {found.label}",
-            label=found.label,
+            f"{name}: expected a request without label, it has class {stored.label}",
+            label=stored.label,
         )
-    return class_id
-
-
-def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK))
+    if label.request_id in accepted:
+        raise LabelledBeforeError(f"{name}: expected one label, got two in this call")

@@ -1,25 +1,32 @@
-"""The networks of a store: manifests by model and version, profiles by network."""
+"""The networks of a store: manifests by model and version, profiles and shifts by network."""
 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..errors import StoreError
+from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
+from ..profile import Profile
 from ..schema import Manifest
 from . import tables
-from .database import upsert
-from .flush import move_shift, touch
+from .importance_rows import move_shift
 from .moments import F64
+from .revisions import note_change
+from .sql import upsert
 
 
 class StoredNetwork(NamedTuple):
-    """One model and version in the store. ``revision``: of the network's last change; ``as_of``: epoch seconds of its
-    newest observation, ``None`` without traffic."""
+    """One model and version in the store.
+
+    Attributes:
+        revision: the revision of the network's last change.
+        as_of: epoch seconds of its newest observation; ``None`` without traffic.
+    """
 
     model: str
     version: str
@@ -29,61 +36,92 @@ class StoredNetwork(NamedTuple):
     as_of: float | None
 
 
-def _canonical(manifest: Manifest) -> str:
-    return json.dumps(manifest.to_json(), sort_keys=True)
+@dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """A manifest and a profile to put into the store; ``profile`` is the content of its file."""
+
+    manifest: Manifest
+    profile: bytes | None
+    mean0: F64 | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, profile: Profile | bytes | None) -> Self:
+        """Raises StoreError for a profile that is unreadable or of another network."""
+        if profile is None:
+            return cls(manifest, None, None)
+        raw = profile if isinstance(profile, bytes) else profile.to_bytes()
+        try:
+            parsed = Profile.from_bytes(profile) if isinstance(profile, bytes) else profile
+        except ProfileError as error:
+            raise StoreError(f"expected a profile of {manifest.model}: {error}") from error
+        expected = (manifest.network_hash, len(manifest.split_points))
+        if (parsed.network_hash, len(parsed.split_points)) != expected:
+            raise StoreError(
+                f"expected a profile of network {expected[0]} with {expected[1]} points, "
+                f"got one of {parsed.network_hash} with {len(parsed.split_points)}"
+            )
+        return cls(manifest, raw, parsed.mean0)
 
 
-def is_put(connection: Connection, manifest: Manifest, profile: bytes | None) -> bool:
-    """Whether putting this would change nothing."""
-    models, networks = tables.model, tables.network
-    key = (models.c.model == manifest.model, models.c.version == manifest.version)
-    if connection.scalar(sa.select(models.c.manifest).where(*key)) != _canonical(manifest):
+def has_network(connection: Connection, entry: NetworkEntry) -> bool:
+    """Whether the store already has this entry."""
+    models = tables.model
+    manifest = entry.manifest
+    query = sa.select(models.c.manifest).where(
+        models.c.model == manifest.model, models.c.version == manifest.version
+    )
+    if connection.scalar(query) != _canonical(manifest):
         return False
-    query = sa.select(networks.c.profile).where(networks.c.network == manifest.network_hash)
-    row = connection.execute(query).first()
-    return row is not None and (profile is None or row.profile == profile)
+    networks = tables.network
+    profiles = sa.select(networks.c.profile).where(networks.c.network == manifest.network_hash)
+    row = connection.execute(profiles).first()
+    return row is not None and (entry.profile is None or row.profile == entry.profile)
 
 
-def put(
-    connection: Connection,
-    revision: int,
-    manifest: Manifest,
-    profile: bytes | None,
-    mean0: F64 | None,
-) -> None:
-    """Write a manifest, and the profile that is not there yet. Raises StoreError where the points do not fit."""
-    table, network = tables.network, manifest.network_hash
-    known = connection.execute(sa.select(table).where(table.c.network == network)).first()
+def put_network(connection: Connection, revision: int, entry: NetworkEntry) -> None:
+    """Write a manifest, and its profile if that is new. A new shift moves the sums.
+
+    Raises StoreError for another number of points than before.
+    """
+    table = tables.network
+    manifest = entry.manifest
+    network = manifest.network_hash
     points = len(manifest.split_points)
-    if known is not None and known.points != points:
+    stored = connection.execute(sa.select(table).where(table.c.network == network)).first()
+    if stored is not None and stored.points != points:
         raise StoreError(
-            f"network {network}: expected {known.points} points as kept so far, got {points}"
+            f"network {network}: expected {stored.points} points as kept so far, got {points}"
         )
-    old = None if known is None else np.frombuffer(known.mean0, "<f8").astype(np.float64)
-    if known is None or (profile is not None and profile != known.profile):
-        new = mean0 if mean0 is not None else np.zeros(points)
+    if stored is None or (entry.profile is not None and entry.profile != stored.profile):
+        mean0 = np.zeros(points) if entry.mean0 is None else entry.mean0
         row = {
             "network": network,
             "points": points,
-            "mean0": new.astype("<f8").tobytes(),
-            "profile": profile,
+            "mean0": mean0.astype("<f8").tobytes(),
+            "profile": entry.profile,
+            "revision": revision,
         }
-        upsert(connection, table, [{**row, "revision": revision}])
-        if old is not None and not np.array_equal(old, new):
-            move_shift(connection, network, old, new)
+        upsert(connection, table, [row])
+        if stored is not None:
+            old = np.frombuffer(stored.mean0, "<f8").astype(np.float64)
+            if not np.array_equal(old, mean0):
+                move_shift(connection, network, old, mean0)
     row = {
         "model": manifest.model,
         "version": manifest.version,
         "network": network,
         "revision": revision,
+        "manifest": _canonical(manifest),
     }
-    upsert(connection, tables.model, [{**row, "manifest": _canonical(manifest)}])
-    touch(connection, network, revision)
+    upsert(connection, tables.model, [row])
+    note_change(connection, network, revision)
 
 
 def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
     """All models and versions, the last one put first."""
-    models, networks, progress = tables.model, tables.network, tables.progress
+    models = tables.model
+    networks = tables.network
+    progress = tables.progress
     query = (
         sa.select(
             models.c.model,
@@ -98,3 +136,102 @@ def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
         .order_by(models.c.revision.desc())
     )
     return tuple(StoredNetwork(*row) for row in connection.execute(query))
+
+
+def mean0_of(connection: Connection, network: str) -> F64:
+    """The shift (P,) of a network. Raises StoreError for a network that is not in the store."""
+    table = tables.network
+    raw = connection.scalar(sa.select(table.c.mean0).where(table.c.network == network))
+    if raw is None:
+        raise StoreError(
+            f"network {network[:80]}: expected to be in the store, is not: put_network comes first"
+        )
+    return np.frombuffer(raw, "<f8").astype(np.float64)
+
+
+def last_entry(connection: Connection, network: str) -> tuple[Manifest, bytes | None]:
+    """The manifest of a network that was put last, and the network's profile. Raises StoreError."""
+    models = tables.model
+    query = sa.select(models.c.manifest).where(models.c.network == network)
+    raw = connection.scalar(query.order_by(models.c.revision.desc()).limit(1))
+    if raw is None:
+        raise StoreError(f"expected network {network[:80]}, found none: put_network comes first")
+    networks = tables.network
+    profile = connection.scalar(sa.select(networks.c.profile).where(networks.c.network == network))
+    return _parse_manifest(raw, f"network {network}"), profile
+
+
+class NetworkReader:
+    """Reads manifests and profiles, and keeps those that it read.
+
+    ``opened``: how often the database was opened; a replaced file counts its revisions anew.
+    """
+
+    def __init__(self) -> None:
+        self._manifests: dict[tuple[str, str], tuple[Any, Manifest]] = {}
+        self._profiles: dict[str, tuple[Any, Profile | None]] = {}
+
+    def manifest(
+        self, connection: Connection, opened: int, model: str, version: str | None
+    ) -> Manifest:
+        """The manifest of a model. Raises UnknownModelError, StoreError."""
+        table = tables.model
+        query = sa.select(table.c.version, table.c.revision).where(table.c.model == model)
+        if version is not None:
+            query = query.where(table.c.version == version)
+        row = connection.execute(query.order_by(table.c.revision.desc()).limit(1)).first()
+        if row is None:
+            raise _unknown_model(connection, model, version)
+        key = (model, row.version)
+        age = (opened, row.revision)
+        if key in self._manifests and self._manifests[key][0] == age:
+            return self._manifests[key][1]
+        raw = connection.scalar(
+            sa.select(table.c.manifest).where(
+                table.c.model == model, table.c.version == row.version
+            )
+        )
+        manifest = _parse_manifest(str(raw), model)
+        self._manifests[key] = (age, manifest)
+        return manifest
+
+    def profile(self, connection: Connection, opened: int, network: str) -> Profile | None:
+        """The profile of a network. Raises UnknownModelError, StoreError."""
+        table = tables.network
+        of_network = table.c.network == network
+        revision = connection.scalar(sa.select(table.c.revision).where(of_network))
+        if revision is None:
+            known = [stored.network_hash for stored in list_networks(connection)]
+            raise UnknownModelError.of(network, known)
+        age = (opened, int(revision))
+        if network in self._profiles and self._profiles[network][0] == age:
+            return self._profiles[network][1]
+        raw = connection.scalar(sa.select(table.c.profile).where(of_network))
+        try:
+            where = f"profile of {network}"
+            profile = None if raw is None else Profile.from_bytes(raw, where=where)
+        except ProfileError as error:
+            raise StoreError(f"expected a readable profile, got {error}") from error
+        self._profiles[network] = (age, profile)
+        return profile
+
+
+def _unknown_model(connection: Connection, model: str, version: str | None) -> UnknownModelError:
+    networks = list_networks(connection)
+    if version is None:
+        error = UnknownModelError.of(model, [stored.model for stored in networks])
+    else:
+        known = [f"{stored.model}/{stored.version}" for stored in networks]
+        error = UnknownModelError.of(f"{model}/{version}", known)
+    return error
+
+
+def _canonical(manifest: Manifest) -> str:
+    return json.dumps(manifest.to_json(), sort_keys=True)
+
+
+def _parse_manifest(raw: str, name: str) -> Manifest:
+    try:
+        return Manifest.from_json(json.loads(raw), where=f"manifest of {name}")
+    except (ArtifactError, ValueError) as error:
+        raise StoreError(f"expected a manifest of {name}, got {error}") from error

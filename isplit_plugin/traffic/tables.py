@@ -1,9 +1,10 @@
 """The tables of the store.
 
-Everything is bounded: importance and outcome rows by networks x classes x groups (times a handful of sources, starts,
-served points and codecs), served rows by served points x codecs x groups x buckets, and buckets are rolled up and
-dropped (see :mod:`.flush`); the means of devices by a number of their own (see :mod:`.staging`). There is no row for a
-single request but in ``isplit_request``, which is bounded by number and age (see :mod:`.labels`).
+Every table is bounded. Importance and outcome rows: networks x classes x groups, times a few
+sources, starts and cuts. Served rows: cuts x groups x buckets, and buckets are rolled up and
+dropped (:mod:`.served_rows`). Device means: a number for each network (:mod:`.device_rows`). Only
+``isplit_request`` and ``isplit_ticket`` have rows for single requests; number and age bound them
+(:mod:`.request_rows`, :mod:`.ticket_rows`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ metadata = MetaData()
 meta = Table(
     "isplit_meta",
     metadata,
-    Column("key", String(32), primary_key=True),  # schema | revision | half_life_s
+    Column("key", String(32), primary_key=True),  # schema | revision | half_life_s | store_id
     Column("value", BigInteger, nullable=False),
 )
 
@@ -132,8 +133,8 @@ device_bucket = Table(
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
-device_seen = Table(
-    "isplit_device_seen",
+device_sketch = Table(
+    "isplit_device_sketch",
     metadata,
     Column("network", String(128), primary_key=True),
     Column("device_group", String(128), primary_key=True),
@@ -141,15 +142,17 @@ device_seen = Table(
     Column("target", String(16), primary_key=True),
     Column("start", Integer, primary_key=True),
     Column("class_id", Integer, primary_key=True),
-    Column("means", BigInteger, nullable=False),  # of the importance row's count: means of devices
-    Column("seen", LargeBinary, nullable=False),
+    Column(
+        "means", BigInteger, nullable=False
+    ),  # means of devices in the count of the importance row
+    Column("sketch", LargeBinary, nullable=False),
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
 request = Table(
     "isplit_request",
     metadata,
-    Column("request", String(32), primary_key=True),  # a hash of the id, see labels.py
+    Column("request", String(32), primary_key=True),  # a hash of the id, see request_rows.py
     Column("network", String(128), nullable=False),
     Column("at", Double, nullable=False),
     Column("split_point", String(128), nullable=False),
@@ -186,9 +189,7 @@ ticket = Table(
     metadata,
     Column("network", String(128), primary_key=True),
     Column("probe", String(64), primary_key=True),
-    Column(
-        "device", String(64), nullable=False
-    ),  # a hash, or the name of the one that all unsigned ones share
+    Column("device", String(64), nullable=False),  # a hash, or the name of a shared one
     Column("used_at", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
     Index("isplit_ticket_device", "network", "device", "used_at"),

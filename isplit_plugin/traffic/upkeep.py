@@ -1,4 +1,4 @@
-"""Looking after a store: what it holds in a form that anything can read, how large it is, and making it smaller."""
+"""Looking after a store: checking it, exporting it, its size, and making it smaller."""
 
 from __future__ import annotations
 
@@ -12,82 +12,82 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from ..errors import StoreError
 from . import tables
-from .delta import TIMES
-from .devices import Staged, count_seen, seen_from_bytes
-from .flush import roll_up
+from .devices import DeviceSums
 from .histogram import Histogram, unpack, upper_ms
+from .keys import HOUR_S, TIME_KINDS
 from .moments import Moments
+from .served_rows import roll_up
+from .sketch import count_devices, sketch_from_bytes
 
 EXPORT_FORMAT: Final = 1
 
 
 def export_rows(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Everything in the store, a row at a time, as JSON types: ``{"table": ..., columns ...}``.
+    """All rows as JSON types: ``{"table": ..., columns ...}``.
 
-    The first row tells the format. Vectors are lists in the order of the network's points, sums are about its
-    ``mean0``; a profile is its file (safetensors) in base64. NaN becomes null.
+    The first row has the number of the format. Vectors are lists in the order of the network's
+    points, sums are about its ``mean0``, a profile is its file (safetensors) in base64. NaN becomes
+    null.
     """
-    found = {row.key: row.value for row in connection.execute(sa.select(tables.meta))}
-    yield {"table": tables.meta.name, "format": EXPORT_FORMAT, **found}
-    query = sa.select(tables.network.c.network, tables.network.c.points)
-    points = {row.network: row.points for row in connection.execute(query)}
+    meta = {row.key: row.value for row in connection.execute(sa.select(tables.meta))}
+    yield {"table": tables.meta.name, "format": EXPORT_FORMAT, **meta}
+    points = _points(connection)
     for table in tables.metadata.sorted_tables:
         if table is tables.meta:
             continue
-        decode = _DECODE.get(table.name)
-        rows = connection.execution_options(yield_per=200).execute(
-            sa.select(table).order_by(*table.primary_key)
-        )
-        for row in rows:
-            told = dict(row._mapping)
-            if decode is not None:
-                told |= decode(row, points)
+        query = sa.select(table).order_by(*table.primary_key)
+        for row in connection.execution_options(yield_per=200).execute(query):
+            columns = _readable(table, row, points)
             yield {
                 "table": table.name,
-                **{name: _plain(value) for name, value in told.items() if value is not _GONE},
+                **{name: _json_value(value) for name, value in columns.items()},
             }
 
 
-def read_all(connection: Connection) -> None:
-    """Read every row. Raises StoreError where one cannot be read."""
-    query = sa.select(tables.network.c.network, tables.network.c.points)
-    points = {network: number for network, number in connection.execute(query)}  # noqa: C416
-    for raw in connection.scalars(sa.select(tables.model.c.manifest)):
-        json.loads(raw)
-    for row in connection.execute(sa.select(tables.importance)):
-        Moments.from_bytes(row.moments, row.epoch, points[row.network])
-    for raw in connection.scalars(sa.select(tables.served.c.times)):
-        unpack(raw, len(TIMES))
-    for row in connection.execute(sa.select(tables.device_bucket)):
-        Staged.from_bytes(row.sums, points[row.network], row.device_group, row.source, row.start)
-    for raw in connection.scalars(sa.select(tables.device_seen.c.seen)):
-        seen_from_bytes(raw)
+def check_rows(connection: Connection) -> dict[str, int]:
+    """Read every row, and return the number of rows by table. Raises StoreError for damage."""
+    if connection.dialect.name == "sqlite":
+        answers = [row[0] for row in connection.exec_driver_sql("PRAGMA integrity_check(3)")]
+        if answers != ["ok"]:
+            raise StoreError(f"expected a sound file, found: {'; '.join(answers)[:300]}")
+    points = _points(connection)
+    for table in tables.metadata.sorted_tables:
+        if table.name in _DECODERS:
+            for row in connection.execute(sa.select(table)):
+                _readable(table, row, points)
+    count = sa.func.count()
+    return {
+        table.name: int(connection.scalar(sa.select(count).select_from(table)) or 0)
+        for table in tables.metadata.sorted_tables
+    }
 
 
 def size_bytes(connection: Connection) -> int:
-    """How much room the store takes on disk, indices included."""
+    """The bytes of the store on disk, with indices."""
     if connection.dialect.name == "postgresql":
         inspected = sa.inspect(connection)
-        names = [
-            table.name for table in tables.metadata.sorted_tables if inspected.has_table(table.name)
+        names = [table.name for table in tables.metadata.sorted_tables]
+        sizes = [
+            connection.scalar(sa.select(sa.func.pg_total_relation_size(name)))
+            for name in names
+            if inspected.has_table(name)
         ]
-        sizes = (
-            connection.scalar(sa.select(sa.func.pg_total_relation_size(name))) for name in names
-        )
         return sum(int(size or 0) for size in sizes)
     pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-    return int(pages or 0) * int(connection.exec_driver_sql("PRAGMA page_size").scalar() or 0)
+    page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar()
+    return int(pages or 0) * int(page_bytes or 0)
 
 
 def roll_up_all(connection: Connection) -> None:
-    """Roll the served rows of every network up to days where they are old enough."""
+    """Roll up the served rows of every network."""
     for network in connection.scalars(sa.select(tables.network.c.network)).all():
         roll_up(connection, network)
 
 
 def vacuum(connection: Connection) -> None:
-    """Give the room of deleted rows back; outside any transaction."""
+    """Give the room of deleted rows back. Not within a transaction."""
     if connection.dialect.name == "postgresql":
         for table in tables.metadata.sorted_tables:
             connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {table.name}")
@@ -96,27 +96,51 @@ def vacuum(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-_GONE: Final = object()
-_Decoded = Mapping[str, Any]
+# ----------------------------------------------------------------------------------- readable rows
 
 
-def _network(row: Row[Any], _points: Mapping[str, int]) -> _Decoded:
+_Columns = dict[str, Any]
+
+
+def _points(connection: Connection) -> dict[str, int]:
+    """The number of points of each network."""
+    query = sa.select(tables.network.c.network, tables.network.c.points)
+    return {row.network: row.points for row in connection.execute(query)}
+
+
+def _readable(table: sa.Table, row: Row[Any], points: Mapping[str, int]) -> _Columns:
+    """The columns of a row, with readable ones instead of binary ones. Raises StoreError."""
+    columns: _Columns = {str(name): value for name, value in row._mapping.items()}
+    if table.name in _DECODERS:
+        binary, decode = _DECODERS[table.name]
+        del columns[binary]
+        columns |= decode(row, points)
+    return columns
+
+
+def _network(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
     return {"mean0": np.frombuffer(row.mean0, "<f8")}
 
 
-def _model(row: Row[Any], _points: Mapping[str, int]) -> _Decoded:
+def _model(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
     return {"manifest": json.loads(row.manifest)}
 
 
-def _importance(row: Row[Any], points: Mapping[str, int]) -> _Decoded:
-    m = Moments.from_bytes(row.moments, row.epoch, points[row.network])
-    scalars = {"count": m.count, "weight": m.weight, "weight2": m.weight2}
-    return {"moments": _GONE, **scalars, "sum1": m.sum1, "sum2": m.sum2}
+def _importance(row: Row[Any], points: Mapping[str, int]) -> _Columns:
+    moments = Moments.from_bytes(row.moments, row.epoch, points[row.network])
+    return {
+        "count": moments.count,
+        "weight": moments.weight,
+        "weight2": moments.weight2,
+        "sum1": moments.sum1,
+        "sum2": moments.sum2,
+    }
 
 
-def _served(row: Row[Any], _points: Mapping[str, int]) -> _Decoded:
-    times = unpack(row.times, len(TIMES))
-    return {"times": {name: _histogram(times[i]) for i, name in enumerate(TIMES)}}
+def _served(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
+    histograms = unpack(row.times, len(TIME_KINDS))
+    pairs = zip(TIME_KINDS, histograms, strict=True)
+    return {"times": {kind: _histogram(histogram) for kind, histogram in pairs}}
 
 
 def _histogram(histogram: Histogram) -> dict[str, Any]:
@@ -124,34 +148,35 @@ def _histogram(histogram: Histogram) -> dict[str, Any]:
     return {"total_ms": histogram.total_ms, "up_to_ms": counts}
 
 
-def _device_bucket(row: Row[Any], points: Mapping[str, int]) -> _Decoded:
-    staged = Staged.from_bytes(
+def _device_bucket(row: Row[Any], points: Mapping[str, int]) -> _Columns:
+    sums = DeviceSums.from_bytes(
         row.sums, points[row.network], row.device_group, row.source, row.start
     )
-    return {"sums": _GONE, "values": staged.number, "total": staged.total}
+    return {"values": sums.number, "total": sums.total}
 
 
-def _device_seen(row: Row[Any], _points: Mapping[str, int]) -> _Decoded:
-    seen = seen_from_bytes(row.seen)
-    hashes = [[f"{number:016x}", hour * 3600] for number, hour in seen.tolist()]
-    return {"seen": hashes, "devices": count_seen(seen)}
+def _device_sketch(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
+    sketch = sketch_from_bytes(row.sketch)
+    entries = [[f"{number:016x}", hour * HOUR_S] for number, hour in sketch.tolist()]
+    return {"sketch": entries, "devices": count_devices(sketch)}
 
 
-_DECODE: Final[Mapping[str, Callable[[Row[Any], Mapping[str, int]], _Decoded]]] = {
-    tables.network.name: _network,
-    tables.model.name: _model,
-    tables.importance.name: _importance,
-    tables.served.name: _served,
-    tables.device_bucket.name: _device_bucket,
-    tables.device_seen.name: _device_seen,
+_DECODERS: Final[Mapping[str, tuple[str, Callable[[Row[Any], Mapping[str, int]], _Columns]]]] = {
+    tables.network.name: ("mean0", _network),
+    tables.model.name: ("manifest", _model),
+    tables.importance.name: ("moments", _importance),
+    tables.served.name: ("times", _served),
+    tables.device_bucket.name: ("sums", _device_bucket),
+    tables.device_sketch.name: ("sketch", _device_sketch),
 }
+"""By table: its binary column, and what stands for it in an export."""
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return _json_value(value.tolist())
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, (bytes, memoryview)):
         return base64.b64encode(value).decode()
     if isinstance(value, float) and not math.isfinite(value):

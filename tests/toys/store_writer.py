@@ -1,6 +1,7 @@
-"""A worker process: ``python -m toys.store_writer URL WORKER ROUNDS`` observes, flushes, and says how much is in the store.
+"""A worker process: ``python -m toys.store_writer URL WORKER ROUNDS`` observes and flushes.
 
-Deterministic: worker w observes the same in every run, so that one process can compute what four must have written.
+It prints how many observations it has written. A worker observes the same in every run, so that one
+process can compute what four must have written.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from isplit_plugin.schema import Observation
-from isplit_plugin.traffic import Recorder
-from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
+from isplit_plugin.traffic import ImportanceSample, Recorder
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, samples
 
 BATCH = 20
 
@@ -26,29 +27,29 @@ def writer(url: str, worker: int, rounds: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
 
 
-def work(worker: int, rounds: int) -> Iterator[tuple[list[Observation], list[int], np.ndarray]]:
-    """Each round's observations, and its curves with their classes."""
+def work(
+    worker: int, rounds: int, group: str = "all"
+) -> Iterator[tuple[list[Observation], list[ImportanceSample]]]:
+    """The observations and the importance samples of each round."""
     for number in range(rounds):
         first = (worker * rounds + number) * BATCH
         random = np.random.default_rng(first)
         values = random.lognormal(size=(BATCH, POINTS))
         values[:, : number % 3] = np.nan
         labels = random.integers(0, CLASSES, BATCH).tolist()
-        yield (
-            [observation(first + i, at=1e9 + first % 2000 * 100 + i) for i in range(BATCH)],
-            labels,
-            values,
-        )
+        at = 1e9 + first % 2000 * 100
+        observations = [observation(first + i, at=at + i) for i in range(BATCH)]
+        yield observations, samples(labels, values, group=group, at=at)
 
 
 def main(url: str, worker: int, rounds: int) -> None:
     recorder = Recorder(url, NETWORK, manifest=manifest(), profile=profile(), flush_s=3600)
     written = 0
-    for observations, labels, values in work(worker, rounds):
-        for one in observations:
-            recorder.observe(one)
-        source = "tail" if np.isnan(values[0, 0]) else "input"
-        recorder.add_importance(labels, values, source, at=observations[0].at)
+    for observations, curves in work(worker, rounds):
+        for seen in observations:
+            recorder.observe(seen)
+        for sample in curves:
+            recorder.add_importance(sample)
         while not recorder.flush():
             print(recorder.last_error, file=sys.stderr, flush=True)
         written += BATCH

@@ -1,13 +1,16 @@
-"""A small network to keep statistics of: its manifest, its profile, its observations."""
+"""A small network with its manifest, profile, observations and importance samples."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Cut, Macs, Manifest, Observation, Preprocessing, SplitPoint
+from isplit_plugin.traffic import ImportanceSample
 
 POINTS = 4
 CLASSES = 5
@@ -27,7 +30,7 @@ def split_points(points: int = POINTS) -> tuple[SplitPoint, ...]:
 def manifest(
     network: str = NETWORK, points: int = POINTS, classes: int = CLASSES, **changes: Any
 ) -> Manifest:
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": "toy",
         "version": "1.0",
         "network_hash": network,
@@ -39,7 +42,7 @@ def manifest(
         "codecs": ("fp32", "uint8"),
         "default": Cut("layer1", "uint8"),
     }
-    return Manifest(**(given | changes))
+    return Manifest(**(values | changes))
 
 
 def profile(
@@ -70,8 +73,24 @@ def profile(
     )
 
 
+def sample(curve: npt.ArrayLike, **changes: Any) -> ImportanceSample:
+    """A curve of class 0 for the predicted class; the source follows from its first value."""
+    values: dict[str, Any] = {"class_id": 0, "curve": curve, "at": 1e9}
+    if "source" not in changes:
+        values["source"] = "tail" if np.isnan(np.asarray(curve, np.float64)[0]) else "input"
+    return ImportanceSample(**(values | changes))
+
+
+def samples(
+    class_ids: Iterable[int], curves: npt.NDArray[np.float64], **changes: Any
+) -> list[ImportanceSample]:
+    """One sample for each class and curve."""
+    pairs = zip(class_ids, curves, strict=True)
+    return [sample(curve, class_id=int(class_id), **changes) for class_id, curve in pairs]
+
+
 def observation(number: int = 0, **changes: Any) -> Observation:
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "request_id": f"r{number}",
         "cut": Cut("layer1", "uint8"),
         "class_id": number % CLASSES,
@@ -81,4 +100,4 @@ def observation(number: int = 0, **changes: Any) -> Observation:
         "tail_ms": 2.0,
         "at": 1e9 + number,
     }
-    return Observation(**(given | changes))
+    return Observation(**(values | changes))

@@ -12,15 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys.polling import until
-from toys.traffic import CLASSES, NETWORK, POINTS, manifest, profile
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample
 
 from isplit_plugin.advice.curves import class_curves, live_moments
 from isplit_plugin.advice.live_view import LiveView
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import Recorder, Sampler, Store, devices, staging
-from isplit_plugin.traffic.delta import Delta
-from isplit_plugin.traffic.devices import SKETCH, UNSIGNED, count_seen, merge_seen, seen_of
+from isplit_plugin.schema import Cut
+from isplit_plugin.traffic import Delta, Recorder, Sampler, Store, device_rows, devices
+from isplit_plugin.traffic.devices import UNSIGNED
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.sketch import (
+    SKETCH_SIZE,
+    count_devices,
+    merge_sketches,
+    sketch_of,
+)
 
 MEAN0 = np.full(POINTS, 0.5)
 HALF_LIFE = DEFAULT_HALF_LIFE_S
@@ -30,7 +36,7 @@ assert AT % HOUR == 0
 
 
 def delta() -> Delta:
-    return Delta(MEAN0, HALF_LIFE, CLASSES, identity=True)
+    return Delta(MEAN0, HALF_LIFE, CLASSES, by_device=True)
 
 
 def curve(seed: int, start: int = 0) -> np.ndarray:
@@ -39,13 +45,8 @@ def curve(seed: int, start: int = 0) -> np.ndarray:
     return x
 
 
-def add(to: Delta, x: np.ndarray, device: str | None, at: float = AT, **changes: object) -> None:
-    given: dict = {
-        "source": "input" if np.isfinite(x[0, 0]) else "tail",
-        "target": "predicted",
-        "group": "all",
-    }
-    to.add_importance([changes.pop("class_id", 0)], x, at=at, device=device, **(given | changes))
+def add(to: Delta, x: np.ndarray, device: object, at: float = AT, **changes: object) -> None:
+    to.add_importance(sample(x[0], at=at, device=device, **changes))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -293,7 +294,7 @@ def test_standard_errors_are_over_devices(shared: Store) -> None:
     """Three devices for a hundred hours tell about as much as three observations."""
     found = []
     for known in (True, False):
-        one = Delta(MEAN0, HALF_LIFE, CLASSES, identity=known)
+        one = Delta(MEAN0, HALF_LIFE, CLASSES, by_device=known)
         for device, hour in product(range(3), range(100)):
             add(one, curve(device) * (1 + 0.01 * hour), f"d{device}", AT + hour * HOUR)
         found.append(class_curves(profile(), view_of(shared, one), np.array([0]))[0])
@@ -305,8 +306,8 @@ def test_standard_errors_are_over_devices(shared: Store) -> None:
 
 
 def test_the_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "MAX_DEVICES", 3)
-    monkeypatch.setattr(staging, "MAX_STAGED", 8)
+    monkeypatch.setattr(device_rows, "MAX_DEVICES", 3)
+    monkeypatch.setattr(device_rows, "MAX_DEVICE_ROWS", 8)
     with Store(tmp_path / "x.db") as store:
         store.put_network(manifest(), profile())
         for i in range(30):
@@ -321,7 +322,7 @@ def test_the_rows_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_delta_is_bounded_by_its_keys() -> None:
-    small = Delta(MEAN0, HALF_LIFE, CLASSES, max_keys=6, identity=True)
+    small = Delta(MEAN0, HALF_LIFE, CLASSES, max_keys=6, by_device=True)
     for i in range(50):
         add(small, curve(i), f"d{i}", class_id=i % CLASSES)
     assert len(small) <= 6
@@ -347,22 +348,22 @@ def test_devices_are_forgotten_when_their_weight_is_gone(tmp_path: Path) -> None
     st.randoms(use_true_random=False),
 )
 def test_sketches_are_exact_while_small_in_any_order(seen: list, random) -> None:
-    parts = [seen_of([(str(device), 3600 * hour)]) for device, hour in seen]
+    parts = [sketch_of([(str(device), 3600 * hour)]) for device, hour in seen]
     random.shuffle(parts)
-    whole = merge_seen([merge_seen(parts[:7]), merge_seen(parts[7:])])
-    assert count_seen(whole) == len({device for device, _ in seen})
-    since = merge_seen([whole], not_before=3600 * 3)
+    whole = merge_sketches([merge_sketches(parts[:7]), merge_sketches(parts[7:])])
+    assert count_devices(whole) == len({device for device, _ in seen})
+    since = merge_sketches([whole], not_before=3600 * 3)
     latest = {d: max(h for e, h in seen if e == d) for d, _ in seen}
-    assert count_seen(since) == sum(hour >= 3 for hour in latest.values())
+    assert count_devices(since) == sum(hour >= 3 for hour in latest.values())
 
 
-@pytest.mark.parametrize("number", [SKETCH, 1_000, 20_000])
+@pytest.mark.parametrize("number", [SKETCH_SIZE, 1_000, 20_000])
 def test_large_sketches_are_about_right_and_merge_exactly(number: int) -> None:
-    parts = [seen_of((f"d{i}", 0) for i in range(k, number, 3)) for k in range(3)]
-    whole = seen_of((f"d{i}", 0) for i in range(number))
-    assert np.array_equal(merge_seen(parts), whole)
-    assert len(whole) <= SKETCH
-    assert count_seen(whole) == pytest.approx(number, rel=4 / np.sqrt(SKETCH))
+    parts = [sketch_of((f"d{i}", 0) for i in range(k, number, 3)) for k in range(3)]
+    whole = sketch_of((f"d{i}", 0) for i in range(number))
+    assert np.array_equal(merge_sketches(parts), whole)
+    assert len(whole) <= SKETCH_SIZE
+    assert count_devices(whole) == pytest.approx(number, rel=4 / np.sqrt(SKETCH_SIZE))
 
 
 def test_a_bucket_is_an_hour_or_a_24th_of_the_half_life() -> None:
@@ -376,14 +377,15 @@ def test_a_bucket_is_an_hour_or_a_24th_of_the_half_life() -> None:
 def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> None:
     url = tmp_path / "x.db"
     with Recorder(
-        url, NETWORK, manifest=manifest(), profile=profile(), identity=True, flush_s=3600
+        url, NETWORK, manifest=manifest(), profile=profile(), by_device=True, flush_s=3600
     ) as recorder:
         for device in ("a", "b", None, None):
-            recorder.add_importance([0], curve(1), "input", at=AT, device=device)
+            recorder.add_importance(sample(curve(1)[0], at=AT, device=device))
         values = curve(2)[0]
         with Sampler(lambda *_: values, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
             for device in ("b", "c"):
-                sampler.offer(f"r{device}", "input", np.zeros((1, 4)), 0, at=AT, device=device)
+                photo = observation(0, cut=Cut("input", "jpeg"), at=AT, device=device)
+                sampler.offer(photo, np.zeros((1, 4)))
             until(lambda: sampler.counters()["computed"] == 2)
         assert recorder.flush()
         with Store(url) as store:
@@ -401,7 +403,7 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
     [
         ("UPDATE isplit_device_bucket SET sums = x'00'", 0),
         ("UPDATE isplit_device_bucket SET bucket = 'noon'", 0),
-        ("UPDATE isplit_device_seen SET seen = x'00'", 9),
+        ("UPDATE isplit_device_sketch SET sketch = x'00'", 9),
     ],
 )
 def test_damaged_rows_are_store_errors(tmp_path: Path, statement: str, hours: int) -> None:

@@ -13,12 +13,11 @@ import pytest
 import sqlalchemy as sa
 from toys.polling import until
 from toys.store_writer import BATCH, work, writer
-from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
+from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import Recorder, Store, tables
+from isplit_plugin.traffic import Delta, Recorder, Store, tables
 from isplit_plugin.traffic.database import Database
-from isplit_plugin.traffic.delta import Delta
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
 
 
@@ -39,18 +38,11 @@ def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -
         assert one.returncode == 0
     whole = Delta(profile().mean0, DEFAULT_HALF_LIFE_S, CLASSES)
     for w in range(4):
-        for observations, labels, values in work(w, rounds):
-            for one in observations:
-                whole.add_observation(one)
-            source = "tail" if np.isnan(values[0, 0]) else "input"
-            whole.add_importance(
-                labels,
-                values,
-                source=source,
-                target="predicted",
-                group="all",
-                at=observations[0].at,
-            )
+        for observations, curves in work(w, rounds):
+            for seen in observations:
+                whole.add_observation(seen)
+            for curve in curves:
+                whole.add_importance(curve)
     with Store(url) as store, Store(tmp_path / "alone.db") as alone:
         alone.put_network(manifest(), profile())
         alone.add(NETWORK, whole)
@@ -213,9 +205,9 @@ def damaged(path: Path, url: str) -> None:
 @pytest.mark.parametrize(
     ("nowhere", "message"),
     [
-        ("sqlite://", "expected a file, for several processes share it"),
+        ("sqlite://", "expected a file, because several processes share it"),
         ("sqlite:///:memory:", "expected a file"),
-        ("mysql://root:secret@host/x", "expected sqlite or postgresql, found mysql"),
+        ("mysql://root:secret@host/x", "expected sqlite or postgresql, got mysql"),
         ("no backend://x", "expected a URL such as"),
         ("sqlite:////no/such/folder/x.db", "unable to open database file"),
         ("/no/such/folder/x.db", "unable to open database file"),
@@ -236,7 +228,7 @@ def test_urls_that_lead_nowhere(nowhere: str, message: str) -> None:
 
 
 def test_a_folder_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="expected the path of a file, found a directory"):
+    with pytest.raises(StoreError, match="expected the path of a file, got a directory"):
         Store(tmp_path)
 
 
@@ -287,9 +279,7 @@ def test_damaged_rows_are_store_errors(path: Path, url: str, statement: str, cal
     with Store(url) as store:
         store.put_network(manifest(), profile())
         delta = one_delta()
-        delta.add_importance(
-            [0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9
-        )
+        delta.add_importance(sample([1, 2, 3, 4], target="true"))
         store.add(NETWORK, delta)
         other = sqlite3.connect(path)
         other.execute(statement)
@@ -333,7 +323,7 @@ def test_a_failed_flush_adds_nothing(path: Path, store: Store) -> None:
     other.commit()
     before = store.revision()
     delta = one_delta()
-    delta.add_importance([0], [[1, 2, 3, 4]], source="input", target="true", group="all", at=1e9)
+    delta.add_importance(sample([1, 2, 3, 4], target="true"))
     with pytest.raises(StoreError, match="no room"):
         store.add(NETWORK, delta)
     assert store.revision() == before

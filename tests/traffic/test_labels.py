@@ -18,13 +18,21 @@ from isplit_plugin.errors import (
     UnknownClassError,
     UnknownRequestError,
 )
-from isplit_plugin.traffic import Recorder, Sampler, Store, labels, tables
-from isplit_plugin.traffic.delta import Delta
-from isplit_plugin.traffic.labels import KEEP_S, Label, key_of
+from isplit_plugin.traffic import (
+    Delta,
+    Label,
+    LabelReader,
+    Recorder,
+    Sampler,
+    Store,
+    request_rows,
+    tables,
+)
+from isplit_plugin.traffic.request_rows import KEEP_S, request_key
 
 
 def delta_of(store: Store, *, waiting: bool = True) -> Delta:
-    return Delta(store.mean0(NETWORK), store.half_life_s, CLASSES, labels=waiting)
+    return Delta(store.mean0(NETWORK), store.half_life_s, CLASSES, keep_requests=waiting)
 
 
 def rows(store: Store) -> list[tuple[str, int | None]]:
@@ -117,7 +125,7 @@ def test_a_name_of_two_classes_is_no_class(store: Store) -> None:
         type(twice).from_json({**twice.to_json(), "classes": names}),
         profile(network="sha256-twice"),
     )
-    delta = Delta(store.mean0("sha256-twice"), store.half_life_s, CLASSES, labels=True)
+    delta = Delta(store.mean0("sha256-twice"), store.half_life_s, CLASSES, keep_requests=True)
     delta.add_observation(observation(0))
     store.add("sha256-twice", delta)
     told = store.add_labels([Label("r0", "crane")])
@@ -145,7 +153,7 @@ def test_failed_requests_and_requests_without_id_do_not_wait(store: Store) -> No
 
 
 def test_ids_are_hashed_at_rest(seen: Store) -> None:
-    assert {key for key, _ in rows(seen)} == {key_of(f"r{i}") for i in range(10)}
+    assert {key for key, _ in rows(seen)} == {request_key(f"r{i}") for i in range(10)}
     assert all(len(key) == 32 and "r0" not in key for key, _ in rows(seen))
 
 
@@ -158,21 +166,21 @@ def test_requests_are_dropped_after_a_day_counted_from_the_newest(seen: Store) -
     later.add_observation(observation(11, at=1e9 + KEEP_S + 1))
     later.add_observation(observation(12, at=1e9))  # comes too late
     seen.add(NETWORK, later)
-    assert {key for key, _ in rows(seen)} == {key_of("r10"), key_of("r11")}
+    assert {key for key, _ in rows(seen)} == {request_key("r10"), request_key("r11")}
     assert isinstance(seen.add_labels([Label("r0", 0)])[0].error, UnknownRequestError)
 
 
 def test_requests_are_bounded_by_number_and_the_oldest_go(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels, "MAX_WAITING", 50)
+    monkeypatch.setattr(request_rows, "MAX_REQUESTS", 50)
     for start in range(0, 400, 40):
         delta = delta_of(store)
         for number in range(start, start + 40):
             delta.add_observation(observation(number))
         store.add(NETWORK, delta)
         assert len(rows(store)) <= 51
-    assert {key for key, _ in rows(store)} == {key_of(f"r{i}") for i in range(350, 400)}
+    assert {key for key, _ in rows(store)} == {request_key(f"r{i}") for i in range(350, 400)}
 
 
 def test_a_request_that_is_written_twice_keeps_its_label(seen: Store) -> None:
@@ -186,7 +194,7 @@ def test_a_request_that_is_written_twice_keeps_its_label(seen: Store) -> None:
 def test_labels_of_several_networks_in_one_call(seen: Store) -> None:
     other = manifest(network="sha256-other", model="other", classes=7)
     seen.put_network(other, profile(network="sha256-other", classes=7))
-    delta = Delta(seen.mean0("sha256-other"), seen.half_life_s, 7, labels=True)
+    delta = Delta(seen.mean0("sha256-other"), seen.half_life_s, 7, keep_requests=True)
     delta.add_observation(observation(100, class_id=6))
     seen.add("sha256-other", delta)
     told = seen.add_labels([Label("r0", 0), Label("r100", 6), Label("r1", 6)])
@@ -211,22 +219,32 @@ class Passes:
 
 @pytest.fixture
 def recorder(url: str, store: Store) -> Iterator[Recorder]:
-    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), labels=True) as made:
+    with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), keep_requests=True) as made:
         yield made
 
 
 @pytest.mark.parametrize("true_class", [1, 3])
 def test_a_label_that_came_first_yields_a_row_of_the_true_class(
-    recorder: Recorder, store: Store, true_class: int
+    url: str, recorder: Recorder, store: Store, true_class: int
 ) -> None:
     seen = observation(1)
     recorder.observe(seen)
     assert recorder.flush()
     assert store.add_labels([Label("r1", true_class)])[0].error is None
     passes = Passes()
-    with Sampler(passes, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
-        sampler.offer("r1", "layer1", np.zeros((1, 4, 2, 2)), 1, at=seen.at)
-        sampler.offer("r2", "layer1", np.zeros((1, 4, 2, 2)), 2, at=seen.at)
+    with (
+        LabelReader(url) as labels,
+        Sampler(
+            passes,
+            recorder,
+            share=1.0,
+            cpu_budget=1.0,
+            idle_s=0.0,
+            label_of=labels.label_of,
+        ) as sampler,
+    ):
+        sampler.offer(seen, np.zeros((1, 4, 2, 2)))
+        sampler.offer(observation(2, at=seen.at), np.zeros((1, 4, 2, 2)))
         until(lambda: sampler.counters()["computed"] == 2)
         until(lambda: recorder.counters()["queued"] == 0 and recorder.flush())
     assert passes.classes == (
@@ -240,17 +258,33 @@ def test_a_label_that_came_first_yields_a_row_of_the_true_class(
     np.testing.assert_allclose(mean, 1.0 + true_class)
 
 
-def test_no_label_is_looked_up_where_labels_are_off(url: str, store: Store) -> None:
-    with Recorder(url, NETWORK, manifest=manifest(), profile=profile()) as recorder:
-        recorder.observe(observation(1))
-        assert recorder.flush()
-        assert recorder.label_of("r1") is None
-        assert rows(store) == []
-
-
-def test_a_lookup_never_raises(path: Path, recorder: Recorder) -> None:
-    assert recorder.label_of("r1") is None  # nothing was opened yet
-    recorder.observe(observation(1))
+def test_without_a_reader_only_the_predicted_class_is_computed(
+    recorder: Recorder, store: Store
+) -> None:
+    seen = observation(1)
+    recorder.observe(seen)
     assert recorder.flush()
-    path.unlink()
-    assert recorder.label_of("r1") is None
+    assert store.add_labels([Label("r1", 3)])[0].error is None
+    passes = Passes()
+    with Sampler(passes, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
+        sampler.offer(seen, np.zeros((1, 4, 2, 2)))
+        until(lambda: sampler.counters()["computed"] == 1)
+    assert passes.classes == [1]
+    assert recorder.flush()
+    assert [part.target for part in store.view(NETWORK).importance] == ["predicted"]
+
+
+def test_a_lookup_never_raises(path: Path, url: str) -> None:
+    with LabelReader(url) as labels:
+        assert labels.label_of("r1") is None  # there is no store yet
+        with Store(url) as store:
+            store.put_network(manifest(), profile())
+            delta = delta_of(store)
+            delta.add_observation(observation(1))
+            store.add(NETWORK, delta)
+            assert labels.label_of("r1") is None
+            store.add_labels([Label("r1", 3)])
+            assert labels.label_of("r1") == 3
+            assert labels.label_of("") is None
+        path.unlink()
+        assert labels.label_of("r1") is None

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from toys.polling import until
-from toys.traffic import NETWORK, POINTS, manifest, observation, profile
+from toys.traffic import NETWORK, POINTS, manifest, observation, profile, sample
 
-from isplit_plugin.schema import Cut, Observation
+from isplit_plugin.schema import Observation
 from isplit_plugin.traffic import Recorder, Store
 
 
@@ -25,16 +26,13 @@ def recorder(url: str):
 def test_what_was_observed_is_in_the_store(recorder: Recorder, store: Store) -> None:
     for i in range(100):
         assert recorder.observe(observation(i))
-    assert recorder.add_importance(
-        [1, 2], [[1, 2, 3, 4], [np.nan, np.nan, 3, 4]], source="tail", at=1e9
-    )
-    assert recorder.label(Cut("layer1", "uint8"), 3, correct=True, at=1e9)
+    assert recorder.add_importance(sample([1, 2, 3, 4], class_id=1, source="tail"))
+    assert recorder.add_importance(sample([np.nan, np.nan, 3, 4], class_id=2))
     assert recorder.flush()
     view = store.view(NETWORK)
     assert view.observations == 100
     assert view.importance[0].class_ids.tolist() == [1, 2]
     assert view.importance[0].count[1].tolist() == [0, 0, 1, 1]
-    assert sum(row.labelled for row in view.outcomes) == pytest.approx(1, rel=1e-3)
     counters = recorder.counters()
     assert (
         counters["observed"],
@@ -78,19 +76,18 @@ def test_close_writes_what_is_left_and_later_ones_are_dropped(url: str, store: S
     assert not any(t.name == "isplit-recorder" and t.is_alive() for t in threading.enumerate())
 
 
-def test_a_full_queue_drops_the_newest_and_counts_them(url: str, store: Store) -> None:
-    """The store is locked away, so nothing leaves the queue."""
-    held = Recorder("sqlite:////no/such/folder/x.db", NETWORK, max_queue=5, flush_s=3600)
-    taken = [held.observe(observation(i)) for i in range(8)]
-    assert taken == [True] * 5 + [False] * 3
-    assert held.counters()["dropped"] == 3
-    held._url = url
-    assert held.flush()
-    view = store.view(NETWORK)
-    assert view.observations == 5
-    assert view.class_counts.class_ids.tolist() == [0, 1, 2, 3, 4]
-    assert store.drops(NETWORK) == 3
-    held.close()
+def test_a_full_queue_drops_the_newest_and_counts_them(url: str) -> None:
+    """The network is not in the store, so nothing leaves the queue."""
+    with Recorder(url, NETWORK, max_queue=5, flush_s=3600) as recorder, Store(url) as store:
+        taken = [recorder.observe(observation(i)) for i in range(8)]
+        assert taken == [True] * 5 + [False] * 3
+        assert recorder.counters()["dropped"] == 3
+        store.put_network(manifest(), profile())
+        assert recorder.flush()
+        view = store.view(NETWORK)
+        assert view.observations == 5
+        assert view.class_counts.class_ids.tolist() == [0, 1, 2, 3, 4]
+        assert store.drops(NETWORK) == 3
 
 
 @pytest.mark.parametrize(
@@ -115,25 +112,25 @@ def test_nonsense_never_raises_and_never_stops_the_others(
 
 
 @pytest.mark.parametrize(
-    ("ids", "values", "more"),
+    "changes",
     [
-        ([0], [[1, 2, 3]], {}),
-        ([0, 1], [[1, 2, 3, 4]], {}),
-        ([0], "text", {}),
-        (["cat"], [[1, 2, 3, 4]], {}),
-        ([0], [[1, np.nan, 3, 4]], {}),
-        ([0], [[1, 2, 3, np.inf]], {}),
-        ([99], [[1, 2, 3, 4]], {}),
-        ([0], [[1, 2, 3, 4]], {"source": "guess"}),
-        ([0], [[1, 2, 3, 4]], {"target": "all"}),
-        ([0], [[1, 2, 3, 4]], {"at": "noon"}),
+        {"curve": [1, 2, 3]},
+        {"curve": [[1, 2, 3, 4]]},
+        {"curve": "text"},
+        {"class_id": "cat"},
+        {"curve": [1, np.nan, 3, 4]},
+        {"curve": [1, 2, 3, np.inf]},
+        {"class_id": 99},
+        {"source": "guess"},
+        {"target": "all"},
+        {"at": "noon"},
     ],
 )
 def test_curves_that_are_none_are_counted_as_invalid(
-    recorder: Recorder, store, ids, values, more
+    recorder: Recorder, store: Store, changes: dict[str, Any]
 ) -> None:
-    recorder.add_importance(ids, values, **more)
-    recorder.add_importance([0], np.ones((1, POINTS)), at=1e9)
+    recorder.add_importance(sample(**({"curve": [1, 2, 3, 4], "source": "input"} | changes)))
+    recorder.add_importance(sample(np.ones(POINTS)))
     assert recorder.flush()
     assert recorder.counters()["invalid"] == 1
     (rows,) = store.view(NETWORK).importance
@@ -141,9 +138,9 @@ def test_curves_that_are_none_are_counted_as_invalid(
 
 
 def test_values_are_copied_when_taken(recorder: Recorder, store: Store) -> None:
-    values = np.ones((1, POINTS))
-    recorder.add_importance([0], values, at=1e9)
-    values[:] = 99
+    curve = np.ones(POINTS)
+    recorder.add_importance(sample(curve))
+    curve[:] = 99
     assert recorder.flush()
     assert store.view(NETWORK).importance[0].sum1[0] == pytest.approx([0.5] * POINTS)
 

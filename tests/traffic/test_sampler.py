@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from toys.polling import until
-from toys.traffic import NETWORK, POINTS, manifest, profile
+from toys.traffic import NETWORK, POINTS, manifest, observation, profile
 
+from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Recorder, Sampler, Store, is_sampled
 
 ACTIVATION = np.ones((1, 4, 2, 2), np.float32)
@@ -34,6 +35,21 @@ def recorder(url: str):
 
 def sampler(recorder: Recorder, fn=curve, **changes) -> Sampler:
     return Sampler(fn, recorder, **({"share": 1.0, "cpu_budget": 1.0, "idle_s": 0.0} | changes))
+
+
+def offer(
+    to: Sampler,
+    request_id: object,
+    split_point: str = "layer1",
+    activation: object = ACTIVATION,
+    class_id: object = 0,
+    **changes: object,
+) -> bool:
+    """Offer a request of these fields."""
+    request = observation(
+        0, request_id=request_id, cut=Cut(split_point, "uint8"), class_id=class_id, **changes
+    )
+    return to.offer(request, activation)  # type: ignore[arg-type]
 
 
 def computed(one: Sampler, number: int) -> None:
@@ -62,9 +78,10 @@ def test_all_or_nothing_shares(request_id: str) -> None:
 
 def test_importance_reaches_the_store(recorder: Recorder, store: Store) -> None:
     with sampler(recorder) as one:
-        assert one.offer("a", "layer2", ACTIVATION, 3, at=1e9)
-        assert one.offer("b", "input", ACTIVATION, 1, group="cam", at=1e9)
-        assert not one.offer("c", "output", ACTIVATION, 1)
+        assert offer(one, "a", "layer2", ACTIVATION, 3, at=1e9)
+        assert offer(one, "b", "input", ACTIVATION, 1, group="cam", at=1e9)
+        assert not offer(one, "c", "output", ACTIVATION, 1)
+        assert not offer(one, "d", "layer2", ACTIVATION, None, error="malformed_request")
         computed(one, 2)
     assert recorder.flush()
     rows = {r.source: r for r in store.view(NETWORK).importance}
@@ -85,7 +102,7 @@ def test_the_activation_is_copied_when_taken(recorder: Recorder) -> None:
 
     buffer = np.ones((1, 2), np.float32)
     with sampler(recorder, fn) as one:
-        one.offer("a", "layer1", buffer, 0)
+        offer(one, "a", "layer1", buffer, 0)
         buffer[:] = 7
         go.set()
         computed(one, 1)
@@ -94,7 +111,7 @@ def test_the_activation_is_copied_when_taken(recorder: Recorder) -> None:
 
 def test_only_a_share_is_taken(recorder: Recorder) -> None:
     with sampler(recorder, share=0.05, max_queue=1000) as one:
-        taken = [i for i in range(1000) if one.offer(f"r{i}", "layer1", ACTIVATION, 0)]
+        taken = [i for i in range(1000) if offer(one, f"r{i}", "layer1", ACTIVATION, 0)]
         assert taken == [i for i in range(1000) if is_sampled(f"r{i}", 0.05)]
         computed(one, len(taken))
         assert one.counters()["sampled"] == len(taken)
@@ -110,7 +127,7 @@ def test_nothing_runs_while_a_request_is_handled(recorder: Recorder) -> None:
     with sampler(recorder, fn) as one:
         with one.busy():
             with one.busy():
-                one.offer("a", "layer1", ACTIVATION, 0)
+                offer(one, "a", "layer1", ACTIVATION, 0)
             assert not ran.wait(0.2)  # still inside the outer one
         assert ran.wait(30)
 
@@ -119,7 +136,7 @@ def test_nothing_runs_until_the_worker_was_idle_for_a_while(recorder: Recorder) 
     now = [0.0]
     with sampler(recorder, idle_s=5.0, clock=lambda: now[0]) as one:
         with one.busy():
-            one.offer("a", "layer1", ACTIVATION, 0)
+            offer(one, "a", "layer1", ACTIVATION, 0)
         for now[0] in (1.0, 4.0):
             assert one._wait_s() == pytest.approx(5.0 - now[0])
         now[0] = 5.0
@@ -143,7 +160,7 @@ def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
             return one._wait_s() or 0.0
 
     for i in range(10):
-        one.offer(f"r{i}", "layer1", ACTIVATION, 0)
+        offer(one, f"r{i}", "layer1", ACTIVATION, 0)
     began = []
     for number in range(1, 6):
         computed(one, number)
@@ -165,14 +182,15 @@ def test_threads_multiply_the_cost(recorder: Recorder) -> None:
         return curve(point, activation, class_id)
 
     with sampler(recorder, fn, threads=4, cpu_clock=lambda: cpu[0]) as one:
-        one.offer("a", "layer1", ACTIVATION, 0)
+        offer(one, "a", "layer1", ACTIVATION, 0)
         computed(one, 1)
         assert one.counters()["cpu_s"] == 4.0
+        until(lambda: one.counters()["running"] == 0)
 
 
 def test_a_budget_of_nothing_computes_nothing(recorder: Recorder) -> None:
     with sampler(recorder, cpu_budget=0.0) as one:
-        assert one.offer("a", "layer1", ACTIVATION, 0)
+        assert offer(one, "a", "layer1", ACTIVATION, 0)
         assert one._wait_s() is None
     assert one.counters()["computed"] == 0
 
@@ -184,7 +202,7 @@ def test_the_queue_is_bounded_by_count_and_bytes(recorder: Recorder) -> None:
     )
     for one, fit in ((by_count, 3), (by_bytes, 2)):
         with one.busy():
-            taken = [one.offer(f"r{i}", "layer1", ACTIVATION, 0) for i in range(6)]
+            taken = [offer(one, f"r{i}", "layer1", ACTIVATION, 0) for i in range(6)]
             assert taken == [True] * fit + [False] * (6 - fit)
             counters = one.counters()
             assert counters["dropped"] == 6 - fit
@@ -204,7 +222,7 @@ def test_a_failing_function_is_counted_and_the_next_one_runs(
 
     with sampler(recorder, fn) as one:
         for i in (0, 1, 0, 2):
-            one.offer(f"r{i}", "layer1", ACTIVATION, i, at=1e9)
+            offer(one, f"r{i}", "layer1", ACTIVATION, i, at=1e9)
         computed(one, 2)
         assert one.counters()["failed"] == 2
     assert recorder.flush()
@@ -218,12 +236,12 @@ def test_a_failing_function_is_counted_and_the_next_one_runs(
         ("a", "text", 0),
         ("a", [[1], [1, 2]], 0),
         ("a", ACTIVATION, "cat"),
-        ("a", ACTIVATION, None),
+        ("a", ACTIVATION, 0.5),
     ],
 )
 def test_nonsense_never_raises(recorder: Recorder, request_id, activation, class_id) -> None:
     with sampler(recorder) as one:
-        assert not one.offer(request_id, "layer1", activation, class_id)
+        assert not offer(one, request_id, "layer1", activation, class_id)
         assert one.counters()["failed"] == 1
 
 
@@ -238,16 +256,16 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
 
     one = sampler(recorder, fn)
     for i in range(3):
-        one.offer(f"r{i}", "layer1", ACTIVATION, i)
+        offer(one, f"r{i}", "layer1", ACTIVATION, i)
     assert entered.wait(30)
     closing = threading.Thread(target=one.close)
     closing.start()
-    until(lambda: one._closed.is_set())
+    until(lambda: one._closed)
     assert closing.is_alive()  # the pass under way is waited for
     go.set()
     closing.join(30)
     assert not one._thread.is_alive()
-    assert not one.offer("later", "layer1", ACTIVATION, 0)
+    assert not offer(one, "later", "layer1", ACTIVATION, 0)
     assert ran == [0]
     assert recorder.flush()
     assert store.view(NETWORK).importance == ()
@@ -269,7 +287,7 @@ def test_its_thread_alone_is_nice(recorder: Recorder, nice: int) -> None:
 
     before = priority()
     with sampler(recorder, fn, nice=nice) as one:
-        one.offer("a", "layer1", ACTIVATION, 0)
+        offer(one, "a", "layer1", ACTIVATION, 0)
         computed(one, 1)
     assert found == [min(before + nice, 19)]
     assert priority() == before

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
+from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample, samples
 
 from isplit_plugin.advice.live_view import LiveView
 from isplit_plugin.errors import StoreError, UnknownModelError
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import Store
-from isplit_plugin.traffic.delta import MAX_GROUPS, OTHER, Delta
+from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Store
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.request_rows import PendingRequest
 
 MEAN0 = np.full(POINTS, 0.5)
 HALF_LIFE = DEFAULT_HALF_LIFE_S
@@ -34,12 +34,10 @@ def filled(seed: int = 0, at: float = AT) -> Delta:
     """Forty whole curves, forty from point 2 on, and as many observations."""
     one = delta()
     labels = np.random.default_rng(seed).integers(0, CLASSES, 40)
-    one.add_importance(
-        labels, curves(40, 0, seed), source="input", target="predicted", group="all", at=at
-    )
-    one.add_importance(
-        labels, curves(40, 2, seed + 1), source="tail", target="predicted", group="cam", at=at + 60
-    )
+    for whole in samples(labels, curves(40, 0, seed), at=at):
+        one.add_importance(whole)
+    for part in samples(labels, curves(40, 2, seed + 1), group="cam", at=at + 60):
+        one.add_importance(part)
     for i, label in enumerate(labels):
         one.add_observation(
             observation(i, class_id=int(label), at=at + i, group="cam" if i % 2 else "all")
@@ -145,14 +143,12 @@ def test_any_partition_of_the_flushes_is_the_whole(tmp_path, store: Store) -> No
     for i in range(200):
         at = AT + float(rng.uniform(0, 6 * HALF_LIFE))
         start, part = int(rng.integers(0, 3)), parts[int(rng.integers(0, 7))]
-        curve = curves(1, start, i)
-        source = "input" if start == 0 else "tail"
+        curve = sample(curves(1, start, i)[0], class_id=i % CLASSES, group=f"g{i % 3}", at=at)
+        request = PendingRequest(at, Cut("layer1", "uint8"), i % CLASSES, f"g{i % 3}")
         for to in (whole, part):
-            to.add_importance(
-                [i % CLASSES], curve, source=source, target="predicted", group=f"g{i % 3}", at=at
-            )
+            to.add_importance(curve)
             to.add_observation(observation(i, at=at, group=f"g{i % 3}"))
-            to.add_label(Cut("layer1", "uint8"), i % CLASSES, f"g{i % 3}", at, correct=bool(i % 2))
+            to.add_label(request, correct=bool(i % 2))
     store.add(NETWORK, whole)
     with Store(tmp_path / "other.db") as other:
         other.put_network(manifest(), profile())
@@ -177,9 +173,7 @@ def test_a_group_has_its_own_view(store: Store) -> None:
 def test_forward_decay_is_told_relative_to_the_newest_observation(store: Store) -> None:
     for age in (0, 3):
         one = delta()
-        one.add_importance(
-            [0], curves(1), source="input", target="predicted", group="all", at=AT + age * HALF_LIFE
-        )
+        one.add_importance(sample(curves(1)[0], at=AT + age * HALF_LIFE))
         one.add_observation(observation(0, at=AT + age * HALF_LIFE))
         store.add(NETWORK, one)
     view = store.view(NETWORK)
@@ -209,7 +203,7 @@ def test_labels_fill_outcomes_and_never_importance(store: Store) -> None:
     for i in range(4):
         one.add_observation(observation(i, class_id=2, at=AT))
     for correct in (True, True, False):
-        one.add_label(Cut("layer1", "uint8"), 2, "all", AT, correct=correct)
+        one.add_label(PendingRequest(AT, Cut("layer1", "uint8"), 2, "all"), correct=correct)
     store.add(NETWORK, one)
     view = store.view(NETWORK)
     (row,) = view.outcomes
@@ -328,9 +322,7 @@ def test_a_delta_is_bounded_by_its_keys() -> None:
     small = Delta(MEAN0, HALF_LIFE, CLASSES, max_keys=6)
     for i in range(100):
         small.add_observation(observation(i, at=AT + 3600 * i))
-        small.add_importance(
-            [i % CLASSES], curves(1), source="input", target="true", group="all", at=AT
-        )
+        small.add_importance(sample(curves(1)[0], class_id=i % CLASSES, target="true", at=AT))
     assert len(small) <= 6
     assert small.overflow > 0
     assert sum(row.requests for row in small.served.values()) + small.overflow >= 100
@@ -363,9 +355,8 @@ def test_a_thousand_classes_by_forty_points(tmp_path) -> None:
         )
         one = Delta(np.full(points, 0.5), HALF_LIFE, classes)
         x = np.random.default_rng(0).random((classes, points))
-        one.add_importance(
-            range(classes), x, source="input", target="predicted", group="all", at=AT
-        )
+        for curve in samples(range(classes), x, at=AT):
+            one.add_importance(curve)
         big.add(NETWORK, one)
         (rows,) = big.view(NETWORK).importance
         assert rows.sum1 == pytest.approx(x - 0.5, rel=1e-12)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
+from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
 from isplit_plugin.cli import main
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
-from isplit_plugin.traffic import Store
-from isplit_plugin.traffic.delta import Delta
+from isplit_plugin.traffic import Delta, Store
 from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S, landmark
 
 MEAN0 = profile().mean0
@@ -22,14 +21,11 @@ AT = 1e9
 
 
 def filled(store: Store) -> None:
-    for identity in (False, True):
-        one = Delta(MEAN0, DEFAULT_HALF_LIFE_S, CLASSES, identity=identity)
+    for by_device in (False, True):
+        one = Delta(MEAN0, DEFAULT_HALF_LIFE_S, CLASSES, by_device=by_device)
         values = [[1.0, 2.0, 3.0, 4.0], [np.nan, 2.0, 3.0, 5.0]]
-        for row, device in zip(values, "ab", strict=True):
-            source = "tail" if np.isnan(row[0]) else "input"
-            one.add_importance(
-                [2], [row], source=source, target="predicted", group="g", at=AT, device=device
-            )
+        for curve, device in zip(values, "ab", strict=True):
+            one.add_importance(sample(curve, class_id=2, group="g", at=AT, device=device))
         one.add_observation(observation(2, at=AT, tail_ms=2.0))
         store.add(NETWORK, one)
     late = Delta(MEAN0, DEFAULT_HALF_LIFE_S, CLASSES)
@@ -49,7 +45,7 @@ def test_check_tells_schema_rows_and_size(
     assert found["bytes"] == store.size() > 10_000
     assert (
         found["rows"]["importance"],
-        found["rows"]["device_seen"],
+        found["rows"]["device_sketch"],
         found["rows"]["device_bucket"],
     ) == (2, 2, 0)
     assert [n["model"] for n in found["networks"]] == ["toy"]
@@ -88,7 +84,7 @@ def test_export_can_be_added_up_without_us(
     assert whole["sum1"] == pytest.approx(
         (w + w_hour) * (np.array([1.0, 2, 3, 4]) - MEAN0), rel=1e-12
     )
-    assert [row["devices"] for row in tables["device_seen"]] == [1, 1]
+    assert [row["devices"] for row in tables["device_sketch"]] == [1, 1]
     assert sum(row["requests"] for row in tables["served"]) == 3
     tail = [count for row in tables["served"] for _, count in row["times"]["tail"]["up_to_ms"]]
     assert sum(tail) == 3

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from ...device_tokens import read_secret
 from ...errors import LabelSecretError, QueryError
-from ...traffic import Store
-from ...traffic.labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
+from ...traffic import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult, Store
 from ...wire import find_header
 from .body import check_name
 

@@ -90,7 +90,7 @@ class TailService:
             profile,
             self._runner.net,
             self._runner.device,
-            identity=self._secret is not None,
+            by_device=self._secret is not None,
         )
         self._parts = tail_parts(TailContext(settings, manifest, self._runner.net, self._secret))
         self._served: dict[str, int] = defaultdict(int)

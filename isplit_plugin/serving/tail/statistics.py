@@ -1,7 +1,7 @@
-"""What a worker tells the store: its manifest and profile at start, an observation per image, sampled importance.
+"""The statistics of one worker: it records an observation of each image, and samples importance.
 
-Nothing in here may fail or delay a prediction: recorder and sampler never raise and never block, and a tail serves
-without them where they cannot be made.
+Nothing here may fail or delay a prediction. Recorder and sampler never raise and never wait, and a
+tail without them serves just the same.
 """
 
 from __future__ import annotations
@@ -24,17 +24,23 @@ if TYPE_CHECKING:
     import torch
 
     from ...network import CapturedNetwork
-    from ...traffic import Recorder, Sampler
+    from ...traffic import ImportanceFn, LabelReader, Recorder, Sampler
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class Statistics:
-    """Recorder and sampler of one worker, behind a face that never raises.
+    """Recorder and sampler of one worker. Never raises.
 
-    The recorder's thread opens the store, puts manifest and profile into it, and tries again until that succeeds: a
-    store that is down when a worker starts costs neither the start nor, once it is back, the statistics. ``identity``:
-    devices are known by their tokens, and each counts once.
+    The recorder's thread opens the store, puts manifest and profile into it, and tries again until
+    that succeeds. So a store that is down neither stops a worker's start nor, once it is back, the
+    statistics.
+
+    Parameters:
+        settings: of the tail; without ``statistics`` nothing is recorded.
+        manifest, profile: of the network.
+        net, device: the network that computes importance, and where.
+        by_device: devices have tokens, and each counts once (``traffic.devices``).
     """
 
     def __init__(
@@ -45,42 +51,34 @@ class Statistics:
         net: CapturedNetwork,
         device: torch.device,
         *,
-        identity: bool = False,
+        by_device: bool = False,
     ) -> None:
         self._recorder: Recorder | None = None
-        self._identity = identity
         self._sampler: Sampler | None = None
+        self._labels: LabelReader | None = None
         if not settings.statistics:
             return
         try:
-            self._start(settings, manifest, profile, net, device)
-        except (
-            Exception
-        ) as error:  # a setting the store room refuses, a missing library: the tail serves without
-            text = (
-                error.message
-                if isinstance(error, IsplitError)
-                else f"{type(error).__name__}: {error}"
-            )
+            self._start_recorder(settings, manifest, profile, by_device=by_device)
+            if settings.sampling > 0:
+                # Devices make up their activations: no value may count for more than is plausible.
+                limits = curve_limits(profile) if by_device else np.inf
+                self._start_sampler(settings, _importance_fn(net, device, limits))
+        except Exception as error:  # such as an impossible setting, or a missing library
+            text = f"{type(error).__name__}: {error}"
+            if isinstance(error, IsplitError):
+                text = error.message
             _LOGGER.error("isplit: no statistics: %s", one_line(text))
 
     def observe(self, observation: Observation) -> None:
-        """Hand an observation to the recorder."""
+        """Record an observation."""
         if self._recorder is not None:
             self._recorder.observe(observation)
 
     def offer(self, observation: Observation, activation: FloatArray) -> None:
-        """Offer the decoded activation (1, *shape) of an observation to the sampler, which takes a share of them."""
-        if self._sampler is not None and observation.class_id is not None:
-            self._sampler.offer(
-                observation.request_id,
-                observation.cut.split_point,
-                activation,
-                observation.class_id,
-                group=observation.group,
-                at=observation.at,
-                device=observation.device,
-            )
+        """Offer an observation and its decoded activation (1, ...) to the sampler."""
+        if self._sampler is not None:
+            self._sampler.offer(observation, activation)
 
     def busy(self) -> AbstractContextManager[None]:
         """Around the handling of a batch: the sampler computes only while nothing is handled."""
@@ -88,48 +86,28 @@ class Statistics:
 
     def counters(self) -> dict[str, float]:
         """The counters of recorder and sampler, from memory."""
-        found: dict[str, float] = (
-            dict(self._recorder.counters()) if self._recorder is not None else {}
-        )
+        counters: dict[str, float] = {}
+        if self._recorder is not None:
+            counters |= self._recorder.counters()
         if self._sampler is not None:
-            found |= {f"sampler_{name}": value for name, value in self._sampler.counters().items()}
-        return found
+            sampler = self._sampler.counters()
+            counters |= {f"sampler_{name}": value for name, value in sampler.items()}
+        return counters
 
     def dropped(self) -> int:
         """Observations dropped so far."""
         return self._recorder.counters()["dropped"] if self._recorder is not None else 0
 
     def close(self) -> None:
-        """Write out what is held, and stop the threads."""
-        for part in (self._sampler, self._recorder):
+        """Stop the threads, and write what was recorded."""
+        for part in (self._sampler, self._labels, self._recorder):
             if part is not None:
                 part.close()
 
-    def _start(
-        self,
-        settings: TailSettings,
-        manifest: Manifest,
-        profile: Profile,
-        net: CapturedNetwork,
-        device: torch.device,
+    def _start_recorder(
+        self, settings: TailSettings, manifest: Manifest, profile: Profile, *, by_device: bool
     ) -> None:
-        import torch
-
-        from ...traffic import Recorder, Sampler
-
-        # Where devices count once, a value that an activation was made up for counts as the largest plausible one.
-        limits = curve_limits(profile) if self._identity else np.inf
-
-        def importance(split_point: str, activation: FloatArray, class_id: int) -> npt.ArrayLike:
-            dtype = (
-                net.dtype
-                if split_point == INPUT
-                else getattr(torch, net.split_point(split_point).dtype)
-            )
-            values = torch.from_numpy(activation).to(device, dtype)
-            found = net.importance_from(split_point, values, class_id).values
-            curve: npt.NDArray[np.floating[Any]] = np.minimum(found, limits)  # NaN stays NaN
-            return curve
+        from ...traffic import Recorder
 
         make_store_folder(settings.store)
         self._recorder = Recorder(
@@ -137,11 +115,43 @@ class Statistics:
             manifest.network_hash,
             manifest=manifest,
             profile=profile,
-            identity=self._identity,
-            labels=settings.label_secret_file is not None,
+            by_device=by_device,
+            keep_requests=settings.label_secret_file is not None,
         )
-        # Ready is to mean that the endpoint knows the model; a store that is down delays a start by this at most.
+        # A worker that is ready has made its model known to the endpoint. A store that is down
+        # delays the start by this timeout at most.
         self._recorder.flush(timeout_s=10.0)
-        if settings.sampling > 0:
-            share, budget, threads = settings.sampling, settings.cpu_budget, settings.threads
-            self._sampler = Sampler(importance, self._recorder, share, budget, threads=threads)
+
+    def _start_sampler(self, settings: TailSettings, importance_fn: ImportanceFn) -> None:
+        from ...traffic import LabelReader, Sampler
+
+        if self._recorder is None:
+            return
+        if settings.label_secret_file is not None:
+            self._labels = LabelReader(settings.store)
+        self._sampler = Sampler(
+            importance_fn,
+            self._recorder,
+            settings.sampling,
+            settings.cpu_budget,
+            threads=settings.threads,
+            label_of=None if self._labels is None else self._labels.label_of,
+        )
+
+
+def _importance_fn(
+    net: CapturedNetwork, device: torch.device, limits: npt.ArrayLike
+) -> ImportanceFn:
+    """The importance at each point, at most ``limits`` (P,) or a number."""
+    import torch
+
+    def importance(split_point: str, activation: FloatArray, class_id: int) -> npt.ArrayLike:
+        dtype = net.dtype
+        if split_point != INPUT:
+            dtype = getattr(torch, net.split_point(split_point).dtype)
+        values = torch.from_numpy(activation).to(device, dtype)
+        curve = net.importance_from(split_point, values, class_id).values
+        limited: npt.NDArray[np.floating[Any]] = np.minimum(curve, limits)  # NaN stays NaN
+        return limited
+
+    return importance

@@ -22,9 +22,7 @@ from isplit_plugin.errors import from_json
 from isplit_plugin.schema import Cut, Observation
 from isplit_plugin.serving.endpoint.routes import ROUTES
 from isplit_plugin.serving.endpoint.service import Endpoint
-from isplit_plugin.traffic import Store
-from isplit_plugin.traffic.delta import Delta
-from isplit_plugin.traffic.labels import MAX_LABELS
+from isplit_plugin.traffic import MAX_LABELS, Delta, Store
 
 AT = 1e9
 Post = Callable[..., tuple[int, Any]]

@@ -14,8 +14,7 @@ from isplit_plugin.errors import StoreError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Cut, Observation, Recommendation, StandingPick
 from isplit_plugin.serving.endpoint.standing import standing_answer
-from isplit_plugin.traffic import Store
-from isplit_plugin.traffic.delta import Delta
+from isplit_plugin.traffic import Delta, Store
 
 AT = 1e9
 HALF_LIFE = 1000

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from toys.traffic import CLASSES, NETWORK, POINTS, manifest, profile
+from toys.traffic import CLASSES, NETWORK, POINTS, sample
 
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, StoreError, TicketError
-from isplit_plugin.probing import used_tickets as tickets
-from isplit_plugin.probing.used_tickets import redeem
-from isplit_plugin.traffic import Store, tables
+from isplit_plugin.traffic import Store, TicketUse, tables, ticket_rows
 
 NOW = 1_800_000_000.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'store.db'}"
-        return
-    with request.getfixturevalue("postgres").database() as database_url:
-        yield database_url
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    with Store(url) as opened:
-        opened.put_network(manifest(), profile())
-        yield opened
-
-
-def _add(
-    store: Store, probe: str, curve: np.ndarray | None = None, *, now: float = NOW, **changes: Any
+def _add(  # noqa: PLR0917
+    store: Store,
+    probe: str,
+    curve: np.ndarray | None = None,
+    network: str = NETWORK,
+    expires: float | None = None,
+    classes: int = CLASSES,
+    **changes: Any,
 ) -> None:
-    given: dict[str, Any] = {
-        "classes": CLASSES,
-        "expires": now + 600,
-        "device": "d1",
-        "per_hour": 5,
-    }
-    network = changes.pop("network", NETWORK)
-    class_id = changes.pop("class_id", 1)
+    changes.setdefault("at", NOW)
+    ticket = TicketUse(probe, changes["at"] + 600 if expires is None else expires, per_hour=5)
     values = np.full(POINTS, 0.7) if curve is None else curve
-    redeem(store, network, probe, class_id, values, clock=lambda: now, **(given | changes))
+    probed = sample(values, **({"class_id": 1, "source": "probe", "device": "d1"} | changes))
+    store.add_probe(network, ticket, probed, classes=classes)
 
 
 def _count(store: Store) -> float:
@@ -76,9 +57,9 @@ def test_so_many_for_each_device_and_hour(store: Store) -> None:
         _add(store, f"a{number}")
     for late in (0.0, 3599.0):
         with pytest.raises(ProbeBudgetError, match="at most 5"):
-            _add(store, "a5", now=NOW + late)
+            _add(store, "a5", at=NOW + late)
     _add(store, "b0", device="d2")
-    _add(store, "a5", now=NOW + 3601)
+    _add(store, "a5", at=NOW + 3601)
     for number in range(5):  # whoever has no token is one device
         _add(store, f"u{number}", device=None)
     with pytest.raises(ProbeBudgetError):
@@ -89,21 +70,21 @@ def test_ids_are_forgotten_when_they_expired_and_no_sooner(store: Store) -> None
     _add(store, "a", expires=NOW + 7200)
     _add(store, "b", expires=NOW + 60)
     with pytest.raises(TicketError):
-        _add(store, "a", now=NOW + 7000)
-    _add(store, "c", now=NOW + 7100)
+        _add(store, "a", at=NOW + 7000)
+    _add(store, "c", at=NOW + 7100)
     assert _tickets(store) == 2  # b is gone
-    _add(store, "d", now=NOW + 20_000)
+    _add(store, "d", at=NOW + 20_000)
     assert _tickets(store) == 1
 
 
 def test_the_number_of_ids_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tickets, "MAX_TICKETS", 3)
+    monkeypatch.setattr(ticket_rows, "MAX_TICKETS", 3)
     for number in range(3):
         _add(store, f"a{number}")
     with pytest.raises(ProbeBudgetError, match="at most 3"):
         _add(store, "a3", device="d2")
     assert _tickets(store) == 3
-    _add(store, "a3", now=NOW + 4000)
+    _add(store, "a3", at=NOW + 4000)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Counts of requests and outcomes, and limited sets of names: the small parts of a delta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .histogram import Histogram
+from .keys import MAX_NAME, OTHER, TIME_KINDS
+from .moments import rescale
+
+
+@dataclass(slots=True)
+class ServedCounts:
+    """What is counted of the requests at one cut, in one device group and one hour.
+
+    Attributes:
+        requests: all requests.
+        errors: the requests that failed.
+        bytes: the sum of the bodies' bytes.
+        drops: observations that were dropped before they could be counted.
+        times: one histogram for each of TIME_KINDS.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    bytes: int = 0
+    drops: int = 0
+    times: list[Histogram] = field(default_factory=lambda: [Histogram() for _ in TIME_KINDS])
+
+    def add(self, other: ServedCounts) -> None:
+        """Add the counts of ``other``."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.bytes += other.bytes
+        self.drops += other.drops
+        for histogram, more in zip(self.times, other.times, strict=True):
+            histogram.update(more)
+
+
+@dataclass(slots=True)
+class OutcomeCounts:
+    """Predictions of one class.
+
+    Attributes:
+        epoch: the landmark of the weights.
+        count: the number of predictions, not decayed.
+        predictions: the decayed weight of all predictions.
+        labelled: the decayed weight of those with a label.
+        correct: the decayed weight of those with an equal label.
+    """
+
+    epoch: int
+    count: int = 0
+    predictions: float = 0.0
+    labelled: float = 0.0
+    correct: float = 0.0
+
+    def add(self, other: OutcomeCounts) -> None:
+        """Add the counts of ``other``, relative to the newer landmark."""
+        epoch = max(self.epoch, other.epoch)
+        for name in ("predictions", "labelled", "correct"):
+            weight = rescale(getattr(self, name), self.epoch, epoch)
+            more = rescale(getattr(other, name), other.epoch, epoch)
+            setattr(self, name, weight + more)
+        self.epoch = epoch
+        self.count += other.count
+
+
+class LimitedNames:
+    """A set of names that clients choose, with at most ``limit`` members."""
+
+    def __init__(self, names: Iterable[str] = (), *, limit: int) -> None:
+        self.names = set(names) - {OTHER}
+        self._limit = limit
+
+    def fit(self, name: object) -> str:
+        """``name`` if it is a member or can become one, else ``OTHER``."""
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            return OTHER
+        if name == OTHER or name in self.names:
+            return name
+        if len(self.names) >= self._limit:
+            return OTHER
+        self.names.add(name)
+        return name

@@ -1,0 +1,90 @@
+"""What starts, stops and forks: closing, a fresh start in a forked child, a background thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Self
+
+
+class Closing:
+    """A context manager that calls ``close()`` at its end."""
+
+    def close(self) -> None:
+        """Release what the object holds."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ForkAware:
+    """An object that is told when its process was forked."""
+
+    def __init__(self) -> None:
+        _fork_aware.add(self)
+
+    def _after_fork(self) -> None:
+        """Called in the child process, before anything else runs there."""
+        raise NotImplementedError
+
+
+_fork_aware: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for instance in list(_fork_aware):
+        instance._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class BackgroundWorker(ForkAware, Closing):
+    """A daemon thread with a condition. It starts when it is first needed and stops at ``close()``.
+
+    A forked child has no thread and a fresh state: its parent's work remains with the parent.
+    Subclasses implement :meth:`_run`, which returns once ``_closed`` is set, and extend
+    :meth:`_reset`, which makes the fresh state.
+    """
+
+    def __init__(self, thread_name: str) -> None:
+        super().__init__()
+        self._thread_name = thread_name
+        self._closed = False
+        self._reset()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Stop the thread, and wait for it for at most ``timeout_s`` seconds."""
+        with self._condition:
+            self._closed = True
+            self._on_close()
+            self._condition.notify_all()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _reset(self) -> None:
+        self._condition = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def _start_thread(self) -> None:
+        with self._condition:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(
+                    target=self._run, name=self._thread_name, daemon=True
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+    def _on_close(self) -> None:
+        """Called with the condition held, when the worker is closed."""
+
+    def _after_fork(self) -> None:
+        self._reset()

@@ -1,0 +1,79 @@
+"""SQL that several tables need: conditions, upserts, and columns that stand for a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..advice import ALL_GROUPS
+from ..errors import QueryError, StoreError
+from ..schema import Cut
+from .keys import Population
+
+_CHUNK: Final = 500
+_T = TypeVar("_T")
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert ``rows``, or overwrite the rows with these keys. All rows have the same columns."""
+    if not rows:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(table)
+    keys = [column.name for column in table.primary_key.columns]
+    changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+    if changed:
+        statement = insert.on_conflict_do_update(index_elements=keys, set_=changed)
+    else:
+        statement = insert.on_conflict_do_nothing(index_elements=keys)
+    connection.execute(statement, list(rows))
+
+
+def equals(table: Table, columns: dict[str, Any]) -> sa.ColumnElement[bool]:
+    """The condition that all ``columns`` of a row have these values."""
+    return sa.and_(*(table.c[name] == value for name, value in columns.items()))
+
+
+def in_group(table: Table, network: str, group: str = ALL_GROUPS) -> sa.ColumnElement[bool]:
+    """The condition for a network's rows of one device group, or of all groups."""
+    if group == ALL_GROUPS:
+        return table.c.network == network
+    return sa.and_(table.c.network == network, table.c.device_group == group)
+
+
+def chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """``items`` in parts that fit into the parameters of one statement."""
+    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def cut_of(row: Row[Any]) -> Cut:
+    """The cut in a row's columns ``split_point`` and ``codec``. Raises StoreError."""
+    try:
+        return Cut.of(row.split_point, row.codec)
+    except QueryError as error:
+        raise StoreError(f"expected a codec, got {row.codec[:100]!r}") from error
+
+
+def cut_columns(cut: Cut) -> dict[str, str]:
+    """The columns that stand for a cut."""
+    return {"split_point": cut.split_point, "codec": cut.coding}
+
+
+def population_of(row: Row[Any]) -> Population:
+    """The population in a row's columns."""
+    return Population(row.device_group, row.source, row.target, row.start)
+
+
+def population_columns(network: str, population: Population) -> dict[str, Any]:
+    """The columns that stand for a population of a network."""
+    return {
+        "network": network,
+        "device_group": population.group,
+        "source": population.source,
+        "target": population.target,
+        "start": population.start,
+    }
