@@ -24,7 +24,7 @@ from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
 from isplit_plugin.serving.endpoint.standing import standing_answer
 from isplit_plugin.serving.settings import default_store_url
-from isplit_plugin.traffic import Delta, Store, tables
+from isplit_plugin.traffic import Delta, ImportanceSample, Store, tables
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ResourceWarning)  # TorchServe forgets to close its version file
@@ -552,14 +552,10 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
     delta = Delta(mean0, store.half_life_s, 3)
     for i in range(40):
         delta.add_observation(observation(i, class_id=2 if i % 4 else 0, head_ms=20.0, tail_ms=4.0))
-    curves = np.tile(3.0 * toys.LEVEL, (30, 1))
-    curves[:, :3] = np.nan  # cut at d
-    assert (
-        delta.add_importance(
-            [2] * 30, curves, source="tail", target="predicted", group="all", at=AT
-        )
-        == 0
-    )
+    curve = 3.0 * toys.LEVEL
+    curve[:3] = np.nan  # cut at d
+    for _ in range(30):
+        delta.add_importance(ImportanceSample(class_id=2, curve=curve, source="tail", at=AT))
     store.add(toys.HASH, delta)
 
     status, body = one(ask, path="recommendations/toy")

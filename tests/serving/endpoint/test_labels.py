@@ -73,7 +73,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("ISPLIT_STORE", str(tmp_path / "store.db"))
     with Store(tmp_path / "store.db") as opened:
         opened.put_network(toys.manifest(), toys.profile())
-        delta = Delta(opened.mean0(toys.HASH), opened.half_life_s, 3, labels=True)
+        delta = Delta(opened.mean0(toys.HASH), opened.half_life_s, 3, keep_requests=True)
         for number in range(60):
             delta.add_observation(observation(number))
         opened.add(toys.HASH, delta)
@@ -215,7 +215,7 @@ def test_a_call_is_a_list_of_1_to_1000(post: Post, secret: str, items: Any) -> N
 
 
 def test_a_thousand_at_once(post: Post, store: Store, secret: str) -> None:
-    delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, labels=True)
+    delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, keep_requests=True)
     for number in range(1000, 2000):
         delta.add_observation(observation(number))
     store.add(toys.HASH, delta)
@@ -286,7 +286,7 @@ def test_labels_outrank_the_profile_where_both_rivals_have_enough(
     post: Post, store: Store, secret: str
 ) -> None:
     # The profile holds d:uint8 for always right. Labels: 55 % there, 99 % for what is sent as it is.
-    delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, labels=True)
+    delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, keep_requests=True)
     sent = []
     for number in range(1000):
         cut = Cut("d", "fp32" if number % 2 else "uint8")

@@ -14,7 +14,7 @@ from isplit_plugin.errors import StoreError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Cut, Observation, Recommendation, StandingPick
 from isplit_plugin.serving.endpoint.standing import standing_answer
-from isplit_plugin.traffic import Delta, Store
+from isplit_plugin.traffic import Delta, ImportanceSample, Store
 
 AT = 1e9
 HALF_LIFE = 1000
@@ -67,10 +67,10 @@ def send(
     for c in np.unique(classes).tolist():
         noise = rng.lognormal(0, 0.3, (int((classes == c).sum()), 1))
         when = at + float(np.flatnonzero(classes == c).mean())
-        values = SHAPES[c] * noise * rng.lognormal(0, 0.1, (len(noise), 5))
-        delta.add_importance(
-            [c] * len(noise), values, source="input", target="predicted", group=group, at=when
-        )
+        for curve in SHAPES[c] * noise * rng.lognormal(0, 0.1, (len(noise), 5)):
+            delta.add_importance(
+                ImportanceSample(class_id=c, curve=curve, source="input", group=group, at=when)
+            )
     store.add(toys.HASH, delta)
 
 
