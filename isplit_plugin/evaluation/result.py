@@ -16,6 +16,7 @@ from ..bottleneck import Bottleneck, CodeMeasurement
 from ..schema import SplitPoint
 from .baselines import Baseline
 from .bootstrap import MeasuredAnswers
+from .chance import WARNING, at_chance, chance_level
 from .predictors import mean_over_photos
 from .scores import Score
 
@@ -58,6 +59,9 @@ class Evaluation:
         """JSON types; numbers have six digits, and NaN is ``None``."""
         correct = self.full_top1 == self.measured.labels
         first = self.points[0]
+        chance = chance_level(self.measured.labels)
+        best = float(self.measured.accuracy().max())
+        is_chance = at_chance(best, chance, len(self.measured.labels))
         result: dict[str, Any] = _json_safe(
             {
                 "format": FORMAT,
@@ -67,6 +71,8 @@ class Evaluation:
                     class_id: float(correct[self.measured.labels == class_id].mean())
                     for class_id in self.measured.class_ids
                 },
+                "chance_level": chance,
+                "warning": WARNING if is_chance else None,
                 "macs": first.macs.head + first.macs.tail,
                 "points": [self._point_json(i) for i in range(len(self.points))],
                 "predictors": [score.to_json() for score in self.scores],

@@ -56,7 +56,10 @@ def points_table(result: Result, predictors: Sequence[str] = _SHOWN) -> str:
 
 
 def predictors_table(result: Result) -> str:
-    """Every predictor with its intervals, the highest rank correlation first."""
+    """Every predictor with its intervals, the highest rank correlation first.
+
+    A warning comes before the table if the measured accuracies are at chance level.
+    """
     rows = [
         [
             score["name"],
@@ -86,7 +89,8 @@ def predictors_table(result: Result) -> str:
         "regret in reach",
         "ms per photo",
     ]
-    return markdown_table(header, rows)
+    table = markdown_table(header, rows)
+    return table if result.get("warning") is None else f"Warning: {result['warning']}\n\n{table}"
 
 
 def baselines_table(result: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_tables_and_json(result: dict[str, Any], tmp_path: Path) -> None:
         assert word in text
     path = save(result, tmp_path / "deep" / "r.json")
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+
+
+def test_a_ranking_at_chance_level_is_marked(
+    photos: tuple[Photos, Photos], evaluated: Evaluated
+) -> None:
+    train, test = photos
+    rng = np.random.default_rng(0)
+    shuffled = copy.copy(test)
+    shuffled.labels = rng.permutation(test.labels)
+    settings = replace(SETTINGS, predictors=("depth",))
+    result = run((train, shuffled), directory=evaluated.directory, settings=settings)
+    assert result["warning"] == "at chance level: this ranking means nothing"
+    assert f"Warning: {result['warning']}\n\n| predictor" in render(result)
+    good = result | {"warning": None}
+    assert "chance" not in render(good)
 
 
 def test_equal_results_give_equal_figures(result: dict[str, Any], tmp_path: Path) -> None:
