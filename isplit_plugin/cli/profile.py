@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from ..errors import QueryError, UnknownClassError
 from . import common
 from .network_options import add_network, load
-from .profile_summary import render, render_smallest, summary
+from .profile_summary import render, summary
+from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from ..network import CapturedNetwork, LoadedNetwork
@@ -157,8 +160,7 @@ def run(options: argparse.Namespace) -> int:
         paths = {"profile": str(profile_path), "report": page_path and str(page_path)}
         common.emit_json(summary(profile, options.tolerance) | paths)
     else:
-        print(render(profile))
-        print(f"\n{render_smallest(profile, options.tolerance)}")
+        print(render(profile, options.tolerance))
         print(f"\nwrote {profile_path}" + (f" and {page_path}" if page_path else ""))
     return 0
 
@@ -170,19 +172,23 @@ def _measure(
 
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
     common.note(options, f"measuring on {len(images)} photos, then the times of head and tail ...")
-    measured = profile(
-        net,
-        images,
-        preprocessing=loaded.preprocessing,
-        classes=loaded.classes,
-        model=options.name or options.output.name,
-        split_points=_split_points(options.split_points, net),
-        codecs=codecs,
-        target=options.target,
-        batch_size=options.batch_size,
-        threads=options.threads,
-        progress=not options.json,
-    )
+    with ExitStack() as stack:
+        progress: bool | ProgressLines = not options.json
+        if progress and not sys.stderr.isatty():
+            progress = stack.enter_context(ProgressLines())
+        measured = profile(
+            net,
+            images,
+            preprocessing=loaded.preprocessing,
+            classes=loaded.classes,
+            model=options.name or options.output.name,
+            split_points=_split_points(options.split_points, net),
+            codecs=codecs,
+            target=options.target,
+            batch_size=options.batch_size,
+            threads=options.threads,
+            progress=progress,
+        )
     if not options.predictors:
         return measured
     from ..bottleneck import Photos

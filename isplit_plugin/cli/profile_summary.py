@@ -55,32 +55,11 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
     }
 
 
-def render(profile: Profile) -> str:
-    """A table of the measured cuts with the fewest bytes, one in each line."""
-    jpeg = _jpeg_bytes(profile)
-    rows = [
-        (
-            measurement.split_point,
-            measurement.codec,
-            round(measurement.nbytes),
-            f"{measurement.nbytes / jpeg:.2f}",
-            f"{measurement.agreement:.1%}",
-            f"{profile.head_ms.get(measurement.split_point, float('nan')):.1f}",
-            f"{profile.tail_ms.get(measurement.split_point, float('nan')):.1f}",
-        )
-        for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)
-    ]
-    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
-    accuracy = "" if profile.accuracy is None else f", accuracy {profile.accuracy:.1%}"
-    title = (
-        f"{profile.model}: {int(profile.count.sum())} photos "
-        f"of {len(profile.class_ids)} classes{accuracy}"
+def render(profile: Profile, tolerance: float = 0.01) -> str:
+    """What was measured: a title, the smallest faithful codecs, and then the smallest cuts."""
+    return "\n\n".join(
+        [_title(profile), render_smallest(profile, tolerance), _smallest_cuts(profile)]
     )
-    skipped = profile.provenance.get("skipped", "0")
-    if skipped != "0":
-        reasons = profile.provenance.get("skipped_why", "unreadable")
-        title += f"\nwarning: {skipped} skipped, {reasons}"
-    return f"{title}\n{table(header, rows[:_LINES])}"
 
 
 def render_smallest(profile: Profile, tolerance: float) -> str:
@@ -108,6 +87,39 @@ def render_smallest(profile: Profile, tolerance: float) -> str:
     )
     header = ("split point", "codec", "bytes", "x JPEG", "agreement", "at least (95 %)")
     return f"{title}\n{table(header, rows)}"
+
+
+def _smallest_cuts(profile: Profile) -> str:
+    """A table of the measured cuts with the fewest bytes, faithful or not, one in each line."""
+    jpeg = _jpeg_bytes(profile)
+    rows = [
+        (
+            measurement.split_point,
+            measurement.codec,
+            round(measurement.nbytes),
+            f"{measurement.nbytes / jpeg:.2f}",
+            f"{measurement.agreement:.1%}",
+            f"{profile.head_ms.get(measurement.split_point, float('nan')):.1f}",
+            f"{profile.tail_ms.get(measurement.split_point, float('nan')):.1f}",
+        )
+        for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)
+    ]
+    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
+    return f"measured cuts with the fewest bytes\n{table(header, rows[:_LINES])}"
+
+
+def _title(profile: Profile) -> str:
+    """Network, photos and accuracy, with a warning if photos were skipped."""
+    accuracy = "" if profile.accuracy is None else f", accuracy {profile.accuracy:.1%}"
+    title = (
+        f"{profile.model}: {int(profile.count.sum())} photos "
+        f"of {len(profile.class_ids)} classes{accuracy}"
+    )
+    skipped = profile.provenance.get("skipped", "0")
+    if skipped != "0":
+        reasons = profile.provenance.get("skipped_why", "unreadable")
+        title += f"\nwarning: {skipped} skipped, {reasons}"
+    return title
 
 
 def _smallest_codecs(profile: Profile, tolerance: float) -> dict[str, SmallestCodec | None]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toys import advice as toys
+from toys.polling import until
 
 from isplit_plugin.cli import main
 from isplit_plugin.cli import profile as command
 from isplit_plugin.cli.profile_summary import render, render_smallest, summary
-from isplit_plugin.errors import QueryError, UnknownCodecError
+from isplit_plugin.cli.progress_lines import ProgressLines
+from isplit_plugin.errors import DataError, QueryError, UnknownCodecError
 from isplit_plugin.wire import CODECS, codec_names
 
 
@@ -30,6 +34,50 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
     smallest = summary(toys.profile())["smallest"]["d"]
     assert smallest["codec"] == "uint8"
     assert (smallest["bytes"], smallest["agreement"], smallest["images"]) == (100, 1.0, 300)
+
+
+def test_the_smallest_codecs_come_before_all_measured_cuts() -> None:
+    text = render(toys.profile(), 0.01)
+    assert render_smallest(toys.profile(), 0.01) in text
+    assert text.index("smallest codec at each split point") < text.index("measured cuts with the")
+    assert text.splitlines()[0].startswith("toy: ")
+
+
+def test_progress_is_printed_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ""
+
+    def printed(text: str) -> bool:
+        nonlocal lines
+        lines += capsys.readouterr().err
+        return text in lines
+
+    with ProgressLines(interval_s=0.01) as progress:
+        until(lambda: printed("measuring: 0 of ? photos (0 s)\n"))
+        progress(3, 7)
+        until(lambda: printed("measuring: 3 of 7 photos (0 s)\n"))
+        progress(7, 7)
+        until(lambda: printed("measuring the times of head and tail (0 s)\n"))
+
+
+def test_without_a_terminal_a_profile_prints_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporters: list[object] = []
+
+    def measure(*_: object, progress: object, **__: object) -> None:
+        reporters.append(progress)
+        raise DataError("no usable images")
+
+    loaded = SimpleNamespace(classes=("a", "b"), preprocessing=None)
+    monkeypatch.setattr(command, "load", lambda _: (loaded, None))
+    monkeypatch.setattr("isplit_plugin.network.calibration_folder", lambda *_, **__: [])
+    monkeypatch.setattr("isplit_plugin.network.profile", measure)
+    words = ["profile", "--network", "x:y", "--data", "x", "-o", str(tmp_path / "x")]
+    for terminal, options in ((False, []), (True, []), (False, ["--json"])):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        assert main([*words, *options]) == 3
+    assert isinstance(reporters[0], ProgressLines)
+    assert reporters[1:] == [True, False]
 
 
 def test_skipped_photos_are_reported() -> None:
