@@ -20,7 +20,7 @@ from toys.client import bundle_files, make_manifest, onnx_head, photo, write_zip
 
 from isplit_plugin.client import RUNTIMES, HeadBundle, OnnxHead, SplitClient, TorchHead
 from isplit_plugin.client import bundle as bundle_module
-from isplit_plugin.client.runtimes import make_runtime
+from isplit_plugin.client.runtimes import Trust, make_runtime
 from isplit_plugin.errors import BundleError, UnknownSplitPointError
 
 X = np.linspace(-1, 1, 2 * 48, dtype=np.float32).reshape(2, 3, 4, 4)
@@ -260,9 +260,10 @@ def test_torch_heads_need_trust(tmp_path: Path, pt2_files: dict[str, bytes]) -> 
         runtime = TorchHead(bundle, trust=trust)
         assert (runtime.has("double"), runtime.has("pool")) == (True, False)
         np.testing.assert_array_equal(runtime.run("double", X), 2 * X)
-    for nothing in (None, "", {}):
+    untrusted: list[Trust] = [None, "", {}]
+    for trust_nothing in untrusted:
         with pytest.raises(BundleError, match="is code and is loaded only with trust_pt2"):
-            TorchHead(bundle, trust=nothing)
+            TorchHead(bundle, trust=trust_nothing)
     with pytest.raises(BundleError, match=f"its SHA-256 is {whole}, trust_pt2 says {head}"):
         TorchHead(bundle, trust=head)
     for wrong in ({"double": whole}, {"pool": head}):

@@ -42,7 +42,8 @@ def taking(handler: Any) -> None:
 
 def test_each_label_is_told_apart(server: Server) -> None:
     server.state.always = taking
-    found = send_labels(server.url, {"a": 0, "b": "owl", "x1": 0, "y1": 2}, "the secret", "token")
+    labels: dict[str, int | str] = {"a": 0, "b": "owl", "x1": 0, "y1": 2}
+    found = send_labels(server.url, labels, "the secret", "token")
     assert (found.taken, found.correct) == (2, 1)
     assert {name: type(error) for name, error in found.errors.items()} == {
         "x1": UnknownRequestError,

@@ -61,7 +61,7 @@ def test_a_device_with_nothing_but_the_client(tmp_path: Path, bundle: Path, serv
     constraints = ROOT / "constraints.txt"
     pins = ["-c", str(constraints)] if constraints.exists() else []
     install = [
-        python,
+        str(python),
         "-m",
         "pip",
         "install",
@@ -80,7 +80,7 @@ def test_a_device_with_nothing_but_the_client(tmp_path: Path, bundle: Path, serv
         "cuts": ["output", "pool:fp32", "double:uint8+zstd", "input:jpeg"],
     }
     # Isolated and elsewhere: the installed package runs, not the checkout.
-    command = [python, "-I", "-W", "error", "-c", DEVICE, json.dumps(plan)]
+    command = [str(python), "-I", "-W", "error", "-c", DEVICE, json.dumps(plan)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = json.loads(done.stdout)

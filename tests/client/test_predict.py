@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -25,7 +27,7 @@ from toys.client import (
 )
 
 from isplit_plugin import image
-from isplit_plugin.client import SplitClient, splitclient
+from isplit_plugin.client import SplitClient
 from isplit_plugin.client.answers import share
 from isplit_plugin.client.cuts import resolve
 from isplit_plugin.errors import (
@@ -40,11 +42,18 @@ from isplit_plugin.errors import (
     WireError,
     WireSizeError,
 )
-from isplit_plugin.schema import ON_DEVICE, Cut
+from isplit_plugin.schema import ON_DEVICE, Cut, Prediction
+from isplit_plugin.wire import TailResponse
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)  # doubled and pooled: 0.4, 1.6, 0; scores 0.4, 3.2, 0, -1.5
 GREEN_SCORES = [0.4, 3.2, 0.0, -1.5]
+
+
+def raw_scores(prediction: Prediction) -> np.ndarray:
+    """The scores of a client that asks for them, as it does by default."""
+    assert prediction.scores is not None
+    return prediction.scores
 
 
 @pytest.mark.parametrize("split_point", ["input", "double", "pool"])
@@ -54,9 +63,9 @@ def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
 ) -> None:
     cut = Cut(split_point, codec)
     prediction = connect().predict(GREEN, cut)
-    assert prediction.scores is not None
-    assert prediction.scores.dtype == np.float32
-    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.02)
+    scores = raw_scores(prediction)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, GREEN_SCORES, atol=0.02)
     assert (prediction.label, prediction.class_id) == ("green", 1)
     assert [t.label for t in prediction.top] == ["green", "red", "blue", "dark"]
     weights = np.exp(GREEN_SCORES)
@@ -68,8 +77,7 @@ def test_every_split_point_and_codec_gives_the_answer_computed_by_hand(
 @pytest.mark.parametrize("codec", ["jpeg", "file"])
 def test_images_at_input(connect: Connect, server: Server, codec: str) -> None:
     prediction = connect().predict(GREEN, Cut("input", codec))
-    assert prediction.scores is not None
-    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=0.1)
+    np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=0.1)
     sent = server.state.seen[-1].body
     assert (b"\xff\xd8\xff" if codec == "jpeg" else b"\x89PNG") in sent
     assert prediction.bytes_sent == len(sent)
@@ -81,7 +89,7 @@ def test_a_file_is_sent_as_it_is(connect: Connect, server: Server, tmp_path: Pat
     given_forms: list[image.Image] = [path, str(path), path.read_bytes()]
     for form in given_forms:
         prediction = connect().predict(form, Cut("input", "file"))
-        np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-5)
+        np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=1e-5)
         assert path.read_bytes() in server.state.seen[-1].body
 
 
@@ -94,12 +102,12 @@ def test_all_forms_of_an_image_give_one_answer(connect: Connect, tmp_path: Path)
     forms: list[image.Image] = [GREEN, picture, buffer.getvalue(), path, str(path)]
     forms.append(image.preprocess(GREEN, make_manifest().preprocessing))
     client = connect()
-    assert len({client.predict(form).scores.tobytes() for form in forms}) == 1  # type: ignore[union-attr]
+    assert len({raw_scores(client.predict(form)).tobytes() for form in forms}) == 1
 
 
 def test_output_sends_nothing(connect: Connect, server: Server) -> None:
     prediction = connect().predict(GREEN, "output")
-    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
+    np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=1e-6)
     assert (prediction.cut, prediction.label) == (ON_DEVICE, "green")
     assert (prediction.bytes_sent, prediction.bytes_received, prediction.timings.round_trip_ms) == (
         0,
@@ -205,7 +213,7 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
             client.predict(missing, Cut("input", "file"))
     for one in ("photo.jpg", tmp_path / "photo.jpg", b"bytes"):
         with pytest.raises(ImageError, match="expected a list of images, got one"):
-            connect().predict_batch(one)
+            connect().predict_batch(one)  # type: ignore[arg-type]
     for top_k in (0, 101):
         with pytest.raises(WireError, match="top_k"):
             connect(top_k=top_k)
@@ -311,9 +319,8 @@ class Accelerator:
 
 
 def test_a_runtime_of_ones_own(connect: Connect) -> None:
-    np.testing.assert_allclose(
-        connect(runtime=Accelerator()).predict(GREEN).scores, GREEN_SCORES, atol=1e-6
-    )
+    prediction = connect(runtime=Accelerator()).predict(GREEN)
+    np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=1e-6)
     with pytest.raises(WireError, match="NaN or infinite"):
         connect(runtime=Accelerator(math.nan)).predict(GREEN)
 
@@ -337,7 +344,7 @@ def test_a_head_is_loaded_before_its_time_is_taken(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Slow()
-    monkeypatch.setattr(splitclient.time, "perf_counter", lambda: runtime.clock)
+    monkeypatch.setattr(time, "perf_counter", lambda: runtime.clock)
     timings = connect(runtime=runtime).predict(GREEN).timings
     assert (timings.prepare_ms, timings.head_ms) == (2000.0, 500.0)
 
@@ -348,7 +355,7 @@ def test_the_fallback_runs_here_while_the_server_is_away(connect: Connect) -> No
         connect(url=nobody).predict(GREEN)
     prediction = connect(url=nobody, local_fallback=True).predict(GREEN)
     assert (prediction.cut, prediction.bytes_sent) == (ON_DEVICE, 0)
-    np.testing.assert_allclose(prediction.scores, GREEN_SCORES, atol=1e-6)
+    np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=1e-6)
     assert prediction.timings.round_trip_ms > 0  # the time lost
 
 
@@ -390,7 +397,13 @@ def test_an_answer_to_another_question_is_refused(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect(raw_scores=False)
-    for wrong in ({"split_point": "pool"}, {"network_hash": "beef"}, {"scores": 1}, {"double": 2}):
+    changes: list[dict[str, Any]] = [
+        {"split_point": "pool"},
+        {"network_hash": "beef"},
+        {"scores": 1},
+        {"double": 2},
+    ]
+    for wrong in changes:
         monkeypatch.setattr("toys.client.TailResponse", _Changed(wrong))
         with pytest.raises(ProtocolError, match=r"answered"):
             client.predict(GREEN)
@@ -399,18 +412,18 @@ def test_an_answer_to_another_question_is_refused(
 class _Changed:
     """Answers something else than was asked."""
 
-    def __init__(self, change: dict[str, object]) -> None:
+    def __init__(self, change: dict[str, Any]) -> None:
         self.change = change
 
-    def from_scores(self, scores: np.ndarray, classes: object, **fields: object) -> object:
-        from isplit_plugin.wire import TailResponse
-
+    def from_scores(
+        self, scores: np.ndarray, classes: Sequence[str], **fields: Any
+    ) -> TailResponse:
         if self.change.get("double"):
             scores = np.concatenate([scores, scores])
         if self.change.get("scores"):
             fields["with_scores"] = True
         named = {k: v for k, v in self.change.items() if k in ("split_point", "network_hash")}
-        return TailResponse.from_scores(scores, classes, **{**fields, **named})  # type: ignore[arg-type]
+        return TailResponse.from_scores(scores, classes, **(fields | named))
 
 
 def test_scores_by_hand() -> None:
