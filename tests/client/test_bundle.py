@@ -145,7 +145,7 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
             twice.writestr("manifest.json", b"{}")
     refused(tmp_path / "twice.zip", "distinct names")
     write_zip(tmp_path / "many.zip", {f"heads/{i}.onnx": b"" for i in range(1025)})
-    refused(tmp_path / "many.zip", "1025 files, at most 1024")
+    refused(tmp_path / "many.zip", "at most 1024 files with distinct names, got 1025")
 
 
 def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
