@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from isplit_plugin.network import capture
 from isplit_plugin.schema import Preprocessing
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import package
+from isplit_plugin.wire import CODECS
 
 RESNET_PREPROCESSING = Preprocessing(crop=(64, 64), resize=64)
 
@@ -36,7 +38,8 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy(model_store: Path) -> Model:
+def toy(model_store: Path, registered_codec_package: Path) -> Model:
+    """A small network that also accepts a codec of another package."""
     net = toy_network()
     torch.manual_seed(3)
     profile = profile_of(
@@ -50,6 +53,7 @@ def toy(model_store: Path) -> Model:
         preprocessing=PREPROCESSING,
         classes=CLASSES,
         deployed=["relu1", "relu2"],
+        codecs=[*CODECS, "bfloat16+zstd"],
         config=CONFIG,
         out_dir=model_store,
     )
@@ -88,7 +92,11 @@ def resnet(model_store: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def live(
-    toy: Model, resnet: Model, model_store: Path, tmp_path_factory: pytest.TempPathFactory
+    toy: Model,
+    resnet: Model,
+    model_store: Path,
+    registered_codec_package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Live]:
     store_url = f"sqlite:///{tmp_path_factory.mktemp('store') / 'store.db'}"
     names = ["toy.mar", "resnet18.mar", "isplit.mar"]
@@ -98,6 +106,11 @@ def live(
         models=names,
         store=store_url,
         model_api=True,
-        environment={"ISPLIT_LABEL_SECRET_FILE": str(secret)},
+        environment={
+            "ISPLIT_LABEL_SECRET_FILE": str(secret),
+            "PYTHONPATH": os.pathsep.join(
+                [str(registered_codec_package), os.environ.get("PYTHONPATH", "")]
+            ),
+        },
     ) as server:
         yield Live(server, store_url, toy, resnet, read_secret(secret).decode())

@@ -58,6 +58,21 @@ def test_a_toy_split_anywhere(live: Live, point: str) -> None:
     _same(live.predict("toy", request), whole(live.toy.net, x), 1e-5)
 
 
+def test_a_codec_of_another_package(live: Live) -> None:
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    activation = head_of(live.toy.net, "relu1", x)
+    network_hash = live.toy.manifest.network_hash
+    exact = tensor_request(activation, "relu1", network_hash=network_hash, scores=True)
+    coded = tensor_request(
+        activation, "relu1", "bfloat16+zstd", network_hash=network_hash, scores=True
+    )
+    assert coded.tensor.nbytes < exact.tensor.nbytes
+    _same(live.predict("toy", coded), whole(live.toy.net, x), 0.05)
+    scores = live.predict("toy", exact).scores
+    assert scores is not None
+    assert not np.array_equal(scores, live.predict("toy", coded).scores)
+
+
 def test_a_torch_head_of_resnet18(live: Live) -> None:
     x = _resnet_inputs()
     _same(

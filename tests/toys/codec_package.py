@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from isplit_plugin.wire import codecs, register
 
 CODEC_PACKAGE = Path(__file__).parents[2] / "examples" / "codec_package"
 
@@ -25,3 +29,20 @@ def codec_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
     )
     return target
+
+
+@pytest.fixture(scope="session")
+def registered_codec_package(codec_package: Path) -> Iterator[Path]:
+    """The same folder; the package's codecs are registered in this process as well."""
+    spec = importlib.util.spec_from_file_location(
+        "isplit_bfloat16", codec_package / "isplit_bfloat16.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for codec in module.CODECS:
+        register(codec)
+    yield codec_package
+    for codec in module.CODECS:
+        del codecs._CODECS[codec.name]
