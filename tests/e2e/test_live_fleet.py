@@ -215,6 +215,7 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
             until(lambda: len(load.answered) >= 50)
             begun = time.monotonic()
             while time.monotonic() - begun < 20:
+                until(lambda: len(busy.pids()) == 2)  # the one killed before is back
                 victim = busy.pids()[len(kills) % 2]
                 os.kill(victim, signal.SIGKILL)
                 kills.append(time.monotonic())
