@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from .anytime import median_ranks
+from .assessment import bare_profile, recommend
 from .curves import class_curves
 from .intervals import wilson
 from .live_view import (
     ALL_GROUPS,
+    F64,
+    I64,
     WHOLE_CURVES,
     ClassCounts,
     ImportanceRows,
@@ -21,8 +24,7 @@ from .live_view import (
 from .mix import live_weights
 from .placement import candidate_points, local_maxima
 from .query import MAX_CLASSES, Constraints, Query
-from .recommend import bare_profile, recommend
-from .smallest_codec import SmallestCodec, smallest_codec
+from .smallest import SmallestCodec, smallest_codec
 from .standing import (
     PickChange,
     StandingAnswer,
@@ -34,6 +36,8 @@ from .standing import (
 
 __all__ = [
     "ALL_GROUPS",
+    "F64",
+    "I64",
     "MAX_CLASSES",
     "WHOLE_CURVES",
     "ClassCounts",

@@ -21,7 +21,9 @@ from ..errors import StoreError
 from ..schema import Cut
 
 F64 = npt.NDArray[np.float64]
+"""An array of float64."""
 I64 = npt.NDArray[np.int64]
+"""An array of int64, such as class ids."""
 
 
 def positions(ids: I64, wanted: I64) -> I64:

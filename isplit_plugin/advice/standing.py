@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from ..errors import QueryError, StoreError
 from ..profile import Profile
 from ..schema import Cut, Manifest, Recommendation, StandingPick
+from .assessment import Assessment, assess, compose, deployment_hash
 from .evidence import CutEvidence, Proof
 from .live_view import LiveView
 from .query import Query
 from .ranking import rank_cuts
-from .recommend import Assessment, assess, compose, deployment_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def answer_standing(
     Parameters:
         state: of the store, ``None`` before the first answer.
         half_life_s: of the store's decay.
-        Others, and the errors raised: see :func:`.recommend.recommend`.
+        Others, and the errors raised: see :func:`.assessment.recommend`.
     """
     policy = policy or SwitchingPolicy()
     assessment = assess(manifest, profile, live, query)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from .baselines import Baseline, codec_baselines, image_baselines
 from .bootstrap import MeasuredAnswers, Resamples
 from .classes import class_choice
-from .evaluate import evaluate
 from .figures import bytes_figure, prediction_figure
 from .predictors import (
     PREDICTORS,
@@ -24,6 +23,7 @@ from .result import save
 from .scores import Score, score_predictor
 from .selection import candidates
 from .settings import Settings
+from .study import evaluate
 from .tables import (
     baselines_table,
     classes_table,

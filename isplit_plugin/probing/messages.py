@@ -31,8 +31,9 @@ from ..wire import (
     InferResponse,
     Scalar,
     decode_activation,
+    decode_infer_response,
     encode_activation,
-    message,
+    encode_infer_response,
     read_text,
 )
 
@@ -83,7 +84,7 @@ class ProbeResponse:
         if self.device:
             parameters[P_DEVICE] = self.device
         tensor = encode_activation(self.gradient * np.float32(scale), self.codec, GRADIENT)
-        return message.encode_response(
+        return encode_infer_response(
             InferResponse((tensor,), self.model, self.version, self.id, parameters)
         )
 
@@ -92,7 +93,7 @@ def decode_probe_response(
     body: Buffer, json_length: int | None, shape: tuple[int, ...]
 ) -> ProbeResponse:
     """Read a tail's answer to a probe at a cut of ``shape`` (without batch). Raises WireError, and nothing else."""
-    answer = message.decode_response(body, json_length)
+    answer = decode_infer_response(body, json_length)
     if len(answer.outputs) != 1 or answer.outputs[0].name != GRADIENT:
         raise WireError(
             f"expected the output {GRADIENT!r} alone, got {', '.join(t.name for t in answer.outputs)}"

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..advice.live_view import F64, I64, LiveView, positions
+from ..advice import F64, I64, LiveView, positions
 
 WHOLE: Final = ("probe", "input")
 """The sources of whole curves."""

@@ -80,7 +80,7 @@ def decode_request(
         photo = _read_photo(body, content_type)
         if photo is not None:
             return photo
-    return _check(message.decode_request(body, json_length), manifest, max_batch)
+    return _check(message.decode_infer_request(body, json_length), manifest, max_batch)
 
 
 def _read_photo(body: Buffer, content_type: str | None) -> TailRequest | None:

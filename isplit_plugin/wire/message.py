@@ -78,7 +78,7 @@ class InferResponse:
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
 
 
-def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes, int | None]:
+def encode_infer_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON; ``None``: all of it is JSON.
 
     Raises WireError for what the form cannot carry.
@@ -93,7 +93,7 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
     return _encode(raw, "inputs", request.inputs, [binary] * len(request.inputs))
 
 
-def encode_response(
+def encode_infer_response(
     response: InferResponse, *, binary: Sequence[bool] | bool = True
 ) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON; ``None``: all of it is JSON.
@@ -115,7 +115,7 @@ def encode_response(
     return _encode(raw, "outputs", response.outputs, flags)
 
 
-def decode_request(
+def decode_infer_request(
     body: Buffer | Mapping[str, Any], json_length: int | None = None
 ) -> InferRequest:
     """Read a request.
@@ -135,7 +135,7 @@ def decode_request(
     )
 
 
-def decode_response(body: Buffer, json_length: int | None = None) -> InferResponse:
+def decode_infer_response(body: Buffer, json_length: int | None = None) -> InferResponse:
     """Read a response. Raises WireError, and nothing else."""
     raw, rest = _open(body, json_length)
     return InferResponse(

@@ -140,7 +140,7 @@ class TailRequest:
                     flags: dict[str, Scalar] = {"binary_data": True} if is_binary else {}
                     outputs.append(RequestedOutput(name, flags))
         request = InferRequest((self.tensor,), tuple(outputs), self.id, parameters)
-        return message.encode_request(request, binary=binary)
+        return message.encode_infer_request(request, binary=binary)
 
     def _parameters(self) -> dict[str, Scalar]:
         """The parameters of the request; those with their default value are left out."""

@@ -132,12 +132,12 @@ class TailResponse:
             parameters[P_PROBE_RATE] = round(self.probe_rate, 4)
         response = InferResponse(tuple(outputs), self.model, self.version, self.id, parameters)
         binary = [tensor.name in binary_outputs for tensor in outputs]
-        return message.encode_response(response, binary=binary)
+        return message.encode_infer_response(response, binary=binary)
 
 
 def decode_response(body: Buffer, json_length: int | None) -> TailResponse:
     """Read an answer. Raises WireError, and nothing else."""
-    response = message.decode_response(body, json_length)
+    response = message.decode_infer_response(body, json_length)
     outputs = {tensor.name: tensor for tensor in response.outputs}
     parameters = response.parameters
     top_class = _read_array(outputs, "top_class", "INT64")

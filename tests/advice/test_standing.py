@@ -33,8 +33,8 @@ from isplit_plugin.advice import (
     median_ranks,
     recommend,
 )
+from isplit_plugin.advice.assessment import deployment_hash
 from isplit_plugin.advice.evidence import ALPHA
-from isplit_plugin.advice.recommend import deployment_hash
 from isplit_plugin.errors import StoreError
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Cut, Recommendation, StandingPick

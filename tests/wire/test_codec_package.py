@@ -27,7 +27,7 @@ CLIENT = """
 from isplit_plugin.wire import InferRequest, codec_names, encode_activation, message
 
 tensor = encode_activation(ACTIVATION, CODEC)
-body, length = message.encode_request(InferRequest((tensor,)))
+body, length = message.encode_infer_request(InferRequest((tensor,)))
 (FOLDER / "body").write_bytes(body)
 (FOLDER / "length").write_text(str(length))
 assert {"bfloat16", CODEC} < set(codec_names())

@@ -40,7 +40,7 @@ def test_a_request_of_tritonclient_is_read(datatype: str) -> None:
     body, length = triton.InferenceServerClient.generate_request_body(
         [infer_input], outputs=outputs, request_id="r7", parameters={"isplit_top_k": 3}
     )
-    request = message.decode_request(bytearray(body), length)
+    request = message.decode_infer_request(bytearray(body), length)
     assert (request.id, request.parameters["isplit_top_k"]) == ("r7", 3)
     assert [(o.name, o.parameters["binary_data"]) for o in request.outputs] == [("scores", True)]
     (tensor,) = request.inputs
@@ -56,7 +56,7 @@ def test_a_json_request_of_tritonclient_is_read(datatype: str) -> None:
     )
     body, length = triton.InferenceServerClient.generate_request_body([infer_input])
     assert length is None
-    np.testing.assert_array_equal(message.decode_request(body).inputs[0].array, array)
+    np.testing.assert_array_equal(message.decode_infer_request(body).inputs[0].array, array)
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -72,7 +72,7 @@ def test_tritonclient_reads_a_response(binary: bool) -> None:
         model_name="toy",
         id="r7",
     )
-    body, length = message.encode_response(response, binary=binary)
+    body, length = message.encode_infer_response(response, binary=binary)
     assert (length is not None) == binary
     result = triton.InferenceServerClient.parse_response_body(body, header_length=length)
     np.testing.assert_array_equal(result.as_numpy("scores"), numbers)
@@ -86,10 +86,10 @@ def test_mixed_binary_and_json_outputs() -> None:
     response = InferResponse(
         (Tensor.of("a", np.ones((1, 2), np.float32)), Tensor.of("b", np.zeros((1, 1), np.int64)))
     )
-    body, length = message.encode_response(response, binary=[False, True])
+    body, length = message.encode_infer_response(response, binary=[False, True])
     result = triton.InferenceServerClient.parse_response_body(body, header_length=length)
     assert (result.as_numpy("a").tolist(), result.as_numpy("b").tolist()) == ([[1.0, 1.0]], [[0]])
-    again = message.decode_response(body, length)
+    again = message.decode_infer_response(body, length)
     assert [t.array.tolist() for t in again.outputs] == [[[1.0, 1.0]], [[0]]]
 
 
@@ -121,8 +121,11 @@ def test_golden_request() -> None:
         "7",
         {"isplit_top_k": 3},
     )
-    assert message.encode_request(request) == (b"".join(GOLDEN_REQUEST), len(GOLDEN_REQUEST[0]))
-    decoded = message.decode_request(b"".join(GOLDEN_REQUEST), len(GOLDEN_REQUEST[0]))
+    assert message.encode_infer_request(request) == (
+        b"".join(GOLDEN_REQUEST),
+        len(GOLDEN_REQUEST[0]),
+    )
+    decoded = message.decode_infer_request(b"".join(GOLDEN_REQUEST), len(GOLDEN_REQUEST[0]))
     assert (decoded.id, decoded.parameters, decoded.outputs) == (
         request.id,
         request.parameters,
@@ -136,8 +139,11 @@ def test_golden_response() -> None:
     response = InferResponse(
         (Tensor.of("top_class", np.array([[258]])),), "toy", "1.0", "7", {"isplit_tail_ms": 1.5}
     )
-    assert message.encode_response(response) == (b"".join(GOLDEN_RESPONSE), len(GOLDEN_RESPONSE[0]))
-    decoded = message.decode_response(b"".join(GOLDEN_RESPONSE), len(GOLDEN_RESPONSE[0]))
+    assert message.encode_infer_response(response) == (
+        b"".join(GOLDEN_RESPONSE),
+        len(GOLDEN_RESPONSE[0]),
+    )
+    decoded = message.decode_infer_response(b"".join(GOLDEN_RESPONSE), len(GOLDEN_RESPONSE[0]))
     assert decoded.outputs[0].array.tolist() == [[258]]
     assert (decoded.model_name, decoded.model_version, decoded.id) == ("toy", "1.0", "7")
     assert decoded.parameters == {"isplit_tail_ms": 1.5}
@@ -145,9 +151,11 @@ def test_golden_response() -> None:
 
 def test_a_decoded_tensor_is_an_aligned_view_of_the_body() -> None:
     for name in ("a", "ab", "abc"):
-        body, length = message.encode_request(InferRequest((Tensor.of(name, np.ones((1, 8))),)))
+        body, length = message.encode_infer_request(
+            InferRequest((Tensor.of(name, np.ones((1, 8))),))
+        )
         buffer = bytearray(body)
-        array = message.decode_request(memoryview(buffer), length).inputs[0].array
+        array = message.decode_infer_request(memoryview(buffer), length).inputs[0].array
         assert array.flags.aligned
         buffer[-8:] = np.float64(5).tobytes()
         assert array[0, -1] == 5
@@ -221,20 +229,20 @@ HOSTILE_JSON = [
 
 
 def test_the_json_that_the_hostile_ones_change_is_read() -> None:
-    assert message.decode_request(VALID_JSON + b"}").inputs[0].array.tolist() == [1]
+    assert message.decode_infer_request(VALID_JSON + b"}").inputs[0].array.tolist() == [1]
 
 
 @pytest.mark.parametrize("body", HOSTILE_JSON, ids=lambda b: repr(b[-40:]))
 def test_hostile_json_is_refused(body: bytes) -> None:
     with pytest.raises(WireError):
-        message.decode_request(body)
+        message.decode_infer_request(body)
     with pytest.raises(WireError):
-        message.decode_response(body.replace(b"inputs", b"outputs", 1))
+        message.decode_infer_response(body.replace(b"inputs", b"outputs", 1))
 
 
 def test_an_object_the_server_parsed_is_checked_like_a_body() -> None:
     good = {"name": "a", "datatype": "FP32", "shape": [1, 2], "data": [[1, 2.5]]}
-    assert message.decode_request({"inputs": [good]}).inputs[0].array.tolist() == [[1, 2.5]]
+    assert message.decode_infer_request({"inputs": [good]}).inputs[0].array.tolist() == [[1, 2.5]]
     deep: Any = []
     for _ in range(DEEP):
         deep = [deep]
@@ -249,9 +257,9 @@ def test_an_object_the_server_parsed_is_checked_like_a_body() -> None:
     ]
     for change in broken:
         with pytest.raises(WireError):
-            message.decode_request({"inputs": [{**good, **change}]})
+            message.decode_infer_request({"inputs": [{**good, **change}]})
     with pytest.raises(WireError, match="belongs to"):
-        message.decode_request({"inputs": [good]}, 10)
+        message.decode_infer_request({"inputs": [good]}, 10)
 
 
 HOSTILE_BINARY: list[tuple[bytes, int, str]] = [
@@ -309,19 +317,19 @@ HOSTILE_BINARY: list[tuple[bytes, int, str]] = [
 )
 def test_hostile_binary_is_refused(body: bytes, length: int, error: str) -> None:
     with pytest.raises(WireError, match=error):
-        message.decode_request(body, length)
+        message.decode_infer_request(body, length)
 
 
 def test_long_json_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(WireSizeError, match="65537 bytes of JSON, at most 65536"):
-        message.decode_request(bytes(70_000), 65_537)
+        message.decode_infer_request(bytes(70_000), 65_537)
     with pytest.raises(WireSizeError):
-        message.decode_request(bytes(message.MAX_JSON_BYTES + 1))
+        message.decode_infer_request(bytes(message.MAX_JSON_BYTES + 1))
     many = InferRequest(
         (Tensor.of("a", np.ones((1, 1), np.float32), {f"p{i}": "x" * 2000 for i in range(40)}),)
     )
     with pytest.raises(WireSizeError, match="at most 65536"):
-        message.encode_request(many)
+        message.encode_infer_request(many)
 
 
 def test_announced_sizes_allocate_nothing() -> None:
@@ -337,7 +345,7 @@ def test_announced_sizes_allocate_nothing() -> None:
             tracemalloc.reset_peak()
             start = tracemalloc.get_traced_memory()[0]
             with pytest.raises(WireError):
-                message.decode_request(body, length)
+                message.decode_infer_request(body, length)
             assert tracemalloc.get_traced_memory()[1] - start < 2**18
     finally:
         tracemalloc.stop()
@@ -346,7 +354,7 @@ def test_announced_sizes_allocate_nothing() -> None:
 def test_a_body_that_is_no_buffer_is_refused() -> None:
     for wrong in (None, "text", 5, np.zeros((4, 4)).data[::2], [1]):
         with pytest.raises(WireError, match="contiguous body"):
-            message.decode_request(wrong)  # type: ignore[arg-type]
+            message.decode_infer_request(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -361,19 +369,19 @@ def test_a_body_that_is_no_buffer_is_refused() -> None:
 )
 def test_data_that_do_not_fit_are_not_written(tensor: Tensor) -> None:
     with pytest.raises(WireError):
-        message.encode_request(InferRequest((tensor,)))
+        message.encode_infer_request(InferRequest((tensor,)))
 
 
 def test_what_json_cannot_carry_is_not_written() -> None:
     for tensor in (Tensor.of("a", np.array([np.inf])), Tensor.of_bytes("a", [b"\xff"])):
         with pytest.raises(WireError):
-            message.encode_request(InferRequest((tensor,)), binary=False)
+            message.encode_infer_request(InferRequest((tensor,)), binary=False)
     with pytest.raises(WireError, match="no datatype"):
         Tensor.of("a", np.array([1j]))
 
 
 def only_wire_errors(body: Any, length: int | None) -> None:
-    for decode in (message.decode_request, message.decode_response):
+    for decode in (message.decode_infer_request, message.decode_infer_response):
         try:
             decode(body, length)
         except WireError as error:
