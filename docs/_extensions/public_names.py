@@ -94,6 +94,14 @@ STARRED = re.compile(r"([(, ])\*(?=\w+[),])")
 ARRAY = re.compile(r"ndarray\[tuple\[[^\[\]]*\], (?:~?numpy\.)?dtype\[([^\[\]]*)\]\]")
 
 
+def _remove_old_pages(app: Any) -> None:
+    """Delete the pages that an earlier build made for packages that are gone."""
+    packages = documented_packages()
+    for page in REFERENCE.with_suffix("").glob("*.rst"):
+        if page.stem not in packages:
+            page.unlink()
+
+
 def _document_constants(
     app: Any, what: str, full_name: str, value: object, options: Any, lines: list[str]
 ) -> None:
@@ -142,6 +150,7 @@ def _shorten(annotations: str | None) -> str | None:
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
+    app.connect("builder-inited", _remove_old_pages, priority=100)  # before autosummary
     app.connect("autodoc-process-docstring", _document_constants, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _escape_shapes, priority=400)
     app.connect("autodoc-skip-member", _skip_named_tuple_fields)
