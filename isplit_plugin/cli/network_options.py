@@ -11,6 +11,8 @@ from . import common
 if TYPE_CHECKING:
     from ..network import CapturedNetwork, LoadedNetwork
 
+# Factories of this package, which load weights themselves.
+_WITH_WEIGHTS: Final = "isplit_plugin.network.zoo:"
 _OVERRIDES: Final = ("classes", "input_size", "resize", "interpolation", "mean", "std")
 
 
@@ -37,9 +39,10 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--classes",
-        type=Path,
-        metavar="FILE",
-        help="class names in the order of the scores: one a line, or a JSON list",
+        type=_classes,
+        metavar="FILE|N",
+        help="class names in the order of the scores: one a line, or a JSON list; "
+        "or how many classes there are, whose names are then numbers",
     )
     group.add_argument(
         "--input-size", type=int, metavar="PIXELS", help="side of the square that the network sees"
@@ -70,16 +73,34 @@ def load(options: argparse.Namespace) -> tuple[LoadedNetwork, CapturedNetwork]:
     """Load and capture the network that the options name. Raises what ``load_network`` raises."""
     from ..network import load_network
 
-    if options.weights is None and options.network.startswith(("torchvision:", "timm:")):
-        common.note(
-            options,
-            f"warning: {options.network} has random weights, because there is no --weights",
-        )
+    if options.weights is None:
+        _warn_of_random_weights(options)
     overrides: dict[str, Any] = {
         name: getattr(options, name) for name in _OVERRIDES if getattr(options, name) is not None
     }
     loaded = load_network(options.network, options.weights, **overrides)
     return loaded, loaded.capture()
+
+
+def _warn_of_random_weights(options: argparse.Namespace) -> None:
+    network: str = options.network
+    if network.startswith(("torchvision:", "timm:")):
+        common.note(
+            options, f"warning: {network} has random weights, because there is no --weights"
+        )
+    elif not network.endswith(".pt2") and not network.startswith(_WITH_WEIGHTS):
+        common.note(
+            options,
+            f"warning: there is no --weights: unless {network} sets weights itself, they are random",
+        )
+
+
+def _classes(text: str) -> Path | tuple[str, ...]:
+    """A file of class names, or so many classes with their ids as names."""
+    path = Path(text)
+    if text.isascii() and text.isdigit() and int(text) > 0 and not path.exists():
+        return tuple(str(class_id) for class_id in range(int(text)))
+    return path
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -84,7 +84,9 @@ def load_network(
     source = open_source(str(spec), None if names is None else len(names))
     model = source.model.eval()
     if weights is not None:
-        load_weights(model, weights)
+        # Only networks of these libraries are built with the number of classes that is asked for.
+        library = str(spec).startswith(("torchvision:", "timm:"))
+        load_weights(model, weights, any_classes=library)
     preprocessing = _override(
         _base_preprocessing(source, input_size, str(spec)),
         resize=resize,

@@ -18,8 +18,11 @@ __all__ = ["load_weights", "read_classes", "read_weights"]
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net")
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, any_classes: bool = False) -> None:
     """Load weights from a file into a network, in the network's precision.
+
+    ``any_classes`` says that the network can be built with another number of classes; the error
+    then suggests the number that the weights have.
 
     Raises ArtifactError if the file cannot be read (:func:`read_weights`), a parameter is missing,
     unexpected or of another shape, or a weight is not finite.
@@ -46,7 +49,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             for problem, names in problems.items()
             if names
         )
-        raise ArtifactError(f"{path}: the weights do not fit the network: {text}")
+        hint = _class_count_hint(weights, parameters) if any_classes else ""
+        raise ArtifactError(f"{path}: the weights do not fit the network: {text}{hint}")
     not_finite = [
         name
         for name, weight in weights.items()
@@ -109,3 +113,22 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     if not names:
         raise DataError(f"{path}: no class names in the file")
     return tuple(names)
+
+
+def _class_count_hint(weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> str:
+    """A hint if all shapes that differ do so in the number of rows, by the same two numbers."""
+    shapes = [
+        (tuple(weights[name].shape), tuple(parameter.shape))
+        for name, parameter in parameters.items()
+        if name in weights and weights[name].shape != parameter.shape
+    ]
+    if not all(actual and expected for actual, expected in shapes):
+        return ""
+    counts = {(actual[0], expected[0]) for actual, expected in shapes}
+    if len(counts) != 1 or any(actual[1:] != expected[1:] for actual, expected in shapes):
+        return ""
+    [(actual_count, expected_count)] = counts
+    return (
+        f". The weights seem to be for {actual_count} classes, the network has {expected_count}: "
+        f"give --classes {actual_count}, or --classes FILE with their names"
+    )

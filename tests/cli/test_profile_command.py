@@ -101,6 +101,43 @@ def test_a_network_without_weights_causes_a_warning(
     assert ("torchvision:none has random weights" in capsys.readouterr().err) is warned
 
 
+@pytest.mark.parametrize(
+    ("network", "words", "warned"),
+    [
+        ("nowhere:build", [], True),
+        ("nowhere:build", ["--weights", "w.safetensors"], False),
+        ("isplit_plugin.network.zoo:none", [], False),
+        ("none.pt2", [], False),
+    ],
+)
+def test_a_factory_without_weights_causes_a_warning(
+    network: str,
+    words: list[str],
+    warned: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = ["--data", "x", "-o", str(tmp_path / "x")]
+    assert main(["profile", "--network", network, *output, *words]) == 3
+    warning = f"unless {network} sets weights itself, they are random"
+    assert (warning in capsys.readouterr().err) is warned
+
+
+def test_classes_are_a_file_or_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "12").write_text("cat\ndog\n")
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    required = ["--network", "x:y", "--data", "x", "-o", "y", "--classes"]
+    for text, classes in (
+        ("3", ("0", "1", "2")),
+        ("labels.txt", Path("labels.txt")),
+        ("12", Path("12")),
+        ("0", Path("0")),
+    ):
+        assert parser.parse_args([*required, text]).classes == classes
+
+
 def test_codecs_are_chosen_by_name() -> None:
     assert command._codecs(None, codec_names()) == CODECS
     assert command._codecs("all", codec_names()) == codec_names()

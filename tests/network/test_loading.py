@@ -286,6 +286,31 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
         assert part in caught.value.message
 
 
+def test_weights_for_another_number_of_classes_suggest_it(tmp_path: Path) -> None:
+    network = "torchvision:shufflenet_v2_x0_5"
+    names = [str(class_id) for class_id in range(10)]
+    state = load_network(network, classes=names).model.state_dict()
+    path = save(dict(state), tmp_path / "w.safetensors")
+    suggestion = r"for 10 classes, the network has 1000: give --classes 10"
+    with pytest.raises(ArtifactError, match=suggestion):
+        load_network(network, path)
+    state["conv1.0.weight"] = state["conv1.0.weight"][:, :2].contiguous()
+    save(dict(state), path)
+    with pytest.raises(ArtifactError) as caught:
+        load_network(network, path)
+    assert "--classes" not in caught.value.message
+
+
+def test_a_factory_decides_its_number_of_classes(tmp_path: Path) -> None:
+    state = {
+        name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) if tensor.dim() else tensor
+        for name, tensor in Tiny().state_dict().items()
+    }
+    with pytest.raises(ArtifactError) as caught:
+        load_network(spec("described"), save(state, tmp_path / "w.safetensors"))
+    assert "--classes" not in caught.value.message
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = dict(Tiny().state_dict())
     state["conv.bias"] = torch.tensor([0.0, float("nan"), 1.0])
