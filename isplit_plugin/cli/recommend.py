@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
-from ..errors import QueryError
+from ..errors import ProtocolError, QueryError, UnknownClassError
 from ..terminal import recommendation_text
 from . import common
+
+if TYPE_CHECKING:
+    from ..client import Token
 
 HELP: Final = "ask where to cut now, and where a bottleneck is worth training"
 DESCRIPTION: Final = """\
@@ -21,7 +27,7 @@ Ask the endpoint `isplit` where to cut a model. The answer has two parts:
 EPILOG: Final = """\
 examples:
   isplit recommend resnet50 --token-file key_file.json
-  isplit recommend resnet50 --classes 281,282 --bandwidth-mbps 2 --rtt-ms 60
+  isplit recommend resnet50 --classes 281,goldfish --bandwidth-mbps 2 --rtt-ms 60
   isplit recommend resnet50 --max-bytes 20000 --accuracy-tolerance 0.02 --json
 The first question with curl: GET /predictions/isplit/1.0/recommendations/resnet50
 """
@@ -41,7 +47,9 @@ _CONSTRAINTS: Final = {
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="name that the model is registered by")
     parser.add_argument(
-        "--classes", metavar="ID[,ID...]", help="ask for these classes instead of the live mix"
+        "--classes",
+        metavar="CLASS[,CLASS...]",
+        help="ask for these classes, ids or labels, instead of the live mix",
     )
     parser.add_argument("--group", help="ask for one device group")
     for name, text in _CONSTRAINTS.items():
@@ -63,14 +71,14 @@ def run(options: argparse.Namespace) -> int:
 
     values = {name: getattr(options, name) for name in (*_CONSTRAINTS, "objective")}
     constraints = {name: value for name, value in values.items() if value is not None}
-    classes = common.class_ids(options.classes) if options.classes else None
     if options.group is not None and not options.group:
         raise QueryError("--group: expected a name, got nothing")
+    token = common.token_of(options)
     answer = fetch_recommendation(
         options.url,
         options.model,
-        token=common.token_of(options),
-        classes=classes,
+        token=token,
+        classes=None if options.classes is None else _class_ids(options, token),
         group=options.group,
         predictor=options.predictor,
         **constraints,
@@ -80,3 +88,56 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(recommendation_text(answer))
     return 0
+
+
+def _class_ids(options: argparse.Namespace, token: Token) -> tuple[int, ...]:
+    """The ids of ``--classes``. The endpoint is asked for the labels only if one is used.
+
+    Raises:
+        QueryError: a label is empty, or several classes have it.
+        UnknownClassError: the model has no class of this label.
+        IsplitError: the endpoint's error, or the error of reaching it.
+    """
+    text: str = options.classes
+    words = [word.strip() for word in text.split(",")]
+    if all(word.isascii() and word.isdigit() for word in words):
+        return tuple(int(word) for word in words)
+    if not all(words):
+        raise QueryError(f"--classes: expected ids or labels, such as 281,tabby, got {text!r}")
+    ids_by_label = _ids_by_label(options, token)
+    if text in ids_by_label:  # a label with commas
+        words = [text]
+    return tuple(_class_id(word, ids_by_label) for word in words)
+
+
+def _class_id(word: str, ids_by_label: Mapping[str, list[int]]) -> int:
+    if word.isascii() and word.isdigit():
+        return int(word)
+    ids = ids_by_label.get(word, [])
+    if len(ids) == 1:
+        return ids[0]
+    if ids:
+        raise QueryError(
+            f"--classes: {len(ids)} classes have the label {word!r}: "
+            f"give an id, one of {', '.join(map(str, ids))}"
+        )
+    raise UnknownClassError.of(word, ids_by_label)
+
+
+def _ids_by_label(options: argparse.Namespace, token: Token) -> dict[str, list[int]]:
+    from ..client import ENDPOINT, Transport
+
+    transport = Transport(options.url, token=token)
+    try:
+        reply = transport.get(f"{ENDPOINT}/1.0/classes/{quote(options.model, safe='')}")
+    finally:
+        transport.close()
+    ids_by_label: dict[str, list[int]] = {}
+    try:
+        for row in json.loads(bytes(reply.body))["classes"]:
+            ids_by_label.setdefault(str(row["label"]), []).append(int(row["id"]))
+    except (ValueError, LookupError, TypeError) as error:
+        raise ProtocolError(
+            "expected the endpoint's list of classes, got another answer"
+        ) from error
+    return ids_by_label

@@ -93,10 +93,10 @@ def test_a_server_that_is_down(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_errors_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recommend", "resnet50", "--classes", "cat", "--json"]) == 3
+    assert main(["recommend", "resnet50", "--classes", "cat,", "--json"]) == 3
     body = json.loads(capsys.readouterr().err)
     assert body["code"] == "bad_query"
-    assert "'cat'" in body["error"]
+    assert "'cat,'" in body["error"]
 
 
 def test_a_missing_profile_names_the_file(

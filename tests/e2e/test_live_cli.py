@@ -117,6 +117,7 @@ def test_predict_and_recommend(packaged: Path, served: dict[str, Any]) -> None:
     text = isplit(packaged, "recommend", "toy", *server, "--classes", "0,2")
     assert "What to use now" in text
     assert "red 50%" in text
+    assert isplit(packaged, "recommend", "toy", *server, "--classes", "red,2") == text
 
 
 def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, Any]) -> None:
@@ -125,9 +126,8 @@ def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, A
     head = ("--model", "toy", "--head", "model_store/toy.head.zip")
     message = isplit(packaged, "predict", "photos/red/0.png", *head, *server, "--cut", "9", code=3)
     assert "'9'" in message
-    assert "expected class ids" in isplit(
-        packaged, "recommend", "toy", *server, "--classes", "red", code=3
-    )
+    message = isplit(packaged, "recommend", "toy", *server, "--classes", "pink", code=3)
+    assert "unknown class 'pink'; known: red, green, blue" in message
     no_token = ("--url", served["inference_url"], "--token", "wrong")
     assert "token" in isplit(packaged, "recommend", "toy", *no_token, code=4).lower()
 
