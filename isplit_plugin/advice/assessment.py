@@ -22,7 +22,7 @@ from .latency import LatencyModel
 from .live_view import ALL_GROUPS, F64, WHOLE_CURVES, LiveView
 from .memo import once
 from .mix import Mix, resolve
-from .placement import GLOBAL, Placement, place, place_by
+from .placement import GLOBAL, Placement, placement_by_cui, placement_by_predictor
 from .query import Query
 from .ranking import CutRanking, rank_cuts
 
@@ -129,7 +129,7 @@ def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Q
 def _placement(profile: Profile, curve: Curve, base: F64, query: Query) -> Placement:
     max_head_macs = query.constraints.max_head_macs
     if query.predictor == CUI:
-        return place(
+        return placement_by_cui(
             profile.split_points,
             curve,
             base=base,
@@ -137,7 +137,7 @@ def _placement(profile: Profile, curve: Curve, base: F64, query: Query) -> Place
             candidate_set=query.candidate_set,
             max_head_macs=max_head_macs,
         )
-    return place_by(
+    return placement_by_predictor(
         profile.split_points,
         _predicted(profile, query.predictor),
         predictor=query.predictor,
@@ -196,7 +196,7 @@ def compose(assessment: Assessment, standing: StandingPick | None = None) -> Rec
         rule=query.rule if query.predictor == CUI else GLOBAL,
         candidate_set=placement.candidate_set,
         predictor=query.predictor,
-        best_candidate=placement.pick,
+        best_candidate=placement.best_candidate,
         candidates=placement.candidates,
         curve=points,
         confidence=ranking.use.agreement_low or 0.0,

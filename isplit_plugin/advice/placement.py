@@ -1,9 +1,9 @@
-"""Where is a bottleneck worth placing: the two rules of I-SPLIT over a candidate set, and the ranking by CUI.
+"""Places for a bottleneck: the two rules of I-SPLIT over a candidate set, and rankings.
 
-Cunico et al., "I-SPLIT: Deep Network Interpretability for Split Computing", ICPR 2022. The released code takes the
-strict interior local maxima of log10 CUI, the paper's page the global maximum; they disagree wherever the last layer
-is the highest, so every answer names its rule. CUI holds a factor 1/C (it averages over channels), so ranks across
-widths are partly an artefact of its definition.
+Cunico et al., "I-SPLIT: Deep Network Interpretability for Split Computing", ICPR 2022. The released
+code takes the strict interior local maxima of log10 CUI, the paper's page the global maximum. They
+disagree wherever the last layer is the highest, so every answer names its rule. CUI holds a factor
+1/C, because it averages over channels, so ranks across widths are partly its definition.
 """
 
 from __future__ import annotations
@@ -21,15 +21,137 @@ from .live_view import F64, I64
 
 BoolArray = npt.NDArray[np.bool_]
 
+LOCAL: Final = "local-maxima"
 GLOBAL: Final = "global-maximum"
 TIE: Final = 1e-9
-"""Relative difference up to which two values are one (a layer and its flatten differ by rounding alone)."""
+"""Values that differ by less, relatively, are equal: a layer and its flatten differ by rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where a bottleneck is worth training.
+
+    Attributes:
+        candidates: the members of the candidate set, ranked.
+        best_candidate: the split point that the rule picks, ``None`` where it picks none.
+        candidate_set: "blocks" or "all", as it was used.
+        reason: the pick in words.
+    """
+
+    candidates: tuple[Candidate, ...]
+    best_candidate: str | None
+    candidate_set: str
+    reason: str
+
+
+def placement_by_cui(
+    split_points: Sequence[SplitPoint],
+    curve: Curve,
+    *,
+    base: F64 | None = None,
+    rule: str,
+    candidate_set: str,
+    max_head_macs: float | None = None,
+) -> Placement:
+    """Apply a rule to a CUI curve.
+
+    The best candidate is the highest member that the rule selects and whose head the device can
+    afford. Limits of bytes and latency do not apply, because what a bottleneck sends is not known
+    before it is trained.
+
+    Parameters:
+        base: shape (P,), see :func:`one_population`; by default the curve without live traffic.
+        rule: "local-maxima" or "global-maximum".
+        candidate_set: "blocks" or "all".
+        max_head_macs: what the device can afford, in multiply-accumulates; ``None`` for no limit.
+    """
+    members = _Members.of(split_points, candidate_set)
+    index = members.index
+    base = curve.prior if base is None else base
+    values = one_population(curve.value[index], base[index], curve.live_count[index])
+    order = ranking(values, [point.nbytes for point in members.points])
+    selected = local_maxima(values) if rule == LOCAL else _global_maximum(values, order)
+    reasons = _reasons(members.points, values, order, selected, rule)
+    with np.errstate(all="ignore"):
+        scale = np.where(curve.value[index] > 0, values / curve.value[index], 1.0)
+    candidates = tuple(
+        Candidate(
+            split_point=members.points[i].name,
+            predictor_value=number(values[i]),
+            standard_error=number(curve.standard_error[index[i]] * scale[i]),
+            source=curve.source(int(index[i])),
+            live_count=float(curve.live_count[index[i]]),
+            profile_count=float(curve.profile_count[index[i]]),
+            nbytes=members.points[i].nbytes,
+            is_candidate=bool(selected[i]),
+            reason=reasons[i],
+        )
+        for i in order
+    )
+    title, requirement = "global maximum", "a known value"
+    if rule == LOCAL:
+        title, requirement = "highest local maximum", "a strict interior local maximum"
+    return _placement(
+        members,
+        candidates,
+        [members.points[i] for i in order if selected[i]],
+        max_head_macs,
+        claim=f"is the {title} of CUI",
+        absence=f"CUI has no point with {requirement} among",
+    )
+
+
+def placement_by_predictor(
+    split_points: Sequence[SplitPoint],
+    predicted: F64,
+    *,
+    predictor: str,
+    candidate_set: str,
+    max_head_macs: float | None = None,
+) -> Placement:
+    """Rank by another predictor than CUI, from the profile alone.
+
+    The best candidate is the highest member that the device can afford. A rule of local maxima has
+    no meaning for other predictors.
+
+    Parameters:
+        predicted: shape (P,), larger is better; NaN where a value is not known.
+        predictor: its name.
+        candidate_set: "blocks" or "all".
+        max_head_macs: as for :func:`placement_by_cui`.
+    """
+    members = _Members.of(split_points, candidate_set)
+    values = predicted[members.index]
+    nbytes = [point.nbytes for point in members.points]
+    order = [i for i in ranking(values, nbytes) if np.isfinite(values[i])]
+    candidates = tuple(
+        Candidate(
+            split_point=members.points[i].name,
+            predictor_value=number(values[i]),
+            standard_error=float("nan"),
+            source="profile",
+            live_count=0.0,
+            profile_count=0.0,
+            nbytes=members.points[i].nbytes,
+            is_candidate=_affordable(members.points[i], max_head_macs),
+            reason=f"number {place} of {len(order)} by {predictor}",
+        )
+        for place, i in enumerate(order, start=1)
+    )
+    return _placement(
+        members,
+        candidates,
+        [members.points[i] for i in order],
+        max_head_macs,
+        claim=f"has the highest {predictor}",
+        absence=f"{predictor} is not known at any of",
+    )
 
 
 def candidate_points(split_points: Sequence[SplitPoint], candidate_set: str) -> tuple[I64, str]:
-    """Indices (M,) of the members in execution order, and the name of the set that was used.
+    """Indices (M,) of the members of a candidate set, in execution order, and the set's name.
 
-    "blocks" takes block outputs; a network without any gets "all".
+    "blocks" holds the block outputs. A network without any gets "all" instead.
     """
     blocks = [i for i, point in enumerate(split_points) if point.is_block]
     if candidate_set == "blocks" and blocks:
@@ -38,24 +160,27 @@ def candidate_points(split_points: Sequence[SplitPoint], candidate_set: str) -> 
 
 
 def log_cui(values: F64) -> F64:
-    """log10 with 0 (and below) at minus infinity; NaN stays."""
+    """log10 of the values: minus infinity for 0 and below, NaN for NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.log10(np.maximum(values, 0.0)))
 
 
 def local_maxima(values: F64) -> BoolArray:
-    """Strict interior local maxima of log10 of ``values`` (M,): above both neighbours, never an end, never NaN."""
+    """Mask of the strict interior local maxima of log10 of ``values``, shape (M,).
+
+    A maximum is above both neighbours. An end or a NaN is never one.
+    """
     logs = log_cui(values)
-    found = np.zeros(len(logs), dtype=np.bool_)
+    maxima = np.zeros(len(logs), dtype=np.bool_)
     if len(logs) > 2:
-        found[1:-1] = (logs[1:-1] > logs[:-2]) & (logs[1:-1] > logs[2:])
-    return found
+        maxima[1:-1] = (logs[1:-1] > logs[:-2]) & (logs[1:-1] > logs[2:])
+    return maxima
 
 
 def ranking(values: F64, nbytes: Sequence[int]) -> list[int]:
-    """Positions from the highest value down; ties (within 1e-9 relative) take fewer bytes, then the earlier point.
+    """Positions from the highest value down; unknown values come last.
 
-    Values that are not known come last.
+    Of equal values (see ``TIE``), the one with fewer bytes comes first, then the earlier one.
     """
     known = [i for i in range(len(values)) if np.isfinite(values[i])]
     known.sort(key=lambda i: -values[i])
@@ -72,174 +197,109 @@ def ranking(values: F64, nbytes: Sequence[int]) -> list[int]:
 def one_population(values: F64, base: F64, live_count: F64) -> F64:
     """Make the values of M points comparable where they rest on different requests.
 
-    Split traffic has values from its cut on only, so a rise from one point to the next may be nothing but other
-    requests. Requests known at a point are known at all later ones: equal counts mean the same requests. Where counts
-    differ, the step between the two neighbours is read from ``base``, a curve of one population (the profile with whole
-    live curves alone), and everything before is scaled to it.
+    Split traffic has values from its cut on only. So a rise from one point to the next may only
+    mean that other requests were counted. A request that counts at a point counts at all later
+    ones; equal counts mean the same requests. Where the counts differ, the step between the two
+    neighbours is taken from ``base``, and all earlier values are scaled to it.
+
+    Parameters:
+        values: shape (M,).
+        base: shape (M,), a curve of one population: the profile with whole live curves alone.
+        live_count: shape (M,), requests behind each value.
     """
-    out = np.array(values, dtype=np.float64)
+    comparable = np.array(values, dtype=np.float64)
     scale = 1.0
-    for i in range(len(out) - 2, -1, -1):
-        j = i + 1
-        if live_count[i] != live_count[j]:
-            parts = (values[i], base[i], base[j], out[j])
-            step = (
-                base[i] / base[j] * out[j] / values[i]
-                if all(np.isfinite(p) and p > 0 for p in parts)
-                else scale
-            )
-            scale = step if np.isfinite(step) and step > 0 else scale
-        out[i] = values[i] * scale
-    return out
+    for i in range(len(comparable) - 2, -1, -1):
+        if live_count[i] != live_count[i + 1]:
+            parts = (values[i], base[i], base[i + 1], comparable[i + 1])
+            if all(np.isfinite(part) and part > 0 for part in parts):
+                step = base[i] / base[i + 1] * comparable[i + 1] / values[i]
+                scale = step if np.isfinite(step) and step > 0 else scale
+        comparable[i] = values[i] * scale
+    return comparable
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
-    """Where a bottleneck is worth placing: all members ranked, the ``pick`` and what is to be said about it."""
+class _Members:
+    """A candidate set: indices into the curve, shape (M,), and the split points."""
 
-    candidates: tuple[Candidate, ...]
-    pick: str | None
-    candidate_set: str
-    reason: str
+    index: I64
+    points: list[SplitPoint]
+    name: str
+
+    @classmethod
+    def of(cls, split_points: Sequence[SplitPoint], candidate_set: str) -> _Members:
+        index, name = candidate_points(split_points, candidate_set)
+        return cls(index, [split_points[int(i)] for i in index], name)
+
+    def __str__(self) -> str:
+        kind = "block outputs" if self.name == "blocks" else "split points"
+        return f"the {len(self.points)} {kind}"
 
 
-def place(
-    split_points: Sequence[SplitPoint],
-    curve: Curve,
+def _placement(
+    members: _Members,
+    candidates: tuple[Candidate, ...],
+    selected: Sequence[SplitPoint],
+    max_head_macs: float | None,
     *,
-    base: F64 | None = None,
-    rule: str,
-    candidate_set: str,
-    max_head_macs: float | None = None,
+    claim: str,
+    absence: str,
 ) -> Placement:
-    """Apply a rule. The pick is the highest member that the rule selects and whose head the device can afford.
-
-    ``base``: (P,) see :func:`one_population`; the curve without live traffic where it is not given.
-    Bytes and latency limits do not apply: what a bottleneck will send is not known before it is trained.
-    """
-    index, used_set = candidate_points(split_points, candidate_set)
-    members = [split_points[int(i)] for i in index]
-    base = curve.prior if base is None else base
-    values = one_population(curve.value[index], base[index], curve.live_count[index])
-    nbytes = [point.nbytes for point in members]
-    order = ranking(values, nbytes)
-    if rule == "local-maxima":
-        selected = local_maxima(values)
+    """Pick the first of ``selected``, best first, that the device can afford."""
+    if not selected:
+        reason = f"no place for a bottleneck: {absence} {members}"
+        return Placement(candidates, None, members.name, reason)
+    affordable = [point for point in selected if _affordable(point, max_head_macs)]
+    if affordable:
+        best = affordable[0]
+        limited = "" if max_head_macs is None else " that the device can afford"
+        reason = f"bottleneck: {best.name} {claim} among {members}{limited}"
     else:
-        selected = np.zeros(len(members), dtype=np.bool_)
-        if order and np.isfinite(values[order[0]]):
-            selected[order[0]] = True
-    with np.errstate(all="ignore"):
-        scale = np.where(curve.value[index] > 0, values / curve.value[index], 1.0)
-    candidates = tuple(
-        Candidate(
-            split_point=members[i].name,
-            predictor_value=number(values[i]),
-            standard_error=number(curve.standard_error[index[i]] * scale[i]),
-            source=curve.source(int(index[i])),
-            live_count=float(curve.live_count[index[i]]),
-            profile_count=float(curve.profile_count[index[i]]),
-            nbytes=members[i].nbytes,
-            is_candidate=bool(selected[i]),
-            reason=_why(
-                i,
-                values,
-                rule,
-                bool(selected[i]),
-                [members[j].name for j in (order[0], *range(len(members)))],
-            ),
-        )
-        for i in order
-    )
-    chosen = [members[i] for i in order if selected[i]]
-    pick, reason = _pick(chosen, rule, used_set, len(members), max_head_macs)
-    return Placement(candidates, pick, used_set, reason)
-
-
-def place_by(
-    split_points: Sequence[SplitPoint],
-    predicted: F64,
-    *,
-    predictor: str,
-    candidate_set: str,
-    max_head_macs: float | None = None,
-) -> Placement:
-    """Rank by another predictor than CUI: ``predicted`` (P,), larger is better, from the profile alone.
-
-    The pick is the highest member that the device can afford; a rule of local maxima has no meaning here.
-    """
-    index, used_set = candidate_points(split_points, candidate_set)
-    members = [split_points[int(i)] for i in index]
-    values = predicted[index]
-    order = [
-        i for i in ranking(values, [point.nbytes for point in members]) if np.isfinite(values[i])
-    ]
-    fit = [i for i in order if max_head_macs is None or members[i].macs.head <= max_head_macs]
-    over = f"the {len(members)} {'block outputs' if used_set == 'blocks' else 'split points'}"
-    best = (fit or sorted(order, key=lambda i: members[i].macs.head))[:1]
-    if not best:
-        reason = f"no place for a bottleneck: {predictor} is not known at any of {over}"
-    elif fit:
-        afford = "" if max_head_macs is None else " that the device can afford"
+        best = min(selected, key=lambda point: point.macs.head)
         reason = (
-            f"bottleneck: {members[best[0]].name} has the highest {predictor} among {over}{afford}"
+            f"bottleneck: no selected point meets max_head_macs; {best.name} exceeds it the least "
+            f"({best.macs.head} MACs)"
         )
-    else:
-        reason = f"bottleneck: no point meets max_head_macs; {members[best[0]].name} exceeds it the least"
-    candidates = tuple(
-        Candidate(
-            split_point=members[i].name,
-            predictor_value=number(values[i]),
-            standard_error=number(float("nan")),
-            source="profile",
-            live_count=0.0,
-            profile_count=0.0,
-            nbytes=members[i].nbytes,
-            is_candidate=i in fit,
-            reason=f"number {place} of {len(order)} by {predictor}",
-        )
-        for place, i in enumerate(order, start=1)
-    )
-    return Placement(candidates, members[best[0]].name if best else None, used_set, reason)
+    return Placement(candidates, best.name, members.name, reason)
 
 
-def _pick(
-    chosen: list[SplitPoint], rule: str, used_set: str, members: int, max_head_macs: float | None
-) -> tuple[str | None, str]:
-    over = f"the {members} {'block outputs' if used_set == 'blocks' else 'split points'}"
-    if not chosen:
-        what = "a strict interior local maximum" if rule == "local-maxima" else "a known value"
-        return None, f"no place for a bottleneck: CUI has no point with {what} among {over}"
-    what = "highest local maximum" if rule == "local-maxima" else "global maximum"
-    if max_head_macs is None:
-        return chosen[0].name, f"bottleneck: {chosen[0].name} is the {what} of CUI among {over}"
-    fit = [point for point in chosen if point.macs.head <= max_head_macs]
-    if fit:
-        return (
-            fit[0].name,
-            f"bottleneck: {fit[0].name} is the {what} of CUI among {over} that the device can afford",
-        )
-    least = min(chosen, key=lambda point: point.macs.head)
-    return least.name, (
-        f"bottleneck: no point that the rule selects meets max_head_macs; {least.name} exceeds it the least "
-        f"({least.macs.head} MACs)"
-    )
+def _affordable(point: SplitPoint, max_head_macs: float | None) -> bool:
+    return max_head_macs is None or point.macs.head <= max_head_macs
 
 
-def _why(i: int, values: F64, rule: str, selected: bool, names: Sequence[str]) -> str:
-    """``names``: that of the highest member, then those of all members in order."""
-    highest, *names = names
-    if not np.isfinite(values[i]):
-        return "CUI is not known here"
-    if rule == "global-maximum":
-        return (
-            "global maximum of CUI"
-            if selected
-            else f"CUI is not above that of {highest}, or tied with more bytes"
-        )
-    if selected:
-        return f"CUI is higher than at both neighbours, {names[i - 1]} and {names[i + 1]}"
-    if i in (0, len(values) - 1):
-        return "an end of the curve, and the rule takes interior points only"
-    higher = [names[j] for j in (i - 1, i + 1) if not values[i] > values[j]]
-    return f"CUI is not higher than at {' and '.join(higher)}"
+def _global_maximum(values: F64, order: Sequence[int]) -> BoolArray:
+    """Mask of the highest value, if any is known."""
+    selected = np.zeros(len(values), dtype=np.bool_)
+    if order and np.isfinite(values[order[0]]):
+        selected[order[0]] = True
+    return selected
+
+
+def _reasons(
+    points: Sequence[SplitPoint],
+    values: F64,
+    order: Sequence[int],
+    selected: BoolArray,
+    rule: str,
+) -> list[str]:
+    """Why each point is selected or not."""
+    names = [point.name for point in points]
+    reasons = []
+    for i in range(len(points)):
+        if not np.isfinite(values[i]):
+            reasons.append("CUI is not known here")
+        elif rule == GLOBAL and selected[i]:
+            reasons.append("global maximum of CUI")
+        elif rule == GLOBAL:
+            highest = names[order[0]]
+            reasons.append(f"CUI is not above that of {highest}, or tied with more bytes")
+        elif selected[i]:
+            neighbours = f"{names[i - 1]} and {names[i + 1]}"
+            reasons.append(f"CUI is higher than at both neighbours, {neighbours}")
+        elif i in (0, len(values) - 1):
+            reasons.append("an end of the curve, and the rule takes interior points only")
+        else:
+            higher = [names[j] for j in (i - 1, i + 1) if not values[i] > values[j]]
+            reasons.append(f"CUI is not higher than at {' and '.join(higher)}")
+    return reasons

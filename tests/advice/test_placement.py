@@ -18,7 +18,7 @@ from isplit_plugin.advice.placement import (
     local_maxima,
     log_cui,
     one_population,
-    place,
+    placement_by_cui,
     ranking,
 )
 
@@ -41,11 +41,13 @@ def curve(
     )
 
 
-def put(values: list[float], **changes: Any) -> Any:
+def placed(values: list[float], **changes: Any) -> Any:
     live = changes.pop("live", None)
     prior = changes.pop("prior", None)
-    asked = {"rule": "local-maxima", "candidate_set": "all", **changes}
-    return place(toys.split_points(toys.NAMES[: len(values)]), curve(values, live, prior), **asked)
+    options = {"rule": "local-maxima", "candidate_set": "all", **changes}
+    return placement_by_cui(
+        toys.split_points(toys.NAMES[: len(values)]), curve(values, live, prior), **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,27 +78,29 @@ def test_a_drop_of_six_decades_and_exact_zero_are_no_trouble() -> None:
 
 def test_the_rules_disagree_where_the_last_point_is_highest() -> None:
     values = [1.0, 4.0, 2.0, 3.0, 9.0]
-    assert put(values).pick == "b"
-    assert put(values, rule="global-maximum").pick == "e"
+    assert placed(values).best_candidate == "b"
+    assert placed(values, rule="global-maximum").best_candidate == "e"
 
 
 def test_ties_take_fewer_bytes_then_the_earlier_point() -> None:
     # d and e have 400 bytes each, b 2000; e equals b but for rounding.
-    assert put([1.0, 5.0, 2.0, 3.0, 5.0 * (1 + 1e-15)], rule="global-maximum").pick == "e"
-    assert put([1.0, 2.0, 2.0, 5.0, 5.0], rule="global-maximum").pick == "d"
+    assert (
+        placed([1.0, 5.0, 2.0, 3.0, 5.0 * (1 + 1e-15)], rule="global-maximum").best_candidate == "e"
+    )
+    assert placed([1.0, 2.0, 2.0, 5.0, 5.0], rule="global-maximum").best_candidate == "d"
     assert ranking(np.asarray([3.0, 3.0, NAN, 3.0]), [5, 4, 1, 4]) == [1, 3, 0, 2]
 
 
 def test_candidates_are_ranked_and_every_reason_is_given() -> None:
-    found = put([1.0, 4.0, 2.0, 6.0, 5.0])
-    assert [c.split_point for c in found.candidates] == ["d", "e", "b", "c", "a"]
-    assert [c.split_point for c in found.candidates if c.is_candidate] == ["d", "b"]
-    reasons = {c.split_point: c.reason for c in found.candidates}
+    placement = placed([1.0, 4.0, 2.0, 6.0, 5.0])
+    assert [c.split_point for c in placement.candidates] == ["d", "e", "b", "c", "a"]
+    assert [c.split_point for c in placement.candidates if c.is_candidate] == ["d", "b"]
+    reasons = {c.split_point: c.reason for c in placement.candidates}
     assert reasons["d"] == "CUI is higher than at both neighbours, c and e"
     assert reasons["c"] == "CUI is not higher than at b and d"
     assert "end of the curve" in reasons["a"]
-    assert found.pick == "d"
-    assert "d is the highest local maximum" in found.reason
+    assert placement.best_candidate == "d"
+    assert "d is the highest local maximum" in placement.reason
 
 
 def test_blocks_are_the_default_members_and_all_where_there_are_none() -> None:
@@ -107,23 +111,25 @@ def test_blocks_are_the_default_members_and_all_where_there_are_none() -> None:
     index, used = candidate_points(none, "blocks")
     assert (index.tolist(), used) == ([0, 1, 2, 3, 4], "all")
     # Neighbours are those within the set: over b, d, e the point d is the interior one.
-    found = place(blocks, curve([1, 4, 2, 6, 5]), rule="local-maxima", candidate_set="blocks")
-    assert [c.split_point for c in found.candidates if c.is_candidate] == ["d"]
+    placement = placement_by_cui(
+        blocks, curve([1, 4, 2, 6, 5]), rule="local-maxima", candidate_set="blocks"
+    )
+    assert [c.split_point for c in placement.candidates if c.is_candidate] == ["d"]
 
 
-def test_pick_is_the_highest_that_the_device_can_afford() -> None:
+def test_the_best_candidate_is_the_highest_that_the_device_can_afford() -> None:
     values = [1.0, 4.0, 2.0, 6.0, 5.0]
-    assert put(values, max_head_macs=399).pick == "b"
-    found = put(values, max_head_macs=100)
-    assert found.pick == "b"
-    assert "exceeds it the least (200 MACs)" in found.reason
+    assert placed(values, max_head_macs=399).best_candidate == "b"
+    placement = placed(values, max_head_macs=100)
+    assert placement.best_candidate == "b"
+    assert "exceeds it the least (200 MACs)" in placement.reason
 
 
 def test_no_candidate_says_so() -> None:
-    found = put([1.0, 2.0, 3.0])
-    assert found.pick is None
-    assert "no point with a strict interior local maximum" in found.reason
-    assert put([NAN] * 5, rule="global-maximum").pick is None
+    placement = placed([1.0, 2.0, 3.0])
+    assert placement.best_candidate is None
+    assert "no point with a strict interior local maximum" in placement.reason
+    assert placed([NAN] * 5, rule="global-maximum").best_candidate is None
 
 
 def test_curves_of_one_population_are_left_alone() -> None:
@@ -139,9 +145,9 @@ def test_a_step_between_different_requests_is_read_from_the_profile() -> None:
     live = [0.0, 0.0, 50.0, 50.0, 50.0]
     out = one_population(np.asarray(value), np.asarray(prior), np.asarray(live))
     assert out == pytest.approx([3.0, 12.0, 6.0, 18.0, 15.0])
-    found = put(value, live=live, prior=prior)
-    assert [c.split_point for c in found.candidates if c.is_candidate] == ["d", "b"]
-    b = next(c for c in found.candidates if c.split_point == "b")
+    placement = placed(value, live=live, prior=prior)
+    assert [c.split_point for c in placement.candidates if c.is_candidate] == ["d", "b"]
+    b = next(c for c in placement.candidates if c.split_point == "b")
     assert b.predictor_value == pytest.approx(12.0)
     assert b.standard_error == pytest.approx(1.2)
 
@@ -164,16 +170,20 @@ def test_scaling_a_curve_changes_no_candidate(values: list[float], scale: float)
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=5))
 def test_any_curve_is_ranked(values: list[float]) -> None:
     for rule in ("local-maxima", "global-maximum"):
-        found = put(values, rule=rule)
-        assert sorted(c.split_point for c in found.candidates) == list(toys.NAMES[: len(values)])
-        known = [c.predictor_value for c in found.candidates if np.isfinite(c.predictor_value)]
+        placement = placed(values, rule=rule)
+        assert sorted(c.split_point for c in placement.candidates) == list(
+            toys.NAMES[: len(values)]
+        )
+        known = [c.predictor_value for c in placement.candidates if np.isfinite(c.predictor_value)]
         assert all(b - a <= 1e-8 * abs(b) for a, b in itertools.pairwise(known))
-        picked = [c for c in found.candidates if c.is_candidate]
-        assert (found.pick is None) == (not picked)
+        picked = [c for c in placement.candidates if c.is_candidate]
+        assert (placement.best_candidate is None) == (not picked)
 
 
-def test_replacing_the_order_of_equal_points_keeps_the_pick() -> None:
+def test_the_first_of_equal_points_is_the_best_candidate() -> None:
     points = toys.split_points()
     same = tuple(replace(p, nbytes=100) for p in points)
-    found = place(same, curve([5, 5, 5, 5, 5]), rule="global-maximum", candidate_set="all")
-    assert found.pick == "a"
+    placement = placement_by_cui(
+        same, curve([5, 5, 5, 5, 5]), rule="global-maximum", candidate_set="all"
+    )
+    assert placement.best_candidate == "a"
