@@ -1,4 +1,7 @@
-"""Recommendations: class-conditional curves, latency model, ranking of cuts. Pure: no I/O, no clock, no database."""
+"""Recommendations: class-conditional curves, latency model, ranking of cuts, standing pick.
+
+The package does no I/O and has no clock: the same input gives the same answer.
+"""
 
 from __future__ import annotations
 

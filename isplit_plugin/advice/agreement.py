@@ -1,7 +1,7 @@
-"""How accurate is a choice for a mix of classes: measured agreement with the full network, and live labels.
+"""How accurate a cut is for a mix of classes: agreement with the full network, and live labels.
 
-A split without compression changes nothing; a codec does, by class. The profile measured, for every codec and split
-point, on how many images of each class the top-1 class equals the full network's.
+A split without a codec changes nothing. A codec does, and by class. The profile holds, for every
+measured cut, on how many images of each class the top-1 class equals the full network's.
 """
 
 from __future__ import annotations
@@ -15,27 +15,34 @@ import numpy as np
 
 from ..profile import CutMeasurement
 from ..schema import Cut
-from .anytime import factor
+from .anytime import bound_factor
 from .curves import K_MAX, K_MIN
 from .intervals import newcombe, wilson
-from .live_view import F64, I64, MOST, OutcomeRow, positions
+from .live_view import F64, I64, MAX_COUNT, OutcomeRow, positions
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
-"""Labels (effective) that both rivals need before live accuracy may outrank the profile."""
+"""Labels (effective) that both sides need before live accuracy may overrule the profile."""
 LEVEL: Final = 0.99
-"""Confidence with which labels overrule the profile, ever."""
+"""Confidence with which labels overrule the profile, at all times at once."""
 LOSSLESS: Final = 0.999
-"""Measured agreement from which a choice may stand for the full network when labels are compared."""
+"""Measured agreement from which a cut may stand for the full network, to compare labels with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """``share`` with its 95 % interval: of images of the asked classes whose top-1 equals the full network's.
+    """The share of images whose top-1 class equals the full network's, for a mix of classes.
 
-    ``count``: how many images of these classes stand behind it (effective for a mix). ``estimate``: what decides; a
-    share of few images leans on that of all classes. ``decided``: whether live labels settled it, above or below the
-    tolerance. All ``None`` where nothing was measured.
+    Attributes:
+        share: the measured share, ``None`` where nothing was measured; ``low`` and ``high`` are
+            its 95 % interval.
+        count: images of these classes behind it; an effective size for a mix.
+        source: "none", "profile", "profile (partly other classes)", "profile (other classes)" or
+            "live labels".
+        estimate: what is compared with the tolerance. A share of few images leans on that of all
+            classes.
+        decided: whether labels settled that the cut is (or is not) within the tolerance; ``None``
+            where they did not.
     """
 
     share: float | None = None
@@ -47,14 +54,18 @@ class Agreement:
     decided: bool | None = None
 
     def within(self, tolerance: float) -> bool:
-        """Whether the choice is accurate enough. 1e-9 is for rounding."""
+        """Whether the cut is accurate enough. Rounding may cost 1e-9."""
         if self.decided is not None:
             return self.decided
         return self.estimate is not None and self.estimate >= 1 - tolerance - 1e-9
 
 
 class Share(NamedTuple):
-    """A share in a stratified sample: its value over the known classes, effective n, the known weight of the mix."""
+    """A share in a stratified sample.
+
+    ``value`` is over the known classes, ``n`` its effective size, ``weight`` what the known classes
+    weigh in the mix.
+    """
 
     value: float
     n: float
@@ -62,13 +73,16 @@ class Share(NamedTuple):
 
 
 def stratified(weights: F64, n: F64, hits: F64) -> Share:
-    """Post-stratified share for class ``weights`` (M,), from ``hits`` of ``n`` in each; n = 1 / sum(w^2 / n_c)."""
+    """The post-stratified share for classes of these ``weights``, from ``hits`` of ``n`` in each.
+
+    All shapes are (M,). The effective size is 1 / sum(w^2 / n_c).
+    """
     known = (n > 0) & (weights > 0)
     covered = math.fsum(weights[known])
     if not covered > 0:
         return Share(math.nan, 0.0, 0.0)
     w = weights[known] / covered
-    # By misses: where all agree the share is exactly 1.
+    # From the misses, so that the share is exactly 1 where all agree.
     missed = math.fsum(w * (1 - hits[known] / n[known]))
     return Share(
         max(0.0, 1 - missed),
@@ -78,9 +92,10 @@ def stratified(weights: F64, n: F64, hits: F64) -> Share:
 
 
 def prior_strength(n: F64, hits: F64) -> float:
-    """How many images the share of all classes is worth in judging one class, from 1 to 10.
+    """How many images of a class the share of all classes is worth, from 1 to 10.
 
-    Beta-binomial moments: (1 - rho) / rho with the intra-class correlation rho from the analysis of variance.
+    Moments of the beta-binomial distribution: (1 - rho) / rho, with the intra-class correlation rho
+    from the analysis of variance.
     """
     n, hits = n[n > 0], hits[n > 0]
     total, classes = float(n.sum()), len(n)
@@ -96,22 +111,28 @@ def prior_strength(n: F64, hits: F64) -> float:
     return float(np.clip((1 - rho) / rho, K_MIN, K_MAX))
 
 
-def measured(measure: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
-    """Agreement of one measured (split point, codec) for a mix.
+def measured_agreement(measurement: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
+    """The agreement of one measured cut for a mix.
 
-    Classes without images are estimated by all classes; the interval leaves them open from 0 to 1.
+    Classes without images are estimated by all classes. The interval leaves their share open, from
+    0 to 1.
+
+    Parameters:
+        profile_ids: the classes of the measurement's counts, :attr:`Profile.class_ids`.
     """
-    seen, agree = measure.images.astype(np.float64), measure.agreeing.astype(np.float64)
-    if not seen.sum() > 0:
+    images = measurement.images.astype(np.float64)
+    agreeing = measurement.agreeing.astype(np.float64)
+    if not images.sum() > 0:
         return Agreement()
-    everything = float(agree.sum() / seen.sum())
+    everything = float(agreeing.sum() / images.sum())
     row = positions(profile_ids, mix.class_ids)
-    n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
+    n = np.where(row >= 0, images[row], 0.0)
+    hits = np.where(row >= 0, agreeing[row], 0.0)
     part = stratified(mix.weights, n, hits)
     if not part.weight > 0:
         return Agreement(everything, 0.0, 1.0, 0.0, "profile (other classes)", everything)
     low, high = wilson(part.value, part.n)
-    k = prior_strength(seen, agree)
+    k = prior_strength(images, agreeing)
     leaning = everything + part.n / (part.n + k) * (part.value - everything)
     rest = 1 - part.weight
     return Agreement(
@@ -124,99 +145,124 @@ def measured(measure: CutMeasurement, profile_ids: I64, mix: Mix) -> Agreement:
     )
 
 
-def class_shares(measure: CutMeasurement | None, profile_ids: I64, class_ids: I64) -> F64:
-    """Measured agreement of each of ``class_ids`` (M,); that of all classes where a class has no image."""
-    if measure is None or not measure.images.sum() > 0:
+def class_shares(measurement: CutMeasurement | None, profile_ids: I64, class_ids: I64) -> F64:
+    """Measured agreement of each of ``class_ids``, shape (M,).
+
+    A class without images has the agreement of all classes, a cut without a measurement 0.
+    """
+    if measurement is None or not measurement.images.sum() > 0:
         return np.zeros(len(class_ids))
-    seen, agree = measure.images.astype(np.float64), measure.agreeing.astype(np.float64)
+    images = measurement.images.astype(np.float64)
+    agreeing = measurement.agreeing.astype(np.float64)
     row = positions(profile_ids, class_ids)
-    n, hits = (np.where(row >= 0, counts[row], 0.0) for counts in (seen, agree))
-    return np.where(n > 0, hits / np.maximum(n, 1.0), agree.sum() / seen.sum())
+    n = np.where(row >= 0, images[row], 0.0)
+    hits = np.where(row >= 0, agreeing[row], 0.0)
+    return np.where(n > 0, hits / np.maximum(n, 1.0), agreeing.sum() / images.sum())
 
 
-def labelled(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, tuple[F64, F64]]:
-    """Labels and correct ones per class of the mix, shapes (M,), of every served (split point, codec)."""
-    at = {int(c): i for i, c in enumerate(mix.class_ids)}
-    found: dict[Cut, tuple[F64, F64]] = {}
-    known = [
-        r
-        for r in outcomes
-        if 0 < r.labelled <= MOST and math.isfinite(r.correct) and r.class_id in at
+def label_counts(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, tuple[F64, F64]]:
+    """Labels, and correct ones, of every served cut by class of the mix. Shapes (M,)."""
+    columns = {int(class_id): i for i, class_id in enumerate(mix.class_ids)}
+    usable = [
+        row
+        for row in outcomes
+        if 0 < row.labelled <= MAX_COUNT and math.isfinite(row.correct) and row.class_id in columns
     ]
-    for row in sorted(known, key=lambda r: (r.cut.split_point, r.cut.coding, r.class_id)):
-        key = row.cut
-        if key not in found:
-            found[key] = np.zeros(len(at)), np.zeros(len(at))
-        n, hits = found[key]
-        n[at[row.class_id]] += row.labelled
-        hits[at[row.class_id]] += min(max(row.correct, 0.0), row.labelled)
-    return found
+    counts: dict[Cut, tuple[F64, F64]] = {}
+    for row in sorted(usable, key=lambda r: (r.cut.split_point, r.cut.coding, r.class_id)):
+        if row.cut not in counts:
+            counts[row.cut] = np.zeros(len(columns)), np.zeros(len(columns))
+        n, hits = counts[row.cut]
+        column = columns[row.class_id]
+        n[column] += row.labelled
+        hits[column] += min(max(row.correct, 0.0), row.labelled)
+    return counts
 
 
-def outrank(
+def agreements_with_labels(
     agreements: Mapping[Cut, Agreement],
     labels: Mapping[Cut, tuple[F64, F64]],
     mix: Mix,
     tolerance: float,
-    whole: Iterable[Cut],
+    on_server: Iterable[Cut],
 ) -> dict[Cut, Agreement]:
-    """Let labelled live outcomes overrule the profile where they settle the matter.
+    """The agreements, overruled by labels where these settle the matter.
 
-    A choice's accuracy is compared with that of the full network: requests at ``whole`` (everything on the server),
-    else the choice with the most labels among those measured as lossless. Only classes with labels on both sides count,
-    so that one population is compared with itself. Both sides need 30 labels, and the 99 % Newcombe interval of the
-    difference, widened so that it holds at all times, must lie on one side of the tolerance: a few labels never
-    overrule a paired measurement, and looking again and again does not help them.
+    A cut's accuracy is compared with that of the full network: requests at ``on_server``, or else
+    the cut with the most labels among those measured as lossless. Only classes with labels on both
+    sides count, so both sides describe one population.
+
+    Both sides need 30 labels, and the 99 % Newcombe interval of the difference must lie on one side
+    of the tolerance. The interval is widened so that it holds at all times. So a few labels never
+    overrule a paired measurement, and looking more often does not help them.
+
+    Parameters:
+        labels: from :func:`label_counts`.
+        on_server: cuts at which the whole network runs on the server.
     """
-    out = dict(agreements)
-    for key in agreements:
-        rivals = _rivals(key, agreements, labels, whole)
-        if rivals is None or key not in labels:
-            continue
-        (n1, hits1), (n2, hits2) = labels[key], rivals
-        both = (n1 > 0) & (n2 > 0)
-        w = np.where(both, mix.weights, 0.0)
-        one, two = stratified(w, n1, hits1), stratified(w, n2, hits2)
-        if one.n < MIN_LABELLED or two.n < MIN_LABELLED:
-            continue
-        z = float(factor(min(one.n, two.n), 1 - LEVEL))
-        low, high = newcombe(one.value, one.n, two.value, two.n, z)
-        if low >= -tolerance or high < -tolerance:
-            decided = low >= -tolerance
-            share = 1 + min(0.0, one.value - two.value)
-            low, high = newcombe(one.value, one.n, two.value, two.n)
-            out[key] = Agreement(
-                share,
-                _clip(1 + low),
-                max(share, _clip(1 + high)),
-                one.n,
-                "live labels",
-                share,
-                decided,
-            )
-    return out
+    overruled = dict(agreements)
+    for cut in agreements:
+        reference = _reference_counts(cut, agreements, labels, on_server)
+        if reference is not None and cut in labels:
+            decision = _decision(labels[cut], reference, mix, tolerance)
+            if decision is not None:
+                overruled[cut] = decision
+    return overruled
+
+
+def _decision(
+    counts: tuple[F64, F64], reference: tuple[F64, F64], mix: Mix, tolerance: float
+) -> Agreement | None:
+    """What labels say about a cut; ``None`` where they do not settle it."""
+    n, hits = counts
+    reference_n, reference_hits = reference
+    weights = np.where((n > 0) & (reference_n > 0), mix.weights, 0.0)
+    own = stratified(weights, n, hits)
+    full = stratified(weights, reference_n, reference_hits)
+    if own.n < MIN_LABELLED or full.n < MIN_LABELLED:
+        return None
+    z = float(bound_factor(min(own.n, full.n), 1 - LEVEL))
+    low, high = newcombe(own.value, own.n, full.value, full.n, z)
+    within = low >= -tolerance
+    if not within and not high < -tolerance:
+        return None
+    share = 1 + min(0.0, own.value - full.value)
+    low, high = newcombe(own.value, own.n, full.value, full.n)
+    return Agreement(
+        share=share,
+        low=_clip(1 + low),
+        high=max(share, _clip(1 + high)),
+        count=own.n,
+        source="live labels",
+        estimate=share,
+        decided=within,
+    )
+
+
+def _reference_counts(
+    cut: Cut,
+    agreements: Mapping[Cut, Agreement],
+    labels: Mapping[Cut, tuple[F64, F64]],
+    on_server: Iterable[Cut],
+) -> tuple[F64, F64] | None:
+    """Labels and correct ones of the full network, or of the best stand-in for it."""
+    whole = [labels[other] for other in sorted(on_server) if other in labels and other != cut]
+    if whole:
+        n = np.sum([n for n, _ in whole], axis=0)
+        if n.sum() >= MIN_LABELLED:
+            return n, np.sum([hits for _, hits in whole], axis=0)
+    lossless = [
+        other
+        for other, agreement in agreements.items()
+        if other != cut
+        and other in labels
+        and agreement.estimate is not None
+        and agreement.estimate >= LOSSLESS
+    ]
+    if not lossless:
+        return None
+    return labels[max(lossless, key=lambda other: (float(labels[other][0].sum()), other))]
 
 
 def _clip(value: float) -> float:
     return min(1.0, max(0.0, value))
-
-
-def _rivals(
-    key: Cut,
-    agreements: Mapping[Cut, Agreement],
-    labels: Mapping[Cut, tuple[F64, F64]],
-    whole: Iterable[Cut],
-) -> tuple[F64, F64] | None:
-    served_whole = [labels[k] for k in sorted(whole) if k in labels and k != key]
-    if served_whole:
-        n = np.sum([n for n, _ in served_whole], axis=0)
-        if n.sum() >= MIN_LABELLED:
-            return n, np.sum([hits for _, hits in served_whole], axis=0)
-    lossless = [
-        k
-        for k, a in agreements.items()
-        if k != key and k in labels and a.estimate is not None and a.estimate >= LOSSLESS
-    ]
-    if not lossless:
-        return None
-    return labels[max(lossless, key=lambda k: (float(labels[k][0].sum()), k))]

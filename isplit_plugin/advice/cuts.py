@@ -12,7 +12,7 @@ from typing import Final
 
 from ..profile import Profile
 from ..schema import INPUT, ON_DEVICE, OUTPUT, Cut, Manifest
-from .agreement import Agreement, labelled, measured, outrank
+from .agreement import Agreement, agreements_with_labels, label_counts, measured_agreement
 from .latency import Latency, LatencyModel
 from .live_view import LiveView
 from .mix import Mix
@@ -44,7 +44,7 @@ class CutEstimate:
     excess: float
 
     def rank(self, objective: str) -> tuple[float, ...]:
-        """A sort key, smaller is better. Unknown values sort last; the third and fourth settle ties."""
+        """A sort key: smaller is better, unknown values come last, the last two break ties."""
         ms = math.inf if math.isnan(self.latency.ms) else self.latency.ms
         costs = (ms, self.nbytes) if objective == "latency" else (self.nbytes, ms)
         return (*costs, -(self.agreement.estimate or 0.0), self.order)
@@ -83,11 +83,12 @@ def estimate_cuts(
     for cut, _ in deployed:
         measurement = profile.measurement(cut)
         agreements[cut] = (
-            measured(measurement, profile.class_ids, mix) if measurement else Agreement()
+            measured_agreement(measurement, profile.class_ids, mix) if measurement else Agreement()
         )
     on_server = [cut for cut, _ in deployed if cut.split_point == INPUT]
-    labels = labelled(live.outcomes, mix)
-    agreements = outrank(agreements, labels, mix, constraints.accuracy_tolerance, on_server)
+    labels = label_counts(live.outcomes, mix)
+    tolerance = constraints.accuracy_tolerance
+    agreements = agreements_with_labels(agreements, labels, mix, tolerance, on_server)
     estimates = []
     for cut, order in deployed:
         nbytes = _nbytes(manifest, model, cut)

@@ -19,10 +19,10 @@ import numpy as np
 
 from ..schema import Cut
 from .agreement import class_shares
-from .anytime import factor
+from .anytime import bound_factor
 from .cuts import CutEstimate
-from .latency import LatencyModel, edge
-from .live_view import F64, I64, MOST, LiveView
+from .latency import LatencyModel, view_at_bounds
+from .live_view import F64, I64, MAX_COUNT, LiveView
 from .mix import Mix
 from .query import Constraints
 
@@ -41,7 +41,7 @@ def live_size(live: LiveView) -> float:
     """How many observations the live mix is worth: at least the sum of their weights."""
     counts = live.class_counts
     usable = np.isfinite(counts.weight) & (counts.weight > 0)
-    usable &= (counts.count > 0) & (counts.count <= MOST)
+    usable &= (counts.count > 0) & (counts.count <= MAX_COUNT)
     # No observation weighs more than the newest, which weighs 1.
     return float(np.minimum(counts.weight[usable], counts.count[usable]).sum())
 
@@ -81,8 +81,8 @@ class CutEvidence:
             estimates=tuple(estimates),
             limits=limits,
             model=model,
-            low=LatencyModel.of(model.profile, edge(live, False), limits),
-            high=LatencyModel.of(model.profile, edge(live, True), limits),
+            low=LatencyModel.of(model.profile, view_at_bounds(live, high=False), limits),
+            high=LatencyModel.of(model.profile, view_at_bounds(live, high=True), limits),
             mix=mix,
             mix_size=live_size(live) if mix.name == "live" else math.inf,
             half_lives=half_lives,
@@ -183,5 +183,5 @@ class CutEvidence:
         weights = np.concatenate([self.mix.weights * (1 - added), [added / 2, added / 2]])
         mean = math.fsum(weights * values)
         variance = math.fsum(weights * (values - mean) ** 2)
-        scale = float(factor(self.mix_size, self._alpha, half_lives=self.half_lives))
+        scale = float(bound_factor(self.mix_size, self._alpha, half_lives=self.half_lives))
         return scale * math.sqrt(variance / self.mix_size)

@@ -1,4 +1,7 @@
-"""Intervals: Wilson for a share, Newcombe for the difference of two. Counts may be fractional (effective sizes)."""
+"""Intervals: Wilson for a share, Newcombe for a difference of shares.
+
+Counts may be fractional, as effective sizes are.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ Z95: Final = 1.959963984540054
 
 
 def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a share seen in ``n`` trials (E. B. Wilson, JASA 1927); [0, 1] where ``n`` is 0."""
+    """Score interval of a share of ``n`` trials (E. B. Wilson, JASA 1927).
+
+    Without trials, it is (0, 1).
+    """
     if not n > 0 or math.isnan(share):
         return 0.0, 1.0
     spread = z * z / n
@@ -24,7 +30,10 @@ def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:
 def newcombe(
     share1: float, n1: float, share2: float, n2: float, z: float = Z95
 ) -> tuple[float, float]:
-    """Interval of ``share1 - share2``, independent samples (R. G. Newcombe, Statistics in Medicine 1998, method 10)."""
+    """Interval of ``share1 - share2`` of independent samples.
+
+    R. G. Newcombe, Statistics in Medicine 1998, method 10.
+    """
     low1, high1 = wilson(share1, n1, z)
     low2, high2 = wilson(share2, n2, z)
     difference = share1 - share2

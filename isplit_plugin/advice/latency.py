@@ -1,11 +1,11 @@
-"""How long would one prediction take with each choice, at a given link.
+"""The predicted latency of one prediction at a cut, on a given link.
 
     head + encode + bytes * 8 / bandwidth + round trip + decode + tail
 
-Live medians outrank the profile's times where at least 10 requests reported them. What is not known live is the
-profile's time, scaled by how much slower this device (head, encode) and this server (decode, tail) have proved to be
-than the machine that made the profile: a live time and an unscaled one are not comparable. The additive model and
-the choice of the fastest cut follow Neurosurgeon (Kang et al., ASPLOS 2017).
+A live median is used where at least 10 requests reported one. Otherwise it is the profile's time,
+scaled by how much slower this device (head, encode) or this server (decode, tail) is than the
+machine that made the profile, because a live time and an unscaled one cannot be compared. The
+additive model and the choice of the fastest cut follow Neurosurgeon (Kang et al., ASPLOS 2017).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Final, NamedTuple
 
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT, Cut
-from .live_view import MOST, LiveView, ServedRow, Times
+from .live_view import MAX_COUNT, LiveView, ServedRow, Times
 from .query import Constraints
 
 MIN_REPORTS: Final = 10
 DEFAULT_BANDWIDTH_MBPS: Final = 20.0
 DEFAULT_RTT_MS: Final = 20.0
 _SHORTEST_MS: Final = 0.05
-"""Profile times below this are no yardstick: they are mostly overhead."""
+"""Shorter profile times do not count for the scale, because they are mostly overhead."""
 _LONGEST_MS: Final = 1e7
 _LEAST_MS: Final = 1e-6
 _FACTOR: Final = (1e-3, 1e3)
@@ -32,7 +32,13 @@ _BANDWIDTH: Final = (1e-3, 1e5)
 
 
 class Link(NamedTuple):
-    """The uplink in megabits a second, the round trip in ms, and where each comes from ("asked", "live", "assumed")."""
+    """The link of a question.
+
+    Attributes:
+        bandwidth_mbps: the uplink, in megabits per second.
+        rtt_ms: the round-trip time.
+        bandwidth_source, rtt_source: "asked", "live" or "assumed".
+    """
 
     bandwidth_mbps: float
     rtt_ms: float
@@ -40,7 +46,7 @@ class Link(NamedTuple):
     rtt_source: str
 
     def transfer_ms(self, nbytes: float) -> float:
-        """Time of ``nbytes`` on the uplink, and one round trip."""
+        """Milliseconds of ``nbytes`` on the uplink and one round trip."""
         return nbytes * 8 / (self.bandwidth_mbps * 1000) + self.rtt_ms
 
     def words(self) -> str:
@@ -51,7 +57,11 @@ class Link(NamedTuple):
 
 
 class Term(NamedTuple):
-    """``factor`` times ``value``, ms: ``name`` says which quantity the value is; ``live``: whether it was reported."""
+    """A part of a latency: ``factor`` times ``value``, in milliseconds.
+
+    ``name`` is the quantity that the value measures. ``live`` says whether it was reported by live
+    traffic.
+    """
 
     name: str
     factor: float
@@ -60,65 +70,23 @@ class Term(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Milliseconds, NaN where a part is not known, and the source: "live", "profile", "mixed" or "none"."""
+    """Milliseconds, NaN where a part is unknown.
+
+    ``source`` is "live", "profile", "mixed" or "none".
+    """
 
     ms: float
     source: str
-
-
-def _reported(times: Iterable[Times]) -> float | None:
-    """The count-weighted mean of medians, ``None`` below 10 reports. A time that cannot be is no report."""
-    good = [t for t in times if 0 < t.count <= MOST and 0 <= t.median_ms <= _LONGEST_MS]
-    count = math.fsum(t.count for t in good)
-    return math.fsum(t.count / count * t.median_ms for t in good) if count >= MIN_REPORTS else None
-
-
-def _factor(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """The weighted median of (ratio, weight) pairs, bounded; ``None`` without any."""
-    ordered = sorted(pairs)
-    half = math.fsum(w for _, w in ordered) / 2
-    run = 0.0
-    for ratio, weight in ordered:
-        run += weight
-        if run >= half:
-            return min(max(ratio, _FACTOR[0]), _FACTOR[1])
-    return None
-
-
-def mean_bytes(row: ServedRow) -> float:
-    """Mean body bytes of a served pair, NaN below 10 requests."""
-    good = MIN_REPORTS <= row.requests <= MOST and 0 <= row.bytes <= MOST**2
-    return row.bytes / row.requests if good else math.nan
-
-
-def link_of(constraints: Constraints, live: LiveView) -> Link:
-    """The asked link; else the bandwidth that devices saw (bytes over uplink time); else a named assumption."""
-    bandwidth, source = constraints.bandwidth_mbps, "asked"
-    if bandwidth is None:
-        bits, ms = [], []
-        for row in live.served:
-            median, size = _reported([row.uplink]), mean_bytes(row)
-            if median is not None and median > 0 and size > 0:
-                bits.append(row.uplink.count * size * 8)
-                ms.append(row.uplink.count * median)
-        if ms:
-            bandwidth = min(
-                max(math.fsum(bits) / math.fsum(ms) / 1000, _BANDWIDTH[0]), _BANDWIDTH[1]
-            )
-            source = "live"
-        else:
-            bandwidth, source = DEFAULT_BANDWIDTH_MBPS, "assumed"
-    if constraints.rtt_ms is not None:
-        return Link(bandwidth, constraints.rtt_ms, source, "asked")
-    return Link(bandwidth, DEFAULT_RTT_MS, source, "assumed")
 
 
 @dataclass(frozen=True)
 class LatencyModel:
     """The times of a profile and of live traffic, for one question.
 
-    ``slowdown``: this device against the profile's machine; ``slowdown_source``: "asked", "live" or "assumed".
-    ``load``: this server against the profile's machine.
+    Attributes:
+        slowdown: how many times slower this device is than the machine that made the profile.
+        slowdown_source: "asked", "live" or "assumed".
+        load: the same for this server.
     """
 
     profile: Profile
@@ -130,55 +98,41 @@ class LatencyModel:
 
     @classmethod
     def of(cls, profile: Profile, live: LiveView, constraints: Constraints) -> LatencyModel:
+        """The model for a question about this profile and this traffic."""
         served = tuple(
-            sorted(live.served, key=lambda r: (r.cut.split_point, r.cut.coding, r.group))
+            sorted(live.served, key=lambda row: (row.cut.split_point, row.cut.coding, row.group))
         )
-        device: list[tuple[float, float]] = []
-        server: list[tuple[float, float]] = []
-        for row in served:
-            for times, known, into in (
-                (row.head, profile.head_ms.get(row.cut.split_point), device),
-                (row.tail, profile.tail_ms.get(row.cut.split_point), server),
-            ):
-                median = _reported([times])
-                if (
-                    median is not None
-                    and median > 0
-                    and known is not None
-                    and known >= _SHORTEST_MS
-                ):
-                    into.append((median / known, times.count))
         slowdown, source = constraints.device_slowdown, "asked"
         if slowdown is None:
-            slowdown, source = _factor(device), "live"
+            heads = [(row.head, profile.head_ms.get(row.cut.split_point)) for row in served]
+            slowdown, source = _slowdown(heads), "live"
         if slowdown is None:
             slowdown, source = 1.0, "assumed"
-        load = _factor(server)
+        tails = [(row.tail, profile.tail_ms.get(row.cut.split_point)) for row in served]
+        load = _slowdown(tails)
         return cls(
-            profile,
-            served,
-            link_of(constraints, live),
-            slowdown,
-            source,
-            1.0 if load is None else load,
+            profile=profile,
+            served=served,
+            link=link_of(constraints, live),
+            slowdown=slowdown,
+            slowdown_source=source,
+            load=1.0 if load is None else load,
         )
 
     def nbytes(self, cut: Cut) -> float:
-        """Mean bytes of one image on the wire as served, NaN where too few were."""
-        sizes = [(r.requests, mean_bytes(r)) for r in self._rows(cut)]
-        good = [(n, size) for n, size in sizes if not math.isnan(size)]
-        total = math.fsum(n for n, _ in good)
-        return math.fsum(n / total * size for n, size in good) if good else math.nan
+        """Mean bytes of one image on the wire in live traffic, NaN below 10 requests."""
+        sizes = [(row.requests, mean_bytes(row)) for row in self._rows(cut)]
+        known = [(n, size) for n, size in sizes if not math.isnan(size)]
+        total = math.fsum(n for n, _ in known)
+        return math.fsum(n / total * size for n, size in known) if known else math.nan
 
     def latency(self, cut: Cut, nbytes: float) -> Latency:
-        """One prediction with this choice. ``nbytes``: what it sends; on the device, nothing is sent."""
-        return _sum(
-            self._parts(cut),
-            0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes),
-        )
+        """The latency of one prediction that sends ``nbytes``. At `output` nothing is sent."""
+        transfer_ms = 0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes)
+        return _sum(self._parts(cut), transfer_ms)
 
     def terms(self, cut: Cut, nbytes: float) -> tuple[Term, ...]:
-        """The latency as a sum of terms; those that two choices share cancel in their difference."""
+        """The latency as terms. Terms that two cuts share cancel in the difference of the two."""
         parts = tuple(self._parts(cut))
         if cut.split_point == OUTPUT:
             return parts
@@ -187,59 +141,74 @@ class LatencyModel:
         return (*parts, uplink, Term("rtt", 1.0, self.link.rtt_ms, False))
 
     def _parts(self, cut: Cut) -> list[Term]:
+        """The terms of device and server, without those of the link."""
         split_point = cut.split_point
-        measurement = self.profile.measurement(cut)
-        at_cut = self._rows(cut)
-        at_point = [row for row in self.served if row.cut.split_point == split_point]
-        # Coding that was never measured is taken as free: next to head, transfer and tail it hardly counts.
-        encode = measurement.encode_ms if measurement is not None else 0.0
-        decode = measurement.decode_ms if measurement is not None else 0.0
+        at_split_point = [row for row in self.served if row.cut.split_point == split_point]
         parts: list[Term] = []
         if split_point != INPUT:
-            whole = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
-            head = self.profile.head_ms.get(split_point, whole)
-            parts.append(
-                self._part(
-                    f"head {split_point}", self._device(r.head for r in at_point), head, "slowdown"
-                )
-            )
+            parts.append(self._head(split_point, at_split_point))
         if split_point == OUTPUT:
             return parts
-        tail = self.profile.tail_ms.get(split_point)
+        measurement = self.profile.measurement(cut)
+        # A codec that was never measured counts as free: it hardly matters next to the other parts.
+        encode_ms = measurement.encode_ms if measurement is not None else 0.0
+        decode_ms = measurement.decode_ms if measurement is not None else 0.0
+        tail_ms = self.profile.tail_ms.get(split_point)
+        rows = self._rows(cut)
+        encode_live = self._device_median(row.encode for row in rows)
+        decode_live = _reported_median(row.decode for row in rows)
+        tail_live = _reported_median(row.tail for row in at_split_point)
         return [
             *parts,
-            self._part(f"encode {cut}", self._device(r.encode for r in at_cut), encode, "slowdown"),
-            self._part(f"decode {cut}", _reported(r.decode for r in at_cut), decode, "load"),
-            self._part(f"tail {split_point}", _reported(r.tail for r in at_point), tail, "load"),
+            self._part(f"encode {cut}", encode_live, encode_ms, "slowdown"),
+            self._part(f"decode {cut}", decode_live, decode_ms, "load"),
+            self._part(f"tail {split_point}", tail_live, tail_ms, "load"),
         ]
 
-    def _device(self, times: Iterable[Times]) -> float | None:
-        # Who names the device's speed asks about that device, not about those that reported.
-        return None if self.slowdown_source == "asked" else _reported(times)
+    def _head(self, split_point: str, rows: Sequence[ServedRow]) -> Term:
+        whole_ms = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
+        head_ms = self.profile.head_ms.get(split_point, whole_ms)
+        live_ms = self._device_median(row.head for row in rows)
+        return self._part(f"head {split_point}", live_ms, head_ms, "slowdown")
+
+    def _device_median(self, times: Iterable[Times]) -> float | None:
+        # A question that names the slowdown is about another device than those that reported.
+        return None if self.slowdown_source == "asked" else _reported_median(times)
 
     def _rows(self, cut: Cut) -> list[ServedRow]:
         return [row for row in self.served if row.cut == cut]
 
-    def _part(self, name: str, live: float | None, known: float | None, shared: str) -> Term:
-        """A live time as a quantity of its own; a time of the profile as a multiple of slowdown or load."""
-        if live is not None:
-            return Term(name, 1.0, live, True)
-        factor = known if known is not None and math.isfinite(known) else math.nan
-        return Term(shared, factor, self.slowdown if shared == "slowdown" else self.load, False)
+    def _part(self, name: str, live_ms: float | None, profile_ms: float | None, scale: str) -> Term:
+        """A live time as a quantity of its own, or a profile time as a multiple of a scale."""
+        if live_ms is not None:
+            return Term(name, 1.0, live_ms, True)
+        factor = profile_ms if profile_ms is not None and math.isfinite(profile_ms) else math.nan
+        return Term(scale, factor, self.slowdown if scale == "slowdown" else self.load, False)
 
 
-def _sum(parts: Sequence[Term], transfer_ms: float) -> Latency:
-    total = math.fsum(part.factor * part.value for part in parts) + transfer_ms
-    if not math.isfinite(total):
-        return Latency(math.nan, "none")
-    live = [part.live for part in parts]
-    return Latency(total, "live" if all(live) else "mixed" if any(live) else "profile")
+def link_of(constraints: Constraints, live: LiveView) -> Link:
+    """The link that was asked for, else the live bandwidth, else a default that says so."""
+    bandwidth, bandwidth_source = constraints.bandwidth_mbps, "asked"
+    if bandwidth is None:
+        bandwidth, bandwidth_source = _live_bandwidth(live), "live"
+    if bandwidth is None:
+        bandwidth, bandwidth_source = DEFAULT_BANDWIDTH_MBPS, "assumed"
+    rtt, rtt_source = constraints.rtt_ms, "asked"
+    if rtt is None:
+        rtt, rtt_source = DEFAULT_RTT_MS, "assumed"
+    return Link(bandwidth, rtt, bandwidth_source, rtt_source)
 
 
-def edge(live: LiveView, high: bool) -> LiveView:
-    """The same traffic with every median at the lower (or upper) end of its interval."""
+def mean_bytes(row: ServedRow) -> float:
+    """Mean body bytes of the requests at a cut, NaN below 10 requests."""
+    usable = MIN_REPORTS <= row.requests <= MAX_COUNT and 0 <= row.bytes <= MAX_COUNT**2
+    return row.bytes / row.requests if usable else math.nan
 
-    def at(times: Times) -> Times:
+
+def view_at_bounds(live: LiveView, *, high: bool) -> LiveView:
+    """The same traffic with every median at the lower, or the upper, end of its interval."""
+
+    def bound(times: Times) -> Times:
         value = times.high_ms if high else times.low_ms
         if math.isnan(value):
             value = math.inf if high else 0.0
@@ -248,13 +217,67 @@ def edge(live: LiveView, high: bool) -> LiveView:
 
     served = tuple(
         replace(
-            r,
-            head=at(r.head),
-            encode=at(r.encode),
-            decode=at(r.decode),
-            tail=at(r.tail),
-            uplink=at(r.uplink),
+            row,
+            head=bound(row.head),
+            encode=bound(row.encode),
+            decode=bound(row.decode),
+            tail=bound(row.tail),
+            uplink=bound(row.uplink),
         )
-        for r in live.served
+        for row in live.served
     )
     return replace(live, served=served)
+
+
+def _live_bandwidth(live: LiveView) -> float | None:
+    """Bits over uplink time in megabits per second, ``None`` where too few devices reported."""
+    bits: list[float] = []
+    ms: list[float] = []
+    for row in live.served:
+        median = _reported_median([row.uplink])
+        size = mean_bytes(row)
+        if median is not None and median > 0 and size > 0:
+            bits.append(row.uplink.count * size * 8)
+            ms.append(row.uplink.count * median)
+    if not ms:
+        return None
+    return min(max(math.fsum(bits) / math.fsum(ms) / 1000, _BANDWIDTH[0]), _BANDWIDTH[1])
+
+
+def _reported_median(times: Iterable[Times]) -> float | None:
+    """The mean of medians, weighted by count; ``None`` below 10 reports.
+
+    Impossible times are left out.
+    """
+    possible = [t for t in times if 0 < t.count <= MAX_COUNT and 0 <= t.median_ms <= _LONGEST_MS]
+    count = math.fsum(t.count for t in possible)
+    if count < MIN_REPORTS:
+        return None
+    return math.fsum(t.count / count * t.median_ms for t in possible)
+
+
+def _slowdown(times: Iterable[tuple[Times, float | None]]) -> float | None:
+    """The median ratio of live to profile times, weighted by reports; ``None`` without any."""
+    ratios = []
+    for live, profile_ms in times:
+        median = _reported_median([live])
+        if profile_ms is None or not profile_ms >= _SHORTEST_MS:
+            continue
+        if median is not None and median > 0:
+            ratios.append((median / profile_ms, live.count))
+    half = math.fsum(weight for _, weight in ratios) / 2
+    weight_so_far = 0.0
+    for ratio, weight in sorted(ratios):
+        weight_so_far += weight
+        if weight_so_far >= half:
+            return min(max(ratio, _FACTOR[0]), _FACTOR[1])
+    return None
+
+
+def _sum(parts: Sequence[Term], transfer_ms: float) -> Latency:
+    total = math.fsum(part.factor * part.value for part in parts) + transfer_ms
+    if not math.isfinite(total):
+        return Latency(math.nan, "none")
+    if all(part.live for part in parts):
+        return Latency(total, "live")
+    return Latency(total, "mixed" if any(part.live for part in parts) else "profile")

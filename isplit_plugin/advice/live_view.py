@@ -1,11 +1,11 @@
-"""What live traffic has told about one network and one device group: the value that the store hands to the advice.
+"""Live traffic of one network and one device group, as the store hands it to the advice.
 
-Two things are called split point and are kept apart here. *Served at* is where a request was cut (:class:`ServedRow`,
-:class:`OutcomeRow`). *Point of the curve* is where an importance value lies (the P columns of :class:`ImportanceRows`,
-in the order of ``Profile.split_points``).
+"Split point" has two meanings here. A :class:`ServedRow` or :class:`OutcomeRow` has the split point
+at which a request was cut. The P columns of :class:`ImportanceRows` are the points of the curve, in
+the order of ``Profile.split_points``.
 
-All weights come from forward decay (Cormode et al., ICDE 2009): 2^((t - L)/half-life), relative to a landmark L. Only
-their ratios are used, so any landmark will do, as long as one view uses one.
+All weights come from forward decay (Cormode et al., ICDE 2009): 2^((t - L)/half-life), relative to
+a landmark L. Only their ratios are used, so any landmark will do, if a view uses only one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ I64 = npt.NDArray[np.int64]
 
 
 def positions(ids: I64, wanted: I64) -> I64:
-    """Where each of ``wanted`` (M,) stands in ``ids`` (K,), which are unique; -1 where it does not."""
+    """The position of each of ``wanted`` (M,) in ``ids`` (K,), which are unique; -1 if missing."""
     if not len(ids):
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(ids, kind="stable")
@@ -36,16 +36,17 @@ def positions(ids: I64, wanted: I64) -> I64:
 
 
 Source = Literal["tail", "input", "probe"]
-"""Who computed an importance value: the tail (from its cut on), the server from a whole input, or a device's probe."""
+"""Who computed an importance value: the tail (from the cut on), the server from a whole input, or a
+device's probe."""
 Target = Literal["predicted", "true"]
-"""Whose score was differentiated: the predicted class, or the true one where a label is known."""
+"""The class whose score was differentiated: the predicted one, or the true one from a label."""
 
 WHOLE_CURVES: Final = ("input", "probe")
 """Sources whose every observation has a value at all points of the curve."""
 ALL_GROUPS: Final = "all"
-"""The name of a view over every device group."""
-MOST: Final = 1e15
-"""A count above this is none."""
+"""The group of a view of all devices."""
+MAX_COUNT: Final = 1e15
+"""Larger counts are errors and are ignored."""
 
 
 def _no_ids() -> I64:
@@ -58,16 +59,20 @@ def _no_weights() -> F64:
 
 @dataclass(frozen=True, eq=False)
 class ImportanceRows:
-    """Mergeable moments of importance, one row per class, one column per point of the curve.
+    """Moments of importance that can be added up: one row per class, one column per point.
 
-    Shapes: ``class_ids`` (K,) int64, all others (K, P) float64. With w the decayed weight of an observation and
-    x its importance at the point: ``count`` = number of observations (not decayed), ``weight`` = sum of w,
-    ``weight2`` = sum of w^2, ``sum1`` = sum of w (x - mean0), ``sum2`` = sum of w (x - mean0)^2, where mean0 is the
-    profile's. All are per point, because split traffic has values only from its cut on; a point that was never
-    observed has zeros. Effective sample size: weight^2 / weight2. Class ids are unique within one set of rows.
+    With w the decayed weight of an observation, x its importance at the point and mean0 the
+    profile's mean. All moments are per point, because split traffic has values only from its cut
+    on. A point that was never observed has zeros. The effective sample size is weight^2 / weight2.
 
-    ``devices``: how many distinct devices stand behind each value, where an observation is the mean of one device in
-    one bucket of time; requests that count by themselves are told as one device each. ``None``: all of them do.
+    Attributes:
+        class_ids: shape (K,), unique. All other shapes are (K, P).
+        count: the number of observations, not decayed.
+        weight, weight2: the sums of w and of w^2.
+        sum1, sum2: the sums of w (x - mean0) and of w (x - mean0)^2.
+        devices: distinct devices behind each value, where an observation is the mean of one device
+            in one bucket of time. Requests that count by themselves count as one device each.
+            ``None`` if all requests do.
     """
 
     source: Source
@@ -84,20 +89,22 @@ class ImportanceRows:
         shape = np.shape(self.count)
         if len(shape) != 2 or np.shape(self.class_ids) != shape[:1]:
             raise StoreError(
-                f"importance rows: expected (K,) and (K, P), got {np.shape(self.class_ids)} and {shape}"
+                "importance rows: expected (K,) and (K, P), "
+                f"got {np.shape(self.class_ids)} and {shape}"
             )
         for name in ("weight", "weight2", "sum1", "sum2", "devices"):
-            if getattr(self, name) is not None and np.shape(getattr(self, name)) != shape:
+            moments = getattr(self, name)
+            if moments is not None and np.shape(moments) != shape:
                 raise StoreError(
-                    f"importance rows: expected {name} {shape}, got {np.shape(getattr(self, name))}"
+                    f"importance rows: expected {name} {shape}, got {np.shape(moments)}"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Mean and median of one kind of time in milliseconds over ``count`` requests; NaN where nobody reported it.
+    """One kind of time in milliseconds, over ``count`` requests; NaN where nobody reported it.
 
-    ``low_ms`` and ``high_ms``: between them lies the true median, at all times (:func:`.anytime.median_ranks`).
+    The true median lies between ``low_ms`` and ``high_ms`` (:func:`.anytime.median_ranks`).
     """
 
     count: float = 0.0
@@ -134,7 +141,7 @@ class ServedRow:
 
 
 class OutcomeRow(NamedTuple):
-    """Decayed counts for one predicted class at one cut: predictions, labelled ones, correct ones."""
+    """Decayed counts of predictions, labelled and correct ones, for a predicted class at a cut."""
 
     cut: Cut
     class_id: int
@@ -145,25 +152,27 @@ class OutcomeRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """The live mix. Shapes (S,): predicted classes, their decayed weights, and their request counts."""
+    """The live mix: predicted classes, their decayed weights and request counts, shapes (S,)."""
 
     class_ids: I64 = field(default_factory=_no_ids)
     weight: F64 = field(default_factory=_no_weights)
     count: F64 = field(default_factory=_no_weights)
 
     def __post_init__(self) -> None:
-        shapes = {np.shape(self.class_ids), np.shape(self.weight), np.shape(self.count)}
-        if len(shapes) != 1 or len(shapes.pop()) != 1:
-            raise StoreError("classes seen: expected three arrays of one length (S,)")
+        shapes = [np.shape(self.class_ids), np.shape(self.weight), np.shape(self.count)]
+        if len(set(shapes)) != 1 or len(shapes[0]) != 1:
+            raise StoreError(f"class counts: expected three arrays of shape (S,), got {shapes}")
 
 
 @dataclass(frozen=True, eq=False)
 class LiveView:
-    """Everything the advice may know of live traffic, for one network and one device group.
+    """Live traffic of one network and one device group.
 
-    ``revision`` changes whenever the contents do.
-    ``as_of``: epoch seconds of the newest observation, ``None`` without traffic; never the reader's clock.
-    ``observations``: the requests behind this view.
+    Attributes:
+        revision: changes whenever the contents do.
+        as_of: epoch seconds of the newest observation, ``None`` without traffic. It never depends
+            on the time of reading.
+        observations: the requests behind this view.
     """
 
     importance: tuple[ImportanceRows, ...] = ()
@@ -177,5 +186,5 @@ class LiveView:
 
     @classmethod
     def empty(cls, group: str = ALL_GROUPS, revision: str = "") -> LiveView:
-        """The view of a network that nobody has used yet."""
+        """The view of a network without traffic."""
         return cls(group=group, revision=revision)

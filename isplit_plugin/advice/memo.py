@@ -1,6 +1,6 @@
-"""Values that follow from one object alone, worked out once for as long as that object lives.
+"""Results that depend on one object alone, computed once and kept as long as the object lives.
 
-Profiles and views never change, and many questions are asked of the same ones.
+Profiles and views never change, and many questions are asked about the same ones.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ R = TypeVar("R")
 
 
 def once(function: Callable[[T], R]) -> Callable[[T], R]:
-    """Keep what ``function`` returned for an object (told apart by identity, so it must not define equality)."""
-    known: WeakKeyDictionary[T, R] = WeakKeyDictionary()
+    """Cache ``function`` by the identity of its argument, whose class must not define equality."""
+    results: WeakKeyDictionary[T, R] = WeakKeyDictionary()
 
     @wraps(function)
-    def kept(of: T) -> R:
-        found = known.get(of)
-        if found is None:
-            found = known[of] = function(of)
-        return found
+    def cached(argument: T) -> R:
+        result = results.get(argument)
+        if result is None:
+            result = function(argument)
+            results[argument] = result
+        return result
 
-    return kept
+    return cached

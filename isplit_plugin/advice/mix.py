@@ -11,18 +11,22 @@ import numpy as np
 from ..errors import UnknownClassError
 from ..profile import Profile
 from ..schema import ClassShare
-from .live_view import F64, I64, MOST, LiveView
+from .live_view import F64, I64, MAX_COUNT, LiveView
 from .query import Query
 
 MIN_LIVE_MIX: Final = 10
-"""Requests that it takes before a live mix is believed; below it the calibration set's mix stands."""
+"""Requests that a live mix takes. With fewer, the calibration set's mix is used."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    """``class_ids`` (M,) and ``weights`` (M,) that sum to 1; ``name``: "live", "profile" or "asked".
+    """The classes of a question and their weights.
 
-    ``note`` says in words where the mix is another one than was asked for.
+    Attributes:
+        name: "live", "profile" or "asked".
+        class_ids: shape (M,).
+        weights: shape (M,); they sum to 1.
+        note: says so, where this is not the mix that was asked for.
     """
 
     name: str
@@ -38,25 +42,34 @@ class Mix:
 
 
 def live_weights(live: LiveView, classes: int) -> tuple[F64, F64]:
-    """Decayed weight (relative to the largest) and request count of each class, shapes (classes,).
+    """Decayed weight, relative to the largest, and request count of each class.
 
-    Ids that do not exist are left out.
+    Both shapes are (classes,). Unknown class ids are left out.
     """
     weight, count = np.zeros(classes), np.zeros(classes)
-    seen = live.class_counts
-    good = (seen.class_ids >= 0) & (seen.class_ids < classes)
-    good &= np.isfinite(seen.weight) & (seen.weight > 0) & (seen.count > 0) & (seen.count <= MOST)
-    top = seen.weight[good].max(initial=0.0)
+    counts = live.class_counts
+    good = (counts.class_ids >= 0) & (counts.class_ids < classes)
+    good &= (
+        np.isfinite(counts.weight)
+        & (counts.weight > 0)
+        & (counts.count > 0)
+        & (counts.count <= MAX_COUNT)
+    )
+    top = counts.weight[good].max(initial=0.0)
     # Scaled: decayed weights may be as large as floats go.
-    np.add.at(weight, seen.class_ids[good], seen.weight[good] / top)
-    np.add.at(count, seen.class_ids[good], seen.count[good])
+    np.add.at(weight, counts.class_ids[good], counts.weight[good] / top)
+    np.add.at(count, counts.class_ids[good], counts.count[good])
     return weight, count
 
 
 def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str]) -> Mix:
-    """The mix that ``query`` asks for. Raises UnknownClassError listing the known ids.
+    """The mix that ``query`` asks for.
 
-    A live mix of fewer than 10 requests falls back to the calibration set's, and one of that to equal weights.
+    With fewer than 10 requests, the calibration set's mix replaces the live one. Without images in
+    the calibration set, all classes weigh the same.
+
+    Raises:
+        UnknownClassError: a class id is not one of the network's, which it lists.
     """
     total = len(labels)
     if query.classes is None:
@@ -75,7 +88,10 @@ def resolve(query: Query, profile: Profile, live: LiveView, labels: Sequence[str
         if requests >= MIN_LIVE_MIX and weight[asked].sum() > 0:
             return _mix("live", asked, weight[asked])
         if requests > 0:
-            note = f"{requests:.0f} live requests {of}are too few for a live mix (it takes {MIN_LIVE_MIX})"
+            note = (
+                f"{requests:.0f} live requests {of}are too few for a live mix "
+                f"(it takes {MIN_LIVE_MIX})"
+            )
         wanted = "profile"
     if wanted == "profile":
         weight = np.zeros(total)

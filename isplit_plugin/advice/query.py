@@ -1,4 +1,4 @@
-"""The question: for which classes, which device group, which link, which limits."""
+"""A question: its classes, device group, link and limits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def _one_of(name: str, value: object, known: Iterable[str]) -> None:
 def _number(
     name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
 ) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if good and isinstance(value, int | float):
+    valid = isinstance(value, int | float) and not isinstance(value, bool)
+    if valid and isinstance(value, int | float):
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
-        good = math.isfinite(number) and low <= number <= high and not (open_low and number == low)
-    if not good:
+        valid = math.isfinite(number) and low <= number <= high
+        valid = valid and not (open_low and number == low)
+    if not valid:
         wanted = f"a number {'above' if open_low else 'of at least'} {low:g}"
         wanted += f" and at most {high:g}" if high < math.inf else ""
         raise QueryError(f"{name}: expected {wanted}, got {str(value)[:100]!r}", field=name)
@@ -45,13 +46,21 @@ def _number(
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """The link, the limits and what to optimise. ``None``: not asked.
+    """The link, the limits and the objective of a question. ``None`` where nothing is asked.
 
-    ``bandwidth_mbps``: uplink, megabits a second; ``rtt_ms``: round-trip time. ``max_bytes``: on the wire, one image.
-    ``max_head_macs``: multiply-accumulates that the device may spend on one image. ``accuracy_tolerance``: share of
-    predictions that may differ from the full network's. ``objective``: "latency" or "bytes". ``device_slowdown``: how
-    many times slower the device runs the head than the machine that made the profile; ``None``: read from the head
-    times that devices report, 1 where none did. Raises QueryError naming the field, what was expected and what came.
+    Attributes:
+        bandwidth_mbps: the uplink, in megabits per second.
+        rtt_ms: the round-trip time.
+        max_bytes: on the wire, for one image.
+        max_head_macs: multiply-accumulates that the device can spend on one image.
+        accuracy_tolerance: the share of predictions that may differ from the full network's.
+        objective: "latency" or "bytes".
+        device_slowdown: how many times slower the device runs the head than the machine that made
+            the profile. By default it follows from the head times that devices report, and is 1
+            where none did.
+
+    Raises:
+        QueryError: a value is not valid; it names the field.
     """
 
     bandwidth_mbps: float | None = None
@@ -76,12 +85,20 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question. ``classes``: ids, ``None`` for all; kept sorted and unique, so that order does not matter.
+    """One question.
 
-    ``mix``: the weights of the classes. "asked": each asked class the same; "live": as this group sees them;
-    "profile": as in the calibration set. ``None``: "asked" where classes are asked, else "live". ``rule`` and
-    ``candidate_set`` belong to the places for a bottleneck, and so does ``predictor``: "cui", "depth", or one that the
-    profile holds (those name the point with the largest value, whatever the rule). Raises QueryError.
+    Attributes:
+        classes: class ids, kept sorted and unique; ``None`` for all classes.
+        mix: the weights of the classes. "asked": all the same; "live": as this group sees them;
+            "profile": as in the calibration set. By default "asked" where classes are named, else
+            "live".
+        rule: the rule that selects places for a bottleneck by CUI.
+        candidate_set: the split points among which it selects.
+        predictor: what ranks these: "cui", "depth", or a predictor of the profile. Other predictors
+            than CUI take the largest value, whatever the rule.
+
+    Raises:
+        QueryError: a value is not valid; it names the field.
     """
 
     classes: tuple[int, ...] | None = None
@@ -102,13 +119,15 @@ class Query:
             or not self.group.isprintable()
         ):
             raise QueryError(
-                f"group: expected 1 to {MAX_GROUP} printable characters, got {str(self.group)[:100]!r}",
+                f"group: expected 1 to {MAX_GROUP} printable characters, "
+                f"got {str(self.group)[:100]!r}",
                 field="group",
             )
         _one_of("rule", self.rule, RULES)
         if not isinstance(self.predictor, str) or not 0 < len(self.predictor) <= MAX_PREDICTOR:
             raise QueryError(
-                f"predictor: expected a name of 1 to {MAX_PREDICTOR} characters, got {str(self.predictor)[:100]!r}",
+                f"predictor: expected a name of 1 to {MAX_PREDICTOR} characters, "
+                f"got {str(self.predictor)[:100]!r}",
                 field="predictor",
             )
         _one_of("candidate_set", self.candidate_set, CANDIDATE_SETS)
@@ -137,11 +156,11 @@ class Query:
 
     @property
     def wanted_mix(self) -> str:
-        """The mix with the default filled in."""
+        """The mix, or its default."""
         return self.mix or ("live" if self.classes is None else "asked")
 
     def to_json(self) -> dict[str, Any]:
-        """The question as JSON types, every default spelled out; 1 and 1.0 are the same number."""
+        """The question as JSON types, with all defaults. Equal questions have equal JSON."""
         raw = asdict(self)
         raw["mix"] = self.wanted_mix
         raw["constraints"] = {

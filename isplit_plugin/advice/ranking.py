@@ -43,9 +43,9 @@ def rank_cuts(
 ) -> CutRanking:
     """Pick a cut and rate the others.
 
-    Where no accurate cut meets the limits, the accurate one that violates them least is picked. Where none is
-    accurate enough, the most accurate within the limits is. Where none was measured, all count as accurate. The reason
-    says so.
+    If no accurate cut meets the limits, the accurate one that violates them least is picked. If
+    none is accurate enough, the most accurate within the limits is. If none was measured, all count
+    as accurate. The reason says so.
 
     Parameters:
         standing: the cut in force, which stays the pick for the reason ``why_standing``. Cuts that

@@ -1,4 +1,4 @@
-"""The smallest codec at a split point that changes the answer seldom enough."""
+"""The smallest codec at a split point that keeps enough of the answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ TOLERANCE: Final = 0.01
 
 
 class SmallestCodec(NamedTuple):
-    """A measured codec, the share of ``images`` on which its top-1 equals the full network's, and the lower end of that
-    share's 95 % Wilson interval: with few images it says little."""
+    """A measured codec that is within the tolerance.
 
-    measure: CutMeasurement
+    Attributes:
+        agreement: the share of ``images`` on which the top-1 class equals the full network's.
+        low: the lower end of its 95 % Wilson interval, which is far below for few images.
+    """
+
+    measurement: CutMeasurement
     agreement: float
     low: float
     images: int
@@ -29,37 +33,41 @@ def smallest_codec(
     tolerance: float = TOLERANCE,
     class_ids: Iterable[int] | None = None,
 ) -> SmallestCodec | None:
-    """The measured codec with the fewest bytes whose top-1 agreement is at least ``1 - tolerance``; ``None`` where no
-    measured codec is. Ties go to the one encoded faster, then by name.
+    """The measured codec with the fewest bytes whose agreement is at least ``1 - tolerance``.
 
-    Parameters: ``split_point``, by any of its names, `input` included; ``class_ids``, the classes whose images count
-    (default: all). Raises UnknownSplitPointError, UnknownClassError, QueryError for a tolerance outside [0, 1].
+    Of codecs with equal bytes, the one that encodes faster is taken, then the first by name.
+    ``None`` where no measured codec agrees often enough.
+
+    Parameters:
+        split_point: any of its names, or `input`.
+        class_ids: the classes whose images count; by default all.
+
+    Raises:
+        UnknownSplitPointError: the profile has no such split point, or it is `output`.
+        UnknownClassError: the profile has no images of a class.
+        QueryError: the tolerance is outside 0 to 1.
     """
     if not 0 <= tolerance <= 1:
         raise QueryError(f"tolerance: expected 0 to 1, got {tolerance}")
     if split_point == OUTPUT:
         raise UnknownSplitPointError(f"at {OUTPUT!r} nothing is sent: no codec is used there")
-    name = (
-        INPUT
-        if split_point == INPUT
-        else profile.split_points[profile.point_index(split_point)].name
-    )
+    name = split_point
+    if split_point != INPUT:
+        name = profile.split_points[profile.point_index(split_point)].name
     rows = profile.class_rows(class_ids)
-    found = []
-    for measure in profile.measurements:
-        images = int(measure.images[rows].sum())
-        agreeing = int(measure.agreeing[rows].sum())
-        # The sum of rounded shares: 0.99 of 100 images is 99 of them.
-        if (
-            measure.split_point == name
-            and images > 0
-            and agreeing >= (1 - tolerance) * images - 1e-9
-        ):
-            found.append(
-                SmallestCodec(
-                    measure, agreeing / images, wilson(agreeing / images, images)[0], images
-                )
-            )
-    return min(
-        found, key=lambda s: (s.measure.nbytes, s.measure.encode_ms, s.measure.codec), default=None
-    )
+    codecs = []
+    for measurement in profile.measurements:
+        if measurement.split_point != name:
+            continue
+        images = int(measurement.images[rows].sum())
+        agreeing = int(measurement.agreeing[rows].sum())
+        # 1e-9 is for rounding: 0.99 of 100 images is 99 of them.
+        if images > 0 and agreeing >= (1 - tolerance) * images - 1e-9:
+            share = agreeing / images
+            codecs.append(SmallestCodec(measurement, share, wilson(share, images)[0], images))
+    return min(codecs, key=_preference, default=None)
+
+
+def _preference(codec: SmallestCodec) -> tuple[float, float, str]:
+    measurement = codec.measurement
+    return measurement.nbytes, measurement.encode_ms, measurement.codec

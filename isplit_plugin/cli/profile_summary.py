@@ -44,8 +44,8 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
         "smallest": {
             name: smallest
             and {
-                "codec": smallest.measure.codec,
-                "bytes": smallest.measure.nbytes,
+                "codec": smallest.measurement.codec,
+                "bytes": smallest.measurement.nbytes,
                 "agreement": smallest.agreement,
                 "low": smallest.low,
                 "images": smallest.images,
@@ -70,11 +70,11 @@ def render_smallest(profile: Profile, tolerance: float) -> str:
         if smallest is None:
             rows.append((name, "none measured", "-", "-", "-", "-"))
         else:
-            nbytes = smallest.measure.nbytes
+            nbytes = smallest.measurement.nbytes
             rows.append(
                 (
                     name,
-                    smallest.measure.codec,
+                    smallest.measurement.codec,
                     round(nbytes),
                     f"{nbytes / jpeg:.2f}",
                     f"{smallest.agreement:.1%}",

@@ -13,9 +13,9 @@ from toys import advice as toys
 from isplit_plugin.advice import OutcomeRow
 from isplit_plugin.advice.agreement import (
     Agreement,
-    labelled,
-    measured,
-    outrank,
+    agreements_with_labels,
+    label_counts,
+    measured_agreement,
     prior_strength,
     stratified,
 )
@@ -33,7 +33,7 @@ IDS = np.asarray([0, 1, 2], np.int64)
 
 
 def test_one_class_is_its_share_with_its_wilson_interval() -> None:
-    found = measured(
+    found = measured_agreement(
         toys.measure("b", "uint8", 1, (100, 99, 80), (100, 100, 100)), IDS, mix(1.0, ids=(2,))
     )
     assert found.share == pytest.approx(0.8)
@@ -42,7 +42,7 @@ def test_one_class_is_its_share_with_its_wilson_interval() -> None:
 
 
 def test_the_profiles_mix_is_the_plain_share_of_all_images() -> None:
-    found = measured(
+    found = measured_agreement(
         toys.measure("b", "uint8", 1, (10, 45, 30), (10, 50, 40)), IDS, mix(10, 50, 40)
     )
     assert found.share == pytest.approx(85 / 100)
@@ -53,24 +53,28 @@ def test_the_profiles_mix_is_the_plain_share_of_all_images() -> None:
 
 def test_weights_change_share_and_effective_count() -> None:
     # 0.9 * 0.5 + 0.1 * 1 = 0.55; n = 1 / (0.81/10 + 0.01/90) = 12.33.
-    found = measured(toys.measure("b", "uint8", 1, (5, 90, 0), (10, 90, 0)), IDS, mix(0.9, 0.1))
+    found = measured_agreement(
+        toys.measure("b", "uint8", 1, (5, 90, 0), (10, 90, 0)), IDS, mix(0.9, 0.1)
+    )
     assert found.share == pytest.approx(0.55)
     assert found.count == pytest.approx(1 / (0.081 + 0.01 / 90))
 
 
 def test_full_agreement_is_exactly_one_for_any_mix() -> None:
     for weights in ((1, 1, 1), (0.1, 0.2, 0.7), (1e-9, 1, 3)):
-        found = measured(toys.measure("d", "fp32", 1, (7, 13, 29), (7, 13, 29)), IDS, mix(*weights))
+        found = measured_agreement(
+            toys.measure("d", "fp32", 1, (7, 13, 29), (7, 13, 29)), IDS, mix(*weights)
+        )
         assert (found.share, found.high, found.estimate) == (1.0, 1.0, 1.0)
         assert found.within(0.0)
 
 
 def test_class_without_images_borrows_the_share_and_leaves_the_interval_open() -> None:
     measurement = toys.measure("b", "uint8", 1, (60, 90, 0), (100, 100, 0))
-    found = measured(measurement, IDS, mix(1.0, ids=(2,)))
+    found = measured_agreement(measurement, IDS, mix(1.0, ids=(2,)))
     assert (found.share, found.low, found.high, found.count) == (0.75, 0.0, 1.0, 0.0)
     assert found.source == "profile (other classes)"
-    half = measured(measurement, IDS, mix(1, 1, ids=(1, 2)))
+    half = measured_agreement(measurement, IDS, mix(1, 1, ids=(1, 2)))
     low, high = wilson(0.9, 100)
     assert half.share == pytest.approx(0.5 * 0.9 + 0.5 * 0.75)
     assert (half.low, half.high) == pytest.approx((0.5 * low, 0.5 * high + 0.5))
@@ -79,7 +83,7 @@ def test_class_without_images_borrows_the_share_and_leaves_the_interval_open() -
 
 def test_one_lucky_image_does_not_make_a_bad_codec_accurate() -> None:
     measurement = toys.measure("b", "uint2", 1, (1, 60, 60), (1, 100, 100))
-    found = measured(measurement, IDS, mix(1.0, ids=(0,)))
+    found = measured_agreement(measurement, IDS, mix(1.0, ids=(0,)))
     assert found.share == 1.0
     assert found.estimate is not None
     assert found.estimate < 0.7
@@ -87,7 +91,9 @@ def test_one_lucky_image_does_not_make_a_bad_codec_accurate() -> None:
 
 
 def test_nothing_seen_is_not_measured() -> None:
-    found = measured(toys.measure("b", "uint8", 1, (0, 0, 0), (0, 0, 0)), IDS, mix(1, 1, 1))
+    found = measured_agreement(
+        toys.measure("b", "uint8", 1, (0, 0, 0), (0, 0, 0)), IDS, mix(1, 1, 1)
+    )
     assert found == Agreement()
     assert not found.within(1.0)
 
@@ -127,7 +133,9 @@ def settle(
     *rows: OutcomeRow, tolerance: float = 0.01, weights: tuple[float, ...] = (1.0,)
 ) -> dict[Cut, Agreement]:
     class_mix = mix(*weights)
-    return outrank(MEASURED, labelled(rows, class_mix), class_mix, tolerance, [JPEG])
+    return agreements_with_labels(
+        MEASURED, label_counts(rows, class_mix), class_mix, tolerance, [JPEG]
+    )
 
 
 def test_many_labels_overrule_a_measured_agreement() -> None:
@@ -186,7 +194,7 @@ def test_classes_outside_the_mix_and_nonsense_are_left_out() -> None:
         outcome(B_UINT8, -3, 5),
         outcome(B_UINT8, 10, 99),
     )
-    ((n, hits),) = labelled(rows, mix(1.0)).values()
+    ((n, hits),) = label_counts(rows, mix(1.0)).values()
     assert (n.tolist(), hits.tolist()) == ([10.0], [10.0])
 
 
@@ -199,7 +207,7 @@ def test_any_counts_give_a_share_within_its_interval(rows: list[tuple[int, int, 
     images = [a + b for a, b, _ in rows]
     weights = [w + 1e-6 for _, _, w in rows]
     measurement = toys.measure("b", "x", 1, [a for a, _, _ in rows], images)
-    found = measured(measurement, np.arange(len(rows)), mix(*weights))
+    found = measured_agreement(measurement, np.arange(len(rows)), mix(*weights))
     if sum(images) == 0:
         assert found.share is None
         return

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from isplit_plugin.advice.anytime import TIGHTEST, factor, median_ranks
+from isplit_plugin.advice.anytime import TIGHTEST, bound_factor, median_ranks
 
 RUNS, SIZE = 200, 10_000
 N = np.arange(1, SIZE + 1, dtype=np.float64)
@@ -29,7 +29,7 @@ def test_a_mean_is_within_its_bound_at_all_times_and_not_within_an_ordinary_inte
     )  # skewed parts, as importance is
     mean, error, weight2 = running(x, np.ones(SIZE))
     enough = N >= 100
-    left = (np.abs(mean) > factor(weight2, 0.05) * error)[:, enough].any(axis=1)
+    left = (np.abs(mean) > bound_factor(weight2, 0.05) * error)[:, enough].any(axis=1)
     assert left.mean() < 0.05
     ordinary = (np.abs(mean) > 1.96 * error)[:, enough].any(axis=1)
     assert ordinary.mean() > 0.3  # the reason for all this: looked at for ever, 95 % is not 5 %
@@ -44,7 +44,7 @@ def test_it_holds_with_forward_decay_over_many_half_lives() -> None:
     mean, error, weight2 = running(x, w)
     bound = np.array(
         [
-            factor(v / top**2, 0.05, half_lives=age)
+            bound_factor(v / top**2, 0.05, half_lives=age)
             for v, top, age in zip(weight2, w, ages, strict=True)
         ]
     )
@@ -58,7 +58,7 @@ def test_a_difference_is_found_within_a_stated_number_of_observations() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(0.2, 1.0, (RUNS, SIZE))  # a fifth of a standard deviation
     mean, error, weight2 = running(x, np.ones(SIZE))
-    found = (mean - factor(weight2, 0.05 / 153) * error) > 0
+    found = (mean - bound_factor(weight2, 0.05 / 153) * error) > 0
     first = np.argmax(found, axis=1)
     assert found.any(axis=1).all()
     assert np.quantile(first, 0.95) < 1500
@@ -76,14 +76,14 @@ def test_the_median_is_between_its_ranks_at_all_times() -> None:
 def test_the_factor_by_hand() -> None:
     # V = nu: sqrt(2 (log 2 + 2 log(1 / alpha'))), alpha' = 6 / pi^2 alpha in the first half-life.
     spent = 0.05 * 6 / math.pi**2
-    assert float(factor(TIGHTEST, 0.05)) == pytest.approx(
+    assert float(bound_factor(TIGHTEST, 0.05)) == pytest.approx(
         math.sqrt(2 * (math.log(2) + 2 * math.log(1 / spent)))
     )
     second = math.sqrt(2 * (math.log(2) + 2 * math.log(4 / spent)))
-    assert float(factor(TIGHTEST, 0.05, half_lives=1.0)) == pytest.approx(second)
+    assert float(bound_factor(TIGHTEST, 0.05, half_lives=1.0)) == pytest.approx(second)
     # Half a half-life later, the weights of its beginning have halved twice (they are squared: 4^0.5).
-    assert float(factor(TIGHTEST / 2, 0.05, half_lives=1.5)) == pytest.approx(second)
-    assert float(factor(0.0, 0.05)) == math.inf
+    assert float(bound_factor(TIGHTEST / 2, 0.05, half_lives=1.5)) == pytest.approx(second)
+    assert float(bound_factor(0.0, 0.05)) == math.inf
 
 
 def test_few_times_tell_nothing_about_a_median() -> None:

@@ -26,7 +26,7 @@ def smallest(
     """The name of the smallest codec."""
     answer = smallest_codec(profile, split_point, tolerance, class_ids)
     assert answer is not None
-    return answer.measure.codec
+    return answer.measurement.codec
 
 
 def test_the_smallest_within_the_tolerance() -> None:
@@ -39,7 +39,7 @@ def test_the_smallest_within_the_tolerance() -> None:
     )
     found = smallest_codec(profile, "b")
     assert found is not None
-    assert found.measure.codec == "q4+zstd"
+    assert found.measurement.codec == "q4+zstd"
     assert (found.agreement, found.images) == (0.99, 300)
     assert found.low == wilson(0.99, 300)[0]
     assert smallest(profile, "b.alias", 0.0) == "fp32"

@@ -22,7 +22,7 @@ def choose_deployed(profile: Profile) -> tuple[str, ...]:
     measured = {m.split_point for m in profile.measurements}
     points = [point.name for point in profile.split_points if point.name in measured]
     smallest = {point: smallest_codec(profile, point) for point in points}
-    nbytes = {name: cut.measure.nbytes for name, cut in smallest.items() if cut is not None}
+    nbytes = {name: cut.measurement.nbytes for name, cut in smallest.items() if cut is not None}
     photo = _faithful_photo_bytes(profile)
     below = tuple(point for point, size in nbytes.items() if size < photo)
     if below:
@@ -44,7 +44,7 @@ def _faithful_photo_bytes(profile: Profile) -> float:
         photos = tuple(m for m in profile.measurements if m.cut == Cut(INPUT, codec))
         cut = smallest_codec(replace(profile, measurements=photos), INPUT)
         if cut is not None:
-            return cut.measure.nbytes
+            return cut.measurement.nbytes
     return float("inf")
 
 
@@ -62,7 +62,9 @@ def first_cut(profile: Profile, deployed: Sequence[str], codecs: Sequence[str]) 
             return Cut(point, plain)
     originals = {point.name for point in profile.split_points}
     smallest = [smallest_codec(profile, point) for point in deployed if point in originals]
-    measurements = [s.measure for s in smallest if s is not None and s.measure.codec in codecs]
+    measurements = [
+        s.measurement for s in smallest if s is not None and s.measurement.codec in codecs
+    ]
     if not measurements:
         return Cut(deployed[0], plain)
     return min(measurements, key=lambda m: m.nbytes).cut
