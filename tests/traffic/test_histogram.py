@@ -29,8 +29,8 @@ def test_a_quantile_is_within_the_stated_error_of_the_observation_of_that_rank(
     drawn: list[float], q: float
 ) -> None:
     exact = float(np.quantile(drawn, q, method="inverted_cdf"))
-    found = Histogram.of(drawn).quantile(q)
-    assert abs(found - exact) <= RELATIVE_ERROR * exact * (1 + 1e-9)
+    quantile = Histogram.of(drawn).quantile(q)
+    assert abs(quantile - exact) <= RELATIVE_ERROR * exact * (1 + 1e-9)
 
 
 @given(times, times)
@@ -65,10 +65,10 @@ def test_used_buckets_alone_take_room() -> None:
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_do_anything_but_decode_or_raise_a_store_error(raw: bytes) -> None:
     try:
-        found = unpack(raw, 2)
+        histograms = unpack(raw, 2)
     except StoreError:
         return
-    assert len(found) == 2
+    assert len(histograms) == 2
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,20 @@ def seen(store: Store) -> Store:
 
 
 def test_labels_fill_the_outcome_of_their_predictions(seen: Store) -> None:
-    told = seen.add_labels([Label("r0", 0), Label("r1", 2), Label("r5", 0), Label("r6", "class1")])
-    assert [label.error for label in told] == [None] * 4
-    assert [(label.predicted, label.class_id) for label in told] == [(0, 0), (1, 2), (0, 0), (1, 1)]
-    found = outcomes(seen)
-    assert found["layer1:uint8", 0] == pytest.approx((2, 2, 2))
-    assert found["layer1:uint8", 1] == pytest.approx((2, 2, 1))
-    assert found["layer1:uint8", 2] == pytest.approx((2, 0, 0))
+    results = seen.add_labels(
+        [Label("r0", 0), Label("r1", 2), Label("r5", 0), Label("r6", "class1")]
+    )
+    assert [label.error for label in results] == [None] * 4
+    assert [(label.predicted, label.class_id) for label in results] == [
+        (0, 0),
+        (1, 2),
+        (0, 0),
+        (1, 1),
+    ]
+    counts = outcomes(seen)
+    assert counts["layer1:uint8", 0] == pytest.approx((2, 2, 2))
+    assert counts["layer1:uint8", 1] == pytest.approx((2, 2, 1))
+    assert counts["layer1:uint8", 2] == pytest.approx((2, 0, 0))
 
 
 def test_a_label_counts_as_of_its_prediction(store: Store) -> None:
@@ -87,8 +94,8 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
         Label("r2", 2),
         Label("r2", 2),
     ]
-    told = seen.add_labels([*bad, Label("r3", 3)])
-    kinds = [None if label.error is None else type(label.error) for label in told]
+    results = seen.add_labels([*bad, Label("r3", 3)])
+    kinds = [None if label.error is None else type(label.error) for label in results]
     unknown = UnknownClassError
     assert kinds == [
         UnknownRequestError,
@@ -99,15 +106,16 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
         LabelledBeforeError,
         None,
     ]
-    assert "'never'" in told[0].error.message  # type: ignore[union-attr]
-    assert "expected" in told[0].error.message  # type: ignore[union-attr]
-    assert f"known: {', '.join(map(str, range(CLASSES)))}" in told[1].error.message  # type: ignore[union-attr]
+    assert "'never'" in results[0].error.message  # type: ignore[union-attr]
+    assert "expected" in results[0].error.message  # type: ignore[union-attr]
+    known = ", ".join(map(str, range(CLASSES)))
+    assert f"known: {known}" in results[1].error.message  # type: ignore[union-attr]
     again = seen.add_labels([Label("r2", 4), Label("r4", 4)])
     assert isinstance(again[0].error, LabelledBeforeError)
     assert again[0].error.details == {"label": 2}
     assert again[1].error is None
-    found = outcomes(seen)
-    assert [found["layer1:uint8", c][1] for c in range(CLASSES)] == pytest.approx([0, 0, 1, 1, 1])
+    counts = outcomes(seen)
+    assert [counts["layer1:uint8", c][1] for c in range(CLASSES)] == pytest.approx([0, 0, 1, 1, 1])
     assert sorted(label for _, label in rows(seen) if label is not None) == [2, 3, 4]
 
 
@@ -128,9 +136,9 @@ def test_a_name_of_two_classes_is_no_class(store: Store) -> None:
     delta = Delta(store.mean0("sha256-twice"), store.half_life_s, CLASSES, keep_requests=True)
     delta.add_observation(observation(0))
     store.add("sha256-twice", delta)
-    told = store.add_labels([Label("r0", "crane")])
-    assert isinstance(told[0].error, QueryError)
-    assert "[0, 1]" in told[0].error.message
+    results = store.add_labels([Label("r0", "crane")])
+    assert isinstance(results[0].error, QueryError)
+    assert "[0, 1]" in results[0].error.message
     assert store.add_labels([Label("r0", "heron")])[0].class_id == 2
 
 
@@ -197,13 +205,13 @@ def test_labels_of_several_networks_in_one_call(seen: Store) -> None:
     delta = Delta(seen.mean0("sha256-other"), seen.half_life_s, 7, keep_requests=True)
     delta.add_observation(observation(100, class_id=6))
     seen.add("sha256-other", delta)
-    told = seen.add_labels([Label("r0", 0), Label("r100", 6), Label("r1", 6)])
-    assert [label.model for label in told] == ["toy", "other", None]
-    assert isinstance(told[2].error, UnknownClassError)
+    results = seen.add_labels([Label("r0", 0), Label("r100", 6), Label("r1", 6)])
+    assert [label.model for label in results] == ["toy", "other", None]
+    assert isinstance(results[2].error, UnknownClassError)
     assert sum(r.labelled for r in seen.view("sha256-other").outcomes) == pytest.approx(1)
 
 
-# ------------------------------------------------------------------------------------ labels before the backward pass
+# ------------------------------------------------------------------ labels before the backward pass
 
 
 class Passes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from random import Random
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def weights(at: np.ndarray, epoch: int) -> np.ndarray:
 @given(curves, ages, st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
 def test_any_partition_in_any_order_is_the_whole(
-    drawn: list[tuple[float, ...]], age: list[float], random
+    drawn: list[tuple[float, ...]], age: list[float], random: Random
 ) -> None:
     x = np.array(drawn)
     at = T0 + np.array(age[: len(x)])
@@ -58,7 +59,7 @@ def test_any_partition_in_any_order_is_the_whole(
     assert whole.count == len(x)
     assert whole.weight == pytest.approx(w.sum(), rel=1e-12)
     assert whole.weight2 == pytest.approx((w**2).sum(), rel=1e-12)
-    # relative to the sum of magnitudes: where terms cancel, the result itself is no measure of its rounding
+    # Relative to the sum of magnitudes, because terms may cancel.
     assert whole.sum1 == pytest.approx(w @ x, rel=1e-12, abs=1e-12 * (w @ np.abs(x)).max())
     assert whole.sum2 == pytest.approx(w @ x**2, rel=1e-12)
 
@@ -102,14 +103,15 @@ def test_against_river_mean_and_variance() -> None:
 
 
 def test_against_river_exponentially_weighted_mean() -> None:
-    """One observation a half-life / k apart is exponential smoothing with fading factor 1 - 2^(-1/k)."""
+    """Observations at steps of half-life / k smooth with the fading factor 1 - 2^(-1/k)."""
     k, x = 8, np.random.default_rng(1).normal(size=400)
     ewm = stats.EWMean(fading_factor=1 - 2 ** (-1 / k))
     for value in x:
         ewm.update(value)
     at = T0 + np.arange(len(x)) * HALF_LIFE / k
     total = merged([Moments.of(np.array([v]), t, HALF_LIFE) for v, t in zip(x, at, strict=True)])
-    # river starts at the first value instead of dividing by the sum of weights: 50 half-lives later that is 1e-15
+    # river starts at the first value and does not divide by the sum of weights: after 50 half-lives
+    # the difference is 1e-15.
     assert total.sum1[0] / total.weight == pytest.approx(ewm.get(), rel=1e-10)
 
 
@@ -131,8 +133,11 @@ def test_weighted_within_class_sum_is_unbiased() -> None:
 
 @given(curves, st.tuples(values, values, values))
 @settings(max_examples=100, deadline=None)
-def test_a_moved_shift_is_as_if_it_had_been_there_from_the_start(drawn, by) -> None:
-    x, by = np.array(drawn), np.array(by)
+def test_a_moved_shift_is_as_if_it_had_been_there_from_the_start(
+    drawn: list[tuple[float, ...]], move: tuple[float, ...]
+) -> None:
+    x = np.array(drawn)
+    by = np.array(move)
     at_old = merged([Moments.of(row, T0, HALF_LIFE) for row in x])
     at_new = merged([Moments.of(row - by, T0, HALF_LIFE) for row in x])
     scale = np.abs(x).max() + np.abs(by).max() + 1

@@ -20,8 +20,8 @@ from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
 
 @pytest.fixture
 def url(postgres: Postgres) -> Iterator[str]:
-    with postgres.database() as found:
-        yield found
+    with postgres.database() as database_url:
+        yield database_url
 
 
 @pytest.fixture
@@ -81,8 +81,11 @@ def test_connections_that_were_cut_are_made_again(url: str, empty: sa.Engine) ->
     with Store(url) as store:
         store.put_network(manifest(), profile())
         with empty.connect() as other:
-            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-            other.execute(sa.text(cut + " AND datname = current_database()"))
+            query = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+            other.execute(sa.text(query))
         assert [n.model for n in store.networks()] == ["toy"]
 
 

@@ -190,10 +190,10 @@ def test_a_forked_child_starts_afresh(url: str, store: Store) -> None:
 def test_importing_it_needs_no_torch_and_no_server() -> None:
     heavy = "{'torch', 'ts', 'requests', 'safetensors'}"
     loaded = f"import sys, isplit_plugin.traffic; print(sorted({heavy} & set(sys.modules)))"
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"
 
 
 def test_an_observation_holds_nothing_that_could_rebuild_an_input() -> None:

@@ -1,4 +1,4 @@
-"""Only a share, only while idle, only within the budget, and never a nuisance."""
+"""The sampler's limits: share, idle time, CPU budget, queue."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_nothing_runs_until_the_worker_was_idle_for_a_while(recorder: Recorder) 
 
 
 def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
-    """A pass costs 3 CPU seconds, the budget is 1 %: the minute's 0.6 s allow one pass, the next waits 240 s."""
+    """A pass costs 3 CPU seconds, the budget of a minute is 0.6 s: the next pass waits 240 s."""
     now, cpu = [0.0], [0.0]
 
     def fn(point, activation, class_id):
@@ -279,15 +279,15 @@ def test_its_thread_alone_is_nice(recorder: Recorder, nice: int) -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    found = []
+    priorities = []
 
     def fn(point, activation, class_id):
-        found.append(priority())
+        priorities.append(priority())
         return curve(point, activation, class_id)
 
     before = priority()
     with sampler(recorder, fn, nice=nice) as one:
         offer(one, "a", "layer1", ACTIVATION, 0)
         computed(one, 1)
-    assert found == [min(before + nice, 19)]
+    assert priorities == [min(before + nice, 19)]
     assert priority() == before

@@ -207,8 +207,8 @@ def test_labels_fill_outcomes_and_never_importance(store: Store) -> None:
     store.add(NETWORK, one)
     view = store.view(NETWORK)
     (row,) = view.outcomes
-    found = (row.cut, row.class_id, row.predictions, row.labelled, row.correct)
-    assert found == (Cut("layer1", "uint8"), 2, *map(pytest.approx, (4, 3, 2)))
+    counts = (row.cut, row.class_id, row.predictions, row.labelled, row.correct)
+    assert counts == (Cut("layer1", "uint8"), 2, *map(pytest.approx, (4, 3, 2)))
     assert view.importance == ()
     assert view.class_counts.count.tolist() == [4]
 

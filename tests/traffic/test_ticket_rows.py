@@ -1,4 +1,4 @@
-"""One curve for each ticket, so many for each device, and nothing stored where anything is wrong."""
+"""One curve for each ticket, a limit for each device, and nothing stored after an error."""
 
 from __future__ import annotations
 

@@ -38,17 +38,17 @@ def test_check_tells_schema_rows_and_size(
 ) -> None:
     filled(store)
     assert main(["store", "check", "--store", url, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["sound"] is True
-    assert found["schema"] == store.schema
-    assert found["revision"] == store.revision()
-    assert found["bytes"] == store.size() > 10_000
+    report = json.loads(capsys.readouterr().out)
+    assert report["sound"] is True
+    assert report["schema"] == store.schema
+    assert report["revision"] == store.revision()
+    assert report["bytes"] == store.size() > 10_000
     assert (
-        found["rows"]["importance"],
-        found["rows"]["device_sketch"],
-        found["rows"]["device_bucket"],
+        report["rows"]["importance"],
+        report["rows"]["device_sketch"],
+        report["rows"]["device_bucket"],
     ) == (2, 2, 0)
-    assert [n["model"] for n in found["networks"]] == ["toy"]
+    assert [n["model"] for n in report["networks"]] == ["toy"]
     assert main(["store", "check", "--store", url]) == 0
     text = capsys.readouterr().out
     assert "schema" in text
@@ -105,8 +105,8 @@ def test_compact_gives_room_back_and_keeps_what_is_told(
     store.add(NETWORK, many)
     before = store.view(NETWORK)
     assert main(["store", "compact", "--store", url, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["bytes"] <= found["bytes_before"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["bytes"] <= report["bytes_before"]
     after = store.view(NETWORK)
     assert after.observations == before.observations
     assert [r.requests for r in after.served] == [r.requests for r in before.served]
