@@ -295,13 +295,13 @@ def test_ten_invented_ids_of_one_liar_weigh_no_more_than_one(
 
 def test_standard_errors_are_over_devices(shared: Store) -> None:
     """Three devices for a hundred hours tell about as much as three observations."""
-    points = []
+    curves = []
     for known in (True, False):
         one = Delta(MEAN0, HALF_LIFE, CLASSES, by_device=known)
         for device, hour in product(range(3), range(100)):
             add(one, curve(device) * (1 + 0.01 * hour), f"d{device}", AT + hour * HOUR)
-        points.append(class_curves(profile(), view_of(shared, one), np.array([0]))[0])
-    by_device, by_request = points
+        curves.append(class_curves(profile(), view_of(shared, one), np.array([0]))[0])
+    by_device, by_request = curves
     assert by_device.value == pytest.approx(by_request.value, rel=1e-2)
     assert (by_device.standard_error > 5 * by_request.standard_error).all()
     assert [p.devices for p in by_device.points(profile())] == [3] * POINTS
