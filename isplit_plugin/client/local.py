@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 from .. import image as im
-from ..errors import BundleError
+from ..errors import BundleError, ImageError
 from ..image import Image
 from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest
 from ..wire import Tensor, encode_activation, encode_images
@@ -19,6 +19,7 @@ from .photo_bytes import file_bytes
 from .runtimes import HeadRuntime
 
 _MS_PER_S: Final = 1e3
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,13 +103,13 @@ class LocalNetwork:
 
     def _encode_files(self, images: Sequence[Image]) -> EncodedImages:
         watch = _Stopwatch()
-        tensor = encode_images([file_bytes(image) for image in images], "file")
+        tensor = encode_images(_read_each(images, file_bytes), "file")
         return EncodedImages(tensor, encode_ms=watch.lap_ms())
 
     def _encode_jpegs(self, images: Sequence[Image]) -> EncodedImages:
         watch = _Stopwatch()
         preprocessing = self.required_manifest().preprocessing
-        crops = [im.crop(image, preprocessing) for image in images]
+        crops = _read_each(images, lambda image: im.crop(image, preprocessing))
         prepare_ms = watch.lap_ms()
         tensor = encode_images([im.to_jpeg(crop, self._jpeg_quality) for crop in crops], "jpeg")
         return EncodedImages(tensor, prepare_ms, encode_ms=watch.lap_ms())
@@ -133,7 +134,7 @@ class LocalNetwork:
 
     def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
         preprocessing = self.required_manifest().preprocessing
-        return np.stack([im.preprocess(image, preprocessing) for image in images])
+        return np.stack(_read_each(images, lambda image: im.preprocess(image, preprocessing)))
 
     def _load(self, split_point: str) -> None:
         """Load a head at its first use, so that ``head_ms`` does not contain the loading."""
@@ -145,6 +146,20 @@ class LocalNetwork:
         self.required_manifest()
         assert self.runtime is not None  # noqa: S101  a client with a bundle has a runtime
         return self.runtime.run(split_point, x)
+
+
+def _read_each(images: Sequence[Image], read: Callable[[Image], _Read]) -> list[_Read]:
+    """What ``read`` returns for each image. An ImageError of a batch says which image it is."""
+    results = []
+    for index, image in enumerate(images):
+        try:
+            results.append(read(image))
+        except ImageError as error:
+            if len(images) == 1:
+                raise
+            details = error.details | {"index": index}
+            raise ImageError(f"images[{index}]: {error.message}", **details) from error
+    return results
 
 
 class _Stopwatch:

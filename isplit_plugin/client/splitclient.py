@@ -178,8 +178,9 @@ class SplitClient:
         """Classify up to ``max_batch`` images in one request.
 
         Every prediction has the times of the whole request and its share of the bytes. One image
-        that cannot be read fails the batch. Raises WireSizeError for too many images, and
-        otherwise as :meth:`predict`.
+        that cannot be read fails the batch; the ImageError names its index, also as
+        ``details["index"]``. Raises WireSizeError for too many images, and otherwise as
+        :meth:`predict`.
         """
         if isinstance(images, str | bytes | bytearray | memoryview | Path):
             raise ImageError(

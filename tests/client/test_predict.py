@@ -173,6 +173,20 @@ def test_a_batch_is_one_request_and_equals_single_predictions(
         assert sum(p.bytes_sent for p in together) == len(server.state.seen[0].body)
 
 
+@pytest.mark.parametrize("cut", ["double", "output", "input:fp32", "input:jpeg", "input:file"])
+def test_an_image_of_a_batch_that_cannot_be_read_is_named(
+    connect: Connect, server: Server, cut: str, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing.jpg"
+    with pytest.raises(ImageError, match=r"images\[1\]: .*missing\.jpg") as caught:
+        connect().predict_batch([GREEN, missing, GREEN], cut)
+    assert caught.value.details["index"] == 1
+    with pytest.raises(ImageError) as single:
+        connect().predict(missing, cut)
+    assert "images[" not in single.value.message
+    assert server.state.seen == []
+
+
 def test_batches_are_bounded(connect: Connect, server: Server) -> None:
     client = connect(max_batch=2)
     assert client.predict_batch([]) == []
