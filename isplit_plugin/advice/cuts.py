@@ -152,6 +152,14 @@ def _violations(
             words.append(f"{name}: unknown, limit {limit:g}")
             excess += 1.0
         else:
-            words.append(f"{name}: {value:.4g}, limit {limit:g}")
+            words.append(f"{name}: {_above(value, limit)}")
             excess += value / limit - 1 if limit > 0 else value
     return tuple(words), excess
+
+
+def _above(value: float, limit: float) -> str:
+    """Value and limit in as many digits as show that the value is larger."""
+    if value >= 10_000 and value - limit > 1:
+        return f"{value:,.0f}, limit {limit:,.0f}"
+    digits = next((n for n in range(4, 17) if f"{value:.{n}g}" != f"{limit:.{n}g}"), 17)
+    return f"{value:.{digits}g}, limit {limit:.{digits}g}"
