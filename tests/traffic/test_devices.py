@@ -16,7 +16,7 @@ from toys.polling import until
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample
 
 from isplit_plugin.advice.curves import class_curves, live_moments
-from isplit_plugin.advice.live_view import LiveView
+from isplit_plugin.advice.live_view import ImportanceRows, LiveView
 from isplit_plugin.errors import StoreError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Delta, Recorder, Sampler, Store, device_rows, devices
@@ -80,13 +80,19 @@ def curves_of(view: LiveView, class_id: int = 0) -> tuple[np.ndarray, np.ndarray
     return moments.mean[0], moments.n[0], moments.devices[0]
 
 
+def devices_of(rows: ImportanceRows) -> np.ndarray:
+    """The number of devices (K, P) of rows in which devices count."""
+    assert rows.devices is not None
+    return rows.devices
+
+
 def same(a: LiveView, b: LiveView) -> None:
     assert [(r.source, r.target) for r in a.importance] == [
         (r.source, r.target) for r in b.importance
     ]
     for x, y in zip(a.importance, b.importance, strict=True):
         assert np.array_equal(x.class_ids, y.class_ids)
-        assert np.array_equal(x.devices, y.devices)
+        assert np.array_equal(devices_of(x), devices_of(y))
         for name in ("count", "weight", "weight2", "sum1", "sum2"):
             size = max(1.0, float(np.abs(getattr(y, name)).max()))
             assert getattr(x, name) == pytest.approx(
@@ -136,7 +142,7 @@ def test_without_identity_every_request_counts_by_itself(shared: Store) -> None:
         add(switched_on, curve(i), "ab"[i % 2])
     (rows,) = view_of(shared, one, switched_on).importance
     assert (
-        rows.count.tolist() == rows.devices.tolist() == [[7.0] * POINTS]
+        rows.count.tolist() == devices_of(rows).tolist() == [[7.0] * POINTS]
     )  # five by themselves, two devices
 
 
@@ -206,6 +212,8 @@ def test_closing_a_bucket_changes_nothing_but_the_rows(tmp_path: Path) -> None:
         assert store.check()["isplit_device_bucket"] == 1
         assert store.check()["isplit_importance"] > 0
         after = store.view(NETWORK)
+        assert after.as_of is not None
+        assert before.as_of is not None
         w = 2 ** ((after.as_of - before.as_of) / HALF_LIFE)
         kept = [rows for rows in after.importance if rows.target == "predicted"]
         for x, y in zip(before.importance, kept, strict=True):
@@ -213,7 +221,7 @@ def test_closing_a_bucket_changes_nothing_but_the_rows(tmp_path: Path) -> None:
             assert x.sum1 == pytest.approx(w * y.sum1, rel=1e-12, abs=1e-13)
             assert x.sum2 == pytest.approx(w * y.sum2, rel=1e-12)
             assert np.array_equal(x.count, y.count)
-            assert np.array_equal(x.devices, y.devices)
+            assert np.array_equal(devices_of(x), devices_of(y))
 
 
 def test_what_comes_too_late_has_no_second_say_in_its_bucket(tmp_path: Path) -> None:
@@ -343,7 +351,8 @@ def test_devices_are_forgotten_when_their_weight_is_gone(tmp_path: Path) -> None
         last = delta()
         add(last, curve(0), "0", AT + 22 * HALF_LIFE)
         store.add(NETWORK, last)
-        assert store.view(NETWORK).importance[0].devices[0].tolist() == [5.0] * POINTS
+        (rows,) = store.view(NETWORK).importance
+        assert devices_of(rows)[0].tolist() == [5.0] * POINTS
 
 
 @given(
@@ -400,7 +409,8 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
                 if row["table"] == "isplit_device_bucket"
             }
             assert totals == {"a": 1.0, "b": 2.0, "c": 1.0, UNSIGNED: 2.0}
-            assert store.view(NETWORK).importance[0].devices[0].tolist() == [4.0] * POINTS
+            (rows,) = store.view(NETWORK).importance
+            assert devices_of(rows)[0].tolist() == [4.0] * POINTS
 
 
 @pytest.mark.parametrize(

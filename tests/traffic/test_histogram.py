@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -74,6 +75,6 @@ def test_no_bytes_do_anything_but_decode_or_raise_a_store_error(raw: bytes) -> N
 @pytest.mark.parametrize(
     "damage", [lambda raw: raw[:-1], lambda raw: raw + b"\0", lambda raw: b"\xff" * len(raw)]
 )
-def test_damaged_bytes_are_refused(damage) -> None:
+def test_damaged_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(StoreError, match="time histograms: expected 1 of them"):
         unpack(damage(pack([Histogram.of([1.0])])), 1)

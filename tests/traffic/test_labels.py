@@ -41,7 +41,7 @@ def rows(store: Store) -> list[tuple[str, int | None]]:
         return [tuple(row) for row in connection.execute(sa.select(table.c.request, table.c.label))]
 
 
-def outcomes(store: Store) -> dict[tuple[str, str, int], tuple[float, float, float]]:
+def outcomes(store: Store) -> dict[tuple[str, int], tuple[float, float, float]]:
     unit = {(str(r.cut), r.class_id): r for r in store.view(NETWORK).outcomes}
     return {key: (r.predictions, r.labelled, r.correct) for key, r in unit.items()}
 
@@ -106,10 +106,13 @@ def test_each_bad_label_is_refused_alone(seen: Store) -> None:
         LabelledBeforeError,
         None,
     ]
-    assert "'never'" in results[0].error.message  # type: ignore[union-attr]
-    assert "expected" in results[0].error.message  # type: ignore[union-attr]
-    known = ", ".join(map(str, range(CLASSES)))
-    assert f"known: {known}" in results[1].error.message  # type: ignore[union-attr]
+    unknown_request = results[0].error
+    assert unknown_request is not None
+    assert "'never'" in unknown_request.message
+    assert "expected" in unknown_request.message
+    unknown_class = results[1].error
+    assert unknown_class is not None
+    assert f"known: {', '.join(map(str, range(CLASSES)))}" in unknown_class.message
     again = seen.add_labels([Label("r2", 4), Label("r4", 4)])
     assert isinstance(again[0].error, LabelledBeforeError)
     assert again[0].error.details == {"label": 2}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from isplit_plugin.traffic import Recorder, Store
 
 
 @pytest.fixture
-def recorder(url: str):
+def recorder(url: str) -> Iterator[Recorder]:
     with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), flush_s=0.05) as opened:
         yield opened
 

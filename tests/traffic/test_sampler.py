@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from toys.polling import until
 from toys.traffic import NETWORK, POINTS, manifest, observation, profile
 
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import Recorder, Sampler, Store, is_sampled
+from isplit_plugin.traffic import ImportanceFn, Recorder, Sampler, Store, is_sampled
 
 ACTIVATION = np.ones((1, 4, 2, 2), np.float32)
 
@@ -28,20 +30,21 @@ def curve(split_point: str, activation: np.ndarray, class_id: int) -> np.ndarray
 
 
 @pytest.fixture
-def recorder(url: str):
+def recorder(url: str) -> Iterator[Recorder]:
     with Recorder(url, NETWORK, manifest=manifest(), profile=profile(), flush_s=3600) as opened:
         yield opened
 
 
-def sampler(recorder: Recorder, fn=curve, **changes) -> Sampler:
-    return Sampler(fn, recorder, **({"share": 1.0, "cpu_budget": 1.0, "idle_s": 0.0} | changes))
+def sampler(recorder: Recorder, importance_fn: ImportanceFn = curve, **changes: Any) -> Sampler:
+    settings: dict[str, Any] = {"share": 1.0, "cpu_budget": 1.0, "idle_s": 0.0}
+    return Sampler(importance_fn, recorder, **(settings | changes))
 
 
 def offer(
     to: Sampler,
     request_id: object,
     split_point: str = "layer1",
-    activation: object = ACTIVATION,
+    activation: Any = ACTIVATION,
     class_id: object = 0,
     **changes: object,
 ) -> bool:
@@ -49,7 +52,7 @@ def offer(
     request = observation(
         0, request_id=request_id, cut=Cut(split_point, "uint8"), class_id=class_id, **changes
     )
-    return to.offer(request, activation)  # type: ignore[arg-type]
+    return to.offer(request, activation)
 
 
 def computed(one: Sampler, number: int) -> None:
@@ -93,9 +96,10 @@ def test_importance_reaches_the_store(recorder: Recorder, store: Store) -> None:
 
 
 def test_the_activation_is_copied_when_taken(recorder: Recorder) -> None:
-    seen, go = [], threading.Event()
+    seen: list[np.ndarray] = []
+    go = threading.Event()
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         go.wait(30)
         seen.append(activation.copy())
         return curve(point, activation, class_id)
@@ -120,7 +124,7 @@ def test_only_a_share_is_taken(recorder: Recorder) -> None:
 def test_nothing_runs_while_a_request_is_handled(recorder: Recorder) -> None:
     ran = threading.Event()
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         ran.set()
         return curve(point, activation, class_id)
 
@@ -149,7 +153,7 @@ def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
     """A pass costs 3 CPU seconds, the budget of a minute is 0.6 s: the next pass waits 240 s."""
     now, cpu = [0.0], [0.0]
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         cpu[0] += 3.0
         return curve(point, activation, class_id)
 
@@ -177,7 +181,7 @@ def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
 def test_threads_multiply_the_cost(recorder: Recorder) -> None:
     cpu = [0.0]
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         cpu[0] += 1.0
         return curve(point, activation, class_id)
 
@@ -215,7 +219,7 @@ def test_the_queue_is_bounded_by_count_and_bytes(recorder: Recorder) -> None:
 def test_a_failing_function_is_counted_and_the_next_one_runs(
     recorder: Recorder, store: Store
 ) -> None:
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         if class_id == 0:
             raise RuntimeError("no gradient")
         return curve(point, activation, class_id)
@@ -239,16 +243,20 @@ def test_a_failing_function_is_counted_and_the_next_one_runs(
         ("a", ACTIVATION, 0.5),
     ],
 )
-def test_nonsense_never_raises(recorder: Recorder, request_id, activation, class_id) -> None:
+def test_nonsense_never_raises(
+    recorder: Recorder, request_id: str | None, activation: object, class_id: object
+) -> None:
     with sampler(recorder) as one:
         assert not offer(one, request_id, "layer1", activation, class_id)
         assert one.counters()["failed"] == 1
 
 
 def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
-    entered, go, ran = threading.Event(), threading.Event(), []
+    entered = threading.Event()
+    go = threading.Event()
+    ran: list[int] = []
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         ran.append(class_id)
         entered.set()
         go.wait(30)
@@ -264,6 +272,7 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
     assert closing.is_alive()  # the pass under way is waited for
     go.set()
     closing.join(30)
+    assert one._thread is not None
     assert not one._thread.is_alive()
     assert not offer(one, "later", "layer1", ACTIVATION, 0)
     assert ran == [0]
@@ -279,9 +288,9 @@ def test_its_thread_alone_is_nice(recorder: Recorder, nice: int) -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    priorities = []
+    priorities: list[int] = []
 
-    def fn(point, activation, class_id):
+    def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         priorities.append(priority())
         return curve(point, activation, class_id)
 

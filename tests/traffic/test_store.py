@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample, samples
 
-from isplit_plugin.advice.live_view import LiveView
+from isplit_plugin.advice.live_view import ImportanceRows, LiveView
 from isplit_plugin.errors import StoreError, UnknownModelError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Store
@@ -54,8 +56,8 @@ def assert_same(a: LiveView, b: LiveView, rel: float = 1e-12) -> None:
         for name in ("count", "weight", "weight2", "sum1", "sum2"):
             assert getattr(x, name) == pytest.approx(getattr(y, name), rel=rel, abs=1e-13), name
     assert [o[:2] for o in a.outcomes] == [o[:2] for o in b.outcomes]
-    for x, y in zip(a.outcomes, b.outcomes, strict=True):
-        assert x[2:] == pytest.approx(y[2:], rel=rel)
+    for one, other in zip(a.outcomes, b.outcomes, strict=True):
+        assert one[2:] == pytest.approx(other[2:], rel=rel)
     assert [(s.cut, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in a.served] == [
         (s.cut, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in b.served
     ]
@@ -122,7 +124,7 @@ def test_sums_are_those_of_numpy(store: Store) -> None:
     view = store.view(NETWORK)
     labels = np.random.default_rng(0).integers(0, CLASSES, 40)
     assert view.as_of == AT + 60
-    by_source = {rows.source: rows for rows in view.importance}
+    by_source: dict[str, ImportanceRows] = {rows.source: rows for rows in view.importance}
     for source, start, seed, age in (("input", 0, 0, 60), ("tail", 2, 1, 0)):
         rows, x = by_source[source], curves(40, start, seed) - MEAN0
         w = 2.0 ** (-age / HALF_LIFE)
@@ -137,7 +139,7 @@ def test_sums_are_those_of_numpy(store: Store) -> None:
             assert rows.sum2[row] == pytest.approx(w * (mine**2).sum(0), rel=1e-12)
 
 
-def test_any_partition_of_the_flushes_is_the_whole(tmp_path, store: Store) -> None:
+def test_any_partition_of_the_flushes_is_the_whole(tmp_path: Path, store: Store) -> None:
     rng = np.random.default_rng(5)
     whole, parts = delta(), [delta() for _ in range(7)]
     for i in range(200):
@@ -185,7 +187,7 @@ def test_forward_decay_is_told_relative_to_the_newest_observation(store: Store) 
     assert view.class_counts.count.tolist() == [2]
 
 
-def test_a_new_profile_moves_the_sums_kept_so_far(store: Store, tmp_path) -> None:
+def test_a_new_profile_moves_the_sums_kept_so_far(store: Store, tmp_path: Path) -> None:
     store.add(NETWORK, filled())
     new = [3.0, -1.0, 0.25, 7.0]
     store.put_network(manifest(version="1.1"), profile(new))
@@ -244,7 +246,7 @@ def test_groups_are_capped_across_workers(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", None, 7, ["unhashable"]])
-def test_names_that_make_no_sense_are_other(store: Store, name: object) -> None:
+def test_names_that_make_no_sense_are_other(store: Store, name: Any) -> None:
     one = delta()
     one.add_observation(observation(0, group=name, cut=Cut(name, name)))
     store.add(NETWORK, one)
@@ -347,7 +349,7 @@ def test_observations_that_make_no_sense_are_refused_whole(changes: dict[str, ob
     assert len(one) == 0
 
 
-def test_a_thousand_classes_by_forty_points(tmp_path) -> None:
+def test_a_thousand_classes_by_forty_points(tmp_path: Path) -> None:
     points, classes = 40, 1000
     with Store(tmp_path / "big.db") as big:
         big.put_network(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from toys.postgres import Postgres
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
 from isplit_plugin.cli import main
@@ -68,7 +70,7 @@ def test_export_can_be_added_up_without_us(
     rows = [json.loads(line) for line in text.splitlines()]
     assert rows[0]["format"] == 1
     assert rows[0]["schema"] == store.schema
-    tables: dict[str, list[dict]] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     for row in rows[1:]:
         tables.setdefault(row["table"].removeprefix("isplit_"), []).append(row)
     (network,) = tables["network"]
@@ -135,7 +137,9 @@ def test_a_store_that_is_not_there_is_said_and_not_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_database_is_no_store(postgres, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_database_is_no_store(
+    postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
     with postgres.database() as url:
         assert main(["store", "check", "--store", url]) == 5
     assert "found none of its tables" in capsys.readouterr().err
