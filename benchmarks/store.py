@@ -34,10 +34,10 @@ from isplit_plugin.serving.endpoint.labels import read_labels, take_labels
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import build_endpoint_archive
 from isplit_plugin.traffic import MAX_LABELS, Delta, Recorder, Store
-from isplit_plugin.traffic.counts import OutcomeCounts, ServedCounts
-from isplit_plugin.traffic.histogram import Histogram
-from isplit_plugin.traffic.keys import OutcomeKey, Population, ServedKey
-from isplit_plugin.traffic.moments import Moments, landmark
+from isplit_plugin.traffic.aggregates.counts import OutcomeCounts, ServedCounts
+from isplit_plugin.traffic.aggregates.histogram import Histogram
+from isplit_plugin.traffic.aggregates.keys import OutcomeKey, Population, ServedKey
+from isplit_plugin.traffic.aggregates.moments import Moments, landmark
 
 from .harness import Row, against, row
 from .serving import _do_nothing

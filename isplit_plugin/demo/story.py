@@ -20,13 +20,7 @@ from ..terminal import kilobytes, recommendation_text, table
 from .pages import write
 from .phase import Phase
 from .photos import Photo, labelled_photos
-from .preparation import (
-    MODEL,
-    captured_network,
-    measured_profile,
-    packaged_model,
-    photo_sizes,
-)
+from .preparation import MODEL, captured_network, measured_profile, packaged_model, photo_sizes
 from .text import conclusions, curve_table, phase_text
 from .traffic import LINK, Traffic
 

@@ -11,13 +11,7 @@ from .baselines import Baseline, codec_baselines, image_baselines
 from .bootstrap import MeasuredAnswers, Resamples
 from .classes import class_choice
 from .figures import bytes_figure, prediction_figure
-from .predictors import (
-    PREDICTORS,
-    Predictor,
-    PredictorContext,
-    profile_predictions,
-    register,
-)
+from .predictors import PREDICTORS, Predictor, PredictorContext, profile_predictions, register
 from .ranks import Estimate, interval
 from .result import save
 from .scores import Score, score_predictor

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .calibration import calibration_folder
 from .captured_network import CapturedNetwork
-from .capturing import capture
 from .execution import activations, cpu_threads, on_device
 from .export import export_head, export_part
+from .graphs.capturing import capture
 from .head_importance import HeadImportance, HeadPass
 from .importance import Importance
 from .loading import LoadedNetwork, load_network

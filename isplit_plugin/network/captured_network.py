@@ -17,7 +17,8 @@ from torch.fx import GraphModule, Node
 
 from ..errors import DataError, SplitPointError, UnknownSplitPointError
 from ..schema import INPUT, OUTPUT, Preprocessing, SplitPoint
-from . import cutting, graph, hashing, linearity, liveness, network_file
+from . import hashing, network_file
+from .graphs import cutting, graph, linearity, liveness
 from .importance import BackwardPass, Importance, Target, backward_pass
 
 

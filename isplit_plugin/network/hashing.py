@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from ..schema import Preprocessing
-from .graph import op_name
+from .graphs.graph import op_name
 
 _CHUNK_BYTES = 64 << 20
 

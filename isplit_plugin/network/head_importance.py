@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from ..errors import BundleError, DataError
 from ..schema import Manifest, SplitPoint
-from . import graph, liveness
+from .graphs import graph, liveness
 from .importance import DetachedRun, cui, recordable
 
 __all__ = ["HeadImportance", "HeadPass"]

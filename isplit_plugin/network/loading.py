@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError, DataError
 from ..schema import Preprocessing
 from .captured_network import CapturedNetwork
-from .capturing import capture, required_inputs
+from .graphs.capturing import capture, required_inputs
 from .sources import SourceNetwork, open_source
 from .weights import load_weights, read_classes
 

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from ..errors import ArtifactError
 from ..schema import SplitPoint
-from . import graph
+from .graphs import graph
 
 _FORMAT = 1
 _EXTRA_FILE = "isplit.json"

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from ..schema import INPUT, OUTPUT
 from .captured_network import CapturedNetwork
-from .graph import needed_by, placeholder
+from .graphs.graph import needed_by, placeholder
 
 __all__ = ["head_and_tail_ms"]
 

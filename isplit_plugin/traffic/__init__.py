@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .delta import Delta
-from .keys import MAX_GROUPS, OTHER
+from .aggregates.delta import Delta
+from .aggregates.keys import MAX_GROUPS, OTHER
+from .aggregates.samples import ImportanceSample
 from .label_reader import LabelReader
 from .labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
-from .networks import StoredNetwork
 from .recorder import Recorder
+from .rows.networks import StoredNetwork
+from .rows.served import Group
+from .rows.ticket import TicketUse
 from .sampler import ImportanceFn, Sampler, is_sampled
-from .samples import ImportanceSample
-from .served_rows import Group
 from .store import StandingSnapshot, Store
-from .ticket_rows import TicketUse
 
 __all__ = [
     "MAX_GROUPS",

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreError
-from . import tables
-from .revisions import meta_value, raise_revision
+from .rows import tables
+from .rows.revisions import meta_value, raise_revision
 from .urls import parse_url, sqlite_file, without_password
 
 BUSY_TIMEOUT_S: Final = 2.0

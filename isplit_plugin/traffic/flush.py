@@ -8,19 +8,19 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..errors import StoreError
-from . import tables
-from .counts import LimitedNames
-from .delta import Delta
-from .device_rows import close_buckets, write_device_sums
-from .devices import oldest_open_bucket
-from .importance_rows import write_moments
-from .keys import NAME_LIMITS
-from .networks import mean0_of
-from .outcome_rows import write_outcomes
-from .request_rows import write_requests
-from .revisions import newest_time, note_change
-from .served_rows import write_served
-from .sql import upsert
+from .aggregates.counts import LimitedNames
+from .aggregates.delta import Delta
+from .aggregates.devices import oldest_open_bucket
+from .aggregates.keys import NAME_LIMITS
+from .rows import tables
+from .rows.device import close_buckets, write_device_sums
+from .rows.importance import write_moments
+from .rows.networks import mean0_of
+from .rows.outcome import write_outcomes
+from .rows.request import write_requests
+from .rows.revisions import newest_time, note_change
+from .rows.served import write_served
+from .rows.sql import upsert
 
 
 def write_delta(

@@ -21,11 +21,11 @@ from ..errors import (
     UnknownRequestError,
 )
 from ..schema import Manifest
-from . import tables
-from .delta import Delta
+from .aggregates.delta import Delta
 from .flush import write_delta
-from .networks import mean0_of
-from .request_rows import KEEP_S, StoredRequest, read_requests, write_labels
+from .rows import tables
+from .rows.networks import mean0_of
+from .rows.request import KEEP_S, StoredRequest, read_requests, write_labels
 
 MAX_LABELS: Final = 1000
 """Labels in one call."""

@@ -20,11 +20,11 @@ import numpy as np
 
 from ..profile import Profile
 from ..schema import Cut, Manifest, Observation
-from .delta import Delta
-from .keys import OTHER
+from .aggregates.delta import Delta
+from .aggregates.keys import OTHER
+from .aggregates.moments import DEFAULT_HALF_LIFE_S
+from .aggregates.samples import ImportanceSample
 from .lifecycle import BackgroundWorker
-from .moments import DEFAULT_HALF_LIFE_S
-from .samples import ImportanceSample
 from .writer import DeltaWriter
 
 _MAX_DROP_KEYS: Final = 256
@@ -45,10 +45,10 @@ class Recorder(BackgroundWorker):
         max_queue: observations that may wait in the queue.
         max_keys: keys of the delta, for the time while the store is down.
         half_life_s: the half-life of a store that is created.
-        by_device: average importance by device (:mod:`.devices`); else every request counts by
+        by_device: average importance by device (:mod:`isplit_plugin.traffic.aggregates.devices`); else every request counts by
             itself.
         keep_requests: keep requests for a day, so that they can be labelled
-            (:mod:`.request_rows`).
+            (:mod:`isplit_plugin.traffic.rows.request`).
     """
 
     def __init__(

@@ -37,9 +37,9 @@ import numpy.typing as npt
 
 from ..schema import INPUT, OUTPUT, Observation
 from ..token_bucket import TokenBucket
+from .aggregates.samples import ImportanceSample
 from .lifecycle import BackgroundWorker
 from .recorder import Recorder
-from .samples import ImportanceSample
 
 DEFAULT_SHARE: Final = 0.05
 DEFAULT_CPU_BUDGET: Final = 0.01

@@ -10,14 +10,15 @@ from ..advice import LiveView, PickChange, StandingState
 from ..errors import ProbeError, StoreError
 from ..profile import Profile
 from ..schema import Manifest
-from . import tables
+from .aggregates.delta import Delta
+from .aggregates.moments import DEFAULT_HALF_LIFE_S, F64
+from .aggregates.samples import ImportanceSample
 from .database import BUSY_TIMEOUT_S, Database
-from .delta import Delta
 from .flush import write_delta
 from .labels import Label, LabelResult, take_labels
 from .lifecycle import Closing, ForkAware
-from .moments import DEFAULT_HALF_LIFE_S, F64
-from .networks import (
+from .rows import tables
+from .rows.networks import (
     NetworkEntry,
     NetworkReader,
     StoredNetwork,
@@ -27,12 +28,11 @@ from .networks import (
     mean0_of,
     put_network,
 )
-from .request_rows import read_label
-from .revisions import read_revision
-from .samples import ImportanceSample
-from .served_rows import Group, read_drops, read_groups
-from .standing_rows import read_changes, read_standing, write_standing
-from .ticket_rows import TicketUse, use_ticket
+from .rows.request import read_label
+from .rows.revisions import read_revision
+from .rows.served import Group, read_drops, read_groups
+from .rows.standing import read_changes, read_standing, write_standing
+from .rows.ticket import TicketUse, use_ticket
 from .upkeep import check_rows, export_rows, roll_up_all, size_bytes, vacuum
 from .view import read_view
 

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from ..errors import StoreError
-from . import tables
-from .devices import DeviceSums
-from .histogram import Histogram, unpack, upper_ms
-from .keys import HOUR_S, TIME_KINDS
-from .moments import Moments
-from .served_rows import roll_up
-from .sketch import count_devices, sketch_from_bytes
+from .aggregates.devices import DeviceSums
+from .aggregates.histogram import Histogram, unpack, upper_ms
+from .aggregates.keys import HOUR_S, TIME_KINDS
+from .aggregates.moments import Moments
+from .aggregates.sketch import count_devices, sketch_from_bytes
+from .rows import tables
+from .rows.served import roll_up
 
 EXPORT_FORMAT: Final = 1
 

@@ -10,15 +10,15 @@ import numpy.typing as npt
 from sqlalchemy import Connection
 
 from ..advice import ALL_GROUPS, ImportanceRows, LiveView
-from .device_rows import DeviceSets, read_device_means, read_device_sets
-from .importance_rows import ClassSums, read_sums
-from .keys import Population
-from .moments import F64, HEADER, landmark
-from .networks import mean0_of
-from .outcome_rows import read_outcomes
-from .revisions import newest_time, revision_text
-from .served_rows import read_served
-from .sketch import DeviceSketch, count_devices, merge_sketches
+from .aggregates.keys import Population
+from .aggregates.moments import F64, HEADER, landmark
+from .aggregates.sketch import DeviceSketch, count_devices, merge_sketches
+from .rows.device import DeviceSets, read_device_means, read_device_sets
+from .rows.importance import ClassSums, read_sums
+from .rows.networks import mean0_of
+from .rows.outcome import read_outcomes
+from .rows.revisions import newest_time, revision_text
+from .rows.served import read_served
 
 
 def read_view(

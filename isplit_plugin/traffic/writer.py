@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import IsplitError
 from ..profile import Profile
 from ..schema import Manifest
-from .delta import Delta
+from .aggregates.delta import Delta
 from .store import Store
 
 MAX_BACKOFF_S: Final = 10.0

@@ -21,15 +21,7 @@ from .activation import (
 )
 from .checking import decode_request
 from .codec import Codec, EncodeOptions, Payload
-from .codecs import (
-    CODECS,
-    IMAGE_CODECS,
-    codec_names,
-    describe,
-    is_codec,
-    register,
-    unknown_codec,
-)
+from .codecs import CODECS, IMAGE_CODECS, codec_names, describe, is_codec, register, unknown_codec
 from .entropy import WithZstd
 from .message import (
     HEADER,

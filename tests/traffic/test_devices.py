@@ -19,15 +19,17 @@ from isplit_plugin.advice.curves import class_curves, live_moments
 from isplit_plugin.advice.live_view import ImportanceRows, LiveView
 from isplit_plugin.errors import StoreError
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import Delta, Recorder, Sampler, Store, device_rows, devices
-from isplit_plugin.traffic.devices import UNSIGNED
-from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
-from isplit_plugin.traffic.sketch import (
+from isplit_plugin.traffic import Delta, Recorder, Sampler, Store
+from isplit_plugin.traffic.aggregates import devices
+from isplit_plugin.traffic.aggregates.devices import UNSIGNED
+from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.aggregates.sketch import (
     SKETCH_SIZE,
     count_devices,
     merge_sketches,
     sketch_of,
 )
+from isplit_plugin.traffic.rows import device as device_rows
 
 MEAN0 = np.full(POINTS, 0.5)
 HALF_LIFE = DEFAULT_HALF_LIFE_S

@@ -17,9 +17,10 @@ from toys.store_writer import BATCH, work, writer
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import Delta, Recorder, Store, tables
+from isplit_plugin.traffic import Delta, Recorder, Store
+from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
 from isplit_plugin.traffic.database import Database
-from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.rows import tables
 
 
 def one_delta(**changes: object) -> Delta:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic.histogram import (
+from isplit_plugin.traffic.aggregates.histogram import (
     BUCKETS,
     HIGH_MS,
     LOW_MS,

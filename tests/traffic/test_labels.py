@@ -18,17 +18,10 @@ from isplit_plugin.errors import (
     UnknownClassError,
     UnknownRequestError,
 )
-from isplit_plugin.traffic import (
-    Delta,
-    Label,
-    LabelReader,
-    Recorder,
-    Sampler,
-    Store,
-    request_rows,
-    tables,
-)
-from isplit_plugin.traffic.request_rows import KEEP_S, request_key
+from isplit_plugin.traffic import Delta, Label, LabelReader, Recorder, Sampler, Store
+from isplit_plugin.traffic.rows import request as request_rows
+from isplit_plugin.traffic.rows import tables
+from isplit_plugin.traffic.rows.request import KEEP_S, request_key
 
 
 def delta_of(store: Store, *, waiting: bool = True) -> Delta:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from river import stats
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic.moments import (
+from isplit_plugin.traffic.aggregates.moments import (
     Moments,
     first_known,
     landmark,

@@ -14,8 +14,9 @@ from toys.store_writer import work
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import Delta, Recorder, Store, tables
-from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic import Delta, Recorder, Store
+from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.rows import tables
 
 
 @pytest.fixture

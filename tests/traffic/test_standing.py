@@ -11,7 +11,7 @@ from isplit_plugin.advice import PickChange, StandingState
 from isplit_plugin.errors import StoreError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Store
-from isplit_plugin.traffic.standing_rows import KEEP_CHANGES
+from isplit_plugin.traffic.rows.standing import KEEP_CHANGES
 
 AT = 1e9
 

@@ -14,8 +14,8 @@ from isplit_plugin.advice.live_view import ImportanceRows, LiveView
 from isplit_plugin.errors import StoreError, UnknownModelError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Store
-from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S
-from isplit_plugin.traffic.request_rows import PendingRequest
+from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
+from isplit_plugin.traffic.rows.request import PendingRequest
 
 MEAN0 = np.full(POINTS, 0.5)
 HALF_LIFE = DEFAULT_HALF_LIFE_S

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from toys.traffic import CLASSES, NETWORK, POINTS, sample
 
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, StoreError, TicketError
-from isplit_plugin.traffic import Store, TicketUse, tables, ticket_rows
+from isplit_plugin.traffic import Store, TicketUse
+from isplit_plugin.traffic.rows import tables
+from isplit_plugin.traffic.rows import ticket as ticket_rows
 
 NOW = 1_800_000_000.0
 

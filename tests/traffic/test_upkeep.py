@@ -16,7 +16,7 @@ from isplit_plugin.cli import main
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import Manifest
 from isplit_plugin.traffic import Delta, Store
-from isplit_plugin.traffic.moments import DEFAULT_HALF_LIFE_S, landmark
+from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S, landmark
 
 MEAN0 = profile().mean0
 AT = 1e9

@@ -24,7 +24,8 @@ from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
 from isplit_plugin.serving.endpoint.standing import standing_answer
 from isplit_plugin.serving.settings import default_store_url
-from isplit_plugin.traffic import Delta, ImportanceSample, Store, tables
+from isplit_plugin.traffic import Delta, ImportanceSample, Store
+from isplit_plugin.traffic.rows import tables
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ResourceWarning)  # TorchServe forgets to close its version file

@@ -14,13 +14,7 @@ from isplit_plugin.errors import (
     ServingError,
     UnknownModelError,
 )
-from isplit_plugin.serving.launcher import (
-    curl_commands,
-    model_status,
-    register,
-    scale,
-    unregister,
-)
+from isplit_plugin.serving.launcher import curl_commands, model_status, register, scale, unregister
 from isplit_plugin.serving.launcher.process import free_ports
 from isplit_plugin.serving.launcher.registry import load_failure
 

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ..advice import ALL_GROUPS
-from ..errors import QueryError, StoreError
-from ..schema import Cut
-from .keys import Population
+from ...advice import ALL_GROUPS
+from ...errors import QueryError, StoreError
+from ...schema import Cut
+from ..aggregates.keys import Population
 
 _CHUNK: Final = 500
 _T = TypeVar("_T")

@@ -10,12 +10,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..errors import ArtifactError, ProfileError, StoreError, UnknownModelError
-from ..profile import Profile
-from ..schema import Manifest
+from ...errors import ArtifactError, ProfileError, StoreError, UnknownModelError
+from ...profile import Profile
+from ...schema import Manifest
+from ..aggregates.moments import F64
 from . import tables
-from .importance_rows import move_shift
-from .moments import F64
+from .importance import move_shift
 from .revisions import note_change
 from .sql import upsert
 

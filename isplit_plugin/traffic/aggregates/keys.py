@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ..schema import Cut
+from ...schema import Cut
 
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S

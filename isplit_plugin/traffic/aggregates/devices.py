@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Self
 
 import numpy as np
 
-from ..errors import StoreError
+from ...errors import StoreError
 from .keys import HOUR_S, SOURCES
 from .moments import F64
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice import ALL_GROUPS
-from ..errors import StoreError
+from ...advice import ALL_GROUPS
+from ...errors import StoreError
+from ..aggregates.keys import Population
+from ..aggregates.moments import F64, HEADER, Moments, rescale_rows, shift_from
 from . import tables
-from .device_rows import DeviceMeans
-from .keys import Population
-from .moments import F64, HEADER, Moments, rescale_rows, shift_from
+from .device import DeviceMeans
 from .sql import chunks, equals, in_group, population_columns, upsert
 
 

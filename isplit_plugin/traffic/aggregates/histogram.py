@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
+from ...errors import StoreError
 
 RELATIVE_ERROR: Final = 0.02
 LOW_MS: Final = 1e-3

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
+from ...errors import StoreError
 from .keys import HOUR_S
 
 SKETCH_SIZE: Final = 64

@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from ..advice import ServedRow, Times, median_ranks
-from ..schema import Cut
+from ...advice import ServedRow, Times, median_ranks
+from ...schema import Cut
+from ..aggregates.counts import ServedCounts
+from ..aggregates.histogram import Histogram, pack, unpack, unpack_sum
+from ..aggregates.keys import DAY_S, HOUR_S, TIME_KINDS, ServedKey
 from . import tables
-from .counts import ServedCounts
-from .histogram import Histogram, pack, unpack, unpack_sum
-from .keys import DAY_S, HOUR_S, TIME_KINDS, ServedKey
 from .sql import cut_columns, cut_of, equals, in_group, upsert
 
 KEEP_HOURS_S: Final = 2 * DAY_S

@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..errors import ProbeBudgetError, TicketError
+from ...errors import ProbeBudgetError, TicketError
+from ..aggregates.devices import device_of
+from ..aggregates.keys import HOUR_S
 from . import tables
-from .devices import device_of
-from .keys import HOUR_S
 
 MAX_TICKETS: Final = 100_000
 

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from ..errors import QueryError
-from ..schema import Cut, Observation
+from ...errors import QueryError
+from ...schema import Cut, Observation
+from ..rows.request import PendingRequest, request_key
 from .counts import LimitedNames, OutcomeCounts, ServedCounts
 from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, bucket_of, device_of
 from .keys import (
@@ -29,7 +30,6 @@ from .keys import (
     ServedKey,
 )
 from .moments import F64, Moments, first_known, landmark, shift_from
-from .request_rows import PendingRequest, request_key
 from .samples import ImportanceSample
 
 MAX_REQUESTS: Final = 20_000
@@ -46,7 +46,7 @@ class Delta:
         max_keys: the largest number of keys.
         by_device: average importance by device and bucket (:mod:`.devices`); else every request
             counts by itself.
-        keep_requests: keep the requests for their labels (:mod:`.request_rows`).
+        keep_requests: keep the requests for their labels (:mod:`isplit_plugin.traffic.rows.request`).
     """
 
     def __init__(

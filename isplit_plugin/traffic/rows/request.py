@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..schema import Cut
+from ...schema import Cut
 from . import tables
 from .sql import chunks, cut_columns, cut_of, upsert
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
-from ..errors import CaptureError
+from ...errors import CaptureError
+from ..wording import first_line
 from .naming import ModuleCalls
-from .wording import first_line
 
 
 def trace(model: nn.Module, example: torch.Tensor) -> tuple[ExportedProgram, ModuleCalls]:

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 from torch.fx import Graph, Node
 
-from ..schema import INPUT, OUTPUT
+from ...schema import INPUT, OUTPUT
 from .graph import bare_op_name, is_tensor, placeholder, result
 
 _TAG = "isplit_node"

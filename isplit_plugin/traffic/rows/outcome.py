@@ -8,12 +8,12 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice import ClassCounts, OutcomeRow
-from ..schema import Cut
+from ...advice import ClassCounts, OutcomeRow
+from ...schema import Cut
+from ..aggregates.counts import OutcomeCounts
+from ..aggregates.keys import OutcomeKey
+from ..aggregates.moments import shift_of
 from . import tables
-from .counts import OutcomeCounts
-from .keys import OutcomeKey
-from .moments import shift_of
 from .sql import chunks, cut_columns, equals, in_group, upsert
 
 

@@ -2,9 +2,9 @@
 
 Every table is bounded. Importance and outcome rows: networks x classes x groups, times a few
 sources, starts and cuts. Served rows: cuts x groups x buckets, and buckets are rolled up and
-dropped (:mod:`.served_rows`). Device means: a number for each network (:mod:`.device_rows`). Only
+dropped (:mod:`.served`). Device means: a number for each network (:mod:`.device`). Only
 ``isplit_request`` and ``isplit_ticket`` have rows for single requests; number and age bound them
-(:mod:`.request_rows`, :mod:`.ticket_rows`).
+(:mod:`.request`, :mod:`.ticket`).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ device_sketch = Table(
 request = Table(
     "isplit_request",
     metadata,
-    Column("request", String(32), primary_key=True),  # a hash of the id, see request_rows.py
+    Column("request", String(32), primary_key=True),  # a hash of the id, see request.py
     Column("network", String(128), nullable=False),
     Column("at", Double, nullable=False),
     Column("split_point", String(128), nullable=False),

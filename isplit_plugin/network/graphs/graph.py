@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.fx import Graph, GraphModule, Node
 
-from ..errors import CaptureError
+from ...errors import CaptureError
 
 # Operators without a result. As readers they would keep tensors alive that nothing else needs.
 _ASSERTIONS = frozenset(

@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
+from ...errors import StoreError
 
 F64 = npt.NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from ..errors import CaptureError
-from ..schema import SplitPoint
+from ...errors import CaptureError
+from ...schema import SplitPoint
+from ..captured_network import CapturedNetwork
 from . import blocks, capture_checks, graph, layout, liveness, macs, naming
-from .captured_network import CapturedNetwork
 from .tracing import trace
 
 __all__ = ["capture", "required_inputs"]

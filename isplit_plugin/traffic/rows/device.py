@@ -22,12 +22,12 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from ..errors import StoreError
+from ...errors import StoreError
+from ..aggregates.devices import OTHER_DEVICE, DeviceKey, DeviceSums, oldest_open_bucket
+from ..aggregates.keys import Population
+from ..aggregates.moments import F64, Moments, landmark, rescale
+from ..aggregates.sketch import DeviceSketch, merge_sketches, sketch_from_bytes, sketch_of
 from . import tables
-from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, oldest_open_bucket
-from .keys import Population
-from .moments import F64, Moments, landmark, rescale
-from .sketch import DeviceSketch, merge_sketches, sketch_from_bytes, sketch_of
 from .sql import chunks, equals, in_group, population_columns, population_of, upsert
 
 MAX_DEVICES: Final = 256

@@ -14,8 +14,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..advice import PickChange, StandingState
-from ..errors import StoreError
+from ...advice import PickChange, StandingState
+from ...errors import StoreError
 from . import tables
 from .sql import upsert
 

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_leaves
 
-from ..errors import CaptureError
+from ...errors import CaptureError
 from . import graph
 
 

@@ -1,0 +1,1 @@
+"""The functional graph of a captured network: building it, checking it, and reading split points off it."""

@@ -1,0 +1,1 @@
+"""The tables of the store, and reading and writing their rows: one module for each table."""
