@@ -33,7 +33,7 @@ MAX_CURVES: Final = 8
 
 
 def bare_profile(manifest: Manifest) -> Profile:
-    """What is known of a network that was packaged without a profile: its shape alone. Its shift is zero."""
+    """The profile of a network that was packaged without one: its split points, and zero means."""
     points = len(manifest.split_points)
     return Profile(
         model=manifest.model,
@@ -100,7 +100,7 @@ def recommend(
 
 
 def assess(manifest: Manifest, profile: Profile | None, live: LiveView, query: Query) -> Assessment:
-    """Estimate and rank all cuts, and rank the places for a bottleneck. Errors: see :func:`recommend`."""
+    """Rank all cuts, and the places for a bottleneck. Raises as :func:`recommend`."""
     profile = bare_profile(manifest) if profile is None else profile
     points = len(manifest.split_points)
     if profile.network_hash != manifest.network_hash or len(profile.split_points) != points:
@@ -173,7 +173,7 @@ def _known_curves(_: LiveView) -> dict[tuple[Profile, bytes, bytes], tuple[Curve
 
 
 def compose(assessment: Assessment, standing: StandingPick | None = None) -> Recommendation:
-    """The recommendation in words and numbers. ``standing``: the pick in force, for a question that has one."""
+    """The answer to a question. ``standing`` is the pick in force, if the question has one."""
     manifest, query, mix = assessment.manifest, assessment.query, assessment.mix
     ranking, placement = assessment.ranking, assessment.placement
     points = assessment.curve.points(assessment.profile)
@@ -207,7 +207,7 @@ def compose(assessment: Assessment, standing: StandingPick | None = None) -> Rec
 
 
 def _predicted(profile: Profile, predictor: str) -> F64:
-    """(P,): a predictor's values, larger is better. Raises QueryError for one that this profile does not hold."""
+    """A predictor's values, shape (P,), larger is better. Raises QueryError if it is unknown."""
     if predictor == DEPTH:
         return np.arange(len(profile.split_points), dtype=np.float64)
     if predictor not in profile.predictions:
@@ -252,7 +252,7 @@ def _revision(assessment: Assessment) -> str:
 
 
 def deployment_hash(manifest: Manifest, profile: Profile) -> str:
-    """16 hexadecimal digits over network, deployment and profile, to which a standing pick belongs."""
+    """16 hexadecimal digits that change with network, deployment and profile."""
     deployment = [
         manifest.network_hash,
         manifest.model,

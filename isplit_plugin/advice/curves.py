@@ -1,16 +1,22 @@
-"""Class-conditional curves: the profile as a prior, shrunk towards by what live traffic has shown.
+"""Class-conditional curves: the profile as a prior, updated by live traffic.
 
-Empirical Bayes with credibility weights (Buhlmann 1967; Robbins 1956). At every point of the curve, on raw moments::
+Empirical Bayes with credibility weights (Buhlmann 1967; Robbins 1956), at every point of the curve,
+on raw moments::
 
-    profile(c) = (n_c mean_c + k effect_c all) / (n_c + k)      a class that the profile hardly knows leans on all
-    value(c)   = (n_l mean_l + k profile(c))   / (n_l + k)      classes; live means lean on the profile
+    profile(c) = (n_c mean_c + k effect_c all) / (n_c + k)
+    value(c)   = (n_l mean_l + k profile(c))   / (n_l + k)
     k          = within-class variance / between-class variance, from 1 to 10 observations
 
-``n_l`` is the effective sample size (sum w)^2 / sum w^2. Where devices are known, an observation is the mean of one
-device in one hour, and the sampling error is that of as many independent observations as there are devices, for what a
-device sends in one hour resembles what it sends in the next. ``effect_c`` is how much higher the class lies than all
-classes, one factor for the whole curve: it carries what live traffic shows of a class past the cut to the points
-before it, which no server can compute.
+A class with few calibration images leans on all classes (``all``), and live means lean on the
+profile. ``n_l`` is the effective sample size (sum w)^2 / sum w^2.
+
+Where devices are known, an observation is the mean of one device in one hour. What a device sends
+in one hour resembles what it sends in the next. So the sampling error is that of as many
+independent observations as there are devices.
+
+``effect_c`` is how much higher the class lies than all classes, one factor for the whole curve. It
+carries what live traffic shows of a class behind the cut to the points before it, which no server
+can compute.
 
 A curve of several classes is the weighted mean of theirs.
 """
@@ -19,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +48,13 @@ _LARGEST: Final = 1e100
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Variance components of a profile, shapes (P,): ``grand`` mean over all images, pooled ``within`` variance (NaN
-    where no class has two images), and the prior weight ``k`` in observations."""
+    """Variance components of a profile, shapes (P,).
+
+    Attributes:
+        grand: the mean over all images.
+        within: the pooled variance within classes, NaN where no class has two images.
+        k: the weight of the prior, in observations.
+    """
 
     grand: F64
     within: F64
@@ -52,8 +63,14 @@ class Components:
 
 @dataclass(frozen=True, eq=False)
 class LiveMoments:
-    """Live moments of M classes, shapes (M, P): observations, effective sample size, mean and variance (NaN where
-    unknown); ``devices``: how many distinct ones, NaN where requests count by themselves."""
+    """Live moments of M classes, shapes (M, P).
+
+    Attributes:
+        count: observations.
+        n: the effective sample size.
+        mean, variance: NaN where unknown.
+        devices: distinct devices, NaN where requests count by themselves.
+    """
 
     count: F64
     n: F64
@@ -64,10 +81,16 @@ class LiveMoments:
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve, all shapes (P,). ``prior``: what it would be without live traffic. ``live_share``: the weight of the
-    live means in ``value``. Counts are observations of the asked classes; NaN where nothing is known. ``devices``: how
-    many distinct ones stand behind the live means, of several classes at least; NaN where requests count by
-    themselves."""
+    """A curve. All shapes are (P,); NaN where nothing is known.
+
+    Attributes:
+        prior: the value without live traffic.
+        live_share: the weight of the live means in ``value``.
+        live_n: effective live observations of the asked classes.
+        live_count, profile_count: live observations and calibration images of the asked classes.
+        devices: a lower bound of the distinct devices behind the live means; NaN where requests
+            count by themselves.
+    """
 
     value: F64
     standard_error: F64
@@ -79,14 +102,14 @@ class Curve:
     devices: F64 | None = None
 
     def source(self, point: int) -> str:
-        """ "profile", "live" or "mixed"."""
+        """The source of a point: "profile", "live" or "mixed"."""
         if not self.live_count[point] > 0:
             return "profile"
-        sure = self.live_share[point] >= LIVE_SHARE and self.live_n[point] >= LIVE_ENOUGH
-        return "live" if sure else "mixed"
+        mostly_live = self.live_share[point] >= LIVE_SHARE and self.live_n[point] >= LIVE_ENOUGH
+        return "live" if mostly_live else "mixed"
 
     def points(self, profile: Profile) -> tuple[CurvePoint, ...]:
-        """The curve in the form of an answer."""
+        """The curve as the points of an answer."""
         devices = np.full(len(self.value), np.nan) if self.devices is None else self.devices
         cells = (self.value, self.standard_error, self.live_count, self.profile_count, devices)
         rows = zip(*(np.asarray(cell, np.float64).tolist() for cell in cells), strict=True)
@@ -96,25 +119,28 @@ class Curve:
                 number(value),
                 number(error),
                 self.source(i),
-                live,
-                known,
+                live_count,
+                profile_count,
                 point.nbytes,
-                None if math.isnan(some) else round(some),
+                None if math.isnan(distinct) else round(distinct),
             )
-            for i, (point, (value, error, live, known, some)) in enumerate(
+            for i, (point, (value, error, live_count, profile_count, distinct)) in enumerate(
                 zip(profile.split_points, rows, strict=True)
             )
         )
 
 
 def number(value: float | np.floating[npt.NBitBase]) -> float:
-    """A float that is finite, or the one NaN."""
+    """The value as a float, NaN unless it is finite."""
     return float(value) if math.isfinite(value) else math.nan
 
 
 @once
 def components(profile: Profile) -> Components:
-    """Variance components by the analysis of variance of unequal groups (S. R. Searle et al., 1992, section 3.6)."""
+    """Variance components by the analysis of variance of unequal groups.
+
+    S. R. Searle et al., "Variance Components", 1992, section 3.6.
+    """
     n = profile.count.astype(np.float64)
     known = n > 0
     n, sum1, sum2 = n[known], profile.sum1[known], profile.sum2[known]
@@ -140,56 +166,76 @@ def components(profile: Profile) -> Components:
 def live_moments(
     rows: tuple[ImportanceRows, ...], class_ids: I64, mean0: F64, target: str
 ) -> LiveMoments:
-    """Pool every source of one target for these classes. Raises StoreError where a view has another curve's length.
+    """Pool every source of one target, for these classes.
 
-    Sums add over sources, because all are relative to the same shift and landmark.
+    Sums of different sources add up, because all are relative to the same shift and landmark.
+
+    Raises:
+        StoreError: the rows have another number of points than the profile.
     """
     shape = (len(class_ids), len(mean0))
-    count, weight, weight2, sum1, sum2 = (np.zeros(shape) for _ in range(5))
+    sums = _Sums(*(np.zeros(shape) for _ in range(5)))
     devices = np.full(shape, np.nan)
-    # Rows are taken in a fixed order, so that the same contents give the same sums to the last bit.
+    # A fixed order of the rows, so that equal contents give equal sums to the last bit.
     for part in sorted(rows, key=lambda r: (r.source, r.target)):
         if part.count.shape[1] != shape[1]:
             raise StoreError(
-                f"importance rows: expected {shape[1]} points as in the profile, got {part.count.shape[1]}"
+                f"importance rows: expected {shape[1]} points as in the profile, "
+                f"got {part.count.shape[1]}"
             )
-        if part.target != target or not len(part.class_ids):
-            continue
-        at = positions(np.asarray(part.class_ids, np.int64), class_ids)
-        to = np.flatnonzero(at >= 0)
-        if not len(to):
-            continue
-        at = at[to]
-        cells = [
-            np.asarray(a, np.float64)[at]
-            for a in (part.count, part.weight, part.weight2, part.sum1, part.sum2)
-        ]
-        good = (cells[0] > 0) & (cells[1] > 0) & (cells[2] > 0)
-        for cell in cells:
-            good &= np.isfinite(cell)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told apart below
-            for whole, cell in zip((count, weight, weight2, sum1, sum2), cells, strict=True):
-                whole[to] += np.where(good, cell, 0.0)
-        if (
-            part.devices is not None
-        ):  # one device may be behind several sources: at least the most of any of them
-            told = np.asarray(part.devices, np.float64)[at]
-            devices[to] = np.fmax(devices[to], np.where(good & (told > 0), told, np.nan))
+        if part.target == target and len(part.class_ids):
+            _add(sums, devices, part, class_ids)
     with np.errstate(all="ignore"):
-        # Cauchy-Schwarz: n <= count. The root first: weights may be as large as floats go.
-        n = np.where(weight > 0, np.minimum((weight / np.sqrt(weight2)) ** 2, count), 0.0)
-        offset = sum1 / weight
-        variance = np.where(n > 1, np.maximum(sum2 / weight - offset**2, 0) * n / (n - 1), np.nan)
+        # Cauchy-Schwarz: n <= count. The root comes first, because weights may be very large.
+        n = (sums.weight / np.sqrt(sums.weight2)) ** 2
+        n = np.where(sums.weight > 0, np.minimum(n, sums.observations), 0.0)
+        offset = sums.sum1 / sums.weight
+        spread = np.maximum(sums.sum2 / sums.weight - offset**2, 0)
+        variance = np.where(n > 1, spread * n / (n - 1), np.nan)
         mean = mean0 + offset
-    broken = ~np.isfinite(n) | (~(np.abs(mean) < _LARGEST) & (n > 0))
-    n[broken], count[broken] = 0.0, 0.0
+    count = sums.observations
+    overflowed = ~np.isfinite(n) | (~(np.abs(mean) < _LARGEST) & (n > 0))
+    n[overflowed] = 0.0
+    count[overflowed] = 0.0
     devices[n == 0] = np.nan
     variance[~np.isfinite(variance)] = np.nan
     return LiveMoments(count, n, np.where(n > 0, mean, np.nan), variance, devices)
 
 
+class _Sums(NamedTuple):
+    """Sums of moments over sources, shapes (M, P); see :class:`ImportanceRows`."""
+
+    observations: F64
+    weight: F64
+    weight2: F64
+    sum1: F64
+    sum2: F64
+
+
+def _add(sums: _Sums, devices: F64, part: ImportanceRows, class_ids: I64) -> None:
+    """Add the valid cells of one source in place."""
+    rows = positions(np.asarray(part.class_ids, np.int64), class_ids)
+    targets = np.flatnonzero(rows >= 0)
+    if not len(targets):
+        return
+    rows = rows[targets]
+    moments = (part.count, part.weight, part.weight2, part.sum1, part.sum2)
+    cells = _Sums(*(np.asarray(moment, np.float64)[rows] for moment in moments))
+    valid = (cells.observations > 0) & (cells.weight > 0) & (cells.weight2 > 0)
+    for cell in cells:
+        valid &= np.isfinite(cell)
+    with np.errstate(over="ignore", invalid="ignore"):  # live_moments finds what overflows
+        for total, cell in zip(sums, cells, strict=True):
+            total[targets] += np.where(valid, cell, 0.0)
+    if part.devices is not None:
+        # One device may be behind several sources, so the largest number is a lower bound.
+        counts = np.asarray(part.devices, np.float64)[rows]
+        counts = np.where(valid & (counts > 0), counts, np.nan)
+        devices[targets] = np.fmax(devices[targets], counts)
+
+
 def _weighted(n1: F64, x1: F64, n2: F64, x2: F64) -> F64:
-    """(n1 x1 + n2 x2) / (n1 + n2), where a part of no weight or no value does not count."""
+    """(n1 x1 + n2 x2) / (n1 + n2). A part without weight or value does not count."""
     known1, known2 = np.isfinite(x1), np.isfinite(x2)
     w1, w2 = np.where(known1, n1, 0.0), np.where(known2, n2, 0.0)
     total = w1 + w2
@@ -200,44 +246,40 @@ def _weighted(n1: F64, x1: F64, n2: F64, x2: F64) -> F64:
 
 
 def _levels(n: F64, mean: F64, grand: F64) -> F64:
-    """How much higher each class lies than all classes, (M,): the median ratio over its known points, NaN without any.
+    """How much higher each class lies than all classes, shape (M,); NaN where unknown.
 
-    The median, because a ratio at a point of almost no importance can be anything.
+    It is the median ratio over the known points, because the ratio at a point of almost no
+    importance can have any value.
     """
     with np.errstate(all="ignore"):
         ratio = np.where((grand > 0) & (n > 0), mean / grand, np.nan)
     ratio[~np.isfinite(ratio)] = np.nan
-    # numpy's nanmedian takes ten times as long for short rows: it goes through masked arrays.
-    number = np.isfinite(ratio).sum(axis=1)
+    # numpy's nanmedian takes ten times as long for short rows.
+    known = np.isfinite(ratio).sum(axis=1)
     ratio = np.sort(ratio, axis=1)  # NaN last
     row = np.arange(len(ratio))
-    low, high = (
-        ratio[row, np.maximum(number - 1, 0) // 2],
-        ratio[row, np.minimum(number // 2, ratio.shape[1] - 1)],
-    )
-    return np.asarray(np.where(number > 0, (low + high) / 2, np.nan))
+    low = ratio[row, np.maximum(known - 1, 0) // 2]
+    high = ratio[row, np.minimum(known // 2, ratio.shape[1] - 1)]
+    return np.asarray(np.where(known > 0, (low + high) / 2, np.nan))
 
 
 def _effects(n: F64, mean: F64, parts: Components, profile: Profile) -> F64:
-    """The factor of each class, (M, 1), leaning on 1; over the profile's images the levels average to 1."""
+    """The factor of each class, shape (M, 1). With few observations it leans on 1."""
     level = _levels(n, mean, parts.grand)
     centre = _centre(profile)
     if centre is not None:
-        # A median of skewed ratios lies below their mean; without this every class would look too low.
+        # The median of skewed ratios is below their mean. Without this, all classes look too low.
         level = level / centre if centre > 0 else np.full_like(level, np.nan)
-    # Points of one image are correlated: a class is known as well as its best-known point, not as their sum.
+    # The points of an image are correlated, so their observations do not add up.
     best = n.max(axis=1)
     k = float(np.median(parts.k))
-    return np.asarray(
-        np.clip(np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0), *_EFFECT)[
-            :, None
-        ]
-    )
+    effect = np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0)
+    return np.asarray(np.clip(effect, *_EFFECT)[:, None])
 
 
 @once
 def _centre(profile: Profile) -> float | None:
-    """The mean level of the profile's images; ``None`` where no level is known."""
+    """The mean level of the profile's images; ``None`` where none is known."""
     counts = profile.count.astype(np.float64)
     with np.errstate(all="ignore"):
         own = profile.mean0 + profile.sum1 / counts[:, None]
@@ -249,21 +291,26 @@ def _centre(profile: Profile) -> float | None:
 def class_curves(
     profile: Profile, live: LiveView, class_ids: I64, target: str | None = None
 ) -> tuple[Curve, ...]:
-    """The curve of each class, in the order of ``class_ids``. ``target``: "predicted" or "true", default the profile's.
+    """The curve of each class, in the order of ``class_ids``.
 
-    Standard errors are those of sampling: they do not hold that the live classes may differ from the profile's.
+    Standard errors are those of sampling. They do not include that live images of a class may
+    differ from the profile's.
+
+    Parameters:
+        target: "predicted" or "true"; by default the profile's.
     """
-    value, variance, prior, share, moments, n_profile = _estimate(profile, live, class_ids, target)
+    estimate = _estimate(profile, live, class_ids, target)
+    moments = estimate.moments
     return tuple(
         Curve(
-            value[m],
-            np.sqrt(variance[m]),
-            prior[m],
-            share[m],
-            moments.n[m],
-            moments.count[m],
-            n_profile[m],
-            moments.devices[m],
+            value=estimate.value[m],
+            standard_error=np.sqrt(estimate.variance[m]),
+            prior=estimate.prior[m],
+            live_share=estimate.live_share[m],
+            live_n=moments.n[m],
+            live_count=moments.count[m],
+            profile_count=estimate.profile_count[m],
+            devices=moments.devices[m],
         )
         for m in range(len(class_ids))
     )
@@ -272,64 +319,87 @@ def class_curves(
 def mix_curve(
     profile: Profile, live: LiveView, class_ids: I64, weights: F64, target: str | None = None
 ) -> Curve:
-    """The curve of a mix: the weighted mean over classes; ``weights`` (M,) sum to 1. Shapes and errors as above."""
-    value, variance, prior, share, moments, n_profile = _estimate(profile, live, class_ids, target)
+    """The curve of a mix: the weighted mean of its classes.
+
+    ``weights`` has shape (M,) and sums to 1. Otherwise as :func:`class_curves`.
+    """
+    estimate = _estimate(profile, live, class_ids, target)
+    moments = estimate.moments
     w = weights[:, None]
     return Curve(
-        value=(w * value).sum(0),
-        standard_error=np.sqrt((w * w * variance).sum(0)),
-        prior=(w * prior).sum(0),
-        live_share=(w * share).sum(0),
+        value=(w * estimate.value).sum(0),
+        standard_error=np.sqrt((w * w * estimate.variance).sum(0)),
+        prior=(w * estimate.prior).sum(0),
+        live_share=(w * estimate.live_share).sum(0),
         live_n=moments.n.sum(0),
         live_count=moments.count.sum(0),
-        profile_count=n_profile.sum(0),
+        profile_count=estimate.profile_count.sum(0),
         devices=np.fmax.reduce(moments.devices, axis=0, initial=np.nan),
     )
 
 
 def unseen_mean(profile: Profile, class_ids: I64, weights: F64) -> F64:
-    """The value (P,) of :func:`mix_curve` without live traffic."""
+    """The value of :func:`mix_curve` without live traffic, shape (P,)."""
     return np.asarray((weights[:, None] * _unseen(profile)[class_ids]).sum(0))
 
 
 @once
 def _unseen(profile: Profile) -> F64:
-    return _estimate(
-        profile, LiveView.empty(), np.arange(len(profile.classes), dtype=np.int64), None
-    )[0]
+    every_class = np.arange(len(profile.classes), dtype=np.int64)
+    return _estimate(profile, LiveView.empty(), every_class, None).value
 
 
-def _estimate(
-    profile: Profile, live: LiveView, class_ids: I64, target: str | None
-) -> tuple[F64, F64, F64, F64, LiveMoments, F64]:
+class _Estimate(NamedTuple):
+    """Curves of M classes, shapes (M, P)."""
+
+    value: F64
+    variance: F64
+    prior: F64
+    live_share: F64
+    profile_count: F64
+    moments: LiveMoments
+
+
+def _estimate(profile: Profile, live: LiveView, class_ids: I64, target: str | None) -> _Estimate:
     parts = components(profile)
-    points = len(profile.split_points)
-    rows = positions(profile.class_ids, class_ids)
-    n_c = np.zeros((len(class_ids), points))
-    mean_c = np.full((len(class_ids), points), np.nan)
-    inside = rows >= 0
-    if inside.any():
-        n_c[inside] = profile.count[rows[inside]][:, None]
-        with np.errstate(all="ignore"):
-            mean_c[inside] = profile.mean0 + profile.sum1[rows[inside]] / n_c[inside]
+    n_c, mean_c = _class_means(profile, class_ids)
     moments = live_moments(live.importance, class_ids, profile.mean0, target or profile.target)
-    both = n_c + moments.n
-    effect = _effects(both, _weighted(n_c, mean_c, moments.n, moments.mean), parts, profile)
+    both = _weighted(n_c, mean_c, moments.n, moments.mean)
+    effect = _effects(n_c + moments.n, both, parts, profile)
     k = np.broadcast_to(parts.k, n_c.shape)
     prior = _weighted(n_c, mean_c, k, effect * parts.grand)
-    # Posterior variance given that class means scatter with within / k (level 1), then sampling error (level 2).
-    prior_variance = parts.within / (n_c + k)
     value = _weighted(moments.n, moments.mean, k, prior)
-    share = np.where(
-        np.isfinite(prior), moments.n / (moments.n + k), (moments.n > 0).astype(np.float64)
-    )
+    only_live = (moments.n > 0).astype(np.float64)
+    share = np.where(np.isfinite(prior), moments.n / (moments.n + k), only_live)
+    variance = _variance(parts, moments, n_c, share)
+    return _Estimate(value, variance, prior, share, n_c, moments)
+
+
+def _class_means(profile: Profile, class_ids: I64) -> tuple[F64, F64]:
+    """Images and mean of each class in the profile, shapes (M, P); 0 and NaN where it has none."""
+    shape = (len(class_ids), len(profile.split_points))
+    count = np.zeros(shape)
+    mean = np.full(shape, np.nan)
+    rows = positions(profile.class_ids, class_ids)
+    inside = rows >= 0
+    if inside.any():
+        count[inside] = profile.count[rows[inside]][:, None]
+        with np.errstate(all="ignore"):
+            mean[inside] = profile.mean0 + profile.sum1[rows[inside]] / count[inside]
+    return count, mean
+
+
+def _variance(parts: Components, moments: LiveMoments, n_c: F64, share: F64) -> F64:
+    """The posterior variance of the prior, and the sampling variance of the live means.
+
+    The first assumes that class means scatter with variance ``within / k``.
+    """
+    prior_variance = parts.within / (n_c + parts.k)
     own = np.where(np.isfinite(moments.variance), np.maximum(moments.n - 1, 0), 0.0)
-    spread = _weighted(
-        own, moments.variance, np.full_like(own, K_MAX), np.broadcast_to(parts.within, own.shape)
-    )
+    within = np.broadcast_to(parts.within, own.shape)
+    spread = _weighted(own, moments.variance, np.full_like(own, K_MAX), within)
     with np.errstate(all="ignore"):
-        sampling = np.where(
-            moments.n > 0, share**2 * spread / np.fmin(moments.n, moments.devices), 0.0
-        )
+        sampling = share**2 * spread / np.fmin(moments.n, moments.devices)
+    sampling = np.where(moments.n > 0, sampling, 0.0)
     rest = np.where(share < 1, (1 - share) ** 2 * prior_variance, 0.0)
-    return value, sampling + rest, prior, share, moments, n_c
+    return np.asarray(sampling + rest)

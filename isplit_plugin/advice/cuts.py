@@ -1,7 +1,7 @@
-"""What each deployed cut would cost and how accurate it would be, before any of them is ranked.
+"""What each deployed cut costs and how accurate it is, before any of them is ranked.
 
-Sending the photo (`input`) and staying on the device (`output`) are deployed cuts like the others. Accuracy is always
-measured, never predicted from CUI.
+Sending the photo (`input`) and staying on the device (`output`) are deployed cuts like the others.
+Accuracy is always measured. It is not predicted from CUI.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Is one deployed cut proven better than another?
 
-What is only estimated is not proven. A proof is a bound on the paired difference that holds at all times
+An estimate is not a proof. A proof is a bound on the paired difference that holds at all times
 (:mod:`.anytime`).
 
-*Agreement*: the agreement of one class is the profile's, or settled by labels. What is uncertain is the live mix of
-classes, so the bound is on the mean over that mix. *Latency*: what is uncertain are the live medians. The difference is
-taken term by term, so that a link or a slow device that both cuts share cancels.
+*Agreement*: the agreement of one class is the profile's, or settled by labels. The live mix of
+classes is uncertain, so the bound is on the mean over that mix. *Latency*: the live medians are
+uncertain. The difference is taken term by term, so that a link or a slow device that both cuts
+share cancels.
 """
 
 from __future__ import annotations
@@ -171,8 +172,9 @@ class CutEvidence:
     def _reach(self, mix_shares: F64, all_shares: F64) -> float:
         """Half the width of the interval of a mean over the mix.
 
-        One observation is added to the mix, half of it at the class with the highest share and half at the one with the
-        lowest: a few requests of one class do not prove that there are no other classes.
+        One observation is added to the mix, half of it at the class with the highest share and
+        half at the one with the lowest. So a few requests of one class do not prove that there are
+        no other classes.
         """
         if not math.isfinite(self.mix_size):
             return 0.0

@@ -1,11 +1,13 @@
-"""The standing pick: the cut in force for the live mix, and when it changes. Pure: no clock and no database.
+"""The standing pick: the cut in force for the live mix, and when it changes.
 
-Estimates move with every observation. The standing pick does not. It starts as the profile's pick, and it changes when
-three things hold: the estimate names a rival, the evidence for the rival is proven (:mod:`.evidence`; the chance of ever
-leaving a pick for one that is not better is below 5 %), and the dwell time since the last change is over.
+Estimates move with every observation. The standing pick does not. It starts as the profile's pick,
+and it changes when three things hold: the estimate names a rival, the evidence for the rival is
+proven (:mod:`.evidence`), and the dwell time since the last change is over. The chance of ever
+leaving a pick for one that is not better is below 5 %.
 
-Time is that of the newest observation. Answering again on the same contents changes nothing, so it does not matter who
-asks, how often, or in how many processes. A new deployment or profile starts afresh.
+Time is that of the newest observation. Answering again on the same contents changes nothing, so it
+does not matter who asks, how often, or in how many processes. A new deployment or profile starts
+afresh.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class PickChange:
 
 
 class StandingAnswer(NamedTuple):
-    """The answer, the state that goes with it (``None`` without traffic), and the changes that led there."""
+    """An answer, the state after it (``None`` without traffic), and the changes that led there."""
 
     recommendation: Recommendation
     state: StandingState | None
@@ -117,7 +119,7 @@ class StandingAnswer(NamedTuple):
 
 
 def has_standing_pick(query: Query) -> bool:
-    """Whether this question is about the live mix of a group, without classes, limits or other settings."""
+    """Whether the question is about the live mix of a group, and nothing else."""
     plain = Query()
     mix = None if query.mix == "live" else query.mix
     return replace(query, group=plain.group, mix=mix) == plain
@@ -177,7 +179,7 @@ def answer_standing(
 def _start(
     assessment: Assessment, deployment: str, before: StandingState | None, now: float
 ) -> tuple[StandingState, PickChange]:
-    """The profile's pick for a new deployment; without a profile, the pick of the traffic so far."""
+    """The pick for a new deployment: the profile's, or without one that of the traffic so far."""
     first = assessment
     source = "the traffic so far, for there is no profile"
     if _has_measurements(assessment.profile):
