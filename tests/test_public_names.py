@@ -12,11 +12,14 @@ import isplit_plugin
 
 PUBLIC_MODULES = ("device_tokens", "errors", "image")
 """The other modules beside the packages are helpers that several of them share."""
+INTERNAL_PACKAGES = ("network.graphs", "traffic.aggregates", "traffic.rows")
+"""Parts of a package, used inside it only."""
 
 
 def public_packages() -> list[str]:
     modules = pkgutil.walk_packages(isplit_plugin.__path__, "isplit_plugin.")
-    packages = [module.name for module in modules if module.ispkg]
+    internal = {f"isplit_plugin.{name}" for name in INTERNAL_PACKAGES}
+    packages = [m.name for m in modules if m.ispkg and m.name not in internal]
     return sorted([*packages, *(f"isplit_plugin.{name}" for name in PUBLIC_MODULES)])
 
 
