@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -125,14 +127,14 @@ class Recurrent(nn.Module):
         return self.fc(x)
 
 
-def seeded(factory: type[nn.Module] | object, *args: object, **kwargs: object) -> nn.Module:
+def seeded(factory: Callable[..., nn.Module], *args: object, **kwargs: object) -> nn.Module:
     """A network in eval mode with seeded random weights.
 
     Batch norms get statistics that are not 0 and 1, and linear layers of zeros, such as the head of
     torchvision's vision transformer, get random weights: otherwise they would hide mistakes.
     """
     torch.manual_seed(0)
-    model: nn.Module = factory(*args, **kwargs)  # type: ignore[operator]
+    model = factory(*args, **kwargs)
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
