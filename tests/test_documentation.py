@@ -17,7 +17,7 @@ from isplit_plugin.errors import IsplitError
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-ARCHITECTURE = (DOCS / "explanation" / "architecture.md").read_text()
+ARCHITECTURE = (DOCS / "architecture.md").read_text()
 
 
 def name_of(page: Path) -> str:
