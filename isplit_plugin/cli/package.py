@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 HELP: Final = "build the .mar for TorchServe and the head bundle for the device"
 DESCRIPTION: Final = """\
 Write two files that belong together (one network hash):
-  NAME.mar        for TorchServe: the weights once, the profile, a handler that serves every deployed split point
-  NAME.head.zip   for the device: a head for each deployed split point, as ONNX
+  NAME.mar        for TorchServe: the weights, the profile, and a handler that
+                  serves every deployed split point
+  NAME.head.zip   for the device: an ONNX head for each deployed split point
 and isplit.mar, the recommendation endpoint, which is the same for all models.
 """
 EPILOG: Final = """\
@@ -37,9 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument(
-        "--version", default="1.0", dest="model_version", metavar="V", help="%(default)s"
+        "--version", default="1.0", dest="model_version", metavar="V", help="default: %(default)s"
     )
-    parser.add_argument("--split-points", metavar="A,B", help="the split points to deploy")
+    parser.add_argument("--split-points", metavar="A,B", help="split points to deploy")
     parser.add_argument(
         "--bottleneck",
         action="append",
@@ -54,15 +55,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the cut that a client starts with, such as layer3:uint8+zstd",
     )
     parser.add_argument(
-        "--pt2-heads", action="store_true", help="add torch heads (.pt2: code; for trusted devices)"
+        "--pt2-heads",
+        action="store_true",
+        help="add PyTorch heads (.pt2), which are code: for trusted devices",
     )
     parser.add_argument(
-        "--no-output-head", action="store_true", help="leave out the whole network for the device"
+        "--no-output-head",
+        action="store_true",
+        help="leave out the head at output, the whole network",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("model_store"), metavar="DIR", help="%(default)s"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("model_store"),
+        metavar="DIR",
+        help="default: %(default)s",
     )
-    parser.add_argument("--json", action="store_true", help="what was written, as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -86,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         ]
     common.note(
         options,
-        "writing the archive and a head for each split point (a minute or two where it is large) ...",
+        "writing the archive and a head for each split point (minutes for a large network) ...",
     )
     built = package(
         net,
@@ -118,8 +128,8 @@ def run(options: argparse.Namespace) -> int:
     for warning in warnings:
         print(f"warning: {warning}")
     print(
-        f"{built.manifest.model} {built.manifest.version}: deployed at {', '.join(built.manifest.deployed)}; "
-        f"a client starts with {built.manifest.default}"
+        f"{built.manifest.model} {built.manifest.version}: deployed at "
+        f"{', '.join(built.manifest.deployed)}; a client starts with {built.manifest.default}"
     )
     print(
         table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values()))
@@ -129,11 +139,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _larger_than_jpeg(profile: Profile, manifest: Manifest) -> list[str]:
-    """A warning where a client that is told nothing would send more than the photo."""
-    default, jpeg = profile.measurement(manifest.default), profile.measurement(Cut(INPUT, "jpeg"))
+    """A warning if the default cut sends more than the JPEG."""
+    default = profile.measurement(manifest.default)
+    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
     if default is None or jpeg is None or default.nbytes <= jpeg.nbytes:
         return []
     return [
-        f"what a client starts with, {manifest.default}, is {default.nbytes:,.0f} bytes an image, "
-        f"{default.nbytes / jpeg.nbytes:.1f} times the JPEG; --default {INPUT}:jpeg or a later point sends less"
+        f"the default cut, {manifest.default}, is {default.nbytes:,.0f} bytes an image, "
+        f"{default.nbytes / jpeg.nbytes:.1f} times the JPEG; --default {INPUT}:jpeg or a later "
+        "split point sends less"
     ]

@@ -1,4 +1,4 @@
-"""``isplit predict``: the head here, the tail on the server."""
+"""``isplit predict``: run the head here and the tail on the server."""
 
 from __future__ import annotations
 
@@ -17,50 +17,52 @@ if TYPE_CHECKING:
 
 HELP: Final = "classify photos: head here, tail on the server"
 DESCRIPTION: Final = """\
-Run the head of a split model on this machine, send the activation, print what the tail answers.
-Needs the light client only: pip install 'isplit-plugin[onnx]'.
+Run the head of a split model on this machine, send the activation, and print
+the tail's answer. It needs only the light client:
+  pip install 'isplit-plugin[onnx]'
 """
 EPILOG: Final = """\
 examples:
-  isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file logs/key_file.json
-  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input:jpeg     # send JPEGs instead
-  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto                  # cut where the server advises
+  isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file key_file.json
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input:jpeg  # send JPEGs
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto  # follow the server
 A photo that cannot be read is reported and the others go on; the exit code is then 3.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    parser.add_argument("--model", required=True, help="the name it was registered by")
+    parser.add_argument("--model", required=True, help="name that the model is registered by")
     parser.add_argument(
         "--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip"
     )
     parser.add_argument(
         "--cut",
         metavar="CUT",
-        help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, or a split point alone; input:jpeg sends "
-        "the photo, output stays on the device (default: the bundle's)",
+        help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, or a split point alone; input:jpeg "
+        "sends the photo, output sends nothing (default: the bundle's)",
     )
     parser.add_argument(
-        "--auto", action="store_true", help="ask the recommendation endpoint first and obey it"
+        "--auto", action="store_true", help="use the cut that the endpoint recommends"
     )
     parser.add_argument(
         "--device-token",
         default=os.environ.get("ISPLIT_DEVICE_TOKEN"),
         metavar="TOKEN",
-        help="who this device is, from isplit device issue (or set ISPLIT_DEVICE_TOKEN)",
+        help="a token from isplit device issue, or set ISPLIT_DEVICE_TOKEN",
     )
     parser.add_argument(
-        "--top-k", type=int, default=5, metavar="K", help="classes to print (%(default)s)"
+        "--top-k", type=int, default=5, metavar="K", help="classes to print (default: %(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document for programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     common.add_connection(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from ..client import SplitClient
 
-    rows, failed = [], 0
+    rows: list[dict[str, object]] = []
+    failed = 0
     with SplitClient(
         options.url,
         model=options.model,
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 prediction = client.predict(photo)
             except (ImageError, WireError) as error:
-                # One photo's fault must not hide the others' answers; any other fault would come again for each.
+                # The other photos may be fine. All other errors would repeat for each photo.
                 failed += 1
                 rows.append({"photo": str(photo), **error.to_json()})
                 if not options.json:
@@ -117,18 +119,18 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     """One prediction for people."""
     top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
     times = prediction.timings
-    unsigned = (
-        f"\n    device token {prediction.device}" if prediction.device.startswith("invalid") else ""
-    )
     if prediction.split_point == OUTPUT:
         return f"{photo}: {top}\n    the whole network here: nothing sent, {times.head_ms:.1f} ms"
     where = f"cut at {prediction.split_point} as {prediction.codec}"
     head = f"head {times.head_ms:.1f} ms, "
     if prediction.split_point == INPUT:
-        where, head = f"the whole network on the server, input as {prediction.codec}", ""
-    return (
-        f"{photo}: {top}\n"
+        where = f"the whole network on the server, input as {prediction.codec}"
+        head = ""
+    lines = [
+        f"{photo}: {top}",
         f"    {where}: sent {kilobytes(prediction.bytes_sent)}, "
-        f"{head}round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)"
-        f"{unsigned}"
-    )
+        f"{head}round trip {times.round_trip_ms:.1f} ms (tail {times.tail_ms:.1f} ms)",
+    ]
+    if prediction.device.startswith("invalid"):
+        lines.append(f"    device token {prediction.device}")
+    return "\n".join(lines)

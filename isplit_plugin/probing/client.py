@@ -1,9 +1,9 @@
-"""``ProbeClient``: a client whose heads run on torch, and who completes importance curves without sending a photo.
+"""``ProbeClient``: a client with PyTorch heads that completes importance curves by probes.
 
-A probe is two requests besides the prediction's own. The first sends the activation again; the tail answers with the
-gradient of its class score at the cut, and a ticket. The device finishes the backward pass through its head, and posts
-the ticket with one number for each point of the curve before the cut. Neither carries the photo, nor anything that the
-prediction did not carry but those numbers.
+A probe is two requests besides that of the prediction. The first sends the activation again, and
+the tail answers with the gradient of its class score at the cut, and a ticket. The device finishes
+the backward pass through its head. The second request posts the ticket with one number for each
+point of the curve before the cut. Neither request carries the photo.
 """
 
 from __future__ import annotations
@@ -29,22 +29,29 @@ from ..errors import (
     WireError,
 )
 from ..image import Image
-from ..schema import INPUT, OUTPUT, Cut, Manifest, Prediction
+from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest, Prediction
 from ..wire import TailRequest, encode_activation, header_length, http_headers, load_json
-from .messages import ProbeReport, decode_probe_response
+from .messages import ProbeReport, ProbeResponse, decode_probe_response
 
 if TYPE_CHECKING:
     from ..network import HeadImportance
 
 PAUSE_S: Final = 60.0
-"""How long :meth:`ProbeClient.maybe_probe` holds still after a refusal that does not say."""
+"""How long :meth:`ProbeClient.maybe_probe` pauses after a refusal that names no time."""
 _MAX_PAUSE_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A probe that the server took. ``values``: what this device told, one number for each of ``points``, the points
-    before the cut. Milliseconds of both passes through the head and of both requests; bytes of their bodies."""
+    """A probe that the server accepted.
+
+    Attributes:
+        points: the split points before the cut.
+        values: the importance at each of them.
+        forward_ms, backward_ms: the two passes through the head.
+        request_ms, report_ms: the two requests.
+        bytes_sent, bytes_received: the bodies of both requests.
+    """
 
     class_id: int
     cut: Cut
@@ -59,13 +66,20 @@ class ProbeResult:
 
 
 class ProbeClient:
-    """Predicts like the :class:`SplitClient` it wraps, and now and then follows a prediction with a probe.
+    """Predicts like the :class:`SplitClient` it wraps, and follows some predictions with a probe.
 
-    ``client``: with torch heads (``runtime="torch"``). ``gradient``: "fp16", or "fp32" for comparisons. ``draw``: gives
-    numbers in [0, 1), uniform and independent. Not for several threads at once. Raises BundleError for another runtime.
+    Call :meth:`predict` as usual, and :meth:`maybe_probe` when there is time. It follows the rate
+    that the server advised in its last answer. A client must not be used by several threads at
+    once.
 
-    Call :meth:`predict` as usual, and :meth:`maybe_probe` when there is time: it obeys the rate that the server
-    advised in its last answer.
+    Parameters:
+        client: a client with PyTorch heads (``runtime="torch"``).
+        gradient: how the gradient travels, "fp16" or "fp32".
+        draw: returns independent, uniform numbers in [0, 1).
+        clock: seconds, monotonic.
+
+    Raises:
+        BundleError: the client has another runtime.
     """
 
     def __init__(
@@ -83,22 +97,25 @@ class ProbeClient:
         self.client = client
         self._head: TorchHead = client.runtime
         self._manifest: Manifest = client.manifest
-        self._gradient, self._draw, self._clock = gradient, draw, clock
-        self._inside: dict[str, HeadImportance] = {}
+        self._gradient = gradient
+        self._draw = draw
+        self._clock = clock
+        self._importances: dict[str, HeadImportance] = {}
         self._last: tuple[Image, Prediction] | None = None
         self._not_before = -float("inf")
 
     def predict(self, image: Image, cut: Cut | str | None = None) -> Prediction:
-        """As :meth:`SplitClient.predict`; keeps the image until the next call, for :meth:`maybe_probe`."""
+        """As :meth:`SplitClient.predict`. The image is kept for :meth:`maybe_probe`."""
         prediction = self.client.predict(image, cut)
         self._last = image, prediction
         return prediction
 
     def maybe_probe(self) -> ProbeResult | None:
-        """Follow the last prediction with a probe, with the probability that the server advised; ``None`` if not.
+        """Follow the last prediction with a probe, with the probability that the server advised.
 
-        At most one probe for each prediction. A refusal or an outage is no error here: it is obeyed, for as long as the
-        server says or ``PAUSE_S``.
+        Returns ``None`` if there was no probe. A prediction is followed by one probe at most. A
+        refusal or an outage raises nothing: there are no probes for as long as the server says, or
+        for ``PAUSE_S``.
         """
         if self._last is None:
             return None
@@ -109,22 +126,20 @@ class ProbeClient:
         try:
             return self.probe(image, prediction.cut)
         except ProbeBudgetError as error:
-            wait = error.details.get("retry_after_s")
-            told = (
-                isinstance(wait, int | float)
-                and not isinstance(wait, bool)
-                and 0 < wait < _MAX_PAUSE_S
-            )
-            self._not_before = self._clock() + (float(wait) if told else PAUSE_S)  # type: ignore[arg-type]
+            self._not_before = self._clock() + _pause_s(error)
         except (ProbeError, TransportError):
             self._not_before = self._clock() + PAUSE_S
         return None
 
     def probe(self, image: Image, cut: Cut | str | None = None) -> ProbeResult:
-        """One probe now, whatever the server advises.
+        """One probe now, whatever rate the server advises.
 
-        Raises ProbeError and its kinds (off, out of budget, refused values), SplitPointError where there is no cut,
-        BundleError for a head that cannot be looked into, WireError, and what :meth:`SplitClient.predict` raises.
+        Raises:
+            ProbeError: probes are off or out of budget, the values are refused, or ``cut`` is
+                `input` or `output`.
+            BundleError: there is no PyTorch head, or it cannot be differentiated.
+            WireError: the activation cannot be encoded.
+            TransportError: as :meth:`SplitClient.predict`, whose errors it raises too.
         """
         # Not at the top: the endpoint's worker imports this package and must not load torch.
         import torch
@@ -132,44 +147,19 @@ class ProbeClient:
         cut = self.client.resolve(cut)
         if cut.split_point in (INPUT, OUTPUT):
             raise ProbeError(f"expected a split point for a probe, got {cut.split_point!r}")
-        point = cut.split_point
-        inside = self._look_inside(point)
+        importance = self._importance(cut.split_point)
         x = torch.from_numpy(np.stack([im.preprocess(image, self._manifest.preprocessing)]))
         started = time.perf_counter()
-        forward = inside.run(x)
-        forward_ms = _since(started)
-        axis = self._manifest.split_point(point).channel_axis
-        activation = encode_activation(
-            forward.activation.to(torch.float32).numpy(), cut.coding, channel_axis=axis
-        )
+        forward = importance.run(x)
+        forward_ms = _ms_since(started)
         token = self.client.device_token()
-        request = TailRequest(
-            cut=cut,
-            tensor=activation,
-            network_hash=self._manifest.network_hash,
-            group=self.client.group,
-            device_token=token,
-            probe=True,
-            gradient=self._gradient,
-        )
-        body, length = request.encode()
+        activation = forward.activation.to(torch.float32).numpy()
         started = time.perf_counter()
-        reply = self.client.transport.post(
-            f"/predictions/{self.client.model}", body, http_headers(length)
-        )
-        request_ms = _since(started)
-        try:
-            shape = self._manifest.split_point(point).shape
-            answer = decode_probe_response(reply.body, header_length(reply.headers), shape)
-        except WireError as error:
-            raise ProtocolError(f"the tail's answer to a probe: {error.message}") from error
-        if (answer.split_point, answer.network_hash) != (point, self._manifest.network_hash):
-            raise ProtocolError(
-                f"expected the gradient at {point!r}, got that at {answer.split_point!r}"
-            )
+        answer, sent, received = self._request_gradient(cut, activation, token)
+        request_ms = _ms_since(started)
         started = time.perf_counter()
         values = tuple(float(v) for v in forward.finish(torch.from_numpy(answer.gradient))[0])
-        backward_ms = _since(started)
+        backward_ms = _ms_since(started)
         report = ProbeReport(
             ticket=answer.ticket,
             values=values,
@@ -178,19 +168,18 @@ class ProbeClient:
             device_token=token,
         ).encode()
         started = time.perf_counter()
-        received = self._post(report)
-        points = self._manifest.split_points[: len(values)]
+        received += self._post(report)
         return ProbeResult(
             class_id=answer.class_id,
             cut=cut,
-            points=tuple(p.name for p in points),
+            points=tuple(point.name for point in self._manifest.split_points[: len(values)]),
             values=values,
             forward_ms=forward_ms,
             backward_ms=backward_ms,
             request_ms=request_ms,
-            report_ms=_since(started),
-            bytes_sent=len(body) + len(report),
-            bytes_received=len(reply.body) + received,
+            report_ms=_ms_since(started),
+            bytes_sent=sent + len(report),
+            bytes_received=received,
         )
 
     def close(self) -> None:
@@ -209,24 +198,53 @@ class ProbeClient:
     ) -> None:
         self.close()
 
-    def _look_inside(self, split_point: str) -> HeadImportance:
-        if split_point not in self._inside:
+    def _importance(self, split_point: str) -> HeadImportance:
+        if split_point not in self._importances:
             from ..network import HeadImportance
 
-            program = self._head.program(split_point)
-            self._inside[split_point] = HeadImportance.from_program(
-                program, self._manifest, split_point
+            self._importances[split_point] = HeadImportance.from_program(
+                self._head.program(split_point), self._manifest, split_point
             )
-        return self._inside[split_point]
+        return self._importances[split_point]
+
+    def _request_gradient(
+        self, cut: Cut, activation: FloatArray, token: str | None
+    ) -> tuple[ProbeResponse, int, int]:
+        """The tail's answer, and the bytes of request and answer. Raises as :meth:`probe`."""
+        point = self._manifest.split_point(cut.split_point)
+        request = TailRequest(
+            cut=cut,
+            tensor=encode_activation(activation, cut.coding, channel_axis=point.channel_axis),
+            network_hash=self._manifest.network_hash,
+            group=self.client.group,
+            device_token=token,
+            probe=True,
+            gradient=self._gradient,
+        )
+        body, json_length = request.encode()
+        path = f"/predictions/{self.client.model}"
+        reply = self.client.transport.post(path, body, http_headers(json_length))
+        try:
+            json_length = header_length(reply.headers)
+            answer = decode_probe_response(reply.body, json_length, point.shape)
+        except WireError as error:
+            raise ProtocolError(f"the tail's answer to a probe: {error.message}") from error
+        expected = (cut.split_point, self._manifest.network_hash)
+        if (answer.split_point, answer.network_hash) != expected:
+            raise ProtocolError(
+                f"expected the gradient at {cut.split_point!r} of network {expected[1]}, "
+                f"got that at {answer.split_point!r} of network {answer.network_hash}"
+            )
+        return answer, len(body), len(reply.body)
 
     def _post(self, report: bytes) -> int:
-        """Bytes of the endpoint's answer. Raises what it refused the report with."""
+        """Post a report. Returns the bytes of the answer, and raises the error in it."""
         try:
             reply = self.client.transport.post(
                 ENDPOINT, report, {"Content-Type": "application/json"}
             )
         except TicketError as error:
-            # The ticket is ours alone: where it was used, our own first try got through and its answer did not.
+            # Only this device has the ticket. So an earlier try succeeded and its answer was lost.
             if error.details.get("reason") == "replayed":
                 return 0
             raise
@@ -235,9 +253,19 @@ class ProbeClient:
         except WireError as error:
             raise ProtocolError(f"the endpoint's answer to a probe: {error.message}") from error
         if not isinstance(accepted, dict) or accepted.get("accepted") is not True:
-            raise ProtocolError("the endpoint answered a probe with something else")
+            raise ProtocolError(
+                f"the endpoint's answer to a probe: expected accepted, got {accepted!r:.100}"
+            )
         return len(reply.body)
 
 
-def _since(started: float) -> float:
+def _pause_s(error: ProbeBudgetError) -> float:
+    """The seconds that a refusal asks to wait, if they are plausible; else ``PAUSE_S``."""
+    seconds = error.details.get("retry_after_s")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return PAUSE_S
+    return float(seconds) if 0 < seconds < _MAX_PAUSE_S else PAUSE_S
+
+
+def _ms_since(started: float) -> float:
     return (time.perf_counter() - started) * 1e3

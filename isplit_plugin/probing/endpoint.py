@@ -1,4 +1,4 @@
-"""The endpoint's side of probes: joins the device's values to the ticket's, once, and adds the curve to the store."""
+"""The endpoint's side of probes: joins both halves of a curve and adds it to the store, once."""
 
 from __future__ import annotations
 
@@ -27,10 +27,21 @@ def take_report(
     per_hour: int = 60,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Check a report (the object under ``probe``) and add its curve; the JSON answer.
+    """Check a report, add its curve to the store and return the JSON answer.
 
-    Raises WireError for what is no report, TicketError (forged, expired, used before, of another network, class or
-    device), ProbeError for values that cannot be this head's, ProbeBudgetError, StoreError. Nothing is stored then.
+    If it raises, nothing is stored.
+
+    Parameters:
+        raw: the object under ``probe``.
+        per_hour: curves that one device may add in an hour.
+
+    Raises:
+        WireError: ``raw`` is not a report.
+        TicketError: the ticket is forged, expired, used before, or of another network, class or
+            device.
+        ProbeError: the values are impossible for this head.
+        ProbeBudgetError: the device has added its curves of this hour.
+        StoreError: the store cannot be used.
     """
     report = ProbeReport.from_json(raw)
     ticket = Ticket.read(secret, report.ticket, clock=clock)
@@ -56,7 +67,7 @@ def take_report(
         raise ProbeError(
             f"expected {before} values, one for each point before the cut, got {len(report.values)}"
         )
-    # The tail's half as well: it is the server's own, but of an activation that the device made up as it liked.
+    # Both halves are checked: the tail computed its half from what the device sent.
     curve = np.concatenate([np.array(report.values, np.float64), ticket.tail])
     _check_values(curve, profile)
     sample = ImportanceSample(
@@ -104,7 +115,7 @@ def _profile(store: Store, network_hash: str) -> Profile:
 
 
 def _check_values(curve: npt.NDArray[np.float64], profile: Profile) -> None:
-    """Raises ProbeError naming the first value of a curve (P,) that cannot be."""
+    """Raise ProbeError for the first impossible value of a curve, shape (P,)."""
     for value, limit, point in zip(
         curve.tolist(), curve_limits(profile), profile.split_points, strict=True
     ):

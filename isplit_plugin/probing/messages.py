@@ -1,12 +1,15 @@
-"""What a split-gradient probe sends back and forth, besides the request of :mod:`.request` with ``probe=True``.
+"""The messages of a probe, besides its request (:class:`TailRequest` with ``probe=True``).
 
-The tail's answer: an output tensor ``gradient`` (N = 1), d score / d activation at the cut, and a ticket, which the
-server signed and will want back. The gradient is scaled by a power of two to the upper end of fp16's range: that is
-exact, and small gradients keep their digits. The device's report then goes to the endpoint `isplit` as JSON::
+The tail answers with an output tensor ``gradient`` (N = 1), d score / d activation at the cut, and
+a ticket that the server has signed. The gradient is scaled by a power of two to the upper end of
+fp16's range. The scaling is exact, and small gradients keep their digits.
 
-    {"probe": {"ticket": "...", "values": [...], "network": "...", "class": 281, "device": "isplit1...."}}
+The device's report then goes to the endpoint `isplit` as JSON::
 
-``values``: one importance value for each point of the curve before the cut, in order.
+    {"probe": {"ticket": "...", "values": [...], "network": "...", "class": 281,
+               "device": "isplit1...."}}
+
+``values`` holds one importance value for each point of the curve before the cut, in order.
 """
 
 from __future__ import annotations
@@ -46,14 +49,17 @@ _TICKET: Final = "isplit_ticket"
 _CLASS: Final = "isplit_class"
 _SCALE: Final = "isplit_gradient_scale"
 _TOP: Final = 14
-"""The largest magnitude that travels lies below 2^15; fp16 ends at 65504."""
+"""The gradient is scaled to magnitudes below 2^15. The largest number of fp16 is 65504."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ProbeResponse:
-    """The tail's answer to a probe. ``gradient``: (1, *shape of the cut) float32, of the score of ``class_id``.
+    """The tail's answer to a probe.
 
-    ``codec``: how the gradient travels, one of ``GRADIENTS``. ``device``: as in a TailResponse.
+    Attributes:
+        gradient: of the score of ``class_id``, float32, shape (1, *shape of the cut).
+        codec: how the gradient travels, one of ``GRADIENTS``.
+        device: as in a :class:`TailResponse`.
     """
 
     gradient: FloatArray
@@ -69,10 +75,12 @@ class ProbeResponse:
     id: str = ""
 
     def encode(self) -> tuple[bytes, int | None]:
-        """The body and the length of its JSON. Raises WireError where the gradient is not finite."""
-        most = float(np.abs(self.gradient).max()) if self.gradient.size else 0.0
-        scale = 2.0 ** (_TOP - math.frexp(most)[1]) if math.isfinite(most) and most > 0 else 1.0
-        scale = min(max(scale, 2.0**-120), 2.0**120)
+        """The body and the length of its JSON. Raises WireError if the gradient is not finite."""
+        largest = float(np.abs(self.gradient).max()) if self.gradient.size else 0.0
+        scale = 1.0
+        if math.isfinite(largest) and largest > 0:
+            scale = 2.0 ** (_TOP - math.frexp(largest)[1])
+            scale = min(max(scale, 2.0**-120), 2.0**120)
         parameters: dict[str, Scalar] = {
             P_SPLIT_POINT: self.split_point,
             P_NETWORK: self.network_hash,
@@ -92,14 +100,18 @@ class ProbeResponse:
 def decode_probe_response(
     body: Buffer, json_length: int | None, shape: tuple[int, ...]
 ) -> ProbeResponse:
-    """Read a tail's answer to a probe at a cut of ``shape`` (without batch). Raises WireError, and nothing else."""
+    """Read the tail's answer to a probe. Raises WireError.
+
+    ``shape`` is that of the activation at the cut, without the batch.
+    """
     answer = decode_infer_response(body, json_length)
     if len(answer.outputs) != 1 or answer.outputs[0].name != GRADIENT:
-        raise WireError(
-            f"expected the output {GRADIENT!r} alone, got {', '.join(t.name for t in answer.outputs)}"
-        )
-    told = answer.parameters
-    class_id, scale, tail_ms = told.get(_CLASS), told.get(_SCALE), told.get(P_TAIL_MS, 0.0)
+        names = ", ".join(tensor.name for tensor in answer.outputs)
+        raise WireError(f"expected only the output {GRADIENT!r}, got {names}")
+    parameters = answer.parameters
+    class_id = parameters.get(_CLASS)
+    scale = parameters.get(_SCALE)
+    tail_ms = parameters.get(P_TAIL_MS, 0.0)
     if type(class_id) is not int or class_id < 0:
         raise WireError(f"{_CLASS}: expected a class id, got {str(class_id)[:40]!a}")
     if isinstance(scale, bool | str) or scale is None or not 2.0**-121 < scale < 2.0**121:
@@ -110,11 +122,11 @@ def decode_probe_response(
     return ProbeResponse(
         gradient=gradient / np.float32(scale),
         class_id=class_id,
-        ticket=read_text(told.get(_TICKET), _TICKET, limit=MAX_TICKET),
-        split_point=read_text(told.get(P_SPLIT_POINT), P_SPLIT_POINT),
-        network_hash=read_text(told.get(P_NETWORK), P_NETWORK),
+        ticket=read_text(parameters.get(_TICKET), _TICKET, limit=MAX_TICKET),
+        split_point=read_text(parameters.get(P_SPLIT_POINT), P_SPLIT_POINT),
+        network_hash=read_text(parameters.get(P_NETWORK), P_NETWORK),
         tail_ms=float(tail_ms),
-        device=read_text(told.get(P_DEVICE, ""), P_DEVICE),
+        device=read_text(parameters.get(P_DEVICE, ""), P_DEVICE),
         model=answer.model_name,
         version=answer.model_version,
         id=answer.id,
@@ -123,7 +135,10 @@ def decode_probe_response(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReport:
-    """A device's part of a probe's curve. ``device_token``: the one that the probe was asked for with, if any."""
+    """A device's half of a curve.
+
+    ``device_token`` is the token that the probe's request had, if any.
+    """
 
     ticket: str
     values: tuple[float, ...]
@@ -132,23 +147,25 @@ class ProbeReport:
     device_token: str | None = None
 
     def encode(self) -> bytes:
-        """The JSON body to post. Raises WireError where a value is not finite."""
-        told: dict[str, Any] = {
+        """The JSON body to post. Raises WireError if a value is not finite."""
+        fields: dict[str, Any] = {
             "ticket": self.ticket,
             "values": list(self.values),
             "network": self.network_hash,
             "class": self.class_id,
         }
         if self.device_token is not None:
-            told["device"] = self.device_token
+            fields["device"] = self.device_token
         try:
-            return json.dumps({"probe": told}, separators=(",", ":"), allow_nan=False).encode()
+            return json.dumps({"probe": fields}, separators=(",", ":"), allow_nan=False).encode()
         except ValueError as error:
-            raise WireError("the head's values hold NaN or infinity") from error
+            raise WireError(
+                "probe: values: expected finite numbers, got NaN or infinity"
+            ) from error
 
     @classmethod
     def from_json(cls, raw: object) -> Self:
-        """Read the object under ``probe``; what its values may be is not looked at here. Raises WireError."""
+        """Read the object under ``probe``. Raises WireError. The range of values is not checked."""
         known = {"ticket", "values", "network", "class", "device"}
         if (
             not isinstance(raw, Mapping)
@@ -156,9 +173,12 @@ class ProbeReport:
             or raw.keys() - known
         ):
             raise WireError(
-                f"probe: expected an object with ticket and values; known: {', '.join(sorted(known))}"
+                "probe: expected an object with ticket and values; "
+                f"known: {', '.join(sorted(known))}"
             )
-        values, class_id, device = raw["values"], raw.get("class"), raw.get("device")
+        values = raw["values"]
+        class_id = raw.get("class")
+        device = raw.get("device")
         if not isinstance(values, list) or len(values) > MAX_POINTS:
             raise WireError(f"probe: values: expected a list of at most {MAX_POINTS} numbers")
         if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):

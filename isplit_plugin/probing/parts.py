@@ -1,4 +1,7 @@
-"""Probes as an optional part of tail, endpoint and packaging: see :mod:`isplit_plugin.serving.optional`."""
+"""Probes as an optional part of tail, endpoint and packaging.
+
+See :mod:`isplit_plugin.serving.optional`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a device should probe: often where a whole curve is hardly known, never where it is known well."""
+"""How often a device should probe: the less is known of a whole curve, the more often."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ..advice import F64, I64, LiveView, positions
 WHOLE: Final = ("probe", "input")
 """The sources of whole curves."""
 ENOUGH: Final = 0.05
-"""A relative standard error at which no more probes are needed."""
+"""Relative standard error up to which no probes are needed."""
 MUCH: Final = 0.5
-"""A relative standard error from which on as many as allowed are."""
+"""Relative standard error from which on the largest rate is advised."""
 
 
 def relative_errors(live: LiveView, mean0: F64) -> tuple[I64, F64]:
-    """Class ids (K,) with whole curves and the relative standard error (K,) of each class's curve.
+    """Ids of the classes with whole curves, and the relative standard error of each. Shapes (K,).
 
-    The error of a class is the median over the points whose mean is above zero of standard error / mean, from the
-    whole curves alone (``WHOLE``); infinite below an effective number of two, zero for a curve that is zero.
+    The error of a class is the median of standard error / mean over the points whose mean is above
+    zero. Only whole curves count (``WHOLE``). The error is infinite below an effective number of
+    two, and zero for a curve that is zero.
     """
     rows = [r for r in live.importance if r.source in WHOLE and r.target == "predicted"]
     if not rows:
@@ -42,15 +43,18 @@ def relative_errors(live: LiveView, mean0: F64) -> tuple[I64, F64]:
     above = known & (mean > 0)
     error = np.full(w.shape, np.nan)
     error[above] = np.sqrt(variance[above] / number[above]) / mean[above]
-    found = np.array(
+    errors = np.array(
         [np.median(e[a]) if a.any() else 0.0 for e, a in zip(error, above, strict=True)]
     )
-    found[np.where(known, number, np.inf).min(axis=1) < 2.0 - 1e-9] = np.inf
-    return ids, found
+    errors[np.where(known, number, np.inf).min(axis=1) < 2.0 - 1e-9] = np.inf
+    return ids, errors
 
 
 def rate(relative_error: npt.ArrayLike, most: float) -> F64:
-    """The share of requests to follow with a probe: zero up to ``ENOUGH``, ``most`` from ``MUCH``; linear between."""
+    """The share of requests to follow with a probe.
+
+    It is zero up to ``ENOUGH``, ``most`` from ``MUCH`` on, and linear between.
+    """
     error = np.asarray(relative_error, np.float64)
     share: F64 = most * np.clip((error - ENOUGH) / (MUCH - ENOUGH), 0.0, 1.0)
     return share

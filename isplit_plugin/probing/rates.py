@@ -1,4 +1,4 @@
-"""The advised probe rates, read from the store every few seconds by a thread of its own, never by a request."""
+"""The advised probe rates. A thread reads them from the store, so that no request has to wait."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class ProbeRates:
-    """``most``: the largest rate. Until the store was read for the first time, and while there is none, zero."""
+    """The probe rates of one network, by class.
+
+    They are zero until the store was read for the first time.
+
+    Parameters:
+        most: the largest rate; with 0, the store is never read.
+        refresh_s: seconds between two reads.
+    """
 
     def __init__(
         self, store_url: str, network_hash: str, most: float, *, refresh_s: float = REFRESH_S
     ) -> None:
-        self._url, self._network, self._most, self._refresh_s = (
-            store_url,
-            network_hash,
-            most,
-            refresh_s,
-        )
+        self._url = store_url
+        self._network = network_hash
+        self._most = most
+        self._refresh_s = refresh_s
         self._rates: dict[int, float] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="isplit-probe-rates", daemon=True)

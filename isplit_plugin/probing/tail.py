@@ -1,8 +1,9 @@
-"""The tail's side of split-gradient probes: the gradient at the cut and a signed ticket, within two budgets.
+"""The tail's side of probes: the gradient at the cut and a signed ticket, within two budgets.
 
-A probe leaves nothing here but what it costs: no row, no observation. What it may cost is bounded for each device (the
-gradient is an oracle about the tail's weights) and in CPU time (a backward pass costs about as much as two forward).
-Each worker keeps its own budgets in memory; how many curves a device may add is counted in the store.
+A probe leaves no observation here. Its number is bounded for each device, because gradients reveal
+the tail's weights, and its CPU time is bounded, because a backward pass costs about as much as two
+forward passes. Each worker keeps its own budgets in memory. The curves that a device adds are
+counted in the store.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Probes:
         self.refused = 0
         if self._secret is None:
             _LOGGER.warning(
-                "isplit: probes are on, but there is no secret (ISPLIT_SECRET_FILE): they are refused"
+                "isplit: probes are on, but there is no secret (ISPLIT_SECRET_FILE): "
+                "they are refused"
             )
 
     def takes(self, request: TailRequest) -> bool:

@@ -1,7 +1,7 @@
-"""A probe's ticket: what the tail found, signed, for the device to bring back with its part of the curve.
+"""Tickets: the signed strings that carry the tail's half of a curve from one request to the next.
 
-The server keeps nothing of a probe between its two requests. The ticket carries the tail's half of the curve, so that
-any worker with the operator's secret can join both halves; the device can read it, and cannot change a bit of it.
+The server keeps nothing of a probe between its two requests. So any worker with the operator's
+secret can join both halves of the curve. The device can read a ticket but not change it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Ticket:
-    """``tail``: float64, the values at the cut and after it, for ``class_id``; ``device``: the hash that the probe was
-    asked by, ``None`` unsigned; ``expires``: epoch seconds; ``probe``: random, 32 hexadecimal digits, for one use."""
+    """A ticket.
+
+    Attributes:
+        probe: 32 random hexadecimal digits. Each may be used once.
+        device: the hash of the device that asked for the probe, ``None`` without a device token.
+        expires: epoch seconds.
+        tail: the importance of ``class_id`` at the cut and after it, float64.
+    """
 
     probe: str
     network_hash: str
@@ -44,13 +50,13 @@ class Ticket:
 
     @classmethod
     def new(cls, *, clock: Callable[[], float] = time.time, **fields: Any) -> Self:
-        """A ticket with an id and an expiry of its own; ``fields``: the others."""
+        """A ticket with a new id and expiry, and these other fields."""
         return cls(probe=os.urandom(16).hex(), expires=math.ceil(clock() + TICKET_S), **fields)
 
     def seal(self, secret: bytes) -> str:
         """The ticket as the device gets it: printable ASCII."""
         tail = base64.b64encode(self.tail.astype("<f8").tobytes()).decode()
-        told = [
+        fields = [
             _FORMAT,
             self.probe,
             self.network_hash,
@@ -58,13 +64,17 @@ class Ticket:
             self.class_id,
             self.group,
         ]
-        return seal(secret, _LABEL, [*told, self.device, self.expires, tail])
+        return seal(secret, _LABEL, [*fields, self.device, self.expires, tail])
 
     @classmethod
     def read(cls, secret: bytes, sealed: str, *, clock: Callable[[], float] = time.time) -> Self:
-        """Read a ticket of ours. Raises TicketError whose ``details["reason"]`` is "malformed", "forged", "expired"."""
+        """Read a ticket.
+
+        Raises:
+            TicketError: ``details["reason"]`` is "malformed", "forged" or "expired".
+        """
         try:
-            number, *told, tail = unseal(secret, _LABEL, sealed)
+            number, *values, tail = unseal(secret, _LABEL, sealed)
             if number != _FORMAT:
                 raise ValueError("malformed")
             names = (
@@ -76,10 +86,10 @@ class Ticket:
                 "device",
                 "expires",
             )
-            values = np.frombuffer(base64.b64decode(tail), "<f8").astype(np.float64)
-            fields = dict(zip(names, told, strict=True))
+            curve = np.frombuffer(base64.b64decode(tail), "<f8").astype(np.float64)
+            fields = dict(zip(names, values, strict=True))
             fields["cut"] = Cut.parse(fields["cut"])
-            ticket = cls(**fields, tail=values)
+            ticket = cls(**fields, tail=curve)
         except (ValueError, TypeError, AttributeError, QueryError) as error:
             reason = "forged" if str(error) == "forged" else "malformed"
             refuse(reason, "expected a ticket that this server signed, unchanged")
@@ -89,5 +99,5 @@ class Ticket:
 
 
 def refuse(reason: str, why: str) -> NoReturn:
-    """Raise the TicketError for ``reason``, one word."""
+    """Raise a TicketError. ``reason`` is one word for programs, ``why`` a sentence."""
     raise TicketError(f"probe ticket: {reason}; {why}", reason=reason)

@@ -31,5 +31,5 @@ def test_what_packaging_says(net: CapturedNetwork, built: Built) -> None:
     (linear,) = probe_warnings(net, manifest, ON, pt2=True)
     assert linear.startswith("no probes at 'relu2'")
     assert "no torch heads" in probe_warnings(net, manifest, ON, pt2=False)[-1]
-    with pytest.raises(ProbeError, match="no deployed split point can have them"):
+    with pytest.raises(ProbeError, match="no deployed split point can have probes"):
         probe_warnings(net, replace(manifest, deployed=("relu2", "flatten")), ON, pt2=True)

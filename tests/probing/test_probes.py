@@ -297,7 +297,7 @@ def test_one_liar_among_ten(served: Bridge, built: Built, secret: Path, store_ur
         with ProbeClient(
             client_of(served.url, built.bundle, device=device_id, secret=secret, group=group)
         ) as device:
-            inside = device._look_inside("relu1")
+            inside = device._importance("relu1")
             run = inside.run
 
             def lying(x: torch.Tensor) -> object:
@@ -382,7 +382,7 @@ def test_an_activation_that_nobody_has_moves_nothing(
     """The tail's half of the curve is the server's own, and yet only as honest as the activation."""
     (photo,) = toy_photos(1)
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
-        inside = device._look_inside("relu1")
+        inside = device._importance("relu1")
         run = inside.run
 
         def made_up(x: torch.Tensor) -> object:
