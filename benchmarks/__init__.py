@@ -1,1 +1,4 @@
-"""Speed and memory, measured: ``python -m benchmarks [NAME ...]``. Ratios against a rival in the same run."""
+"""Speed and memory, measured.
+
+``python -m benchmarks [NAME ...]``. Ratios against a rival in the same run.
+"""

@@ -36,7 +36,9 @@ def _size_mb(python: Path) -> float:
 
 
 def run(quick: bool = False) -> list[Row]:
-    """Size of the base install and of the one with onnxruntime; import time against that of requests and numpy."""
+    """Size of the base install and of the one with onnxruntime; import time against that of
+    requests and numpy.
+    """
     root = Path(__file__).resolve().parent.parent
     rounds = 3 if quick else 11
     rows: list[Row] = []

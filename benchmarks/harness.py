@@ -1,4 +1,6 @@
-"""What the benchmarks share: medians of interleaved runs, and rows that people and programs can read."""
+"""What the benchmarks share: medians of interleaved runs, and rows that people and programs can
+read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ Row = dict[str, Any]
 def interleaved(
     jobs: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Milliseconds of each job in each round. Jobs take turns, so that a noisy minute hits all of them."""
+    """Milliseconds of each job in each round.
+
+    Jobs take turns, so that a noisy minute hits all of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(warmup + rounds):
         for name, job in jobs.items():
@@ -32,7 +37,9 @@ def row(name: str, value: float, unit: str, **more: Any) -> Row:
 def against(
     name: str, times: dict[str, list[float]], ours: str, rival: str, *, expected: str = ""
 ) -> Row:
-    """The median of ours, and how many times the rival's median it is, with the quartiles of the paired ratios."""
+    """The median of ours, and how many times the rival's median it is, with the quartiles of the
+    paired ratios.
+    """
     ratios = sorted(a / b for a, b in zip(times[ours], times[rival], strict=True))
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return row(

@@ -1,4 +1,5 @@
-"""What a split-gradient probe costs, as a multiple of a plain request: on the device, on the server, on the wire.
+"""What a split-gradient probe costs, as a multiple of a plain request: on the device, on the
+server, on the wire.
 
 In one process without HTTP, so that the figures are those of the work itself: preprocessing and network aside, a plain
 request is head, encoding | decoding, tail; a probe is head, encoding | decoding, tail and its backward pass, ticket,

@@ -1,5 +1,6 @@
-"""What a request costs in a real TorchServe: split against whole-image JPEG, against a do-nothing handler with the same
-payload, and with statistics on and off. EfficientNet-Lite0 and real photos, loopback, one worker each, one thread."""
+"""What a request costs in a real TorchServe: split against whole-image JPEG, against a
+do-nothing handler with the same payload, and with statistics on and off. EfficientNet-Lite0 and
+real photos, loopback, one worker each, one thread."""
 
 from __future__ import annotations
 
@@ -152,7 +153,8 @@ def _latency(
             times = interleaved(jobs, rounds=rounds, warmup=5)
             rows.append(against(f"{point}, uint8+zstd: whole request", times, "split", "jpeg"))
             sample = client.predict(photo, cut=Cut(point, "uint8+zstd"))
-            # What travels and waits: the round trip, less the tail's own computing, beside a handler that does nothing.
+            # What travels and waits: the round trip, less the tail's own computing, beside a
+            # handler that does nothing.
             idle = interleaved({"nothing": nothing(sample.bytes_sent)}, rounds=rounds, warmup=5)[
                 "nothing"
             ]

@@ -1,4 +1,6 @@
-"""Configuration of the documentation, which ``make docs`` builds without warnings and without a network."""
+"""Configuration of the documentation, which ``make docs`` builds without warnings and without a
+network.
+"""
 
 from __future__ import annotations
 

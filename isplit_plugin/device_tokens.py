@@ -2,10 +2,9 @@
 
 Ids that devices choose themselves would make every limit on a device's influence useless, because
 one device could claim a thousand ids. So the operator issues tokens,
-``isplit1.<payload>.<signature>``. The payload is base64url of the JSON list
-``[id, group, expiry]``; the signature is HMAC-SHA256 (RFC 2104) under the operator's secret. Whoever
-has the secret can verify a token. There is no table of devices, and a token ends only when it
-expires.
+``isplit1.<payload>.<signature>``. The payload is base64url of the JSON list ``[id, group,
+expiry]``; the signature is HMAC-SHA256 (RFC 2104) under the operator's secret. Whoever has the
+secret can verify a token. There is no table of devices, and a token ends only when it expires.
 
 Each use of the secret signs with its own label, so a signature made for one use is not valid for
 another. The statistics store :func:`hashed`, a keyed hash of the id, from which the id cannot be

@@ -1,4 +1,6 @@
-"""Shared by all tests: one thread for torch, so that figures agree between runs and workers do not fight for cores."""
+"""Shared by all tests: one thread for torch, so that figures agree between runs and workers do not
+fight for cores.
+"""
 
 from __future__ import annotations
 

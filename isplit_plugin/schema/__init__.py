@@ -1,4 +1,7 @@
-"""Frozen value types that every package shares. No I/O, no engine: numpy and the standard library only."""
+"""Frozen value types that every package shares.
+
+No I/O, no engine: numpy and the standard library only.
+"""
 
 from __future__ import annotations
 

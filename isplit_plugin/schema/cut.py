@@ -9,9 +9,9 @@ from typing import Final
 from ..errors import QueryError
 
 INPUT: Final = "input"
-"""The split point before the first layer: the photo is sent, and the whole network runs on the server."""
+"""The split point before the first layer: the photo is sent, the server runs everything."""
 OUTPUT: Final = "output"
-"""The split point behind the last layer: nothing is sent, and the whole network runs on the device."""
+"""The split point behind the last layer: nothing is sent, the device runs everything."""
 NO_CODEC: Final = "none"
 """The codec at `output`, where nothing is sent."""
 MAX_QUALITY: Final = 99
@@ -29,8 +29,8 @@ class Cut:
         codec: the name of a codec. At ``input`` an image codec, at ``output`` ``none``.
         quality: for a codec that has several rates, which of them, 0 to 99; else ``None``.
 
-    The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``. :func:`str` writes it and
-    :meth:`parse` reads it back.
+    The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``.
+    :func:`str` writes it and :meth:`parse` reads it back.
     """
 
     split_point: str

@@ -1,4 +1,4 @@
-"""What a split network is made of: split points, bottlenecks, preprocessing, and the manifest that names them all."""
+"""The parts of a split network, and the manifest that describes them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class Macs(NamedTuple):
 class SplitPoint:
     """A place in a network where one tensor that depends on the input is live.
 
-    ``shape`` is without batch; ``channel_axis`` and ``stride_order`` count axes *with* batch (a convolution's channel
-    axis is 1). ``stride_order`` lists the axes from the outermost to the innermost in memory: the tail restores it,
-    because the wire carries row-major data only. ``is_block``: the output of a direct child, or of an element of a
-    sequence of blocks; the two rules of CUI run over these by default.
+    Attributes:
+        aliases: other names of the same tensor.
+        shape: of the tensor, without batch.
+        nbytes: of the uncoded tensor of one image.
+        channel_axis: counted with the batch, so a convolution's is 1.
+        stride_order: the axes, batch included, from the outermost to the innermost in memory. The
+            wire carries row-major data only, and the tail restores this order.
+        is_block: whether it is a block output.
     """
 
     name: str
@@ -66,10 +70,13 @@ BOTTLENECK_MARK: Final = "~"
 
 @dataclass(frozen=True, slots=True)
 class BottleneckPoint:
-    """A trained bottleneck at a split point, as a place where one can cut.
+    """A trained bottleneck as a place where one can cut.
 
-    ``point``: the code as what travels; its name is the bottleneck's, its shape the code's. ``of``: the split point whose
-    activation the encoder takes. Its importance is another network's: it is no point of the curve.
+    Its importance is another network's, so it is no point of the curve.
+
+    Attributes:
+        point: its code as what travels, under the bottleneck's name.
+        of: the split point whose activation the encoder takes.
     """
 
     point: SplitPoint
@@ -84,9 +91,14 @@ class BottleneckPoint:
 class Preprocessing:
     """From a photo to the network's input, the same on device, server and in the profile.
 
-    Shorter side to ``resize`` pixels (``None``: as it is), centre crop to ``crop`` (height, width), scale to [0, 1],
-    subtract ``mean``, divide by ``std``. ``mode`` is Pillow's: "RGB" or "L". ``interpolation``: "bilinear", "bicubic"
-    or "nearest".
+    The photo is resized, cropped, scaled to [0, 1] and normalised.
+
+    Attributes:
+        crop: (height, width) of the centre crop.
+        resize: pixels of the shorter side before the crop; ``None`` leaves the photo as it is.
+        mean, std: subtracted from, and divided by, for each channel.
+        interpolation: "bilinear", "bicubic" or "nearest".
+        mode: Pillow's, "RGB" or "L".
     """
 
     crop: tuple[int, int]
@@ -116,13 +128,18 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a packaged model is: the one description that archive, head bundle, store and endpoint agree on.
+    """The description of a packaged model, which archive, head bundle, store and endpoint share.
 
-    ``input_shape`` is without batch. ``split_points`` is the whole curve in execution order; ``deployed`` names those
-    that are served (``input`` and ``output`` are always served besides). ``files`` maps a path inside the bundle or
-    archive to its SHA-256. ``codecs`` are the codec names the tail accepts; ``default`` is the (split point, codec) a
-    client starts with. ``bottlenecks``: trained bottlenecks, each a place of its own beside the curve: its name can stand
-    in ``deployed`` and wherever a served split point is named, and its shape is the code's.
+    Attributes:
+        input_shape: of one image, without batch.
+        split_points: all points of the curve, in execution order.
+        deployed: the names that are served. ``input`` and ``output`` always are besides.
+        codecs: the codecs that the tail accepts.
+        default: the cut that a client starts with.
+        files: SHA-256 of each file in the bundle or archive, by its path there.
+        created_with: versions of Python and of packages.
+        bottlenecks: trained bottlenecks. Their names can stand in ``deployed`` and wherever a
+            served split point is named.
     """
 
     model: str
@@ -140,7 +157,7 @@ class Manifest:
     bottlenecks: tuple[BottleneckPoint, ...] = ()
 
     def split_point(self, name: str) -> SplitPoint:
-        """Look a split point up by any of its names, or a bottleneck by its own. Raises UnknownSplitPointError."""
+        """The split point or bottleneck of a name or alias. Raises UnknownSplitPointError."""
         for point in self.split_points:
             if name in point.names:
                 return point

@@ -17,10 +17,13 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds of one prediction, as the device saw it; ``tail_ms`` and ``decode_ms`` are the server's own.
+    """Milliseconds of one prediction, as the device measured them.
 
-    ``prepare_ms``: from the photo to the head's input, and at a head's first use loading it. An image of a batch waits
-    for the whole batch, so it has the batch's times.
+    An image of a batch has the times of the whole batch, which it waits for.
+
+    Attributes:
+        prepare_ms: from the photo to the head's input; at a head's first use also loading it.
+        decode_ms, tail_ms: the server's own, part of the round trip.
     """
 
     head_ms: float = 0.0
@@ -37,7 +40,7 @@ class Timings:
 
 
 class TopClass(NamedTuple):
-    """One of the k best classes: its id, its label, its raw score (logit) and its softmax probability."""
+    """One of the k best classes: id, label, raw score (logit) and softmax probability."""
 
     class_id: int
     label: str
@@ -49,10 +52,16 @@ class TopClass(NamedTuple):
 class Prediction:
     """The answer for one image.
 
-    ``scores``: the network's raw class scores, shape (classes,), float32; ``None`` when the caller asked for top-k
-    alone. ``bytes_sent`` and ``bytes_received`` count this image's share of the HTTP bodies. ``device``: what the
-    server made of the device's token, "ok" or "invalid: <reason>"; empty where none was sent or nobody could verify it.
-    ``probe_rate``: the share of requests that the server advises to follow with a probe, 0 where it wants none.
+    Attributes:
+        top: the k best classes, the best first.
+        scores: the network's raw class scores, (classes,) float32; ``None`` where only the top k
+            were asked for.
+        cut: the cut that was used.
+        bytes_sent, bytes_received: this image's share of the HTTP bodies.
+        request_id: by which a label can be sent later.
+        device: what the server made of the device token, "ok" or "invalid: <reason>". Empty where
+            none was sent or nobody could verify it.
+        probe_rate: the share of its requests that the device is advised to follow with a probe.
     """
 
     top: tuple[TopClass, ...]

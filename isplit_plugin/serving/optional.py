@@ -1,7 +1,9 @@
-"""Optional parts of the workers, such as probes: loaded when a setting turns them on, absent otherwise.
+"""Optional parts of the workers, such as probes: loaded when a setting turns them on, absent
+otherwise.
 
-A part is a module with up to three functions: ``tail_part``, ``endpoint_part`` and ``package_warnings``. Tail, endpoint
-and packaging know a part by the protocols below alone and never import it by name.
+A part is a module with up to three functions: ``tail_part``, ``endpoint_part`` and
+``package_warnings``. Tail, endpoint and packaging know a part by the protocols below alone and
+never import it by name.
 """
 
 from __future__ import annotations
@@ -88,7 +90,10 @@ def endpoint_parts(settings: EndpointSettings, secret: bytes | None) -> Mapping[
 def package_warnings(
     net: CapturedNetwork, manifest: Manifest, settings: TailSettings, *, pt2: bool
 ) -> tuple[str, ...]:
-    """What an operator who turns parts on should know. Raises an IsplitError where one cannot work."""
+    """What an operator who turns parts on should know.
+
+    Raises an IsplitError where one cannot work.
+    """
     if not settings.probes.enabled:
         return ()
     warnings: tuple[str, ...] = import_module(PROBES).package_warnings(

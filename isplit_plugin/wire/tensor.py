@@ -130,7 +130,10 @@ class Tensor:
         return [raw_bytes(self.data)]
 
     def json_data(self) -> list[Any]:
-        """The data as a flat list for the JSON form. Raises WireError for what JSON cannot carry."""
+        """The data as a flat list for the JSON form.
+
+        Raises WireError for what JSON cannot carry.
+        """
         if isinstance(self.data, tuple):
             try:
                 return [bytes(item).decode() for item in self.data]

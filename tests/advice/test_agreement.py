@@ -99,7 +99,8 @@ def test_nothing_seen_is_not_measured() -> None:
 
 
 def test_prior_strength_by_hand() -> None:
-    # Two classes of 10, shares 1 and 0.5: MSB = 2 * 10 * 0.0625 = 1.25, MSW = 2.5/18, n0 = (20 - 200/20)/1 = 10,
+    # Two classes of 10, shares 1 and 0.5: MSB = 2 * 10 * 0.0625 = 1.25, MSW = 2.5/18, n0 = (20 -
+    # 200/20)/1 = 10,
     # rho = (1.25 - 0.1389)/(1.25 + 9 * 0.1389) = 0.4444, (1 - rho)/rho = 1.25.
     assert prior_strength(np.asarray([10.0, 10.0]), np.asarray([10.0, 5.0])) == pytest.approx(1.25)
     assert (

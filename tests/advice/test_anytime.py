@@ -1,4 +1,6 @@
-"""Bounds that hold at all times: 200 runs of 10,000 observations each, looked at after every one of them."""
+"""Bounds that hold at all times: 200 runs of 10,000 observations each, looked at after every one of
+them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ N = np.arange(1, SIZE + 1, dtype=np.float64)
 
 
 def running(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weighted running mean, its standard error from the running variance, and the sum of squared weights."""
+    """Weighted running mean, its standard error from the running variance, and the sum of squared
+    weights.
+    """
     weight, weight2 = np.cumsum(w), np.cumsum(w * w)
     mean = np.cumsum(w * x, axis=1) / weight
     variance = np.maximum(np.cumsum(w * x * x, axis=1) / weight - mean**2, 0)
@@ -81,7 +85,8 @@ def test_the_factor_by_hand() -> None:
     )
     second = math.sqrt(2 * (math.log(2) + 2 * math.log(4 / spent)))
     assert float(bound_factor(TIGHTEST, 0.05, half_lives=1.0)) == pytest.approx(second)
-    # Half a half-life later, the weights of its beginning have halved twice (they are squared: 4^0.5).
+    # Half a half-life later, the weights of its beginning have halved twice (they are squared:
+    # 4^0.5).
     assert float(bound_factor(TIGHTEST / 2, 0.05, half_lives=1.5)) == pytest.approx(second)
     assert float(bound_factor(0.0, 0.05)) == math.inf
 
@@ -94,7 +99,8 @@ def test_few_times_tell_nothing_about_a_median() -> None:
 
 
 def test_how_often_an_ordinary_interval_fails_under_repeated_looks() -> None:
-    # The figures of docs/explanation/statistics.md: in 66 % of runs, in 50 % from the 100th look on.
+    # The figures of docs/explanation/statistics.md: in 66 % of runs, in 50 % from the 100th look
+    # on.
     rng = np.random.default_rng(5)
     ever = late = 0
     for _ in range(1000):

@@ -1,4 +1,6 @@
-"""The whole answer: what wins, why the others lost, and that the same question always gets the same answer."""
+"""The whole answer: what wins, why the others lost, and that the same question always gets the same
+answer.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def text(answer: Recommendation) -> str:
 
 def test_fastest_accurate_cut_wins_and_every_loser_has_its_reason() -> None:
     answer = ask()
-    # output 10; d:uint8 15.85; d:fp32 16.15; input 16.05; b:fp32 17.75; b:uint8 agrees on 279 of 300 alone.
+    # output 10; d:uint8 15.85; d:fp32 16.15; input 16.05; b:fp32 17.75; b:uint8 agrees on 279 of
+    # 300 alone.
     assert answer.cut == ON_DEVICE
     assert answer.use.latency_ms == pytest.approx(10)
     assert verdicts(answer) == {
@@ -106,7 +109,8 @@ def test_classes_decide_what_is_accurate() -> None:
 
 def test_limits_that_nothing_meets_are_flagged_with_the_least_violation() -> None:
     answer = ask(max_latency_ms=5, max_head_macs=500)
-    # input: 16.05/5; d:uint8: 15.85/5; output: 10/5 and 1000/500, (2 - 1) + (2 - 1) = 2: less than 2.17
+    # input: 16.05/5; d:uint8: 15.85/5; output: 10/5 and 1000/500, (2 - 1) + (2 - 1) = 2: less than
+    # 2.17
     assert answer.cut == ON_DEVICE
     assert "no accurate cut meets the constraints" in answer.use.reason
     assert answer.use.violations == (
@@ -247,8 +251,10 @@ def test_labels_take_a_cut_out_of_the_race() -> None:
 
 
 def test_steps_at_a_cut_are_read_from_whole_live_curves() -> None:
-    # The profile has b above c. Live inputs of class 1 fall from a to b instead, and requests cut at c, of far higher
-    # importance, must not hide that: with them the order of a, b and c stays that of the whole curves.
+    # The profile has b above c. Live inputs of class 1 fall from a to b instead, and requests cut
+    # at c, of far higher
+    # importance, must not hide that: with them the order of a, b and c stays that of the whole
+    # curves.
     mean0 = toys.profile().mean0
     whole = np.tile([9.0, 1.0, 2.0, 6.0, 5.0], (400, 1))
     cut = np.tile([np.nan, np.nan, 50.0, 150.0, 125.0], (400, 1))
@@ -357,7 +363,8 @@ def test_the_order_of_rows_changes_nothing_and_the_revision_only_itself(
         random.shuffle(shuffled_rows)
         return tuple(shuffled_rows)
 
-    # Rows of one key are merged in the store; here they must differ in their key for the order to be no matter.
+    # Rows of one key are merged in the store; here they must differ in their key for the order to
+    # be no matter.
     view = replace(
         view,
         importance=tuple({(r.source, r.target): r for r in view.importance}.values()),

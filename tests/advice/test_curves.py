@@ -22,7 +22,8 @@ def ids(*class_ids: int) -> np.ndarray:
 
 
 def test_variance_components_by_hand() -> None:
-    # One point. Class 0: 1, 3 (mean 2); class 1: 7, 9 (mean 8). Within: (1+1+1+1)/(4-2) = 2. Between: MSB = 4*9/1 = 36,
+    # One point. Class 0: 1, 3 (mean 2); class 1: 7, 9 (mean 8). Within: (1+1+1+1)/(4-2) = 2.
+    # Between: MSB = 4*9/1 = 36,
     # n0 = (4 - 8/4)/1 = 2, so (36 - 2)/2 = 17, and 2/17 observations are raised to 1.
     profile = toys.samples({0: np.asarray([[1.0], [3.0]]), 1: np.asarray([[7.0], [9.0]])})
     parts = components(profile)
@@ -32,10 +33,12 @@ def test_variance_components_by_hand() -> None:
 
 
 def test_prior_weight_between_one_and_ten_by_hand() -> None:
-    # Class 0: 0, 4 (mean 2); class 1: 5, 9 (mean 7). Within: 16/2 = 8. MSB = 4*6.25 = 25, between (25 - 8)/2 = 8.5.
+    # Class 0: 0, 4 (mean 2); class 1: 5, 9 (mean 7). Within: 16/2 = 8. MSB = 4*6.25 = 25, between
+    # (25 - 8)/2 = 8.5.
     profile = toys.samples({0: np.asarray([[0.0], [4.0]]), 1: np.asarray([[5.0], [9.0]])})
     assert components(profile).k == pytest.approx([1.0])  # 8/8.5, raised to 1
-    # Class means nearer, 2 and 5: MSB = 4*2.25 = 9, between (9 - 8)/2 = 0.5: 16 observations, cut to 10.
+    # Class means nearer, 2 and 5: MSB = 4*2.25 = 9, between (9 - 8)/2 = 0.5: 16 observations, cut
+    # to 10.
     profile = toys.samples({0: np.asarray([[0.0], [4.0]]), 1: np.asarray([[3.0], [7.0]])})
     assert components(profile).k == pytest.approx([10.0])
     # 2 and 6: MSB = 16, between 4: 2 observations.
@@ -44,7 +47,8 @@ def test_prior_weight_between_one_and_ten_by_hand() -> None:
 
 
 def test_live_mean_is_shrunk_to_the_profile_by_hand() -> None:
-    # Three points at which each class has the same values as above: k = 2, within = 8, grand mean 4, class 1 mean 6.
+    # Three points at which each class has the same values as above: k = 2, within = 8, grand mean
+    # 4, class 1 mean 6.
     # Level of class 0: 0.5, of class 1: 1.5 (they average to 1). n = 2 images each.
     # Profile level: effect_1 = (2*1.5 + 2)/(2 + 2) = 1.25 of grand 4 is 5; (2*6 + 2*5)/4 = 5.5.
     profile = toys.samples({c: np.repeat([[4.0 * c], [4.0 * c + 4]], 3, axis=1) for c in (0, 1)})
@@ -52,8 +56,10 @@ def test_live_mean_is_shrunk_to_the_profile_by_hand() -> None:
     assert prior.value == pytest.approx([5.5] * 3)
     assert prior.standard_error == pytest.approx([np.sqrt(8 / 4)] * 3)
     assert [prior.source(i) for i in range(3)] == ["profile"] * 3
-    # Six live values with mean 12 at the last two points. Both together know class 1 with 8 observations: mean
-    # (2*6 + 6*12)/8 = 10.5 at two points of three, level median(1.5, 2.625, 2.625) = 2.625; effect (8*2.625 + 2)/10 =
+    # Six live values with mean 12 at the last two points. Both together know class 1 with 8
+    # observations: mean
+    # (2*6 + 6*12)/8 = 10.5 at two points of three, level median(1.5, 2.625, 2.625) = 2.625; effect
+    # (8*2.625 + 2)/10 =
     # 2.3 of grand 4 is 9.2; prior (2*6 + 2*9.2)/4 = 7.6; value (6*12 + 2*7.6)/8 = 10.9.
     values = np.asarray([[np.nan, x, x] for x in (10.0, 14.0, 11.0, 13.0, 12.0, 12.0)])
     live = replace(NONE, importance=(toys.rows({1: values}, profile.mean0),), observations=6)
@@ -64,7 +70,8 @@ def test_live_mean_is_shrunk_to_the_profile_by_hand() -> None:
     assert curve.live_count.tolist() == [0, 6, 6]
     assert curve.profile_count.tolist() == [2, 2, 2]
     assert [curve.source(i) for i in range(3)] == ["profile", "mixed", "mixed"]
-    # Spread of the live values: own variance 10/5 = 2 with 5 degrees of freedom, within 8 with 10: (10 + 80)/15 = 6.
+    # Spread of the live values: own variance 10/5 = 2 with 5 degrees of freedom, within 8 with 10:
+    # (10 + 80)/15 = 6.
     assert curve.standard_error[2] == pytest.approx(np.sqrt(0.75**2 * 6 / 6 + 0.25**2 * 8 / 4))
 
 
@@ -95,7 +102,8 @@ def test_profile_mix_without_traffic_is_the_profile_mean() -> None:
 
 
 def test_profile_mix_of_skewed_classes_is_the_profile_mean_too() -> None:
-    # The median of skewed ratios lies below their mean: without centring, leaning on it would pull the mix down.
+    # The median of skewed ratios lies below their mean: without centring, leaning on it would pull
+    # the mix down.
     rng = np.random.default_rng(0)
     level = rng.lognormal(0, 0.8, (60, 5))
     profile = toys.samples({c: level[c] * rng.lognormal(0, 0.5, (2, 5)) for c in range(60)})
@@ -213,9 +221,11 @@ def test_rows_may_be_split_over_sources_in_any_way(
 
 
 def errors_of_three_ways(seed: int, n_live: int, *, shift: float) -> np.ndarray:
-    """Mean relative error over classes of (shrunk, live alone, profile alone), for gamma-distributed importance.
+    """Mean relative error over classes of (shrunk, live alone, profile alone), for
+    gamma-distributed importance.
 
-    200 classes with 3 calibration images each; a live class lies off its profile mean by a factor exp(N(0, shift)).
+    200 classes with 3 calibration images each; a live class lies off its profile mean by a factor
+    exp(N(0, shift)).
     """
     rng = np.random.default_rng(seed)
     classes, points = 200, 5
@@ -248,7 +258,8 @@ def test_shrinkage_beats_live_alone_and_profile_alone(n_live: int, shift: float)
 
 @pytest.mark.parametrize("n_live", [0, 2, 20])
 def test_standard_errors_cover_the_truth(n_live: int) -> None:
-    # 400 Gaussian classes of 4 images each; class means scatter with variance 4, images with 16: k = 4.
+    # 400 Gaussian classes of 4 images each; class means scatter with variance 4, images with 16: k
+    # = 4.
     rng = np.random.default_rng(n_live)
     classes = 400
     truth = rng.normal(100, 2, (classes, 5))

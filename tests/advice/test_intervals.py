@@ -13,7 +13,8 @@ from isplit_plugin.advice.intervals import Z95, newcombe, wilson
 
 
 def test_wilson_solves_the_score_equation() -> None:
-    # The ends p are where (share - p)^2 = z^2 p (1 - p) / n: independent of how the interval is computed.
+    # The ends p are where (share - p)^2 = z^2 p (1 - p) / n: independent of how the interval is
+    # computed.
     for share, n in ((0.9, 50), (0.5, 10), (0.02, 300), (0.99, 1000)):
         for end in wilson(share, n):
             assert (share - end) ** 2 == pytest.approx(Z95**2 * end * (1 - end) / n, rel=1e-9)

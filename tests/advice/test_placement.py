@@ -138,8 +138,10 @@ def test_curves_of_one_population_are_left_alone() -> None:
 
 
 def test_a_step_between_different_requests_is_read_from_the_profile() -> None:
-    # Cut at c: live requests have three times the profile's importance from there on. The profile falls from b to c
-    # (4 to 2); next to the live value 6 the profile's 4 would look like a rise, and b like no maximum.
+    # Cut at c: live requests have three times the profile's importance from there on. The profile
+    # falls from b to c
+    # (4 to 2); next to the live value 6 the profile's 4 would look like a rise, and b like no
+    # maximum.
     prior = [1.0, 4.0, 2.0, 6.0, 5.0]
     value = [1.0, 4.0, 6.0, 18.0, 15.0]
     live = [0.0, 0.0, 50.0, 50.0, 50.0]

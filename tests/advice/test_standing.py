@@ -1,4 +1,7 @@
-"""The standing pick stays under noise and follows proven changes. Answering again changes nothing."""
+"""The standing pick stays under noise and follows proven changes.
+
+Answering again changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ MEASUREMENTS = (
 
 
 def profile(**changes: Any) -> Profile:
-    """b:uint8 takes 32.75 ms and agrees on 98 % of class 2; d:fp32 takes 50.75 ms and always agrees."""
+    """b:uint8 takes 32.75 ms and agrees on 98 % of class 2; d:fp32 takes 50.75 ms and always
+    agrees.
+    """
     slow = {"head_ms": {**toys.HEAD_MS, "output": 1e4}, "tail_ms": {**toys.TAIL_MS, "input": 1e4}}
     return toys.profile(**{"measurements": MEASUREMENTS, **slow, **changes})
 
@@ -99,7 +104,8 @@ def standing_of(recommendation: Recommendation) -> StandingPick:
     return recommendation.standing
 
 
-# ------------------------------------------------------------------------------------------------------ the rules
+# --------------------------------------------------------------------------------------------------
+# ---- the rules
 
 
 def test_without_traffic_there_is_no_standing_pick() -> None:
@@ -294,7 +300,8 @@ def _answer_twice(
     return answers[0], answers[1]
 
 
-# ------------------------------------------------------------------------------------------------------ A/A runs
+# --------------------------------------------------------------------------------------------------
+# ---- A/A runs
 
 RUNS = 200
 SIZE = 10_000
@@ -313,7 +320,8 @@ def times_of(values: npt.NDArray[np.float64]) -> Times:
 
 
 def switches(faster: float, seed: int, runs: int) -> tuple[int, int]:
-    """In how many of ``runs`` runs the cut at b is left for the one at d, whose head takes ``faster`` times as long.
+    """In how many of ``runs`` runs the cut at b is left for the one at d, whose head takes
+    ``faster`` times as long.
 
     Also how often the plain estimate changes its mind.
     """
@@ -358,7 +366,8 @@ def test_a_faster_cut_is_found() -> None:
 
 
 def test_a_mix_on_the_edge_of_the_tolerance_is_not_switched() -> None:
-    # Half of the traffic is class 2: b:uint8 agrees on exactly as many images as the tolerance asks for.
+    # Half of the traffic is class 2: b:uint8 agrees on exactly as many images as the tolerance asks
+    # for.
     rng = np.random.default_rng(9)
     state = started()
     switched = flips = 0

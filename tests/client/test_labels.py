@@ -22,7 +22,9 @@ from isplit_plugin.errors import (
 
 
 def taking(handler: Any) -> None:
-    """Answers like the endpoint: ids that begin with x are unknown, with y are labelled; class 0 is right."""
+    """Answers like the endpoint: ids that begin with x are unknown, with y are labelled; class 0 is
+    right.
+    """
     asked = json.loads(handler.server.state.seen[-1].body)
     rows: list[dict[str, Any]] = []
     for item in asked["labels"]:

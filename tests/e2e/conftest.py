@@ -1,4 +1,6 @@
-"""One real TorchServe for all tests of this folder: two models, the recommendation endpoint, and a store."""
+"""One real TorchServe for all tests of this folder: two models, the recommendation endpoint, and a
+store.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The command line from end to end, as a user types it: profile, package, serve, predict, recommend."""
+"""The command line from end to end, as a user types it: profile, package, serve, predict,
+recommend.
+"""
 
 from __future__ import annotations
 

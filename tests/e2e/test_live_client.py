@@ -1,4 +1,6 @@
-"""The device's client against the real server: head here, tail there, the answer of the whole network."""
+"""The device's client against the real server: head here, tail there, the answer of the whole
+network.
+"""
 
 from __future__ import annotations
 

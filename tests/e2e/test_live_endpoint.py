@@ -1,4 +1,6 @@
-"""The endpoint behind a real TorchServe: how paths, query strings and bodies arrive is TorchServe's business."""
+"""The endpoint behind a real TorchServe: how paths, query strings and bodies arrive is TorchServe's
+business.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Several servers on one store, workers that are killed under load, and a store that goes away while they serve."""
+"""Several servers on one store, workers that are killed under load, and a store that goes away
+while they serve.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def bodies(model: Model, number: int = 24, seed: int = 11) -> list[tuple[bytes, 
     return found
 
 
-# ------------------------------------------------------------------------------------------- two servers, one store
+# ------------------------------------------------------------------------------------------- two
+# servers, one store
 
 
 def test_two_servers_on_one_store_give_one_recommendation(
@@ -95,7 +98,8 @@ def test_two_servers_on_one_store_give_one_recommendation(
         assert asked()[0]["as_of"] == store.view(network).as_of
 
 
-# ------------------------------------------------------------------------------------------- killed under load
+# ------------------------------------------------------------------------------------------- killed
+# under load
 
 
 @dataclass
@@ -231,7 +235,8 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
             assert any(-5 < at - kill < 5 for kill in kills), (at, kills)
         assert len(load.retried) <= CLIENTS * len(kills)
 
-        # What a worker answered in its last second may be lost with it. There is no telling which of all answers were
+        # What a worker answered in its last second may be lost with it. There is no telling which
+        # of all answers were
         # its own; of three or four workers one has hardly given more than half of them.
         lost = sum(kill - 1.0 <= at <= kill + 0.5 for kill in kills for at in load.answered) // 2
         answered = len(load.answered)

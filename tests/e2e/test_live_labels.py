@@ -1,4 +1,6 @@
-"""A back office labels what devices sent, through a real TorchServe; the answer shows what it measured."""
+"""A back office labels what devices sent, through a real TorchServe; the answer shows what it
+measured.
+"""
 
 from __future__ import annotations
 

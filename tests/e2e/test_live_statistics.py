@@ -75,7 +75,9 @@ def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
 def _means(
     store: Store, network_hash: str, mean0: np.ndarray
 ) -> dict[int, tuple[float, np.ndarray]]:
-    """class -> (requests, sum of importance (P,)) of split traffic; decay over seconds is far below the tolerance."""
+    """class -> (requests, sum of importance (P,)) of split traffic; decay over seconds is far below
+    the tolerance.
+    """
     found: dict[int, tuple[float, np.ndarray]] = {}
     for rows in store.view(network_hash).importance:
         if rows.source != "tail":

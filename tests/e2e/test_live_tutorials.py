@@ -1,4 +1,6 @@
-"""The tutorials, run as they are written, with other ports: on a real network, in a real TorchServe."""
+"""The tutorials, run as they are written, with other ports: on a real network, in a real
+TorchServe.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Probes from the device to the store: whole curves, equal to the whole network's, and never a photo."""
+"""Probes from the device to the store: whole curves, equal to the whole network's, and never a
+photo.
+"""
 
 from __future__ import annotations
 
@@ -252,7 +254,8 @@ def test_a_refusal_is_obeyed_for_as_long_as_it_says(
     with ProbeClient(client, draw=lambda: 0.0, clock=lambda: now[0]) as device:
         advised = _until_advised(device, photo)
         assert device.maybe_probe() is not None
-        # Where the budget is spent the answer advises nothing; a device that holds an older advice is refused.
+        # Where the budget is spent the answer advises nothing; a device that holds an older advice
+        # is refused.
         assert device.predict(photo).probe_rate == 0.0
         posted = len(served.bodies)
         for expected, later in ((1, 1000.0), (1, 3000.0), (2, 0.0)):
@@ -287,7 +290,9 @@ def test_a_ticket_whose_answer_was_lost_counts_once(
 
 
 def test_one_liar_among_ten(served: Bridge, built: Built, secret: Path, store_url: str) -> None:
-    """A liar moves the mean by its share, however often it reports; unsigned, ten invented names are one."""
+    """A liar moves the mean by its share, however often it reports; unsigned, ten invented names
+    are one.
+    """
     (photo,) = toy_photos(1)
     lie = 3.0
 
@@ -353,7 +358,9 @@ def _ask(
 def test_a_batch_of_probes_and_predictions(
     served: Bridge, built: Built, net: CapturedNetwork
 ) -> None:
-    """What is asked for together is answered one by one: a refused probe costs its neighbours nothing."""
+    """What is asked for together is answered one by one: a refused probe costs its neighbours
+    nothing.
+    """
     torch.manual_seed(5)
     x = torch.randn(2, 3, 16, 16)
     replies = served.tail(

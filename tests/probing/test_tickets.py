@@ -1,4 +1,6 @@
-"""Reports that are not what they say: a typed error that names what was expected, and nothing stored."""
+"""Reports that are not what they say: a typed error that names what was expected, and nothing
+stored.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,8 @@ def test_forged(store: Store, ticket: Ticket, token: str) -> None:
     good = ticket.seal(SECRET)
     body, signature = good.split(".")
     mine = seal(b"another secret of 32 bytes......", "isplit probe ticket", [1])
-    # The payload of another class under the old signature; another use's signature; a token in a ticket's place.
+    # The payload of another class under the old signature; another use's signature; a token in a
+    # ticket's place.
     other = replace(ticket, class_id=3).seal(b"x" * 32).split(".")[0]
     for bad in (
         f"{other}.{signature}",

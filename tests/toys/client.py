@@ -1,6 +1,8 @@
-"""A network small enough to compute by hand, its head bundle, and an HTTP server whose network misbehaves on demand.
+"""A network small enough to compute by hand, its head bundle, and an HTTP server whose network
+misbehaves on demand.
 
-x (N, 3, 4, 4) -> `double` = 2 x -> `pool` = mean over the pixels (N, 3) -> scores = pool W + b (N, 4).
+x (N, 3, 4, 4) -> `double` = 2 x -> `pool` = mean over the pixels (N, 3) -> scores = pool W + b (N,
+4).
 """
 
 from __future__ import annotations

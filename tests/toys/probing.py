@@ -1,4 +1,6 @@
-"""A tail and the endpoint behind one HTTP port, both in TorchServe's own worker code, and devices that talk to them."""
+"""A tail and the endpoint behind one HTTP port, both in TorchServe's own worker code, and devices
+that talk to them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A profile of forty points with everything that is awkward to draw: a zero, six decades, a class of one image."""
+"""A profile of forty points with everything that is awkward to draw: a zero, six decades, a class
+of one image.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""For the tests of serving: a small network and its profile, and TorchServe's worker protocol without TorchServe."""
+"""For the tests of serving: a small network and its profile, and TorchServe's worker protocol
+without TorchServe.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def profile_of(
     classes: Sequence[str] = CLASSES,
     nbytes: Mapping[tuple[str, str], float] | None = None,
 ) -> Profile:
-    """A profile whose moments are those of ``inputs``; ``nbytes`` makes the measures, each with full agreement."""
+    """A profile whose moments are those of ``inputs``; ``nbytes`` makes the measures, each with
+    full agreement.
+    """
     found = net.importance(inputs)
     values = np.asarray(found.values, np.float64)
     mean0 = values.mean(axis=0)
@@ -157,7 +161,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request of a batch, as the frontend hands it to a worker. ``body=None``: no body at all."""
+    """One request of a batch, as the frontend hands it to a worker.
+
+    ``body=None``: no body at all.
+    """
 
     body: bytes | None
     headers: Mapping[str, str]

@@ -1,1 +1,3 @@
-"""The functional graph of a captured network: building it, checking it, and reading split points off it."""
+"""The functional graph of a captured network: building it, checking it, and reading split points
+off it.
+"""

@@ -1,4 +1,6 @@
-"""The recommendation endpoint: the worker of the model `isplit`, which reads the store and answers questions."""
+"""The recommendation endpoint: the worker of the model `isplit`, which reads the store and answers
+questions.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 class Cache:
     """Values by key, each valid for one version of the store.
 
-    A value is loaded again when its key is asked for at another version, and then replaces the old one. When there are
-    too many entries or bytes, those that were not used for longest go first.
+    A value is loaded again when its key is asked for at another version, and then replaces the old
+    one. When there are too many entries or bytes, those that were not used for longest go first.
     """
 
     def __init__(self, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:

@@ -1,4 +1,6 @@
-"""Labels at the endpoint: a back office sends the true classes of requests, under a secret of its own."""
+"""Labels at the endpoint: a back office sends the true classes of requests, under a secret of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ class LabelCall:
 
 
 def read_labels(body: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCall:
-    """The call in a body that has ``labels``. Raises QueryError for a field that does not belong there."""
+    """The call in a body that has ``labels``.
+
+    Raises QueryError for a field that does not belong there.
+    """
     for name in body:
         check_name(name, _FIELDS, "body")
     token = body.get("token")
@@ -39,7 +44,8 @@ def read_labels(body: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCal
 
 
 def take_labels(store: Store, secret_file: str | None, call: LabelCall) -> dict[str, Any]:
-    """Store the labels that can be stored. The JSON answer has an entry for each label, in the order given.
+    """Store the labels that can be stored. The JSON answer has an entry for each label, in the
+    order given.
 
     Raises:
         LabelSecretError: the secret is missing or another one. It is checked before anything else.

@@ -1,4 +1,6 @@
-"""Answers that list what is in the store: models, classes, curves, accuracy, device groups, changes of picks."""
+"""Answers that list what is in the store: models, classes, curves, accuracy, device groups, changes
+of picks.
+"""
 
 from __future__ import annotations
 
@@ -94,8 +96,8 @@ def curves(
 def accuracy(manifest: Manifest, live: LiveView, class_ids: Sequence[int] | None) -> dict[str, Any]:
     """Measured accuracy from labels with 95 % Wilson intervals, by cut and by predicted class.
 
-    Counts are decayed: a label weighs 2^-h once h half-lives have passed since its prediction. ``class_ids``: ``None``
-    for all. Raises UnknownClassError.
+    Counts are decayed: a label weighs 2^-h once h half-lives have passed since its prediction.
+    ``class_ids``: ``None`` for all. Raises UnknownClassError.
     """
     _check_classes(manifest, class_ids or ())
     outcomes = [row for row in live.outcomes if class_ids is None or row.class_id in class_ids]

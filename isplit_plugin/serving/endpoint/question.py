@@ -1,8 +1,10 @@
-"""From one row of TorchServe's batch to a question: path, query parameters or JSON, bounded and read strictly.
+"""From one row of TorchServe's batch to a question: path, query parameters or JSON, bounded and
+read strictly.
 
 A question arrives in three ways, and the handler cannot see which HTTP method carried it:
 
-- ``GET /predictions/isplit/1.0/<path>``: TorchServe hands over the path as the header ``url_path``, URL-decoded;
+- ``GET /predictions/isplit/1.0/<path>``: TorchServe hands over the path as the header ``url_path``,
+  URL-decoded;
 - ``GET /models/isplit/invoke?model=...``: query parameters arrive as parts of the data;
 - ``POST /predictions/isplit`` with a JSON object.
 """
@@ -44,7 +46,9 @@ _PARAMETERS: Final = ("model", "version", "class", "classes", *_TEXTS, *_CONSTRA
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked (one of ``TOPICS``), about which model and version (``None``: the last one put), and the query."""
+    """What is asked (one of ``TOPICS``), about which model and version (``None``: the last one
+    put), and the query.
+    """
 
     topic: str
     model: str = ""
@@ -63,8 +67,8 @@ def read_question(
 ) -> Question:
     """Read a question from the path, and from the body or the query parameters.
 
-    ``body``: the parsed JSON body, ``None`` without one. Raises QueryError naming the field, and UnknownNameError for a
-    path that leads nowhere.
+    ``body``: the parsed JSON body, ``None`` without one. Raises QueryError naming the field, and
+    UnknownNameError for a path that leads nowhere.
     """
     topic, path_fields = _path(find_header(headers, "url_path") or "")
     fields = _parameters(row) if body is None else _body_fields(body)

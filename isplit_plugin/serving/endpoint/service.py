@@ -1,7 +1,8 @@
-"""The logic of ``handlers/recommendation_handler.py``: the endpoint `isplit`, which reads the store and answers.
+"""The logic of ``handlers/recommendation_handler.py``: the endpoint `isplit`, which reads the store
+and answers.
 
-It is a TorchServe model of its own with one worker, so that a question never waits behind predictions. It loads no
-network.
+It is a TorchServe model of its own with one worker, so that a question never waits behind
+predictions. It loads no network.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from .snapshot import Snapshot
 from .standing import standing_answer
 
 MAX_ANSWER: Final = 6_000_000
-"""Largest body of an answer, below TorchServe's default limit: a larger one would end the worker."""
+"""Largest body of an answer, below TorchServe's default limit: a larger one would end the worker.
+"""
 
 
 class Endpoint:
@@ -57,7 +59,10 @@ class Endpoint:
         self._counts: dict[str, int] = defaultdict(int)
 
     def handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str]:
-        """Answer a batch: one JSON body for each request, status and headers in ``context``. Raises nothing."""
+        """Answer a batch: one JSON body for each request, status and headers in ``context``.
+
+        Raises nothing.
+        """
         return [self._handle_row(index, row, context) for index, row in enumerate(data)]
 
     def describe(self) -> dict[str, Any]:
@@ -72,7 +77,8 @@ class Endpoint:
     def answer(self, question: Question) -> str:
         """The JSON body for one question. Raises the errors of :mod:`isplit_plugin.errors` only.
 
-        While nothing is written to the store, a question that was asked before costs one read, of the revision.
+        While nothing is written to the store, a question that was asked before costs one read, of
+        the revision.
         """
         if question.topic == "help":
             return _dump(help_page())
@@ -156,7 +162,10 @@ class Endpoint:
 
 
 def _in_counted_group(query: Query, groups: set[str]) -> Query:
-    """The query for the group that its devices are counted in: ``other`` where the cap on groups is reached."""
+    """The query for the group that its devices are counted in.
+
+    ``other`` where the cap on groups is reached.
+    """
     if query.group == ALL_GROUPS or query.group in groups:
         return query
     full = OTHER in groups and len(groups - {OTHER}) >= MAX_GROUPS

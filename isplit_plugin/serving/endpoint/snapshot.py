@@ -1,4 +1,7 @@
-"""What the endpoint reads of the store at one revision. Each part is read once, however many questions are asked."""
+"""What the endpoint reads of the store at one revision.
+
+Each part is read once, however many questions are asked.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from .cache import Cache
 
 
 class Snapshot:
-    """The store at ``version``, through a cache. All methods raise what the store's methods of these names raise."""
+    """The store at ``version``, through a cache.
+
+    All methods raise what the store's methods of these names raise.
+    """
 
     def __init__(self, store: Store, cache: Cache) -> None:
         # In this order: reading the revision follows a file that took the place of another.

@@ -1,7 +1,7 @@
 """Answers that have a standing pick: worked out by :mod:`isplit_plugin.advice`, kept in the store.
 
-Whichever worker is asked first writes a change, over the state that it was worked out from. All others read it. Where
-the store takes no writes, the answer is the pick in force.
+Whichever worker is asked first writes a change, over the state that it was worked out from. All
+others read it. Where the store takes no writes, the answer is the pick in force.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def standing_answer(
 ) -> Recommendation:
     """Answer, and write the change of the standing pick that follows from the store's contents.
 
-    ``snapshot``: what was read of the store already. It is read again after a change was written, here or by others.
-    Raises what :func:`isplit_plugin.advice.answer_standing` and the store raise.
+    ``snapshot``: what was read of the store already. It is read again after a change was written,
+    here or by others. Raises what :func:`isplit_plugin.advice.answer_standing` and the store raise.
     """
     for _ in range(_TRIES):
         if snapshot is None:
@@ -72,5 +72,7 @@ def _answer(  # noqa: PLR0917
 
 
 def _may_stand(snapshot: StandingSnapshot, query: Query) -> bool:
-    """A group without traffic gets no state of its own: anybody may name groups, and states take room."""
+    """A group without traffic gets no state of its own: anybody may name groups, and states take
+    room.
+    """
     return snapshot.live.observations > 0 or query.group == Query().group

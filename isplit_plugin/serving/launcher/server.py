@@ -41,7 +41,8 @@ _RESERVED_KEYS: Final = frozenset(
 class TorchServe:
     """A TorchServe on this machine, as a context manager.
 
-    When it ends, or this process does, however that happens, no process, socket or key file is left.
+    When it ends, or this process does, however that happens, no process, socket or key file is
+    left.
 
     Parameters:
         model_store: folder with ``.mar`` archives.

@@ -1,4 +1,6 @@
-"""Packaging: the model archive for TorchServe, the head bundle for devices, the archive of the endpoint."""
+"""Packaging: the model archive for TorchServe, the head bundle for devices, the archive of the
+endpoint.
+"""
 
 from __future__ import annotations
 

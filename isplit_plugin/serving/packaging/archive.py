@@ -1,7 +1,9 @@
-"""Build what is deployed: the model archive for TorchServe, the head bundle for devices, the endpoint's archive.
+"""Build what is deployed: the model archive for TorchServe, the head bundle for devices, the
+endpoint's archive.
 
-An archive holds the weights once (``network.pt2``) and serves every deployed split point from it. ``manifest.json``
-carries the SHA-256 of every other file. Files appear whole or not at all: they are built aside and renamed.
+An archive holds the weights once (``network.pt2``) and serves every deployed split point from it.
+``manifest.json`` carries the SHA-256 of every other file. Files appear whole or not at all: they
+are built aside and renamed.
 """
 
 from __future__ import annotations
@@ -39,7 +41,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What :func:`package` wrote. ``warnings``: sentences for the operator; nothing in them stops the model."""
+    """What :func:`package` wrote.
+
+    ``warnings``: sentences for the operator; nothing in them stops the model.
+    """
 
     archive: Path
     bundle: Path
@@ -67,8 +72,9 @@ def package(
 ) -> Built:
     """Write the three files that belong together: archive, head bundle and the endpoint's archive.
 
-    The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their measurements to its
-    profile. Parameters and errors: see :func:`make_manifest`, :func:`build_archive`, :func:`build_head_bundle`.
+    The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their
+    measurements to its profile. Parameters and errors: see :func:`make_manifest`,
+    :func:`build_archive`, :func:`build_head_bundle`.
 
     Parameters:
         config: settings of the tail worker; see :func:`build_archive`.
@@ -124,8 +130,8 @@ def build_archive(
     """Write ``<model>.mar`` into ``out_dir`` and return its path.
 
     Parameters:
-        manifest: of :func:`make_manifest`.
-        config: overrides of the shipped ``model-config.yaml``; its ``isplit`` section is merged key by key.
+        manifest: of :func:`make_manifest`. config: overrides of the shipped ``model-config.yaml``;
+        its ``isplit`` section is merged key by key.
 
     Raises ServingError where the archiver fails.
     """
@@ -143,7 +149,10 @@ def build_archive(
 
 
 def build_endpoint_archive(out_dir: str | Path, *, config: Mapping[str, Any] | None = None) -> Path:
-    """Write ``isplit.mar``, the recommendation endpoint: the same for all models. Raises ServingError."""
+    """Write ``isplit.mar``, the recommendation endpoint: the same for all models.
+
+    Raises ServingError.
+    """
     with _staging() as stage:
         files = stage / "files"
         files.mkdir()

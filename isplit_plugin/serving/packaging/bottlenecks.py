@@ -31,7 +31,9 @@ def bottleneck_file(name: str) -> str:
 
 
 def check_bottlenecks(bottlenecks: Sequence[Bottleneck], network_hash: str) -> None:
-    """Raise NetworkMismatchError for another network's bottleneck, BundleError for one that is given twice."""
+    """Raise NetworkMismatchError for another network's bottleneck, BundleError for one that is
+    given twice.
+    """
     names = [v.deployed_name for v in bottlenecks]
     for bottleneck in bottlenecks:
         if bottleneck.network_hash != network_hash:
@@ -48,9 +50,11 @@ def check_bottlenecks(bottlenecks: Sequence[Bottleneck], network_hash: str) -> N
 def with_bottlenecks(
     profile: Profile, net: CapturedNetwork, bottlenecks: Sequence[Bottleneck]
 ) -> Profile:
-    """The profile with the measurements of these bottlenecks, and the times of one image on one thread.
+    """The profile with the measurements of these bottlenecks, and the times of one image on one
+    thread.
 
-    Their importance is another network's and stays out. Agreement covers the classes of the profile.
+    Their importance is another network's and stays out. Agreement covers the classes of the
+    profile.
     """
     if not bottlenecks:
         return profile

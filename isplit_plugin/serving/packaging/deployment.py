@@ -1,4 +1,6 @@
-"""What a package deploys where the operator does not say: split points, and the cut a client starts with."""
+"""What a package deploys where the operator does not say: split points, and the cut a client starts
+with.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ def _faithful_photo_bytes(profile: Profile) -> float:
 def first_cut(profile: Profile, deployed: Sequence[str], codecs: Sequence[str]) -> Cut:
     """The cut that a client uses until it has asked.
 
-    It is the earliest one whose plain codec takes fewer bytes than the JPEG, else the smallest faithful one, else the
-    first.
+    It is the earliest one whose plain codec takes fewer bytes than the JPEG, else the smallest
+    faithful one, else the first.
     """
     plain = "uint8+zstd" if "uint8+zstd" in codecs else codecs[0]
     jpeg = profile.measurement(Cut(INPUT, "jpeg"))

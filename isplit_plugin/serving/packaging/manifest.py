@@ -1,4 +1,6 @@
-"""The manifest of a model: names, deployed split points, codecs, and the cut that a client starts with."""
+"""The manifest of a model: names, deployed split points, codecs, and the cut that a client starts
+with.
+"""
 
 from __future__ import annotations
 

@@ -13,13 +13,15 @@ from .request import TailJob
 from .runner import TailRunner
 
 COST: Final = 4
-"""Cost of an explanation against a prediction: a backward pass, with all activations kept for it."""
+"""Cost of an explanation against a prediction: a backward pass, with all activations kept for it.
+"""
 
 
 def explain(job: TailJob, runner: TailRunner, manifest: Manifest) -> dict[str, Any]:
     """The JSON answer, with one curve for each item.
 
-    Raises SplitPointError at a bottleneck, whose importance is another network's, and WireSizeError for too many items.
+    Raises SplitPointError at a bottleneck, whose importance is another network's, and WireSizeError
+    for too many items.
     """
     split_point = job.request.split_point
     if split_point in runner.bottlenecks:

@@ -1,8 +1,8 @@
 """Our Prometheus metrics, through TorchServe's metrics cache.
 
-The names are declared in ``config/metrics.yaml``; a server that runs with another metrics file gets them added here.
-Dimension values come from the manifest and from our own error codes, never from a client: a label that a client can
-choose is an unbounded one.
+The names are declared in ``config/metrics.yaml``; a server that runs with another metrics file gets
+them added here. Dimension values come from the manifest and from our own error codes, never from a
+client: a label that a client can choose is an unbounded one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ DECLARED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
 
 
 class TailMetrics:
-    """Counts and times of one model. ``cache``: TorchServe's ``context.metrics``; ``None`` counts nothing."""
+    """Counts and times of one model.
+
+    ``cache``: TorchServe's ``context.metrics``; ``None`` counts nothing.
+    """
 
     def __init__(self, cache: Any, model: str) -> None:
         self._model = model
@@ -59,7 +62,10 @@ class TailMetrics:
         self._add("isplit_errors_total", 1, code)
 
     def token(self, status: str) -> None:
-        """One device token that did not hold ("invalid: <reason>"). Those that do are the rule, and cost nothing."""
+        """One device token that did not hold ("invalid: <reason>").
+
+        Those that do are the rule, and cost nothing.
+        """
         if status.startswith("invalid"):
             self._add("isplit_device_tokens_refused_total", 1, status.rpartition(" ")[2])
 

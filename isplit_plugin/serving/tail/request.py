@@ -1,4 +1,4 @@
-"""From one row of TorchServe's batch to decoded numbers, and what a request leaves behind as observations."""
+"""From one row of TorchServe's batch to a decoded activation, and on to observations."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ MAX_DECODED_BYTES: Final = 128 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class TailJob:
-    """One request of a batch. ``explain``: importance is asked for instead of classes. ``sender``: who sent it, as far
-    as a token proves it. ``values`` (N, *shape) float32, and the milliseconds that reading and decoding took, are
-    filled by :meth:`decode`."""
+    """One request of a batch, from its row to its decoded activation.
+
+    Attributes:
+        index: of the row in the batch.
+        explain: whether importance is asked for instead of classes.
+        read_ms: milliseconds that reading took.
+        sender: who sent it, as far as a token proves it.
+        values: the decoded activation, (N, *shape) float32; empty before :meth:`decode`.
+        decode_ms: milliseconds that reading and decoding took.
+    """
 
     index: int
     request: TailRequest
@@ -64,9 +71,10 @@ def read_tail_job(
     max_batch: int,
     secret: bytes | None = None,
 ) -> TailJob:
-    """Read one row and check it against the manifest; nothing large is decoded yet. Raises as wire.decode_request.
+    """Read one row and check it against the manifest. Nothing large is decoded yet.
 
-    ``secret``: the operator's, to verify the device's token with.
+    ``secret``: the operator's, for device tokens. Raises what
+    :func:`isplit_plugin.wire.decode_request` raises.
     """
     body = request_body(row)
     if body is None:
@@ -84,8 +92,11 @@ def read_tail_job(
 def observations(
     job: TailJob, response: TailResponse, tail_ms: float, limits: ReportLimits
 ) -> Iterator[Observation]:
-    """One observation per image. An image of a batch carries its share of the request's bytes and times, and a number
-    behind the request's id. Times that no device can have count as not reported."""
+    """One observation for each image.
+
+    An image of a batch has its share of the request's bytes and times, and its number behind the
+    request's id. Times that no device can have count as not reported.
+    """
     request, count, at = job.request, len(job.values), time.time()
     head_ms = limits.head_ms(request.split_point, request.head_ms, count)
     encode_ms = limits.encode_ms(request.cut, request.encode_ms, count)

@@ -69,12 +69,16 @@ class TailRunner:
 
     def tensor(self, split_point: str, values: FloatArray) -> torch.Tensor:
         """Activations as a tensor of the network's type on its device."""
-        # Decoded values may be a read-only or unaligned view of the body, which torch does not take.
+        # Decoded values may be a read-only or unaligned view of the body, which torch does not
+        # take.
         owned = np.require(values, np.float32, ("C", "A", "W"))
         return torch.from_numpy(owned).to(self.device, self._dtypes[split_point])
 
     def _measure(self, manifest: Manifest, max_batch: int, timeout_s: float) -> tuple[int, int]:
-        """How many items fit. TorchServe ends a worker that exceeds its response timeout. Also warms up."""
+        """How many items fit. TorchServe ends a worker that exceeds its response timeout.
+
+        Also warms up.
+        """
         example = np.zeros((1, *manifest.input_shape), np.float32)
         item_s = min(self.run(INPUT, example)[1] for _ in range(3)) / 1e3
         in_request = int(REQUEST_SHARE * timeout_s / item_s)

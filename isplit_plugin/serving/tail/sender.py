@@ -11,8 +11,14 @@ OK: Final = "ok"
 
 
 class Sender(NamedTuple):
-    """``device``: the hash of a verified id, ``None`` for anybody else; ``group``: the one the operator signed, if any;
-    ``status``: what the answer says of the token, empty where there was none or there is no secret."""
+    """Who sent a request.
+
+    Attributes:
+        device: the hash of a verified device id, ``None`` for anybody else.
+        group: the device group that the operator signed, if any.
+        status: what the answer says of the token, "ok" or "invalid: <reason>". Empty where there
+            was no token or there is no secret.
+    """
 
     device: str | None = None
     group: str | None = None

@@ -1,7 +1,8 @@
 """The logic of ``handlers/tail_handler.py``: activations in, class scores out.
 
-The requests of one batch may have different cuts, ask for predictions or explanations, and be broken. Each is decoded
-on its own. Those at one split point run together. One that fails fails alone.
+The requests of one batch may have different cuts, ask for predictions or explanations, and be
+broken. Each is decoded on its own. Those at one split point run together. One that fails fails
+alone.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ class TailService:
         self._errors: dict[str, int] = defaultdict(int)
 
     def handle(self, data: Sequence[Mapping[Any, Any]], context: Any) -> list[str | bytes]:
-        """Answer a batch: one body for each request, status and headers in ``context``. Raises nothing."""
+        """Answer a batch: one body for each request, status and headers in ``context``.
+
+        Raises nothing.
+        """
         with self._statistics.busy():
             batch = _Batch(context, [""] * len(data))
             for index, row in enumerate(data):
@@ -155,7 +159,10 @@ class TailService:
     def _check(
         self, batch: _Batch, index: int, row: Mapping[Any, Any], headers: Mapping[str, str]
     ) -> TailJob:
-        """A job that fits, with nothing large decoded yet. Raises what :func:`read_tail_job` and parts raise."""
+        """A job that fits, with nothing large decoded yet.
+
+        Raises what :func:`read_tail_job` and parts raise.
+        """
         job = read_tail_job(
             index,
             row,

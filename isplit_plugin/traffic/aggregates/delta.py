@@ -46,7 +46,8 @@ class Delta:
         max_keys: the largest number of keys.
         by_device: average importance by device and bucket (:mod:`.devices`); else every request
             counts by itself.
-        keep_requests: keep the requests for their labels (:mod:`isplit_plugin.traffic.rows.request`).
+        keep_requests: keep the requests for their labels
+        (:mod:`isplit_plugin.traffic.rows.request`).
     """
 
     def __init__(

@@ -55,7 +55,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
-    """Send a batch through a worker; each request is (path, parts, headers). Returns (status, headers, JSON)."""
+    """Send a batch through a worker; each request is (path, parts, headers).
+
+    Returns (status, headers, JSON).
+    """
     monkeypatch.setenv("ISPLIT_STORE", str(tmp_path / "store.sqlite3"))
     sent: dict[str, Any] = {}
 
@@ -140,7 +143,8 @@ def one(ask: Ask, **request: Any) -> tuple[int, Any]:
 
 
 def test_contract_of_the_worker_is_the_real_one() -> None:
-    # The fixture replaces the function that writes to the socket; its name must be the one Service calls.
+    # The fixture replaces the function that writes to the socket; its name must be the one Service
+    # calls.
     assert (
         Service.predict.__globals__["create_predict_response"]
         is otf_message_handler.create_predict_response
@@ -575,7 +579,8 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
         "d": ("mixed", 30),
         "e": ("mixed", 30),
     }
-    # Devices are five times as slow as the profile's machine (20 ms for 4), the server is not (4 for 6): stay off them.
+    # Devices are five times as slow as the profile's machine (20 ms for 4), the server is not (4
+    # for 6): stay off them.
     assert next(c for c in after.cuts if c.split_point == "output").latency_ms == pytest.approx(
         50, rel=0.1
     )

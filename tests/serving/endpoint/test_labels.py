@@ -1,4 +1,6 @@
-"""Labels at the endpoint: a secret of their own, many at once, each refused alone; and what the endpoint tells then."""
+"""Labels at the endpoint: a secret of their own, many at once, each refused alone; and what the
+endpoint tells then.
+"""
 
 from __future__ import annotations
 
@@ -254,11 +256,13 @@ def test_whatever_comes_is_answered(post: Post, secret: str, items: Any) -> None
     assert ("labels" in body) == (status == 200)
 
 
-# ------------------------------------------------------------------------------------------- what the endpoint tells
+# ------------------------------------------------------------------------------------------- what
+# the endpoint tells
 
 
 def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> None:
-    # 20 requests of each class at b:uint8; of class 0, 10 are labelled and 8 of them right; of class 1, 5 and 5.
+    # 20 requests of each class at b:uint8; of class 0, 10 are labelled and 8 of them right; of
+    # class 1, 5 and 5.
     sent = [(f"r{3 * i}", 0 if i < 8 else 1) for i in range(10)] + [
         (f"r{3 * i + 1}", 1) for i in range(5)
     ]
@@ -285,7 +289,8 @@ def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> 
 def test_labels_outrank_the_profile_where_both_rivals_have_enough(
     post: Post, store: Store, secret: str
 ) -> None:
-    # The profile holds d:uint8 for always right. Labels: 55 % there, 99 % for what is sent as it is.
+    # The profile holds d:uint8 for always right. Labels: 55 % there, 99 % for what is sent as it
+    # is.
     delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3, keep_requests=True)
     sent = []
     for number in range(1000):

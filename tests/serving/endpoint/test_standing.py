@@ -1,4 +1,6 @@
-"""The standing pick through the store: what several workers see, how traffic that shifts moves them, and what does not."""
+"""The standing pick through the store: what several workers see, how traffic that shifts moves
+them, and what does not.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ SHAPES = {0: np.array([1.0, 6.0, 2.0, 4.0, 3.0]), 2: np.array([1.0, 4.0, 2.0, 6.
 
 
 def profile() -> Profile:
-    """b:uint8 is the fastest, and accurate while less than half of the traffic is class 2; else d:fp32."""
+    """b:uint8 is the fastest, and accurate while less than half of the traffic is class 2; else
+    d:fp32.
+    """
     slow = {"head_ms": {**toys.HEAD_MS, "output": 1e4}, "tail_ms": {**toys.TAIL_MS, "input": 1e4}}
     images = {c: np.array([[0.85], [0.95]]) * SHAPES[2 if c == 2 else 0] for c in range(3)}
     return toys.samples(images, measurements=MEASUREMENTS, **slow)
@@ -47,7 +51,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def send(
     store: Store, classes: np.ndarray, at: float, rng: np.random.Generator, group: str = "all"
 ) -> None:
-    """One request a second, all of them sampled with their whole curves; times are the profile's own."""
+    """One request a second, all of them sampled with their whole curves; times are the profile's
+    own.
+    """
     delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3)
     for i, c in enumerate(classes.tolist()):
         observation = Observation(
@@ -116,7 +122,8 @@ def test_traffic_that_shifts_fades_and_the_advice_follows(store: Store) -> None:
         assert counts.weight[counts.class_ids == 0][0] == pytest.approx(
             old * 2 ** -(after / HALF_LIFE), rel=1e-9
         )
-    # Half of the weight is class 2's after one half-life (1000 requests); the proof takes some more.
+    # Half of the weight is class 2's after one half-life (1000 requests); the proof takes some
+    # more.
     assert followed is not None
     assert 1000 <= followed <= 1500
     assert ask(store).cut == D_FP32

@@ -1,4 +1,6 @@
-"""A bottleneck end to end: packaged, loaded by TorchServe's worker code, asked by a client's head, recommended."""
+"""A bottleneck end to end: packaged, loaded by TorchServe's worker code, asked by a client's head,
+recommended.
+"""
 
 from __future__ import annotations
 
