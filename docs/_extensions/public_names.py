@@ -53,11 +53,11 @@ def constant_docstring(module: ModuleType, name: str) -> str | None:
     for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
         if name in _assigned(statement):
             return _literal(following)
-    for statement in ast.walk(tree):
-        if isinstance(statement, ast.ImportFrom):
-            for alias in statement.names:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
                 if (alias.asname or alias.name) == name:
-                    return constant_docstring(_source(module, statement), alias.name)
+                    return constant_docstring(_source(module, node), alias.name)
     return None
 
 
