@@ -41,6 +41,7 @@ def here(text: str, live: Live, photo: Path) -> str:
         "photo.jpg", str(photo)
     )
     text = text.replace("resnet50.head.zip", str(live.toy.built.bundle)).replace("resnet50", "toy")
+    text = text.replace("key_file.json", str(live.server.key_path))
     return text.replace("classes/281,282", "classes/0,2").replace("$TOKEN", live.server.token())
 
 
@@ -48,7 +49,7 @@ def test_the_python_example_runs(
     live: Live, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (example,) = blocks("python")
-    exec(here(example, live, photo), {"read_token": live.server.token})  # noqa: S102
+    exec(here(example, live, photo), {})  # noqa: S102
     assert capsys.readouterr().out.split()[0] in live.toy.manifest.classes
 
 
