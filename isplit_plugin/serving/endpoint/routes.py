@@ -10,13 +10,15 @@ from ... import __version__
 ROUTES: Final[Mapping[str, str]] = {
     "help": "this page",
     "models": "the models in the store",
-    "recommendations/<model>": "what to use now and where a bottleneck is worth placing, for the live mix of classes",
+    "recommendations/<model>": (
+        "the cut to use now, and where a bottleneck is worth training, for the live mix"
+    ),
     "recommendations/<model>/classes/<id>[,<id>...]": "the same for these classes",
-    "classes/<model>": "class ids, labels and how often each was seen",
+    "classes/<model>": "class ids, labels and how often each was predicted",
     "curves/<model>/classes/<id>[,<id>...]": "the CUI curve of each of these classes",
-    "accuracy/<model>[/classes/<id>[,<id>...]]": "measured accuracy from labels, by served point, codec and class",
-    "groups/<model>": "the device groups that were seen",
-    "changes/<model>[/group/<name>]": "the picks in force for the live mix, and what brought them",
+    "accuracy/<model>[/classes/<id>[,<id>...]]": "measured accuracy from labels, by cut and class",
+    "groups/<model>": "the device groups that sent requests",
+    "changes/<model>[/group/<name>]": "the changes of the standing pick",
 }
 
 
