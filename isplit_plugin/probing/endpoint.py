@@ -45,28 +45,10 @@ def take_report(
     """
     report = ProbeReport.from_json(raw)
     ticket = Ticket.read(secret, report.ticket, clock=clock)
-    if report.network_hash != ticket.network_hash:
-        refuse(
-            "network",
-            f"expected a report for network {ticket.network_hash}, got {report.network_hash}",
-        )
-    if report.class_id != ticket.class_id:
-        refuse("class", f"expected values of class {ticket.class_id}, got class {report.class_id}")
+    _check_subject(report, ticket)
     _check_device(secret, ticket, report.device_token, clock)
     profile = _profile(store, ticket.network_hash)
-    classes, points = len(profile.classes), len(profile.split_points)
-    if not 0 <= ticket.class_id < classes:
-        refuse("class", f"expected a class from 0 to {classes - 1}, got {ticket.class_id}")
-    before = points - len(ticket.tail)
-    if [p.name for p in profile.split_points].index(ticket.cut.split_point) != before:
-        refuse(
-            "network",
-            f"expected {points} points, got {len(ticket.tail)} from {ticket.cut.split_point!r} on",
-        )
-    if len(report.values) != before:
-        raise ProbeError(
-            f"expected {before} values, one for each point before the cut, got {len(report.values)}"
-        )
+    _check_points(report, ticket, profile)
     # Both halves are checked: the tail computed its half from what the device sent.
     curve = np.concatenate([np.array(report.values, np.float64), ticket.tail])
     _check_values(curve, profile)
@@ -79,13 +61,43 @@ def take_report(
         device=ticket.device,
     )
     use = TicketUse(ticket.probe, ticket.expires, per_hour)
-    store.add_probe(ticket.network_hash, use, sample, classes=classes)
+    store.add_probe(ticket.network_hash, use, sample, classes=len(profile.classes))
     return {
         "accepted": True,
         "network_hash": ticket.network_hash,
         "class_id": ticket.class_id,
-        "points": points,
+        "points": len(curve),
     }
+
+
+def _check_subject(report: ProbeReport, ticket: Ticket) -> None:
+    """Raise TicketError unless the report is about the ticket's network and class."""
+    if report.network_hash != ticket.network_hash:
+        refuse(
+            "network",
+            f"expected a report for network {ticket.network_hash}, got {report.network_hash}",
+        )
+    if report.class_id != ticket.class_id:
+        refuse("class", f"expected values of class {ticket.class_id}, got class {report.class_id}")
+
+
+def _check_points(report: ProbeReport, ticket: Ticket, profile: Profile) -> None:
+    """Raise TicketError or ProbeError unless both halves make one curve of the profile."""
+    classes = len(profile.classes)
+    if not 0 <= ticket.class_id < classes:
+        refuse("class", f"expected a class from 0 to {classes - 1}, got {ticket.class_id}")
+    names = [point.name for point in profile.split_points]
+    before = len(names) - len(ticket.tail)
+    if names.index(ticket.cut.split_point) != before:
+        refuse(
+            "network",
+            f"expected {len(names)} points, got {len(ticket.tail)} from "
+            f"{ticket.cut.split_point!r} on",
+        )
+    if len(report.values) != before:
+        raise ProbeError(
+            f"expected {before} values, one for each point before the cut, got {len(report.values)}"
+        )
 
 
 def _check_device(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from toys.polling import until
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample
 
-from isplit_plugin.advice.curves import class_curves, live_moments
+from isplit_plugin.advice.curves import class_curves
+from isplit_plugin.advice.live_moments import live_moments
 from isplit_plugin.advice.live_view import ImportanceRows, LiveView
 from isplit_plugin.errors import StoreError
 from isplit_plugin.schema import Cut
