@@ -44,7 +44,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev  ## let ruff format and fix
 	$(BIN)/ruff format .

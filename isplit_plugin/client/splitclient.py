@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from ..closing import Closing
 from ..errors import (
     BundleError,
     ImageError,
@@ -40,7 +39,7 @@ from .runtimes import HeadRuntime, Trust, make_runtime
 from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport, read_token
 
 
-class SplitClient:
+class SplitClient(Closing):
     """Classifies photos with a network that is split between this device and a TorchServe.
 
     A client needs the server's address, the name of the model, the head bundle that
@@ -291,17 +290,6 @@ class SplitClient:
         self._transport.close()
         if self._bundle is not None:
             self._bundle.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _predict_split(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
         """Run the head here and the tail on the server."""

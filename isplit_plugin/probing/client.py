@@ -12,13 +12,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from .. import image as im
 from ..client import ENDPOINT, SplitClient, TorchHead
+from ..closing import Closing
 from ..errors import (
     BundleError,
     ProbeBudgetError,
@@ -65,7 +65,7 @@ class ProbeResult:
     bytes_received: int
 
 
-class ProbeClient:
+class ProbeClient(Closing):
     """Predicts like the :class:`SplitClient` it wraps, and follows some predictions with a probe.
 
     Call :meth:`predict` as usual, and :meth:`maybe_probe` when there is time. It follows the rate
@@ -186,17 +186,6 @@ class ProbeClient:
         """Close the client."""
         self._last = None
         self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _importance(self, split_point: str) -> HeadImportance:
         if split_point not in self._importances:

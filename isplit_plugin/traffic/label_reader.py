@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from .lifecycle import Closing
+from ..closing import Closing
 from .store import Store
 
 

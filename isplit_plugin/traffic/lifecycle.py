@@ -1,25 +1,12 @@
-"""What starts, stops and forks: closing, a fresh start in a forked child, a background thread."""
+"""What starts, stops and forks: a fresh start in a forked child, and a background thread."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from typing import Self
 
-
-class Closing:
-    """A context manager that calls ``close()`` at its end."""
-
-    def close(self) -> None:
-        """Release what the object holds."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+from ..closing import Closing
 
 
 class ForkAware:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..advice import LiveView, PickChange, StandingState
+from ..closing import Closing
 from ..errors import ProbeError, StoreError
 from ..profile import Profile
 from ..schema import Manifest
@@ -16,7 +17,7 @@ from .aggregates.samples import ImportanceSample
 from .database import BUSY_TIMEOUT_S, Database
 from .flush import write_delta
 from .labels import Label, LabelResult, take_labels
-from .lifecycle import Closing, ForkAware
+from .lifecycle import ForkAware
 from .rows import tables
 from .rows.networks import (
     NetworkEntry,
