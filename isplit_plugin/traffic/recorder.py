@@ -41,11 +41,12 @@ class Recorder(BackgroundWorker):
         network_hash: the network that is counted.
         manifest, profile: put into the store when it is opened, and again should its file be
             replaced. Without a manifest the network must be in the store by then.
-        flush_s: seconds between flushes. max_queue: observations that may wait in the queue.
-        max_keys: keys of the delta, for the time while the store is down. half_life_s: the
-        half-life of a store that is created. by_device: average importance by device
-        (:mod:`isplit_plugin.traffic.aggregates.devices`); else every request counts by
-            itself.
+        flush_s: seconds between flushes.
+        max_queue: observations that may wait in the queue.
+        max_keys: keys of the delta, for the time while the store is down.
+        half_life_s: the half-life of a store that is created.
+        by_device: average importance by device
+            (:mod:`isplit_plugin.traffic.aggregates.devices`); else every request counts by itself.
         keep_requests: keep requests for a day, so that they can be labelled
             (:mod:`isplit_plugin.traffic.rows.request`).
     """

@@ -47,7 +47,7 @@ class Delta:
         by_device: average importance by device and bucket (:mod:`.devices`); else every request
             counts by itself.
         keep_requests: keep the requests for their labels
-        (:mod:`isplit_plugin.traffic.rows.request`).
+            (:mod:`isplit_plugin.traffic.rows.request`).
     """
 
     def __init__(
