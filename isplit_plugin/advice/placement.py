@@ -8,6 +8,7 @@ disagree wherever the last layer is the highest, so every answer names its rule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -128,7 +129,7 @@ def placement_by_predictor(
         Candidate(
             split_point=members.points[i].name,
             predictor_value=number(values[i]),
-            standard_error=float("nan"),
+            standard_error=math.nan,
             source="profile",
             live_count=0.0,
             profile_count=0.0,
