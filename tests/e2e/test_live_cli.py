@@ -119,7 +119,12 @@ def test_predict_and_recommend(packaged: Path, served: dict[str, Any]) -> None:
     text = isplit(packaged, "recommend", "toy", *server, "--classes", "0,2")
     assert "What to use now" in text
     assert "red 50%" in text
-    assert isplit(packaged, "recommend", "toy", *server, "--classes", "red,2") == text
+    by_number, by_name = (
+        json.loads(isplit(packaged, "recommend", "toy", *server, "--classes", classes, "--json"))
+        for classes in ("0,2", "red,2")
+    )
+    assert by_name["classes"] == by_number["classes"]
+    assert {c["label"] for c in by_name["classes"] if c["weight"]} == {"red", "blue"}
 
 
 def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, Any]) -> None:

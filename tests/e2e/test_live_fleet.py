@@ -53,8 +53,7 @@ def bodies(model: Model, number: int = 24, seed: int = 11) -> list[tuple[bytes, 
     return found
 
 
-# ------------------------------------------------------------------------------------------- two
-# servers, one store
+# ---------------------------------------------------------------------- two servers, one store
 
 
 def test_two_servers_on_one_store_give_one_recommendation(
@@ -98,8 +97,7 @@ def test_two_servers_on_one_store_give_one_recommendation(
         assert asked()[0]["as_of"] == store.view(network).as_of
 
 
-# ------------------------------------------------------------------------------------------- killed
-# under load
+# ---------------------------------------------------------------------- killed under load
 
 
 @dataclass
@@ -219,8 +217,7 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
             until(lambda: len(load.answered) >= 50)
             begun = time.monotonic()
             while time.monotonic() - begun < 20:
-                # The one killed before is back: on a busy machine that takes a while.
-                until(lambda: len(busy.pids()) == 2, 150.0)
+                until(lambda: len(busy.pids()) >= 2)
                 victim = busy.pids()[len(kills) % 2]
                 os.kill(victim, signal.SIGKILL)
                 kills.append(time.monotonic())
@@ -230,15 +227,13 @@ def test_workers_killed_under_load_cost_a_second_of_statistics_and_no_prediction
                 until(lambda: time.monotonic() - kills[-1] > 4)
         assert len(kills) >= 4
         assert load.failed == []
-        for (
-            at
-        ) in load.retried:  # a request fails once, and only where a worker was killed just then
+        # A request fails once, and only where a worker was killed just then.
+        for at in load.retried:
             assert any(-5 < at - kill < 5 for kill in kills), (at, kills)
         assert len(load.retried) <= CLIENTS * len(kills)
 
         # What a worker answered in its last second may be lost with it. There is no telling which
-        # of all answers were
-        # its own; of three or four workers one has hardly given more than half of them.
+        # of all answers were its own; of three or four workers one has hardly given more than half.
         lost = sum(kill - 1.0 <= at <= kill + 0.5 for kill in kills for at in load.answered) // 2
         answered = len(load.answered)
         assert lost < answered / 4  # else this would show nothing

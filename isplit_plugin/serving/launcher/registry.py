@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from .process import log_tail
 _MAX_MANIFEST: Final = 1 << 20
 # A line that a worker printed: its thread, the model's name and version in it, and the text.
 _WORKER_LINE: Final = re.compile(r" (W-\d+-(\S+)-std(?:out|err)) MODEL_LOG - (.*)")
+# A worker's last lines reach the log within this time after TorchServe's answer.
+LOG_DELAY_S: Final = 2.0
 # TorchServe may shorten a name in a thread's name, but not below this many characters.
 _SHORTENED: Final = 25
 
@@ -148,22 +151,37 @@ def archive_identity(path: str | Path) -> tuple[str, str]:
 
 
 def load_failure(
-    log_path: str | Path | None, model: str | None = None, version: str | None = None
+    log_path: str | Path | None,
+    model: str | None = None,
+    version: str | None = None,
+    *,
+    timeout_s: float = 0.0,
 ) -> str | None:
     """Why the last worker ended: the error at the end of its traceback.
 
-    ``None`` without a log, or if the log holds no traceback of a worker.
+    ``None`` without a log, or if the log holds no whole traceback of a worker.
 
     Parameters:
         log_path: the server's log.
         model: only workers of this model count; by default those of all models.
         version: of the model; by default all versions.
+        timeout_s: seconds to wait for the end of a traceback. A worker's last lines may reach the
+            log after TorchServe's answer.
     """
     if log_path is None:
         return None
+    deadline = time.monotonic() + timeout_s
+    while True:
+        failure = _last_error(log_tail(Path(log_path), lines=400), model, version)
+        if failure is not None or time.monotonic() >= deadline:
+            return failure
+        time.sleep(0.1)
+
+
+def _last_error(log: str, model: str | None, version: str | None) -> str | None:
     workers: dict[str, list[str]] = {}
     failure = None
-    for line in log_tail(Path(log_path), lines=400).splitlines():
+    for line in log.splitlines():
         match = _WORKER_LINE.search(line)
         if match is None or not _is_model(match[2], model, version):
             continue
@@ -209,7 +227,7 @@ def _load_error(
     answer = error_text(response)
     name, version = identity
     # Without the model's name, a line of the log may be another model's.
-    reason = load_failure(log_path, name, version) if name else None
+    reason = load_failure(log_path, name, version, timeout_s=LOG_DELAY_S) if name else None
     return ServingError(
         f"TorchServe did not load {archive}: {reason or answer}",
         answer=answer,

@@ -18,7 +18,7 @@ from ..settings import STORE_VARIABLE
 from .key_file import KeyFile, TokenKind
 from .management import ModelStatus, call, describe_workers, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
-from .registry import archive_identity, load_failure, register, unregister
+from .registry import LOG_DELAY_S, archive_identity, load_failure, register, unregister
 from .worker_environment import check_secrets, worker_environment
 
 _START_TRIES: Final = 3
@@ -348,7 +348,7 @@ class TorchServe:
 
     def _start_error(self, message: str) -> ServingError:
         log_path = self._running().log_path
-        failure = load_failure(log_path)
+        failure = load_failure(log_path, timeout_s=LOG_DELAY_S)
         log = log_tail(log_path)
         if failure:
             message = f"{message}: {failure}"

@@ -256,8 +256,7 @@ def test_whatever_comes_is_answered(post: Post, secret: str, items: Any) -> None
     assert ("labels" in body) == (status == 200)
 
 
-# ------------------------------------------------------------------------------------------- what
-# the endpoint tells
+# ---------------------------------------------------------------------- what the endpoint tells
 
 
 def test_measured_accuracy_by_point_codec_and_class(post: Post, secret: str) -> None:

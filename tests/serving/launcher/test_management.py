@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,21 @@ def test_an_error_of_another_model_is_not_blamed(tmp_path: Path) -> None:
     log.write_text("".join([others[0], mine, *others]))
     assert load_failure(log, "toy", "1.0") == "StoreError: no such folder"
     assert load_failure(log) == "ValueError: of a longer name"
+
+
+def test_the_end_of_a_traceback_is_awaited(tmp_path: Path) -> None:
+    log = tmp_path / "torchserve.log"
+    *begin, end = _traceback("W-9000-toy_1.0-stdout", "ValueError: late").splitlines(keepends=True)
+    log.write_text("".join(begin))
+    assert load_failure(log, "toy", "1.0") is None
+
+    def write_end(_seconds: float) -> None:
+        with log.open("a") as file:
+            file.write(end)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", write_end)
+        assert load_failure(log, "toy", "1.0", timeout_s=30.0) == "ValueError: late"
 
 
 def test_the_lines_of_two_workers_may_alternate(tmp_path: Path) -> None:
