@@ -34,8 +34,14 @@ setup: $(VENV)/.dev  ## make .venv with everything
 demo: $(VENV)/.demo  ## the whole path on a real network in a real TorchServe, about 4 minutes
 	$(BIN)/isplit demo $(ARGS)
 
-test: $(VENV)/.dev  ## all tests, real servers included
+# Live servers are tested one after another: two of them at once would starve each other.
+test: $(VENV)/.dev  ## all tests, real servers included; with ARGS one pytest with these arguments
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/e2e
+	$(BIN)/python -m pytest tests/e2e
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-fast: $(VENV)/.dev  ## without servers and slow tests
 	$(BIN)/python -m pytest -m 'not server and not slow' $(ARGS)
