@@ -327,7 +327,7 @@ class TorchServe:
                     return
             except UnknownModelError as error:
                 raise self._start_error(
-                    f"TorchServe did not load a model: {error.message}"
+                    f"TorchServe did not load a model: {error.message}", log_delay_s=LOG_DELAY_S
                 ) from error
             except (ServerUnavailableError, AuthenticationError):
                 pass  # the ports are not bound yet, or an earlier server still answers there
@@ -337,7 +337,9 @@ class TorchServe:
                 # The key file appears a moment after the process.
             names = ", ".join(name for name, _ in waiting) or "the server"
             if _WORKER_DIED in log_tail(frontend.log_path, lines=2000):
-                raise self._start_error(f"a worker of {names} died while loading")
+                raise self._start_error(
+                    f"a worker of {names} died while loading", log_delay_s=LOG_DELAY_S
+                )
             if time.monotonic() > deadline:
                 raise self._start_error(f"{names} not ready after {self._timeout:g} s")
             time.sleep(0.1)
@@ -346,9 +348,9 @@ class TorchServe:
         """Whether the inference port answers: TorchServe binds its ports one after the other."""
         return call("GET", f"{self.inference_url}/ping", token=self.token).status_code == 200
 
-    def _start_error(self, message: str) -> ServingError:
+    def _start_error(self, message: str, *, log_delay_s: float = 0.0) -> ServingError:
         log_path = self._running().log_path
-        failure = load_failure(log_path, timeout_s=LOG_DELAY_S)
+        failure = load_failure(log_path, timeout_s=log_delay_s)
         log = log_tail(log_path)
         if failure:
             message = f"{message}: {failure}"
