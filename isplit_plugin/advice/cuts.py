@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..profile import Profile
-from ..schema import INPUT, ON_DEVICE, OUTPUT, Cut, Manifest
+from ..schema import IMAGE_CODECS, INPUT, ON_DEVICE, OUTPUT, Cut, Manifest
 from .agreement import Agreement, agreements_with_labels, label_counts, measured_agreement
 from .latency import Latency, LatencyModel
 from .live_view import LiveView
 from .mix import Mix
 from .query import Constraints
 
-IMAGE_CODECS: Final = ("jpeg", "file")
 JPEG: Final = Cut(INPUT, "jpeg")
 _BYTES_PER_VALUE: Final = {"fp32": 4, "fp16": 2, "uint8": 1}
 

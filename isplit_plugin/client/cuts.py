@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Final
 
 from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
-from ..schema import INPUT, NO_CODEC, OUTPUT, Cut, Manifest
-from ..wire import IMAGE_CODECS, codec_names, describe, unknown_codec
+from ..schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, Cut, Manifest
+from ..wire import codec_names, describe, unknown_codec
 
 PHOTO_FILE: Final = Cut(INPUT, "file")
 """The photo as it is: the only cut without a head bundle."""

@@ -5,7 +5,7 @@ No I/O, no engine: numpy and the standard library only.
 
 from __future__ import annotations
 
-from .cut import INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
+from .cut import IMAGE_CODECS, INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
 from .network import (
     BOTTLENECK_MARK,
     MANIFEST_FORMAT,
@@ -27,6 +27,7 @@ from .recommendation import (
 
 __all__ = [
     "BOTTLENECK_MARK",
+    "IMAGE_CODECS",
     "INPUT",
     "MANIFEST_FORMAT",
     "NO_CODEC",

@@ -14,6 +14,8 @@ OUTPUT: Final = "output"
 """The split point behind the last layer: nothing is sent, the device runs everything."""
 NO_CODEC: Final = "none"
 """The codec at `output`, where nothing is sent."""
+IMAGE_CODECS: Final = ("jpeg", "file")
+"""At split point `input`: "jpeg", the photo cropped on the device; "file", the photo as it is."""
 MAX_QUALITY: Final = 99
 
 _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9_.+\-]*\Z")

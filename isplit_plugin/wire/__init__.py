@@ -21,7 +21,7 @@ from .activation import (
 )
 from .checking import decode_request
 from .codec import Codec, EncodeOptions, Payload
-from .codecs import CODECS, IMAGE_CODECS, codec_names, describe, is_codec, register, unknown_codec
+from .codecs import CODECS, codec_names, describe, is_codec, register, unknown_codec
 from .entropy import WithZstd
 from .message import (
     HEADER,
@@ -49,7 +49,6 @@ __all__ = [
     "DEFAULT_MAX_BATCH",
     "GRADIENTS",
     "HEADER",
-    "IMAGE_CODECS",
     "MAX_TOP_K",
     "OUTPUTS",
     "P_DEVICE",

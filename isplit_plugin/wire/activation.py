@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UnknownCodecError, WireError, WireSizeError
-from ..schema import FloatArray
+from ..schema import IMAGE_CODECS, FloatArray
 from .codec import EncodeOptions, Payload
-from .codecs import IMAGE_CODECS, find_codec
+from .codecs import find_codec
 from .parameters import P_CODEC, P_SHAPE, read_text
 from .plain import PLAIN_CODECS
 from .quantize import Ranges

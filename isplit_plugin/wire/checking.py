@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
-from ..schema import INPUT, Cut, Manifest
+from ..schema import IMAGE_CODECS, INPUT, Cut, Manifest
 from . import message
 from .activation import DEFAULT_MAX_BATCH, activation_layout, check_batch, encode_images
-from .codecs import IMAGE_CODECS, unknown_codec
+from .codecs import unknown_codec
 from .message import InferRequest
 from .parameters import (
     MAX_MS,

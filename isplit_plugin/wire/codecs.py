@@ -17,14 +17,11 @@ from typing import Final
 
 from ..errors import UnknownCodecError
 from ..registry import Registry
-from ..schema import NO_CODEC
+from ..schema import IMAGE_CODECS, NO_CODEC
 from .codec import Codec
 from .entropy import WithZstd
 from .linear import FAMILY
 from .plain import PLAIN_CODECS
-
-IMAGE_CODECS: Final = ("jpeg", "file")
-"""At split point `input`: "jpeg", the photo cropped on the device; "file", the photo as it is."""
 
 CODECS: Final = (
     *("fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd"),

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import WireError
-from ..schema import Cut, FloatArray
+from ..schema import IMAGE_CODECS, Cut, FloatArray
 from . import message
 from .activation import activation_layout, decode_activation
-from .codecs import IMAGE_CODECS
 from .message import InferRequest, RequestedOutput
 from .parameters import (
     P_DEVICE,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isplit_plugin.errors import QueryError
-from isplit_plugin.schema import INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
-from isplit_plugin.wire import CODECS, IMAGE_CODECS, codec_names
+from isplit_plugin.schema import IMAGE_CODECS, INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
+from isplit_plugin.wire import CODECS, codec_names
 
 FIRST = string.ascii_lowercase + string.digits
 SPLIT_POINTS = st.text(min_size=1, max_size=40)

@@ -9,8 +9,7 @@ from dataclasses import replace
 
 from ...advice import smallest_codec
 from ...profile import Profile
-from ...schema import INPUT, Cut
-from ...wire import IMAGE_CODECS
+from ...schema import IMAGE_CODECS, INPUT, Cut
 
 
 def choose_deployed(profile: Profile) -> tuple[str, ...]:

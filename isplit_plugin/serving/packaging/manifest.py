@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ...profile import Profile
-from ...schema import INPUT, NO_CODEC, OUTPUT, Cut, Manifest, Preprocessing
-from ...wire import CODECS, IMAGE_CODECS, codec_names, is_codec, unknown_codec
+from ...schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, Cut, Manifest, Preprocessing
+from ...wire import CODECS, codec_names, is_codec, unknown_codec
 from ..files import ENDPOINT_MODEL
 from .bottlenecks import check_bottlenecks
 from .deployment import choose_deployed, first_cut
