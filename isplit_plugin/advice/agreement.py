@@ -84,9 +84,11 @@ def stratified(weights: F64, n: F64, hits: F64) -> Share:
     w = weights[known] / covered
     # From the misses, so that the share is exactly 1 where all agree.
     missed = math.fsum(w * (1 - hits[known] / n[known]))
+    with np.errstate(over="ignore"):  # labels that decayed to almost nothing have an n of zero
+        effective = 1 / math.fsum(w * w / n[known])
     return Share(
         max(0.0, 1 - missed),
-        1 / math.fsum(w * w / n[known]),
+        effective,
         1.0 if covered > 1 - 1e-9 else covered,
     )
 

@@ -60,6 +60,11 @@ def test_weights_change_share_and_effective_count() -> None:
     assert found.count == pytest.approx(1 / (0.081 + 0.01 / 90))
 
 
+def test_counts_that_decayed_to_almost_nothing_weigh_nothing() -> None:
+    share = stratified(np.array([0.5, 0.5]), np.array([1.0, 2e-313]), np.array([1.0, 0.0]))
+    assert share == (0.5, 0.0, 1.0)
+
+
 def test_full_agreement_is_exactly_one_for_any_mix() -> None:
     for weights in ((1, 1, 1), (0.1, 0.2, 0.7), (1e-9, 1, 3)):
         found = measured_agreement(
