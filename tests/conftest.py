@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,14 @@ def postgres() -> Iterator[Postgres]:
 
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture
+def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a new store, which workers that start in this test use."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    monkeypatch.setenv("ISPLIT_STORE", url)
+    return url
 
 
 @pytest.hookimpl(trylast=True)

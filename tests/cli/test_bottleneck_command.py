@@ -6,20 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from toys.bottleneck import toy_network, write_photos
+from toys.bottleneck import write_photos
 
 from isplit_plugin.cli import main
-from isplit_plugin.network import LoadedNetwork
 
 pytestmark = pytest.mark.usefixtures("captured_once")
 
 NETWORK = ["--network", "toys.bottleneck:loaded"]
-
-
-@pytest.fixture
-def captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands share one captured network."""
-    monkeypatch.setattr(LoadedNetwork, "capture", lambda _loaded: toy_network())
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from toys.bottleneck import toy_network, write_photos
+from toys.bottleneck import write_photos
 
 from isplit_plugin.cli import main
-from isplit_plugin.network import LoadedNetwork
-
-
-@pytest.fixture
-def captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands share one captured network."""
-    monkeypatch.setattr(LoadedNetwork, "capture", lambda _loaded: toy_network())
 
 
 @pytest.mark.usefixtures("captured_once")

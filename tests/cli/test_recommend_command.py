@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 from toys.client import recommendation
-from toys.management import ManagementServer
+from toys.management import ManagementServer, management_server
 
 from isplit_plugin.cli import main
 
@@ -18,17 +17,13 @@ _LABELS = ("goldfish", "crane", "tabby, tabby cat", "crane", "7")
 @pytest.fixture
 def server() -> Iterator[ManagementServer]:
     """An endpoint that knows the model's classes, and answers every question about them."""
-    with ManagementServer() as running:
+    with management_server() as running:
         rows = [{"id": class_id, "label": label} for class_id, label in enumerate(_LABELS)]
         running.answers["GET", f"{_ENDPOINT}/classes/toy"] = (200, {"classes": rows})
         for ids in ("0", "2", "0,3", "7"):
             path = f"{_ENDPOINT}/recommendations/toy/classes/{ids}"
             running.answers["GET", path] = (200, recommendation().to_json())
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def _ask(server: ManagementServer, classes: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from toys.client import recommendation
-from toys.management import ManagementServer
+from toys.management import ManagementServer, management_server
 
 from isplit_plugin.cli import main
 
@@ -26,17 +25,13 @@ def _described(name: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def server() -> Iterator[ManagementServer]:
     """Both APIs of a TorchServe that registers toy.mar and has the endpoint."""
-    with ManagementServer() as running:
+    with management_server() as running:
         running.answers["POST", "/models"] = (200, {})
         for path in ("/models/toy", "/models/toy/1.0"):
             running.answers["GET", path] = (200, _described("toy"))
         running.answers["GET", "/models/isplit"] = (200, _described("isplit"))
         running.answers[_QUESTION] = (200, recommendation().to_json())
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from toys.bottleneck import CLASSES, PRE, toy_network
 from toys.serving import profile_of
@@ -17,7 +16,6 @@ from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import package
 
 
-@pytest.mark.server
 def test_a_bottleneck_is_served_and_recommended(
     bottlenecks: list[Bottleneck], test_photos: Photos, tmp_path: Path
 ) -> None:

@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.server
-
 _FACTORY = """
 import torch
 from torch import nn

@@ -21,8 +21,6 @@ from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import build_endpoint_archive
 from isplit_plugin.traffic import Store
 
-pytestmark = pytest.mark.server
-
 
 class Server:
     def __init__(self, url: str, store: Path) -> None:

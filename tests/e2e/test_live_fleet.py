@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import requests
 import torch
 from toys.live_server import Live, Model
+from toys.polling import until
 from toys.postgres import Postgres
 from toys.serving import CLASSES, PREPROCESSING, head_of, profile_of, tensor_request, toy_network
 
@@ -31,13 +32,6 @@ from isplit_plugin.wire import http_headers
 pytestmark = pytest.mark.slow
 WORKERS = 4
 CLIENTS = 4
-
-
-def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def bodies(model: Model, number: int = 24, seed: int = 11) -> list[tuple[bytes, dict[str, str]]]:

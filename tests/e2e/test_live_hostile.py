@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import requests
 import torch
 from toys.live_server import Live
+from toys.polling import until
 from toys.serving import head_of, scores_of, tensor_request, whole
 
 from isplit_plugin.wire import HEADER, http_headers
@@ -30,13 +30,6 @@ def _works(live: Live) -> None:
     )
     scores = scores_of(live.predict("toy", request))
     np.testing.assert_allclose(scores, whole(live.toy.net, x), rtol=0, atol=1e-5)
-
-
-def _until(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -203,5 +196,5 @@ def test_a_killed_worker_comes_back(live: Live) -> None:
         status = live.server.status("toy")
         return status.ready and before not in status.pids
 
-    _until(back, "the worker did not come back")
+    until(back)
     _works(live)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import requests
 import torch
-import torchvision
 from PIL import Image
 from toys.live_server import Live, Model
 from toys.serving import head_of, profile_of, tensor_request
@@ -21,7 +20,6 @@ from isplit_plugin import image
 from isplit_plugin.client import HeadBundle, SplitClient
 from isplit_plugin.device_tokens import issue, read_secret
 from isplit_plugin.errors import ProbeError, from_json
-from isplit_plugin.network import capture
 from isplit_plugin.probing import ProbeClient
 from isplit_plugin.schema import Preprocessing
 from isplit_plugin.serving.launcher import TorchServe
@@ -35,11 +33,9 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def probed(model_store: Path) -> Model:
-    torch.manual_seed(5)
-    net = capture(
-        torchvision.models.resnet18(weights=None, num_classes=10).eval(), torch.randn(1, 3, 64, 64)
-    )
+def probed(resnet: Model, model_store: Path) -> Model:
+    """ResNet-18 once more, under another name and with probes on."""
+    net = resnet.net
     classes = [f"class {i}" for i in range(10)]
     sizes = {("layer2", "fp32"): 4000.0}
     torch.manual_seed(6)

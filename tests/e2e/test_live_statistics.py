@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import requests
 import torch
 from toys.live_server import Live
+from toys.polling import until
 from toys.serving import head_of, tensor_request
 
 from isplit_plugin.schema import Cut
@@ -23,11 +22,14 @@ def _counters(live: Live, model: str) -> dict[str, float]:
 
 
 def _all_computed(live: Live, model: str) -> dict[str, float]:
-    deadline = time.monotonic() + 60
-    while (now := _counters(live, model))["sampler_queued"] or now["queued"] or now["pending"]:
-        assert time.monotonic() < deadline, now
-        time.sleep(0.1)
-    return now
+    """The counters once nothing waits any more."""
+
+    def idle() -> bool:
+        counters = _counters(live, model)
+        return not any(counters[name] for name in ("sampler_queued", "queued", "pending"))
+
+    until(idle)
+    return _counters(live, model)
 
 
 def test_importance_in_the_store_is_that_of_the_requests(live: Live) -> None:
@@ -90,11 +92,9 @@ def _means(
 
 
 def test_the_endpoint_answers_from_profile_and_traffic(live: Live) -> None:
-    deadline = time.monotonic() + 30
-    while (answer := live.get("predictions/isplit/1.0/recommendations/toy")).status_code != 200:
-        assert time.monotonic() < deadline, answer.text
-        time.sleep(0.2)
-    advice = answer.json()
+    path = "predictions/isplit/1.0/recommendations/toy"
+    until(lambda: live.get(path).status_code == 200)
+    advice = live.get(path).json()
     assert advice["model"] == "toy"
     assert advice["network_hash"] == live.toy.manifest.network_hash
     assert {c["split_point"] for c in advice["cuts"]} >= {"input", "relu1", "relu2", "output"}
@@ -114,10 +114,8 @@ def test_metrics_tell_what_was_served(live: Live) -> None:
         "toy", tensor_request(values, "relu2", "uint8", network_hash=live.toy.manifest.network_hash)
     )
     live.post("predictions/toy", b"broken")
-    deadline = time.monotonic() + 10
-    while value() != before + 1:  # the frontend reads the worker's output on its own time
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # The frontend reads the worker's output on its own time.
+    until(lambda: value() == before + 1)
     text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
     assert 'isplit_errors_total{ModelName="toy",Code="malformed_request",' in text
     assert "isplit_tail_milliseconds_bucket" in text

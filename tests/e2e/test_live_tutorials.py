@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from toys.polling import until
+
+from isplit_plugin.serving.launcher.process import free_ports
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 PORTS = ("8080", "8081", "8082")
@@ -24,16 +25,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def blocks(page: str, language: str) -> list[str]:
     text = (TUTORIALS / page).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def free_ports() -> list[str]:
-    sockets = [socket.socket() for _ in PORTS]
-    for opened in sockets:
-        opened.bind(("127.0.0.1", 0))
-    ports = [str(opened.getsockname()[1]) for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
 
 
 class Lesson:
@@ -72,7 +63,9 @@ class Lesson:
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lesson]:
     """The first tutorial up to the running server."""
-    lesson = Lesson(tmp_path_factory.mktemp("tutorial"), free_ports())
+    lesson = Lesson(
+        tmp_path_factory.mktemp("tutorial"), [str(port) for port in free_ports(len(PORTS))]
+    )
     install, *steps = blocks("register-a-split-model.md", "sh")
     assert install.startswith("make setup")
     before = steps[: steps.index("isplit serve\n")]

@@ -68,13 +68,6 @@ def secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    monkeypatch.setenv("ISPLIT_STORE", url)
-    return url
-
-
-@pytest.fixture
 def start(
     built: Built, net: CapturedNetwork, profile: Profile, store_url: str, tmp_path: Path
 ) -> Iterator[Callable[..., Bridge]]:

@@ -5,7 +5,6 @@ photo.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toys.polling import until
 from toys.probing import Bridge, client_of
-from toys.serving import PREPROCESSING, Ask, head_of, tensor_request, toy_photos
+from toys.serving import PREPROCESSING, Ask, ask_of, head_of, tensor_request, toy_photos
 
 from isplit_plugin import image
 from isplit_plugin.client.transport import Reply
@@ -36,7 +36,7 @@ from isplit_plugin.schema import Prediction
 from isplit_plugin.serving.packaging import Built
 from isplit_plugin.serving.plausible import curve_limits
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import header_length, http_headers
+from isplit_plugin.wire import header_length
 
 POINTS_BEFORE = 1  # conv1 stands before relu1
 
@@ -221,11 +221,14 @@ def test_budget_of_the_server(secret: Path, start: Callable[..., Bridge], built:
 
 def _until_advised(device: ProbeClient, photo: np.ndarray) -> Prediction:
     """The tail reads the store in a thread of its own."""
-    deadline = time.monotonic() + 20
-    while not (prediction := device.predict(photo)).probe_rate:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return prediction
+    predictions: list[Prediction] = []
+
+    def advised() -> bool:
+        predictions.append(device.predict(photo))
+        return bool(predictions[-1].probe_rate)
+
+    until(advised)
+    return predictions[-1]
 
 
 def test_the_server_advises_and_the_client_obeys(
@@ -348,11 +351,8 @@ def test_a_store_that_is_away_loses_the_probe_alone(
 def _ask(
     built: Built, net: CapturedNetwork, x: torch.Tensor, point: str = "relu1", **fields: Any
 ) -> Ask:
-    request = tensor_request(
-        head_of(net, point, x), point, network_hash=built.manifest.network_hash, **fields
-    )
-    body, length = request.encode()
-    return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
+    values = head_of(net, point, x)
+    return ask_of(tensor_request(values, point, network_hash=built.manifest.network_hash, **fields))
 
 
 def test_a_batch_of_probes_and_predictions(
@@ -445,15 +445,9 @@ def test_made_up_activations_of_ordinary_requests_are_bounded_too(
             network_hash=built.manifest.network_hash,
             device_token=token,
         )
-        body, length = made_up.encode()
-        (reply,) = served.tail(
-            Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
-        )
+        (reply,) = served.tail(ask_of(made_up))
         assert reply.status == 200
-    deadline = time.monotonic() + 20
-    while served.tail.handler.describe()["statistics"]["sampler_computed"] < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: served.tail.handler.describe()["statistics"]["sampler_computed"] >= 2)
     served.tail.close()
     found = _means(store_url, built.manifest.network_hash, "tail")
     limits = curve_limits(profile)

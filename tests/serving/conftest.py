@@ -63,13 +63,6 @@ def model_dir(archive: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    monkeypatch.setenv("ISPLIT_STORE", url)
-    return url
-
-
-@pytest.fixture
 def worker(model_dir: Path, store_url: str) -> Iterator[Worker]:
     loaded = Worker(model_dir)
     yield loaded

@@ -22,7 +22,14 @@ from torch import nn
 from isplit_plugin.network import CapturedNetwork, capture
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import Cut, Preprocessing
-from isplit_plugin.wire import TailRequest, TailResponse, encode_activation
+from isplit_plugin.wire import (
+    HEADER,
+    TailRequest,
+    TailResponse,
+    decode_response,
+    encode_activation,
+    http_headers,
+)
 
 PREPROCESSING = Preprocessing(
     crop=(16, 16), resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
@@ -170,6 +177,21 @@ class Ask:
     headers: Mapping[str, str]
     field: str = "body"
     content_type: str = "application/octet-stream"
+
+
+def ask_of(request: TailRequest, *, explain: bool = False) -> Ask:
+    """The request as the frontend hands it to a worker, to `/explanations` if ``explain``."""
+    body, length = request.encode()
+    headers = http_headers(length)
+    content_type = headers.pop("Content-Type")
+    return Ask(body, headers | ({"explain": "True"} if explain else {}), content_type=content_type)
+
+
+def answer_of(reply: Reply) -> TailResponse:
+    """The decoded answer of a request that succeeded."""
+    assert reply.status == 200, reply.body
+    length = reply.headers.get(HEADER)
+    return decode_response(reply.body, int(length) if length else None)
 
 
 class Worker:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
-from toys.management import ManagementServer
+from toys.management import ManagementServer, management_server
 
 
 @pytest.fixture
 def server() -> Iterator[ManagementServer]:
-    with ManagementServer() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with management_server() as running:
         yield running
-        running.shutdown()
-        thread.join()

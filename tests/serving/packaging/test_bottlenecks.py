@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from toys.bottleneck import CLASSES, PRE, toy_network
-from toys.serving import Ask, Reply, Worker, profile_of, tensor_request, unpack
+from toys.serving import Ask, Worker, answer_of, ask_of, profile_of, tensor_request, unpack
 
 from isplit_plugin.advice import LiveView, Query, recommend
 from isplit_plugin.bottleneck import Bottleneck, Photos, decoder_tail, encoder_head
@@ -25,12 +25,8 @@ from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.serving.files import PROFILE
 from isplit_plugin.serving.packaging import Built, package
 from isplit_plugin.wire import (
-    HEADER,
-    TailResponse,
     decode_activation,
-    decode_response,
     encode_activation,
-    http_headers,
 )
 
 
@@ -65,8 +61,7 @@ def folder(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def worker(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setenv("ISPLIT_STORE", f"sqlite:///{tmp_path / 'store.db'}")
+def worker(folder: Path, store_url: str) -> Iterator[Worker]:
     loaded = Worker(folder)
     yield loaded
     loaded.close()
@@ -76,16 +71,7 @@ def ask(
     manifest: Manifest, values: np.ndarray, name: str, codec: str, *, explain: bool = False
 ) -> Ask:
     request = tensor_request(values, name, codec, network_hash=manifest.network_hash, scores=True)
-    body, length = request.encode()
-    headers = http_headers(length)
-    content_type = headers.pop("Content-Type")
-    return Ask(body, headers | ({"explain": "True"} if explain else {}), content_type=content_type)
-
-
-def answer(reply: Reply) -> TailResponse:
-    assert reply.status == 200, reply.body
-    length = reply.headers.get(HEADER)
-    return decode_response(reply.body, int(length) if length else None)
+    return ask_of(request, explain=explain)
 
 
 def test_the_manifest_names_bottlenecks_beside_the_curve(
@@ -119,7 +105,7 @@ def test_a_served_prediction_equals_the_network_run_offline(
         decoded = decode_activation(encode_activation(code, codec), shape=bottleneck.code_shape)
         expected = decoder_tail(net, bottleneck)(torch.from_numpy(decoded)).numpy()
     [reply] = worker(ask(built.manifest, code, bottleneck.deployed_name, codec))
-    got = answer(reply)
+    got = answer_of(reply)
     assert got.split_point == bottleneck.deployed_name
     assert got.scores is not None
     np.testing.assert_allclose(got.scores, expected, rtol=0, atol=1e-4)
@@ -136,7 +122,7 @@ def test_the_bundles_encoder_and_the_tail_give_the_torch_answer(
         code = OnnxHead(bundle, threads=1).run(bottleneck.deployed_name, x.numpy())
     finally:
         bundle.close()
-    got = answer(worker(ask(built.manifest, code, bottleneck.deployed_name, "uint8"))[0])
+    got = answer_of(worker(ask(built.manifest, code, bottleneck.deployed_name, "uint8"))[0])
     with torch.inference_mode():
         own = encode_activation(encoder_head(net, bottleneck)(x).numpy(), "uint8")
         decoded = torch.from_numpy(decode_activation(own, shape=bottleneck.code_shape))

@@ -16,6 +16,8 @@ from toys.serving import (
     PREPROCESSING,
     Ask,
     Worker,
+    answer_of,
+    ask_of,
     head_of,
     scores_of,
     tensor_request,
@@ -29,11 +31,8 @@ from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.wire import (
     HEADER,
     TailRequest,
-    TailResponse,
     Tensor,
-    decode_response,
     encode_images,
-    http_headers,
 )
 
 
@@ -47,20 +46,7 @@ def ask(
     **fields: Any,
 ) -> Ask:
     fields.setdefault("network_hash", manifest.network_hash)
-    return _packed(tensor_request(values, split_point, codec, **fields), explain=explain)
-
-
-def _packed(request: TailRequest, *, explain: bool = False) -> Ask:
-    body, length = request.encode()
-    headers = http_headers(length)
-    content_type = headers.pop("Content-Type")
-    return Ask(body, headers | ({"explain": "True"} if explain else {}), content_type=content_type)
-
-
-def answer(reply: Any) -> TailResponse:
-    assert reply.status == 200, reply.body
-    length = reply.headers.get(HEADER)
-    return decode_response(reply.body, int(length) if length else None)
+    return ask_of(tensor_request(values, split_point, codec, **fields), explain=explain)
 
 
 @pytest.fixture
@@ -81,7 +67,7 @@ def test_a_split_request_answers_what_the_whole_network_does(
         {"top_class", "top_score", "top_probability", "top_label", "scores"} if binary else ()
     )
     [reply] = worker(ask(manifest, values, point, scores=True, id="mine", binary_outputs=outputs))
-    got, expected = answer(reply), whole(net, x)
+    got, expected = answer_of(reply), whole(net, x)
     assert (HEADER in reply.headers) == binary
     np.testing.assert_allclose(scores_of(got), expected, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(got.top_class, np.argsort(-expected, axis=1)[:, :5])
@@ -105,7 +91,7 @@ def test_photos_are_preprocessed_on_the_server(
     packed = TailRequest(
         cut=Cut("input", "file"), tensor=encode_images([buffer.getvalue()] * 2, "file")
     )
-    for got in map(answer, worker(bare, _packed(packed))):
+    for got in map(answer_of, worker(bare, ask_of(packed))):
         assert got.top_class[0, 0] == expected.argmax()
         np.testing.assert_allclose(got.top_score[0, 0], expected.max(), atol=1e-6)
 
@@ -115,14 +101,14 @@ def test_a_jpeg_is_cropped_by_the_device(
 ) -> None:
     cropped = image.to_jpeg(PIL.Image.fromarray(toy_photos(1)[0]))
     [good] = worker(
-        _packed(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([cropped], "jpeg")))
+        ask_of(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([cropped], "jpeg")))
     )
     prepared = image.normalize(image.load(cropped), PREPROCESSING)
     expected = whole(net, torch.from_numpy(prepared)[None])[0]
-    np.testing.assert_allclose(answer(good).top_score[0, 0], expected.max(), atol=1e-6)
+    np.testing.assert_allclose(answer_of(good).top_score[0, 0], expected.max(), atol=1e-6)
     large = image.to_jpeg(PIL.Image.fromarray(toy_photos(1, size=(32, 32))[0]))
     [bad] = worker(
-        _packed(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([large], "jpeg")))
+        ask_of(TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([large], "jpeg")))
     )
     assert (bad.status, bad.json["code"]) == (400, "not_an_image")
     assert "cropped to 16x16, got 32x32" in bad.json["error"]
@@ -148,7 +134,7 @@ def test_json_tensors(
         ],
     }
     [reply] = worker(Ask(json.dumps(body).encode(), {}, content_type="application/json"))
-    assert answer(reply).top_class.tolist() == [[int(whole(net, x[:1]).argmax())]]
+    assert answer_of(reply).top_class.tolist() == [[int(whole(net, x[:1]).argmax())]]
 
 
 BAD: dict[str, tuple[Ask, int, str]] = {
@@ -187,7 +173,7 @@ def test_one_bad_request_fails_alone(
         assert (replies[1].status, replies[1].json["code"]) == (status, code), name
         assert replies[1].headers["content-type"] == "application/json"
         for row, reply in enumerate((replies[0], replies[2], replies[3])):
-            scores = scores_of(answer(reply))
+            scores = scores_of(answer_of(reply))
             np.testing.assert_allclose(scores, expected[row : row + 1], rtol=0, atol=1e-6)
 
 
@@ -229,8 +215,8 @@ def test_a_group_that_fails_together_is_tried_one_by_one(
     ]
     first, second, third = worker(*asks)
     expected = whole(net, x)
-    np.testing.assert_allclose(scores_of(answer(first)), expected[:1], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(scores_of(answer(third)), expected[2:], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer_of(first)), expected[:1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer_of(third)), expected[2:], rtol=0, atol=1e-6)
     assert (second.status, second.json["code"]) == (500, "internal")
     assert "luck" not in second.body.decode()
     logged = [r.getMessage() for r in caplog.records if "luck" in r.getMessage()]
@@ -270,7 +256,7 @@ def test_counting_never_costs_an_answer(
     monkeypatch.setattr(worker.handler._statistics, "observe", broken)
     values = head_of(net, "relu1", x[:1])
     (reply,) = worker(ask(manifest, values, "relu1", scores=True))
-    np.testing.assert_allclose(scores_of(answer(reply)), whole(net, x)[:1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores_of(answer_of(reply)), whole(net, x)[:1], rtol=0, atol=1e-6)
 
 
 def test_scores_that_are_not_finite(worker: Worker, manifest: Manifest) -> None:
@@ -333,7 +319,7 @@ def test_many_megapixels_in_one_request(worker: Worker, monkeypatch: pytest.Monk
     PIL.Image.fromarray(toy_photos(1)[0]).save(buffer, "PNG")
     for count, status in ((2, 200), (3, 400)):
         tensor = encode_images([buffer.getvalue()] * count, "file")
-        [reply] = worker(_packed(TailRequest(cut=Cut("input", "file"), tensor=tensor)))
+        [reply] = worker(ask_of(TailRequest(cut=Cut("input", "file"), tensor=tensor)))
         assert reply.status == status
 
 
@@ -349,7 +335,7 @@ def test_explanations_are_the_networks_importance(
     expected = net.importance(x)
     first = 0 if point == "input" else [p.name for p in net.split_points].index(point)
     for row, item in enumerate(explained.json["items"]):
-        assert item["class_id"] == expected.target[row] == answer(predicted).top_class[row, 0]
+        assert item["class_id"] == expected.target[row] == answer_of(predicted).top_class[row, 0]
         assert [p["split_point"] for p in item["curve"]] == [p.name for p in net.split_points][
             first:
         ]
@@ -420,5 +406,5 @@ def test_a_tensor_of_an_unknown_name(worker: Worker, manifest: Manifest) -> None
     request = TailRequest(
         cut=Cut("relu1", "fp32"), tensor=tensor, network_hash=manifest.network_hash
     )
-    [reply] = worker(_packed(request))
+    [reply] = worker(ask_of(request))
     assert (reply.status, reply.json["code"]) == (400, "malformed_request")

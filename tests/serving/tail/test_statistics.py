@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys.serving import Ask, Worker, head_of, scores_of, tensor_request, whole
+from toys.polling import until
+from toys.serving import Ask, Worker, ask_of, head_of, scores_of, tensor_request, whole
 
 from isplit_plugin.advice import ImportanceRows
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.schema import Manifest
 from isplit_plugin.traffic import Store
-from isplit_plugin.wire import decode_response, http_headers
-
-
-def _until(true: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+from isplit_plugin.wire import decode_response
 
 
 def _ask(manifest: Manifest, values: np.ndarray, point: str, **fields: Any) -> Ask:
     request = tensor_request(values, point, network_hash=manifest.network_hash, **fields)
-    body, length = request.encode()
-    return Ask(body, {k: v for k, v in http_headers(length).items() if k != "Content-Type"})
+    return ask_of(request)
 
 
 def test_a_worker_makes_the_default_store_and_its_folder(
@@ -39,7 +30,7 @@ def test_a_worker_makes_the_default_store_and_its_folder(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     worker = Worker(model_dir)
     path = tmp_path / "state" / "isplit" / "isplit-store.sqlite3"
-    _until(path.exists)
+    until(path.exists)
     worker.close()
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -47,7 +38,7 @@ def test_a_worker_makes_the_default_store_and_its_folder(
 def test_a_worker_makes_its_model_known_before_any_traffic(
     worker: Worker, manifest: Manifest, store_url: str
 ) -> None:
-    _until(lambda: worker.handler.describe()["statistics"]["queued"] == 0)
+    until(lambda: worker.handler.describe()["statistics"]["queued"] == 0)
 
     def known() -> bool:
         with Store(store_url) as store:
@@ -55,7 +46,7 @@ def test_a_worker_makes_its_model_known_before_any_traffic(
                 0
             ].has_profile
 
-    _until(known)
+    until(known)
     with Store(store_url) as store:
         assert store.manifest("toy").deployed == manifest.deployed
 
@@ -69,7 +60,7 @@ def test_what_was_served_and_its_importance(
     worker(_ask(manifest, x[3:].numpy(), "input"))
     broken = Ask(b"x", {})
     worker(broken)
-    _until(lambda: worker.handler.describe()["statistics"]["sampler_computed"] == 4)
+    until(lambda: worker.handler.describe()["statistics"]["sampler_computed"] == 4)
     worker.close()
     split, direct = (
         net.importance_from("relu1", torch.from_numpy(head_of(net, "relu1", x[:3]))),
