@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isplit_plugin.device_tokens import TokenVerifier
 from isplit_plugin.network import CapturedNetwork, capture, efficientnet_lite0, profile
 from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport, ProbeResponse, decode_probe_response
@@ -159,7 +160,12 @@ def _costs(
 
         ready = iter([_parsed(report()) for _ in range(rounds + 1)])
         taken = interleaved(
-            {"take": lambda: take_report(store, secret, next(ready), per_hour=10**6)}, rounds=rounds
+            {
+                "take": lambda: take_report(
+                    store, TokenVerifier(secret), next(ready), per_hour=10**6
+                )
+            },
+            rounds=rounds,
         )
     plain = len(TailRequest(cut=Cut(cut, CODEC), tensor=sent).encode()[0])
     probe = plain + len(answer[0]) + len(report().encode())

@@ -221,7 +221,7 @@ class QueryError(IsplitError):
 class TokenError(IsplitError):
     """A device token is not valid, or cannot be issued.
 
-    ``details["reason"]`` is "malformed", "forged" or "expired" for a token, and "id", "group" or
+    ``details["reason"]`` is "malformed", "forged", "expired" or "revoked" for a token, and "id", "group" or
     "days" for the argument that prevents issuing one.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..device_tokens import verify
+from ..device_tokens import TokenVerifier
 from ..errors import ProbeError, TokenError, UnknownModelError
 from ..profile import Profile
 from ..serving.plausible import curve_limits
@@ -21,7 +21,7 @@ from .tickets import Ticket, refuse
 
 def take_report(
     store: Store,
-    secret: bytes,
+    verifier: TokenVerifier,
     raw: object,
     *,
     per_hour: int = 60,
@@ -44,9 +44,9 @@ def take_report(
         StoreError: the store cannot be used.
     """
     report = ProbeReport.from_json(raw)
-    ticket = Ticket.read(secret, report.ticket, clock=clock)
+    ticket = Ticket.read(verifier.secret, report.ticket, clock=clock)
     _check_subject(report, ticket)
-    _check_device(secret, ticket, report.device_token, clock)
+    _check_device(verifier, ticket, report.device_token, clock)
     profile = _profile(store, ticket.network_hash)
     _check_points(report, ticket, profile)
     # Both halves are checked: the tail computed its half from what the device sent.
@@ -101,12 +101,12 @@ def _check_points(report: ProbeReport, ticket: Ticket, profile: Profile) -> None
 
 
 def _check_device(
-    secret: bytes, ticket: Ticket, token: str | None, clock: Callable[[], float]
+    verifier: TokenVerifier, ticket: Ticket, token: str | None, clock: Callable[[], float]
 ) -> None:
     device = None
     if token is not None:
         try:
-            device = verify(secret, token, clock=clock).hashed
+            device = verifier.verify(token, clock=clock).hashed
         except TokenError as error:
             if ticket.device is not None:
                 refuse("device", error.message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..device_tokens import TokenVerifier
 from ..schema import Manifest
 from ..serving.settings import EndpointSettings, TailSettings
 
@@ -23,9 +24,9 @@ def tail_part(context: TailContext) -> TailPart:
     return Probes(context)
 
 
-def endpoint_part(settings: EndpointSettings, secret: bytes) -> EndpointPart:
+def endpoint_part(settings: EndpointSettings, verifier: TokenVerifier) -> EndpointPart:
     """Probe reports at the endpoint."""
-    return _ProbeReports(settings.probes.per_hour, secret)
+    return _ProbeReports(settings.probes.per_hour, verifier)
 
 
 def package_warnings(
@@ -40,11 +41,11 @@ def package_warnings(
 class _ProbeReports:
     field = "probe"
 
-    def __init__(self, per_hour: int, secret: bytes) -> None:
+    def __init__(self, per_hour: int, verifier: TokenVerifier) -> None:
         self._per_hour = per_hour
-        self._secret = secret
+        self._verifier = verifier
 
     def answer(self, store: Store, value: object) -> dict[str, Any]:
         from .endpoint import take_report
 
-        return take_report(store, self._secret, value, per_hour=self._per_hour)
+        return take_report(store, self._verifier, value, per_hour=self._per_hour)

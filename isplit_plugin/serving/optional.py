@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ..device_tokens import TokenVerifier
 from ..schema import Manifest
 from .settings import EndpointSettings, TailSettings
 
@@ -79,11 +80,13 @@ def tail_parts(context: TailContext) -> tuple[TailPart, ...]:
     return (import_module(PROBES).tail_part(context),)
 
 
-def endpoint_parts(settings: EndpointSettings, secret: bytes | None) -> Mapping[str, EndpointPart]:
+def endpoint_parts(
+    settings: EndpointSettings, verifier: TokenVerifier | None
+) -> Mapping[str, EndpointPart]:
     """The parts that are on in the endpoint, by field. Probes need the operator's secret."""
-    if secret is None:
+    if verifier is None:
         return {}
-    part: EndpointPart = import_module(PROBES).endpoint_part(settings, secret)
+    part: EndpointPart = import_module(PROBES).endpoint_part(settings, verifier)
     return {part.field: part}
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isplit_plugin.device_tokens import hashed, issue, seal
+from isplit_plugin.device_tokens import RevokedDevices, TokenVerifier, hashed, issue, revoke, seal
 from isplit_plugin.errors import IsplitError, ProbeBudgetError, ProbeError, TicketError, WireError
 from isplit_plugin.probing.endpoint import take_report
 from isplit_plugin.probing.messages import ProbeReport
@@ -28,6 +28,7 @@ from isplit_plugin.serving.plausible import ReportLimits, curve_limits
 from isplit_plugin.traffic import Store
 
 SECRET = b"the operator's secret, 32 bytes."
+VERIFIER = TokenVerifier(SECRET)
 NOW = 1_800_000_000.0
 
 
@@ -80,7 +81,7 @@ def _rows(store: Store, network: str) -> int:
 def test_what_is_right_is_taken_once(
     store: Store, ticket: Ticket, token: str, profile: Profile
 ) -> None:
-    answer = take_report(store, SECRET, _report(ticket, token), clock=clock)
+    answer = take_report(store, VERIFIER, _report(ticket, token), clock=clock)
     assert answer == {
         "accepted": True,
         "network_hash": ticket.network_hash,
@@ -93,15 +94,15 @@ def test_what_is_right_is_taken_once(
         profile.mean0 + rows.sum1[0] / rows.weight[0], [1e-4, *ticket.tail], rtol=1e-12
     )
     with pytest.raises(TicketError, match="used before") as caught:
-        take_report(store, SECRET, _report(ticket, token), clock=clock)
+        take_report(store, VERIFIER, _report(ticket, token), clock=clock)
     assert caught.value.details["reason"] == "replayed"
     assert _rows(store, ticket.network_hash) == 1
 
 
 def test_a_ticket_without_a_device_needs_no_token(store: Store, ticket: Ticket, token: str) -> None:
     unsigned = replace(ticket, device=None, probe="0" * 32)
-    take_report(store, SECRET, _report(unsigned, None), clock=clock)
-    take_report(store, SECRET, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
+    take_report(store, VERIFIER, _report(unsigned, None), clock=clock)
+    take_report(store, VERIFIER, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
 
 
 def _refused(
@@ -109,7 +110,7 @@ def _refused(
 ) -> IsplitError:
     before = _rows(store, ticket.network_hash), store.revision()
     with pytest.raises(IsplitError) as caught:
-        take_report(store, secret, raw, clock=lambda: now)
+        take_report(store, TokenVerifier(secret), raw, clock=lambda: now)
     assert (_rows(store, ticket.network_hash), store.revision()) == before
     return caught.value
 
@@ -141,6 +142,15 @@ def test_forged(store: Store, ticket: Ticket, token: str) -> None:
     assert error.details["reason"] == "malformed"
 
 
+def test_the_token_of_a_revoked_device(store: Store, ticket: Ticket, tmp_path: Path) -> None:
+    revoke(tmp_path / "list", ["cam"], clock=clock)
+    verifier = TokenVerifier(SECRET, RevokedDevices(tmp_path / "list"))
+    token = issue(SECRET, "cam", days=1, clock=clock)
+    with pytest.raises(TicketError, match="revoked") as caught:
+        take_report(store, verifier, _report(ticket, token), clock=clock)
+    assert caught.value.details["reason"] == "device"
+
+
 def test_a_server_with_another_secret(store: Store, ticket: Ticket, token: str) -> None:
     error = _refused(store, ticket, _report(ticket, token), secret=b"y" * 32)
     assert error.details["reason"] == "forged"
@@ -149,7 +159,7 @@ def test_a_server_with_another_secret(store: Store, ticket: Ticket, token: str) 
 def test_expired(store: Store, ticket: Ticket, token: str) -> None:
     error = _refused(store, ticket, _report(ticket, token), now=NOW + TICKET_S)
     assert error.details["reason"] == "expired"
-    take_report(store, SECRET, _report(ticket, token), clock=lambda: NOW + TICKET_S - 1)
+    take_report(store, VERIFIER, _report(ticket, token), clock=lambda: NOW + TICKET_S - 1)
 
 
 @pytest.mark.parametrize(("field", "value"), [("network", "f" * 64), ("class", 3), ("class", -1)])
@@ -227,7 +237,7 @@ def test_nothing_but_errors_of_ours_comes_out(
         with suppress(IsplitError):  # one number from 0 on is a value like any other
             take_report(
                 store,
-                SECRET,
+                VERIFIER,
                 {**_report(ticket, token), **raw, "ticket": ticket.seal(SECRET)},
                 clock=clock,
             )
@@ -237,15 +247,15 @@ def test_no_more_than_a_device_may_add(store: Store, ticket: Ticket, token: str)
     for number in range(3):
         take_report(
             store,
-            SECRET,
+            VERIFIER,
             _report(replace(ticket, probe=f"{number:032x}"), token),
             per_hour=3,
             clock=clock,
         )
     more = replace(ticket, probe="f" * 32, expires=int(NOW) + 10_000)
     with pytest.raises(ProbeBudgetError, match="at most 3"):
-        take_report(store, SECRET, _report(more, token), per_hour=3, clock=clock)
-    take_report(store, SECRET, _report(more, token), per_hour=3, clock=lambda: NOW + 3601)
+        take_report(store, VERIFIER, _report(more, token), per_hour=3, clock=clock)
+    take_report(store, VERIFIER, _report(more, token), per_hour=3, clock=lambda: NOW + 3601)
 
 
 def test_limits_of_values(profile: Profile) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ... import __version__
 from ...advice import ALL_GROUPS, Query, SwitchingPolicy, has_standing_pick, recommend
-from ...device_tokens import read_secret
+from ...device_tokens import TokenVerifier
 from ...errors import IsplitError, ProbeError, WireSizeError
 from ...traffic import MAX_GROUPS, OTHER, Store
 from ...wire import find_header
@@ -46,13 +46,14 @@ class Endpoint:
 
     Raises:
         ServingError: the configuration has an unknown key or a value that cannot be used.
-        SecretError: the file with the operator's secret cannot be used.
+        SecretError: the operator's secret, or the list of revoked ids, cannot be used.
     """
 
     def __init__(self, context: Any) -> None:
         self._settings = settings = EndpointSettings.from_config(context.model_yaml_config)
-        secret = None if settings.secret_file is None else read_secret(settings.secret_file)
-        self._parts = endpoint_parts(settings, secret)
+        secret_file = settings.secret_file
+        verifier = None if secret_file is None else TokenVerifier.from_file(secret_file)
+        self._parts = endpoint_parts(settings, verifier)
         self._policy = SwitchingPolicy(settings.min_gain, settings.dwell_s)
         self._store: Store | None = None
         self._cache = Cache()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ...device_tokens import SECRET_VARIABLE, read_secret
+from ...device_tokens import SECRET_VARIABLE, RevokedDevices, read_secret, revoked_path
 from ...errors import SecretError
 from ..settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE, absolute_store_url
 
@@ -36,7 +36,8 @@ def check_secrets(environment: Mapping[str, str]) -> None:
     """Read the secret files that the environment names, as the workers will do.
 
     Raises:
-        SecretError: a file is missing, open to others than its owner, or has the wrong size.
+        SecretError: a file is missing, open to others than its owner, or has the wrong size; or the
+            list of revoked ids cannot be used.
     """
     for variable in _SECRETS:
         if path := environment.get(variable):
@@ -44,6 +45,8 @@ def check_secrets(environment: Mapping[str, str]) -> None:
                 read_secret(path)
             except SecretError as error:
                 raise SecretError(f"{variable}: {error.message}. {_advice(Path(path))}") from error
+    if path := environment.get(SECRET_VARIABLE):
+        RevokedDevices(revoked_path(path))
 
 
 def _absolute(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ... import image
+from ...device_tokens import DEVICE_HEADER, TokenVerifier
 from ...errors import ImageError, IsplitError, WireError, WireSizeError
 from ...schema import FloatArray, Manifest, Observation
 from ...wire import TailRequest, TailResponse, decode_request, find_header, header_length
@@ -69,11 +70,11 @@ def read_tail_job(
     manifest: Manifest,
     *,
     max_batch: int,
-    secret: bytes | None = None,
+    verifier: TokenVerifier | None = None,
 ) -> TailJob:
     """Read one row and check it against the manifest. Nothing large is decoded yet.
 
-    ``secret``: the operator's, for device tokens. Raises what
+    ``verifier``: of device tokens, ``None`` where there is no secret. Raises what
     :func:`isplit_plugin.wire.decode_request` raises.
     """
     body = request_body(row)
@@ -85,7 +86,9 @@ def read_tail_job(
     length, kind = header_length(headers), find_header(headers, "Content-Type")
     request = decode_request(body, length, kind, manifest, max_batch=max_batch)
     explain = find_header(headers, "explain") == "True"
-    sender = identify(secret, request.device_token)
+    # The forwarder names the device that it admitted, which outranks what the body claims.
+    token = find_header(headers, DEVICE_HEADER) or request.device_token
+    sender = identify(verifier, token)
     return TailJob(index, request, explain, (time.perf_counter() - started) * 1e3, sender)
 
 

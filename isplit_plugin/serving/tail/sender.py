@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from ...device_tokens import verify
+from ...device_tokens import TokenVerifier
 from ...errors import TokenError
 
 OK: Final = "ok"
@@ -28,12 +28,12 @@ class Sender(NamedTuple):
 NOBODY: Final = Sender()
 
 
-def identify(secret: bytes | None, token: str | None) -> Sender:
+def identify(verifier: TokenVerifier | None, token: str | None) -> Sender:
     """The sender of a request. A token that does not hold makes it unsigned, and never fails."""
-    if secret is None or token is None:
+    if verifier is None or token is None:
         return NOBODY
     try:
-        device = verify(secret, token)
+        device = verifier.verify(token)
     except TokenError as error:
         return Sender(status=f"invalid: {error.details['reason']}")
     return Sender(device.hashed, device.group, OK)

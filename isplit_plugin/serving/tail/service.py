@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...device_tokens import read_secret
+from ...device_tokens import TokenVerifier
 from ...errors import ArtifactError, BundleError, ProbeError, ServerBusyError
 from ...profile import Profile
 from ...schema import INPUT, FloatArray, Manifest
@@ -58,7 +58,7 @@ class TailService:
     Raises:
         BundleError: a file of the archive is not the one that was packaged.
         ServingError: the configuration has an unknown key or a value that cannot be used.
-        SecretError: the file with the operator's secret cannot be used.
+        SecretError: the operator's secret, or the list of revoked ids, cannot be used.
     """
 
     def __init__(self, context: Any) -> None:
@@ -82,7 +82,8 @@ class TailService:
                 f"{PROFILE}: expected the profile of network {manifest.network_hash}, "
                 f"got that of {profile.network_hash}"
             )
-        self._secret = None if settings.secret_file is None else read_secret(settings.secret_file)
+        secret_file = settings.secret_file
+        self._verifier = None if secret_file is None else TokenVerifier.from_file(secret_file)
         self._metrics = TailMetrics(context.metrics, manifest.model)
         self._limits = ReportLimits(profile)
         self._statistics = Statistics(
@@ -91,9 +92,10 @@ class TailService:
             profile,
             self._runner.net,
             self._runner.device,
-            by_device=self._secret is not None,
+            by_device=self._verifier is not None,
         )
-        self._parts = tail_parts(TailContext(settings, manifest, self._runner.net, self._secret))
+        secret = None if self._verifier is None else self._verifier.secret
+        self._parts = tail_parts(TailContext(settings, manifest, self._runner.net, secret))
         self._served: dict[str, int] = defaultdict(int)
         self._errors: dict[str, int] = defaultdict(int)
 
@@ -169,7 +171,7 @@ class TailService:
             headers,
             self.manifest,
             max_batch=self._runner.max_items,
-            secret=self._secret,
+            verifier=self._verifier,
         )
         self._metrics.token(job.sender.status)
         part = self._part_for(job)

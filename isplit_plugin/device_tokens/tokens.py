@@ -3,8 +3,9 @@
 Ids that devices choose themselves would make every limit on a device's influence useless, because
 one device could claim a thousand ids. So the operator issues tokens,
 ``isplit1.<payload>.<signature>``. The payload is base64url of the JSON list ``[id, group,
-expiry]``; the signature is HMAC-SHA256 (RFC 2104) under the operator's secret. Whoever has the
-secret can verify a token. There is no table of devices, and a token ends only when it expires.
+issued, expires]``; the signature is HMAC-SHA256 (RFC 2104) under the operator's secret. Whoever has
+the secret can verify a token. There is no table of devices: a token ends when it expires, or when
+its id is revoked (:mod:`.revoked`).
 
 Each use of the secret signs with its own label, so a signature made for one use is not valid for
 another. The statistics store :func:`hashed`, a keyed hash of the id, from which the id cannot be
@@ -28,28 +29,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .errors import SecretError, TokenError
-from .files import write_atomically
-
-__all__ = [
-    "MAX_DAYS",
-    "MAX_TOKEN",
-    "SECRET_BYTES",
-    "SECRET_VARIABLE",
-    "Device",
-    "hashed",
-    "issue",
-    "new_secret",
-    "peek",
-    "read_secret",
-    "seal",
-    "sign",
-    "unseal",
-    "verify",
-]
+from ..errors import SecretError, TokenError
+from ..files import write_atomically
 
 SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable, not a secret
 """The environment variable that names the file of the operator's secret."""
+DEVICE_HEADER: Final = "isplit-device-token"
+"""The header in which the forwarder passes on the token of the device that it admitted."""
 SECRET_BYTES: Final = 32
 """Random bytes of a new secret."""
 MAX_TOKEN: Final = 512
@@ -65,19 +51,33 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}\Z")
 _GROUP_MAX: Final = 64
 
 
-class Device(NamedTuple):
-    """What a verified token says.
+class Claims(NamedTuple):
+    """What a token says of a device.
 
     Attributes:
         id: the device's id.
-        hashed: the keyed hash of the id, 32 hexadecimal digits.
         group: the group in which the operator put the device; ``None`` lets it name one itself.
+        issued: when the token was issued, in seconds since the epoch, to the millisecond.
         expires: seconds since the epoch.
+    """
+
+    id: str
+    group: str | None
+    issued: float
+    expires: int
+
+
+class Device(NamedTuple):
+    """What a verified token says: its :class:`Claims`, and the keyed hash of the id.
+
+    Attributes:
+        hashed: 32 hexadecimal digits.
     """
 
     id: str
     hashed: str
     group: str | None
+    issued: float
     expires: int
 
 
@@ -157,12 +157,7 @@ def issue(
     clock: Callable[[], float] = time.time,
 ) -> str:
     """A token for a device, valid for ``days``. Raises TokenError if an argument is not valid."""
-    if not isinstance(device_id, str) or not _ID.match(device_id):
-        raise TokenError(
-            f"device id {str(device_id)[:80]!r}: expected 1 to 64 letters, digits, "
-            "'.', '_', ':', '@', '-'",
-            reason="id",
-        )
+    check_id(device_id)
     if group is not None and not (0 < len(group) <= _GROUP_MAX and group.isprintable()):
         raise TokenError(
             f"group {group[:80]!r}: expected 1 to {_GROUP_MAX} printable characters",
@@ -172,12 +167,13 @@ def issue(
         raise TokenError(
             f"days: expected more than 0 and at most {MAX_DAYS:g}, got {days}", reason="days"
         )
-    expires = int(clock() + days * _DAY_S)
-    return f"{_VERSION}.{seal(secret, _VERSION, [device_id, group, expires])}"
+    now = clock()
+    payload = [device_id, group, round(now, 3), int(now + days * _DAY_S)]
+    return f"{_VERSION}.{seal(secret, _VERSION, payload)}"
 
 
 def verify(secret: bytes, token: object, *, clock: Callable[[], float] = time.time) -> Device:
-    """What a token says.
+    """What a token says. Revocation is not looked at: :meth:`TokenVerifier.verify` does both.
 
     Raises TokenError with ``details["reason"]`` "malformed", "forged" or "expired".
     """
@@ -187,29 +183,46 @@ def verify(secret: bytes, token: object, *, clock: Callable[[], float] = time.ti
     if version != _VERSION:
         raise _malformed()
     try:
-        device_id, group, expires = unseal(secret, _VERSION, sealed)
+        device_id, group, issued, expires = unseal(secret, _VERSION, sealed)
     except ValueError as error:
         if str(error) == "forged":
             raise _invalid("forged", "it was not signed with this server's secret") from None
         raise _malformed() from None
     if clock() >= expires:
-        raise _invalid("expired", f"it was valid until {_date(expires)}")
-    return Device(device_id, hashed(secret, device_id), group, expires)
+        raise _invalid("expired", f"it was valid until {date(expires)}")
+    return Device(device_id, hashed(secret, device_id), group, issued, expires)
 
 
-def peek(token: str) -> tuple[str, str | None, int]:
-    """(id, group, expiry) as a token claims. They are not verified, only fit for display.
+def peek(token: str) -> Claims:
+    """What a token claims. It is not verified, only fit for display.
 
     Raises TokenError.
     """
     version, _, sealed = token.strip().partition(".")
     try:
-        device_id, group, expires = json.loads(_decode(sealed.partition(".")[0]))
-        if version != _VERSION or not isinstance(device_id, str) or not isinstance(expires, int):
+        device_id, group, issued, expires = json.loads(_decode(sealed.partition(".")[0]))
+        if version != _VERSION or not isinstance(device_id, str):
             raise ValueError("malformed")
-    except (ValueError, TypeError) as error:
+        times = (float(issued), int(expires))
+    except (ValueError, TypeError, OverflowError) as error:
         raise _malformed() from error
-    return device_id, group if isinstance(group, str) else None, expires
+    return Claims(device_id, group if isinstance(group, str) else None, *times)
+
+
+def check_id(device_id: object) -> str:
+    """The id, if it can be one. Raises TokenError."""
+    if not isinstance(device_id, str) or not _ID.match(device_id):
+        raise TokenError(
+            f"device id {str(device_id)[:80]!r}: expected 1 to 64 letters, digits, "
+            "'.', '_', ':', '@', '-'",
+            reason="id",
+        )
+    return device_id
+
+
+def date(seconds: float) -> str:
+    """A time in seconds since the epoch, for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def _malformed() -> TokenError:
@@ -218,10 +231,6 @@ def _malformed() -> TokenError:
 
 def _invalid(reason: str, explanation: str) -> TokenError:
     return TokenError(f"device token: {reason}; {explanation}", reason=reason)
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def _encode(data: bytes) -> str:

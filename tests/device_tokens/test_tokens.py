@@ -35,12 +35,14 @@ def _b64(data: bytes) -> str:
 
 
 def test_a_token_made_by_hand() -> None:
-    body = b'["camera-7","door",86400]'
+    body = b'["camera-7","door",0.125,86400]'
     signature = hmac.new(SECRET, b"isplit1\0" + body, hashlib.sha256).digest()
     by_hand = f"isplit1.{_b64(body)}.{_b64(signature)}"
-    assert issue(SECRET, "camera-7", days=1, group="door", clock=lambda: 0.0) == by_hand
+    assert issue(SECRET, "camera-7", days=1, group="door", clock=lambda: 0.1251) == by_hand
     device = verify(SECRET, by_hand, clock=lambda: 86_399.0)
-    assert (device.id, device.group, device.expires) == ("camera-7", "door", 86_400)
+    assert (device.id, device.group) == ("camera-7", "door")
+    assert (device.issued, device.expires) == (0.125, 86_400)
+    assert peek(by_hand) == ("camera-7", "door", 0.125, 86_400)
     expected = hmac.new(SECRET, b"isplit device id\0camera-7", hashlib.sha256).hexdigest()[:32]
     assert device.hashed == hashed(SECRET, "camera-7") == expected
 
