@@ -35,6 +35,7 @@ facts for programs.
     ├── ServingError                 500 serving_failed       TorchServe or its configuration
     └── TransportError               502 transport            a request without a usable answer
         ├── ServerUnavailableError   503 unavailable
+        │   └── ServerTimeoutError   504 timeout
         ├── ServerBusyError          503 busy                 can be retried
         ├── AuthenticationError      401 unauthorized
         └── ProtocolError            502 bad_response
@@ -63,6 +64,7 @@ __all__ = [
     "QueryError",
     "SecretError",
     "ServerBusyError",
+    "ServerTimeoutError",
     "ServerUnavailableError",
     "ServingError",
     "SplitPointError",
@@ -327,6 +329,16 @@ class ServerUnavailableError(TransportError):
 
     status = 503
     code = "unavailable"
+
+
+class ServerTimeoutError(ServerUnavailableError):
+    """No complete answer came within the time that the caller allows. The client raises it.
+
+    The server may still be working on the request, so the client does not repeat it.
+    """
+
+    status = 504
+    code = "timeout"
 
 
 class ServerBusyError(TransportError):

@@ -2,10 +2,17 @@
 
 Importing this package loads neither torch nor onnxruntime nor an HTTP library. Each is loaded when
 the first client needs it.
+
+The package logs to ``isplit.client``: retries and outages as warnings, the chosen cut as
+information, every request for debugging. It never logs a token, a photo, an activation or an
+answer.
 """
 
 from __future__ import annotations
 
+import logging
+
+from .budget import Timeout
 from .bundle import HeadBundle
 from .key_file import read_key
 from .labels import LabelReport, send_labels
@@ -23,6 +30,7 @@ __all__ = [
     "OnnxHead",
     "RuntimeFactory",
     "SplitClient",
+    "Timeout",
     "Token",
     "TorchHead",
     "Transport",
@@ -30,3 +38,6 @@ __all__ = [
     "read_key",
     "send_labels",
 ]
+
+# A library does not print: without it, Python would print warnings that the app did not ask for.
+logging.getLogger("isplit").addHandler(logging.NullHandler())

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from ..errors import IsplitError, ProtocolError, QueryError, WireError, from_json
 from ..wire import load_json
+from .budget import DEFAULT_TIMEOUT, Timeout
 from .recommendations import ENDPOINT
-from .transport import DEFAULT_TIMEOUT, Token, Transport
+from .transport import Token, Transport
 
 MAX_LABELS: Final = 1000
 """Labels in one request; more are sent in several requests."""
@@ -37,7 +38,8 @@ def send_labels(
     secret: str,
     token: Token = None,
     *,
-    timeout: tuple[float, float] = DEFAULT_TIMEOUT,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    deadline: float | None = None,
 ) -> LabelReport:
     """Send the true classes of requests.
 
@@ -50,6 +52,7 @@ def send_labels(
             label of the network.
         secret: the secret for labels.
         token: the inference token.
+        timeout, deadline: seconds for an attempt, and for each request; see :class:`Transport`.
 
     Raises:
         LabelSecretError: the server refuses ``secret``.
@@ -67,7 +70,7 @@ def send_labels(
             raise QueryError(
                 f"labels: expected a request id and a class, got {(request_id, class_id)!r:.80}"
             )
-    transport = Transport(url, token=token, timeout=timeout)
+    transport = Transport(url, token=token, timeout=timeout, deadline=deadline)
     taken = correct = 0
     errors: dict[str, IsplitError] = {}
     try:

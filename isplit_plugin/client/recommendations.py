@@ -10,7 +10,8 @@ from urllib.parse import quote
 from ..errors import ArtifactError, ProtocolError, QueryError, WireError
 from ..schema import Recommendation
 from ..wire import load_json
-from .transport import DEFAULT_TIMEOUT, Token, Transport
+from .budget import DEFAULT_TIMEOUT, Timeout
+from .transport import Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
 """The path of the endpoint."""
@@ -26,7 +27,8 @@ def fetch_recommendation(
     classes: Iterable[int] | None = None,
     group: str | None = None,
     *,
-    timeout: tuple[float, float] = DEFAULT_TIMEOUT,
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    deadline: float | None = None,
     **constraints: Constraint,
 ) -> Recommendation:
     """Ask where to cut, without a client and without a head bundle.
@@ -34,6 +36,7 @@ def fetch_recommendation(
     Parameters:
         classes: ids of the classes to ask for; by default the live mix.
         group: a device group; by default all devices.
+        timeout, deadline: seconds for an attempt and for the call; see :class:`Transport`.
         constraints: ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``,
             ``max_head_macs``, ``accuracy_tolerance``, ``device_slowdown`` and ``objective``
             ("latency" or "bytes"); also ``predictor``, which ranks the candidates: "cui" (the
@@ -44,7 +47,7 @@ def fetch_recommendation(
         UnknownNameError: the endpoint does not know the model, the group, a class or the predictor.
         TransportError: see :meth:`Transport.post`.
     """
-    transport = Transport(url, token=token, timeout=timeout)
+    transport = Transport(url, token=token, timeout=timeout, deadline=deadline)
     try:
         return ask(transport, model, classes, group, constraints)
     finally:

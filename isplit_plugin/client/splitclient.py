@@ -31,12 +31,13 @@ from ..wire import (
     http_headers,
 )
 from .answers import check_answer, predictions
+from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cuts import refused, resolve
 from .local import LocalNetwork
 from .recommendations import Constraint, ask
 from .runtimes import HeadRuntime, Trust, make_runtime
-from .transport import DEFAULT_TIMEOUT, MAX_RESPONSE_BYTES, Token, Transport, read_token
+from .transport import MAX_RESPONSE_BYTES, Token, Transport, read_token
 
 
 class SplitClient(Closing):
@@ -66,8 +67,10 @@ class SplitClient(Closing):
 
         client.use(client.recommendation(bandwidth_mbps=4))
 
-    A client keeps one connection and the heads that it has loaded. It must not be used by several
-    threads at once.
+    A client keeps its connections and the heads that it has loaded. Several threads may use it at
+    once, each over a connection of its own. A cut that :meth:`use` adopts applies to predictions
+    that begin afterwards, of all threads. A head runtime of your own must stand several threads,
+    too; the two that ship do.
 
     Parameters:
         url: TorchServe's inference address, ``http(s)://host:port``.
@@ -82,7 +85,10 @@ class SplitClient(Closing):
         top_k: classes in an answer, 1 to 100.
         raw_scores: whether answers carry the scores of all classes.
         group: the device group in which the server's statistics count this device.
-        timeout: seconds to connect, and seconds to wait for an answer.
+        timeout: seconds for one attempt of a request, from connecting to the last byte of the
+            answer; or two numbers, seconds to connect and seconds for the attempt.
+        deadline: seconds for all attempts of a request and the pauses between them; by default as
+            long as one attempt. See :class:`Transport`.
         retries: how often a request is sent again at most; see :class:`Transport`.
         max_batch: the most images of one request.
         max_response_bytes: the largest answer to accept.
@@ -97,7 +103,7 @@ class SplitClient(Closing):
 
     Raises:
         BundleError: the bundle or its runtime cannot be used.
-        TransportError: ``url`` is not an address.
+        TransportError: ``url`` is not an address, or ``timeout`` or ``deadline`` no seconds.
         UnknownSplitPointError: ``cut`` names a split point that is not deployed.
         UnknownCodecError: ``cut`` names an unknown codec.
         WireError: ``top_k`` is out of range.
@@ -115,7 +121,8 @@ class SplitClient(Closing):
         top_k: int = 5,
         raw_scores: bool = True,
         group: str | None = None,
-        timeout: tuple[float, float] = DEFAULT_TIMEOUT,
+        timeout: Timeout = DEFAULT_TIMEOUT,
+        deadline: float | None = None,
         retries: int = 2,
         max_batch: int = DEFAULT_MAX_BATCH,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
@@ -138,6 +145,7 @@ class SplitClient(Closing):
             url,
             token=token,
             timeout=timeout,
+            deadline=deadline,
             retries=retries,
             max_response_bytes=max_response_bytes,
         )
@@ -274,7 +282,7 @@ class SplitClient(Closing):
 
     @property
     def transport(self) -> Transport:
-        """The connection, for further requests to the same server."""
+        """The connections, for further requests to the same server."""
         return self._transport
 
     def device_token(self) -> str | None:
@@ -286,7 +294,7 @@ class SplitClient(Closing):
         return None if self._device_token is None else read_token(self._device_token)
 
     def close(self) -> None:
-        """Close the connection and the bundle."""
+        """Close the connections and the bundle."""
         self._transport.close()
         if self._bundle is not None:
             self._bundle.close()

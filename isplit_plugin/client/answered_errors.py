@@ -1,0 +1,66 @@
+"""The error in an answer other than 200, which may come from isplit, TorchServe or a proxy."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .. import errors
+from ..errors import (
+    AuthenticationError,
+    IsplitError,
+    ProtocolError,
+    ServerBusyError,
+    ServerUnavailableError,
+    UnknownModelError,
+    WireError,
+    WireSizeError,
+)
+from ..printable import printable, printable_json
+from ..wire import load_json
+
+MAX_ERROR_BYTES: Final = 64 * 1024
+"""How much of an answer other than 200 is read."""
+MAX_ERROR_VALUES: Final = 2_000
+"""The most values in the JSON of an error."""
+_SHOWN: Final = 200
+
+
+def answered_error(status: int, body: bytes, sent: int) -> IsplitError:
+    """The error for an answer with this status.
+
+    Its texts are printable and bounded, whatever the server wrote.
+
+    Parameters:
+        body: the start of the answer's body.
+        sent: bytes of the request's body.
+    """
+    try:
+        parsed: Any = load_json(body, max_values=MAX_ERROR_VALUES)
+    except WireError:
+        parsed = None
+    raw: dict[str, Any] = printable_json(parsed) if isinstance(parsed, dict) else {}
+    if isinstance(raw.get("code"), str):
+        return errors.from_json(raw, status=status)
+    kind = printable(raw.get("type", ""), limit=_SHOWN)
+    message = printable(raw.get("message", ""), limit=500)
+    answer = f"HTTP {status}: {message or _start(body) or 'no body'}"
+    if status == 413:
+        return WireSizeError(
+            f"the server refused a body of {sent} bytes: more than its max_request_size "
+            "(6553500 by default)",
+            sent=sent,
+        )
+    if kind == "InvalidKeyException" or status in (401, 403):
+        return AuthenticationError(f"the server refused the token, or requires one ({answer})")
+    if status == 404 and kind.startswith("Model"):
+        return UnknownModelError(answer)
+    if status == 503 and "has no worker" in message:
+        return ServerBusyError(f"the server's queue is full, or no worker runs ({answer})")
+    if status >= 500:
+        return ServerUnavailableError(answer)
+    return ProtocolError(answer)
+
+
+def _start(body: bytes) -> str:
+    text = body[:_SHOWN].decode(errors="replace")
+    return "".join(c if c.isprintable() else " " for c in text).strip()
