@@ -169,6 +169,7 @@ def test_models_lists_what_is_in_the_store(ask: Ask, store: Store) -> None:
             "network_hash": toys.HASH,
             "has_profile": True,
             "as_of": None,
+            "current": True,
         }
     ]
 
@@ -237,7 +238,7 @@ def test_limits_reach_the_advice_from_query_string_and_json(ask: Ask, store: Sto
     ("request_", "status", "says"),
     [
         ({"path": "recommendations/nobody"}, 404, ["unknown model 'nobody'", "toy"]),
-        ({"path": "recommendations/toy/version/9"}, 404, ["toy/9", "toy/1.0"]),
+        ({"path": "recommendations/toy/version/9"}, 404, ["'9' of model 'toy'", "known: 1.0"]),
         ({"path": "recommendations/toy/classes/7"}, 404, ["unknown class '7'", "0, 1, 2"]),
         ({"path": "../../etc/passwd"}, 404, ["'..'", "recommendations/<model>"]),
         ({"path": "recommendations/../../etc"}, 400, ["'..'", "classes"]),
@@ -367,7 +368,7 @@ def test_answers_are_kept_until_the_store_changes(
     assert one(ask, path="recommendations/toy") == first
     assert len(calls) == 1
     store.put_network(toys.manifest(version="2.0"), toys.profile())
-    status, body = one(ask, path="recommendations/toy")
+    status, body = one(ask, path="recommendations/toy/version/2.0")
     assert (status, body["version"], len(calls)) == (200, "2.0", 2)
     old = one(ask, path="recommendations/toy/version/1.0")[1]
     assert old["revision"] != first[1]["revision"]
