@@ -609,3 +609,47 @@ def observation(i: int, **changes: Any) -> Observation:
         "at": AT + i,
     }
     return Observation(**{**values, **changes})
+
+
+def test_each_network_gets_its_own_answer(ask: Ask, store: Store) -> None:
+    """A version that is only registered beside the first one changes nothing for anybody."""
+    before = one(ask, path="recommendations/toy")[1]
+    other = "sha256:second"
+    store.put_network(
+        toys.manifest(version="2.0", network_hash=other), toys.profile(network_hash=other)
+    )
+    plain = one(ask, path="recommendations/toy")[1]
+    assert (plain["version"], plain["network_hash"]) == ("1.0", toys.HASH)
+    assert plain["use"] == before["use"]
+    ways: list[dict[str, Any]] = [
+        {"path": f"recommendations/toy/network_hash/{other}"},
+        {"parts": {"model": "toy", "network_hash": other}},
+        {"parts": {"body": {"model": "toy", "network_hash": other}}},
+    ]
+    for way in ways:
+        ((status, _, body),) = ask(way)
+        assert (status, body["version"], body["network_hash"]) == (200, "2.0", other)
+    for topic in ("classes", "accuracy", "groups", "changes"):
+        for network in (toys.HASH, other):
+            status, body = one(ask, path=f"{topic}/toy/network_hash/{network}")
+            assert (status, body["network_hash"]) == (200, network)
+
+
+def test_a_version_or_network_that_is_not_there_names_those_that_are(
+    ask: Ask, store: Store
+) -> None:
+    store.put_network(toys.manifest(version="2.0", network_hash="sha256:second"), None)
+    status, body = one(ask, path="recommendations/toy/version/3.0")
+    assert (status, body["code"]) == (404, "unknown_version")
+    assert "known: 1.0, 2.0" in body["error"]
+    status, body = one(ask, path="recommendations/toy/network_hash/none")
+    assert (status, body["code"], body["details"]) == (
+        404,
+        "unknown_version",
+        {"known": ["1.0", "2.0"]},
+    )
+    status, body = one(ask, path=f"recommendations/toy/version/2.0/network_hash/{toys.HASH}")
+    assert (status, body["code"]) == (409, "network_mismatch")
+    ((status, _, body),) = ask({"parts": {"body": {"model": "toy/1.0"}}})
+    assert (status, body["code"]) == (400, "bad_query")
+    assert "`version`" in body["error"]
