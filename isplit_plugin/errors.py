@@ -11,7 +11,6 @@ facts for programs.
     │   └── SplitPointError          422 invalid_split_point  not possible at this split point
     ├── UnknownNameError             404 unknown_name
     │   ├── UnknownModelError        404 unknown_model
-    │   │   └── UnknownVersionError  404 unknown_version
     │   ├── UnknownClassError        404 unknown_class
     │   ├── UnknownRequestError      404 unknown_request      a label for an unknown request
     │   ├── UnknownSplitPointError   404 unknown_split_point
@@ -79,7 +78,6 @@ __all__ = [
     "UnknownNameError",
     "UnknownRequestError",
     "UnknownSplitPointError",
-    "UnknownVersionError",
     "WireError",
     "WireSizeError",
     "from_json",
@@ -151,16 +149,6 @@ class UnknownModelError(UnknownNameError):
 
     code = "unknown_model"
     kind = "model"
-
-
-class UnknownVersionError(UnknownModelError):
-    """A server or a store has the model, but not this version or network of it.
-
-    ``details["known"]`` lists the versions that are there, as far as they are known.
-    """
-
-    code = "unknown_version"
-    kind = "version"
 
 
 class UnknownClassError(UnknownNameError):

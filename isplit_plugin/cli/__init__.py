@@ -1,7 +1,7 @@
 """The command line.
 
 ``isplit profile | package | serve | register | predict | recommend | label | device | store``,
-for research ``isplit bottleneck | evaluate``, and ``isplit demo``.
+for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``.
 
 Exit codes:
     0: done.
@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "store",
     "bottleneck",
     "evaluate",
+    "simulate",
     "demo",
 )
 """The commands, which are modules of this package.
@@ -74,6 +75,7 @@ _EXTRAS: Final = {
     "psutil": "server",
     "pydantic": "server",
     "matplotlib": "report",
+    "simpy": "simulate",
     "timm": "timm",
     "foolbox": "demo",
     "efficientnet_lite_pytorch": "demo",

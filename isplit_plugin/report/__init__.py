@@ -1,9 +1,10 @@
-"""HTML reports with figures: of a profile, of recommendations and of live traffic."""
+"""HTML reports with figures: of a profile, recommendations, live traffic and simulations."""
 
 from __future__ import annotations
 
 from .figures import Line, candidates, class_figure, curve_figure, overview_figure
 from .page import Page
+from .simulation_page import latency_figure, write_simulation
 from .writing import profile_page, write_report
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "candidates",
     "class_figure",
     "curve_figure",
+    "latency_figure",
     "overview_figure",
     "profile_page",
     "write_report",
+    "write_simulation",
 ]

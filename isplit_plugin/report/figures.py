@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Line", "candidates", "class_figure", "curve_figure", "faithful", "overview_figure"]
+__all__ = [
+    "Line",
+    "candidates",
+    "class_figure",
+    "curve_figure",
+    "faithful",
+    "overview_figure",
+    "styled",
+]
 
 TITLE: Final = "Importance (log10 CUI)"
 DECADES: Final = 7
@@ -53,7 +61,9 @@ def faithful(measurements: Sequence[CutMeasurement]) -> list[CutMeasurement]:
     return [m for m in measurements if m.images.sum() and m.agreeing.sum() >= 0.99 * m.images.sum()]
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw a figure in the style of the pages."""
+
     @wraps(draw)
     def wrapped(*args: Any, **kwargs: Any) -> Figure:
         import matplotlib
@@ -64,7 +74,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return wrapped
 
 
-@_styled
+@styled
 def overview_figure(profile: Profile) -> Figure:
     """Three panels over all split points: importance, bytes of one image, and head time.
 
@@ -93,7 +103,7 @@ def overview_figure(profile: Profile) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def class_figure(profile: Profile, class_ids: Sequence[int]) -> Figure:
     """Curves of up to six classes over the block outputs, each with its candidates starred."""
     members, _ = candidate_points(profile.split_points, "blocks")
@@ -106,7 +116,7 @@ def class_figure(profile: Profile, class_ids: Sequence[int]) -> Figure:
     return _curves([profile.split_points[int(i)] for i in members], lines, ground=ground)
 
 
-@_styled
+@styled
 def curve_figure(
     points: Sequence[SplitPoint],
     lines: Sequence[Line],

@@ -1,0 +1,247 @@
+"""The decision: which cut to take for one photo.
+
+Local computing, remote computing and split computing are all cuts, so one comparison decides
+between them. The expected latency of a cut is
+
+    head and encoding on the device + network + decoding and tail on the server
+
+as in Neurosurgeon (Kang et al., *ASPLOS* 2017), with the network's part from :mod:`.link`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ..schema import OUTPUT, Cut
+from .link import Link
+
+SURE: Final = 0.95
+"""A cut surely meets a deadline if it does so with at least this probability."""
+_MARGIN: Final = 1.2
+"""The local answer is started this much earlier than its usual time requires."""
+OBJECTIVES: Final = ("latency", "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A cut that a device could take, and what it costs there.
+
+    Attributes:
+        nbytes: bytes of the request; 0 at `output`.
+        device_ms: head and encoding on this device.
+        server_ms: decoding and tail on the server.
+        agreement: share of photos whose top-1 class equals the full network's; NaN where unknown.
+        refused: why the cut may not be taken, such as too little agreement; empty if it may.
+    """
+
+    cut: Cut
+    nbytes: float
+    device_ms: float
+    server_ms: float
+    agreement: float = math.nan
+    refused: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing is sent."""
+        return self.cut.split_point == OUTPUT
+
+
+@dataclass(frozen=True, slots=True)
+class RatedOption:
+    """An option with its expected latency and, with a deadline, its chance to meet it.
+
+    Attributes:
+        expected_ms: expected latency of one photo.
+        in_time: the probability that it meets the deadline; NaN without one.
+        reason: why it was taken, or why not.
+    """
+
+    option: Option
+    expected_ms: float
+    in_time: float
+    reason: str
+
+    @property
+    def cut(self) -> Cut:
+        """The option's cut."""
+        return self.option.cut
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The option to take, and all options with the reason why each was taken or not.
+
+    Attributes:
+        hopeless: whether even the best option will probably miss the deadline.
+    """
+
+    taken: RatedOption
+    options: tuple[RatedOption, ...]
+    hopeless: bool = False
+
+    @property
+    def cut(self) -> Cut:
+        """The cut to take."""
+        return self.taken.cut
+
+
+def decide(
+    options: Sequence[Option],
+    link: Link,
+    *,
+    deadline_ms: float | None = None,
+    objective: str = "latency",
+) -> Decision:
+    """Choose the cut for one photo.
+
+    Without a deadline the option of the lowest expected latency (or of the fewest bytes) is taken.
+    With one, those that meet it with a probability of at least :data:`SURE` are compared in the
+    same way by bytes first: the cheapest of them is taken. If there is none, the likeliest to meet
+    it is. Options that are refused are never taken, unless all are: then the one that agrees best
+    is, because a photo must be answered.
+
+    Ties go to fewer bytes, then to less work on the device, then to the name of the cut.
+
+    Parameters:
+        options: at least one.
+        deadline_ms: milliseconds that are left for this photo.
+        objective: "latency" or "bytes".
+
+    Raises:
+        ValueError: there is no option, the objective is unknown, or the deadline is not a number.
+    """
+    if not options:
+        raise ValueError("expected at least one option, got none")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective: expected {' or '.join(OBJECTIVES)}, got {objective!r}")
+    if deadline_ms is not None and math.isnan(deadline_ms):
+        raise ValueError("deadline_ms: expected a number, got NaN")
+    expected = _expected_ms(options, link)
+    in_time = _in_time(options, link, deadline_ms)
+    allowed = [index for index, option in enumerate(options) if not option.refused]
+    if allowed:
+        best, why = _best(options, expected, in_time, allowed, objective)
+    else:
+        best = min(range(len(options)), key=lambda i: (-_known(options[i].agreement), expected[i]))
+        why = "no cut is accurate enough; this one agrees best"
+    rated = tuple(
+        RatedOption(
+            option=option,
+            expected_ms=float(expected[index]),
+            in_time=float(in_time[index]),
+            reason=why if index == best else _why_not(index, best, options, expected, in_time),
+        )
+        for index, option in enumerate(options)
+    )
+    hopeless = deadline_ms is not None and in_time[best] < 0.5
+    return Decision(rated[best], rated, hopeless)
+
+
+def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
+    """How long after the photo's arrival the device should start to answer by itself.
+
+    With a deadline, so late that the local answer is ready in time. Without one, after as long as
+    the local answer takes, or the remote one was expected to, if that is longer: whoever waits as
+    long as the alternative costs pays at most twice the better of the two (Karlin et al.,
+    *Algorithmica* 1988).
+
+    Returns ``None`` where the decision is local already, or the device has no local option.
+    """
+    local = next((rated for rated in decision.options if rated.option.is_local), None)
+    if local is None or decision.taken.option.is_local or local.option.refused:
+        return None
+    if deadline_ms is not None:
+        return max(0.0, deadline_ms - _MARGIN * local.expected_ms)
+    return max(local.expected_ms, decision.taken.expected_ms)
+
+
+def _expected_ms(options: Sequence[Option], link: Link) -> np.ndarray:
+    nbytes = np.array([option.nbytes for option in options], dtype=np.float64)
+    network_ms = link.expected_ms(nbytes)
+    local = np.array([option.is_local for option in options])
+    own_ms = np.array([_own_ms(option) for option in options])
+    return own_ms + np.where(local, 0.0, network_ms)
+
+
+def _in_time(options: Sequence[Option], link: Link, deadline_ms: float | None) -> np.ndarray:
+    if deadline_ms is None:
+        return np.full(len(options), math.nan)
+    left_ms = np.array([deadline_ms - _own_ms(option) for option in options])
+    left_ms = np.where(np.isnan(left_ms), -math.inf, left_ms)
+    nbytes = np.array([option.nbytes for option in options], dtype=np.float64)
+    remote = link.probability_within(nbytes, left_ms)
+    local = np.array([option.is_local for option in options])
+    return np.where(local, (left_ms >= 0).astype(np.float64), remote)
+
+
+def _best(
+    options: Sequence[Option],
+    expected: np.ndarray,
+    in_time: np.ndarray,
+    allowed: Sequence[int],
+    objective: str,
+) -> tuple[int, str]:
+    """The index of the option to take, and why."""
+
+    def by_latency(index: int) -> tuple[float, float, float, str]:
+        option = options[index]
+        return _finite(expected[index]), option.nbytes, _own_ms(option), str(option.cut)
+
+    def by_bytes(index: int) -> tuple[float, float, float, str]:
+        option = options[index]
+        return option.nbytes, _finite(expected[index]), _own_ms(option), str(option.cut)
+
+    if np.isnan(in_time).all():
+        if objective == "bytes":
+            return min(allowed, key=by_bytes), "sends the fewest bytes"
+        return min(allowed, key=by_latency), "fastest"
+    sure = [index for index in allowed if in_time[index] >= SURE]
+    if sure:
+        return min(
+            sure, key=by_bytes
+        ), "sends the fewest bytes of those that surely meet the deadline"
+    likeliest = min(allowed, key=lambda index: (-in_time[index], by_latency(index)))
+    if in_time[likeliest] <= 0:
+        return min(allowed, key=by_latency), "no cut can meet the deadline; this one is fastest"
+    return likeliest, "likeliest to meet the deadline"
+
+
+def _why_not(
+    index: int,
+    best: int,
+    options: Sequence[Option],
+    expected: np.ndarray,
+    in_time: np.ndarray,
+) -> str:
+    option, taken = options[index], options[best]
+    if option.refused:
+        return option.refused
+    if math.isnan(expected[index]):
+        return "its time is not known"
+    if not math.isnan(in_time[index]) and in_time[index] < min(SURE, in_time[best]):
+        return f"meets the deadline with probability {in_time[index]:.2f}"
+    if option.nbytes > taken.nbytes and not math.isnan(in_time[index]):
+        return f"{option.nbytes - taken.nbytes:.0f} bytes more than {taken.cut}"
+    later_ms = expected[index] - expected[best]
+    if later_ms > 0:
+        return f"{later_ms:.3g} ms slower than {taken.cut}"
+    return f"no better than {taken.cut}"
+
+
+def _own_ms(option: Option) -> float:
+    """The part of the latency that is not the network's."""
+    return option.device_ms + (0.0 if option.is_local else option.server_ms)
+
+
+def _finite(value: float) -> float:
+    return math.inf if math.isnan(value) else float(value)
+
+
+def _known(value: float) -> float:
+    return -1.0 if math.isnan(value) else value

@@ -1,0 +1,213 @@
+"""``isplit simulate``: what each cut would cost on a link, before anything is deployed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import QueryError
+from ..terminal import kilobytes, table
+from . import common
+
+if TYPE_CHECKING:
+    from ..simulation import PolicyResult, Scenario, Uplink
+
+HELP: Final = "simulate what each cut costs on a link, before anything is deployed"
+DESCRIPTION: Final = """\
+Simulate devices that classify photos with a profiled network over a link: each cut on its own,
+the adaptive client, which decides for each photo, and an oracle, which knows the link's future.
+
+The link is a constant rate or a trace in Mahimahi's format: one line for each opportunity to send
+1,500 bytes, in milliseconds from the start. Every device works on one photo at a time; a photo
+that has to wait counts from its arrival. Only cuts that are accurate enough take part.
+"""
+EPILOG: Final = """\
+examples:
+  isplit simulate resnet50.profile.safetensors --bandwidth-mbps 4 --rtt-ms 40 --slowdown 8
+  isplit simulate resnet50.profile.safetensors --trace drive.up --deadline-ms 150 --slowdown 4
+  isplit simulate resnet50.profile.safetensors --trace drive.up --devices 30 --workers 2 \\
+      --report simulation.html
+
+The second answers "which cuts meet 150 ms on this trace": see the columns p95 and missed.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", type=Path, help="the file that `isplit profile` wrote")
+    link = parser.add_argument_group("link")
+    uplink = link.add_mutually_exclusive_group()
+    uplink.add_argument(
+        "--bandwidth-mbps",
+        type=float,
+        default=4.0,
+        metavar="X",
+        help="constant uplink in megabits per second (default: %(default)g)",
+    )
+    uplink.add_argument("--trace", type=Path, metavar="FILE", help="a trace of the uplink")
+    uplink.add_argument(
+        "--swinging",
+        type=float,
+        metavar="X",
+        help="a made-up trace that swings like that of a moving phone, X Mbit/s on average",
+    )
+    _number(link, "--rtt-ms", 30.0, "round trip without the time of the bytes")
+    device = parser.add_argument_group("devices and photos")
+    _number(device, "--slowdown", 1.0, "how many times slower a device is than the profile's CPU")
+    _whole(device, "--devices", 1, "devices that share the server")
+    _number(device, "--rate", 2.0, "photos a second of each device")
+    _whole(device, "--burst", 1, "photos that arrive at once")
+    _whole(device, "--photos", 300, "photos of each device")
+    device.add_argument(
+        "--deadline-ms", type=float, metavar="X", help="of each photo, from its arrival"
+    )
+    server = parser.add_argument_group("server")
+    _whole(server, "--workers", 1, "workers, each of which runs one request at a time")
+    _number(server, "--server-slowdown", 1.0, "how many times slower it is than the profile's CPU")
+    rules = parser.add_argument_group("rules")
+    _number(rules, "--tolerance", 0.01, "share of answers that may differ from the full network's")
+    rules.add_argument(
+        "--max-head-macs", type=float, metavar="X", help="the most work that a head may need"
+    )
+    rules.add_argument("--seed", type=int, default=0, help="of arrivals and noise (default: 0)")
+    rules.add_argument("--no-oracle", action="store_true", help="leave the oracle out")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..simulation import compare
+
+    scenario = _scenario(options)
+    results = compare(scenario, oracle=not options.no_oracle, progress=_progress)
+    if options.report is not None:
+        from ..report import write_simulation
+
+        write_simulation(options.report, scenario, results)
+        print(f"report: {options.report}", file=sys.stderr)
+    if options.json:
+        common.emit_json(
+            {
+                "link": scenario.uplink.describe(),
+                "deadline_ms": scenario.deadline_ms,
+                "results": [result.to_json() for result in results],
+            }
+        )
+        return 0
+    print(_heading(scenario))
+    print()
+    print(_table(scenario, results))
+    print()
+    print(_conclusion(scenario, results))
+    return 0
+
+
+def _scenario(options: argparse.Namespace) -> Scenario:
+    from ..profile import Profile
+    from ..simulation import Scenario, options_of
+
+    profile = Profile.load(options.profile)
+    return Scenario(
+        options=options_of(
+            profile,
+            slowdown=options.slowdown,
+            server_slowdown=options.server_slowdown,
+            tolerance=options.tolerance,
+            max_head_macs=options.max_head_macs,
+        ),
+        uplink=_uplink(options),
+        rtt_ms=options.rtt_ms,
+        deadline_ms=options.deadline_ms,
+        rate=options.rate,
+        burst=options.burst,
+        devices=options.devices,
+        workers=options.workers,
+        photos=options.photos,
+        seed=options.seed,
+    )
+
+
+def _uplink(options: argparse.Namespace) -> Uplink:
+    from ..simulation import ConstantUplink, TraceUplink, swinging_trace
+
+    if options.trace is not None:
+        return TraceUplink.load(options.trace)
+    if options.swinging is not None:
+        if not (math.isfinite(options.swinging) and options.swinging > 0):
+            raise QueryError(f"--swinging: expected a positive number, got {options.swinging!r}")
+        return swinging_trace(options.seed, mean_mbps=options.swinging)
+    return ConstantUplink(options.bandwidth_mbps)
+
+
+def _progress(policy: str) -> None:
+    print(f"simulating {policy}", file=sys.stderr)
+
+
+def _heading(scenario: Scenario) -> str:
+    devices = "1 device" if scenario.devices == 1 else f"{scenario.devices} devices"
+    workers = "1 worker" if scenario.workers == 1 else f"{scenario.workers} workers"
+    text = (
+        f"{devices}, each {scenario.photos} photos at {scenario.rate:g} a second, over "
+        f"{scenario.uplink.describe()} with {scenario.rtt_ms:g} ms round trip, to {workers}"
+    )
+    if scenario.deadline_ms is not None:
+        text += f"; deadline {scenario.deadline_ms:g} ms"
+    return text
+
+
+def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
+    header = ["policy", "mean ms", "p50 ms", "p95 ms", "bytes", "agreement", "server load"]
+    if scenario.deadline_ms is not None:
+        header.insert(4, "missed")
+    rows = []
+    for result in results:
+        row: list[object] = [
+            result.policy,
+            f"{result.mean_ms:.0f}",
+            f"{result.p50_ms:.0f}",
+            f"{result.p95_ms:.0f}",
+            kilobytes(result.mean_bytes),
+            f"{result.agreement:.3f}",
+            f"{result.server_load:.2f}",
+        ]
+        if scenario.deadline_ms is not None:
+            row.insert(4, f"{result.missed:.3f}")
+        rows.append(row)
+    return table(header, rows)
+
+
+def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
+    from ..simulation import ADAPTIVE, best_fixed
+
+    best = best_fixed(results)
+    adaptive = next(result for result in results if result.policy == ADAPTIVE)
+    text = (
+        f"best fixed cut: {best.policy}, {best.mean_ms:.0f} ms on average; the adaptive client "
+        f"takes {adaptive.mean_ms / best.mean_ms:.2f} times as long"
+    )
+    if adaptive.cuts:
+        cuts = sorted(adaptive.cuts.items(), key=lambda item: -item[1])
+        text += " with " + ", ".join(f"{cut} {share:.0%}" for cut, share in cuts[:4])
+    if scenario.deadline_ms is not None:
+        meeting = [r.policy for r in results if r.p95_ms <= scenario.deadline_ms]
+        names = ", ".join(meeting) or "none"
+        text += f"\nwithin {scenario.deadline_ms:g} ms at p95: {names}"
+    return text
+
+
+def _number(group: argparse._ArgumentGroup, option: str, default: float, text: str) -> None:
+    group.add_argument(
+        option, type=float, default=default, metavar="X", help=f"{text} (default: %(default)g)"
+    )
+
+
+def _whole(group: argparse._ArgumentGroup, option: str, default: int, text: str) -> None:
+    group.add_argument(
+        option,
+        type=common.positive_int,
+        default=default,
+        metavar="N",
+        help=f"{text} (default: %(default)s)",
+    )

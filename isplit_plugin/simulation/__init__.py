@@ -1,0 +1,38 @@
+"""Quality of service before deployment: a profile, a link and photos in, latency and misses out.
+
+Each cut of the profile, the adaptive client and an oracle run through the same photos on the same
+link. The adaptive client is simulated with its own code (:mod:`isplit_plugin.adaptive`).
+"""
+
+from __future__ import annotations
+
+from .comparison import ADAPTIVE, ORACLE, PolicyResult, best_fixed, compare, summary
+from .kernel import Photo, PolicyFactory, Run, simulate
+from .policies import Adaptive, Choice, Fixed, Oracle, Policy
+from .scenario import Scenario, options_of, useful
+from .uplink import ConstantUplink, TraceUplink, Uplink, swinging_trace
+
+__all__ = [
+    "ADAPTIVE",
+    "ORACLE",
+    "Adaptive",
+    "Choice",
+    "ConstantUplink",
+    "Fixed",
+    "Oracle",
+    "Photo",
+    "Policy",
+    "PolicyFactory",
+    "PolicyResult",
+    "Run",
+    "Scenario",
+    "TraceUplink",
+    "Uplink",
+    "best_fixed",
+    "compare",
+    "options_of",
+    "simulate",
+    "summary",
+    "swinging_trace",
+    "useful",
+]

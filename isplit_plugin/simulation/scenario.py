@@ -1,0 +1,169 @@
+"""What is simulated: devices, their link, their photos, and the server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..adaptive import Option
+from ..errors import QueryError
+from ..profile import CutMeasurement, Profile
+from ..schema import INPUT, OUTPUT
+from .uplink import ConstantUplink, Uplink
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One simulation.
+
+    Attributes:
+        options: the cuts that a device can take.
+        uplink: of every device. Each has one of its own, at another place of the same trace.
+        rtt_ms: round trip without the time of the bytes; the answer comes within it.
+        deadline_ms: of each photo, from its arrival; ``None`` for none.
+        rate: photos a second of each device.
+        burst: photos that arrive at once.
+        devices: how many devices share the server.
+        workers: of the server; each runs one request at a time.
+        photos: of each device.
+        noise: standard deviation of the logarithm of each computing time.
+        seed: of arrivals and noise.
+
+    Raises:
+        QueryError: a value is out of range; it names the field.
+    """
+
+    options: tuple[Option, ...]
+    uplink: Uplink = field(default_factory=lambda: ConstantUplink(4.0))
+    rtt_ms: float = 30.0
+    deadline_ms: float | None = None
+    rate: float = 2.0
+    burst: int = 1
+    devices: int = 1
+    workers: int = 1
+    photos: int = 200
+    noise: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise QueryError("options: expected at least one cut, got none", field="options")
+        if all(option.refused for option in self.options):
+            raise QueryError(
+                "no cut is accurate enough: raise the tolerance, or profile other codecs",
+                field="tolerance",
+            )
+        for name, low in (("rtt_ms", 0.0), ("rate", 1e-6), ("noise", 0.0)):
+            _at_least(name, getattr(self, name), low)
+        if self.deadline_ms is not None:
+            _at_least("deadline_ms", self.deadline_ms, 1e-3)
+        for name in ("burst", "devices", "workers", "photos"):
+            _at_least(name, getattr(self, name), 1)
+        if self.devices * self.photos > 1_000_000:
+            raise QueryError(
+                f"photos: expected at most 1,000,000 for all devices, got "
+                f"{self.devices * self.photos:,}",
+                field="photos",
+            )
+
+
+def options_of(
+    profile: Profile,
+    *,
+    slowdown: float = 1.0,
+    server_slowdown: float = 1.0,
+    tolerance: float = 0.01,
+    max_head_macs: float | None = None,
+    envelope_bytes: float = 0.0,
+) -> tuple[Option, ...]:
+    """The measured cuts of a profile as options of a device.
+
+    Parameters:
+        slowdown: how many times slower the device is than the machine that made the profile.
+        server_slowdown: the same for the server.
+        tolerance: the share of photos that may differ from the full network's answer.
+        max_head_macs: cuts whose head needs more are refused.
+        envelope_bytes: of each request beside the coded tensor.
+
+    Raises:
+        QueryError: a number is out of range.
+    """
+    _at_least("slowdown", slowdown, 1e-6)
+    _at_least("server_slowdown", server_slowdown, 1e-6)
+    if not 0 <= tolerance <= 1:
+        raise QueryError(f"tolerance: expected 0 to 1, got {tolerance!r}", field="tolerance")
+    options = []
+    for measurement in profile.measurements:
+        cut = measurement.cut
+        local = cut.split_point == OUTPUT
+        head_ms = 0.0 if cut.split_point == INPUT else _head_ms(profile, cut.split_point)
+        server_ms = measurement.decode_ms + profile.tail_ms.get(cut.split_point, math.nan)
+        option = Option(
+            cut=cut,
+            nbytes=0.0 if local else measurement.nbytes + envelope_bytes,
+            device_ms=slowdown * (head_ms + measurement.encode_ms),
+            server_ms=0.0 if local else server_slowdown * server_ms,
+            agreement=measurement.agreement,
+            refused=_refused(profile, measurement, tolerance, max_head_macs),
+        )
+        if math.isfinite(option.device_ms) and math.isfinite(option.server_ms):
+            options.append(option)
+    return tuple(options)
+
+
+def _head_ms(profile: Profile, split_point: str) -> float:
+    whole = profile.tail_ms.get(INPUT, math.nan) if split_point == OUTPUT else math.nan
+    return profile.head_ms.get(split_point, whole)
+
+
+def _refused(
+    profile: Profile, measurement: CutMeasurement, tolerance: float, max_head_macs: float | None
+) -> str:
+    """Why a cut may not be taken; empty if it may."""
+    agreement = measurement.agreement
+    if math.isnan(agreement):
+        return "its agreement was never measured"
+    if agreement < 1 - tolerance:
+        return f"agrees on {agreement:.4g} of the photos, below {1 - tolerance:.4g}"
+    macs = _head_macs(profile, measurement.split_point)
+    if max_head_macs is not None and macs > max_head_macs:
+        return f"its head needs {macs:,} MACs, limit {max_head_macs:,.0f}"
+    return ""
+
+
+def _head_macs(profile: Profile, split_point: str) -> int:
+    if split_point == INPUT:
+        return 0
+    if split_point == OUTPUT:
+        return max((p.macs.head + p.macs.tail for p in profile.split_points), default=0)
+    return profile.split_points[profile.point_index(split_point)].macs.head
+
+
+def useful(options: Sequence[Option]) -> tuple[Option, ...]:
+    """The options that some link could make the best: no other is at least as good in every part.
+
+    Refused options are left out.
+    """
+    allowed = [option for option in options if not option.refused]
+
+    def costs(option: Option) -> tuple[float, float, bool]:
+        return option.device_ms + option.server_ms, option.nbytes, not option.is_local
+
+    def beaten(option: Option, index: int) -> bool:
+        own = costs(option)
+        for other_index, other in enumerate(allowed):
+            theirs = costs(other)
+            no_worse = all(a <= b for a, b in zip(theirs, own, strict=True))
+            if no_worse and (theirs != own or other_index < index):
+                return True
+        return False
+
+    return tuple(option for index, option in enumerate(allowed) if not beaten(option, index))
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not (math.isfinite(value) and value >= low):
+        raise QueryError(
+            f"{name}: expected a number of at least {low:g}, got {value!r}", field=name
+        )

@@ -1,0 +1,71 @@
+"""``isplit simulate``: its table, JSON and page, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from toys.serving import profile_of, toy_network
+
+from isplit_plugin.cli import main
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sending 900 bytes of JPEG, or 130 bytes behind relu2, or staying on the device."""
+    torch.manual_seed(3)
+    made = profile_of(
+        toy_network(), torch.randn(12, 3, 16, 16), nbytes={("relu2", "uint8+zstd"): 130.0}
+    )
+    path = tmp_path_factory.mktemp("profile") / "toy.profile.safetensors"
+    made.save(path)
+    return path
+
+
+def test_a_table_and_a_conclusion(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--bandwidth-mbps", "0.5", "--photos", "50", "--deadline-ms", "150"]
+    assert main(["simulate", str(profile), *options]) == 0
+    printed = capsys.readouterr()
+    assert "1 device, each 50 photos at 2 a second, over 0.5 Mbit/s" in printed.out
+    lines = printed.out.splitlines()
+    policies = [line.split()[0] for line in lines[4:] if line and ":" in line.split()[0]]
+    assert "output:none" in policies
+    assert any(line.startswith("adaptive") for line in lines)
+    assert any(line.startswith("oracle") for line in lines)
+    assert "best fixed cut: " in printed.out
+    assert "within 150 ms at p95: " in printed.out
+    assert "simulating adaptive" in printed.err
+
+
+def test_json_and_a_page(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "drive.up"
+    trace.write_text("\n".join(str(ms) for ms in range(3, 3000, 7)))
+    page = tmp_path / "simulation.html"
+    options = ["--trace", str(trace), "--photos", "20", "--json", "--report", str(page)]
+    assert main(["simulate", str(profile), *options, "--no-oracle"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["link"].startswith("drive.up: 1.72 Mbit/s")
+    assert answer["deadline_ms"] is None
+    assert answer["results"][-1]["policy"] == "adaptive"
+    assert answer["results"][0]["missed"] is None
+    assert "adaptive" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rate", "0"], "rate: expected a number of at least"),
+        (["--tolerance", "2"], "tolerance: expected 0 to 1, got 2.0"),
+        (["--bandwidth-mbps", "-1"], "expected a positive bandwidth in Mbit/s, got -1.0"),
+        (["--swinging", "nan"], "--swinging: expected a positive number, got nan"),
+        (["--trace", "missing.up"], "missing.up: cannot read the trace"),
+        (["--slowdown", "0"], "slowdown: expected a number of at least"),
+    ],
+)
+def test_bad_input(
+    profile: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["simulate", str(profile), *options]) == 3
+    assert message in capsys.readouterr().err

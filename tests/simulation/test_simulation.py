@@ -1,0 +1,144 @@
+"""Simulations: latencies computed by hand, queues against theory, and the policies compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from isplit_plugin.adaptive import Option
+from isplit_plugin.errors import QueryError
+from isplit_plugin.schema import Cut
+from isplit_plugin.simulation import (
+    ADAPTIVE,
+    ORACLE,
+    Adaptive,
+    ConstantUplink,
+    Fixed,
+    Oracle,
+    Scenario,
+    TraceUplink,
+    best_fixed,
+    compare,
+    simulate,
+    summary,
+    swinging_trace,
+    useful,
+)
+
+LOCAL = Option(Cut("output", "none"), 0, 300, 0, agreement=1.0)
+PHOTO = Option(Cut("input", "jpeg"), 15_000, 5, 40, agreement=0.995)
+SPLIT = Option(Cut("layer2", "dct", 3), 5_000, 90, 25, agreement=0.99)
+OPTIONS = (LOCAL, PHOTO, SPLIT)
+CALM = Scenario(
+    OPTIONS, uplink=ConstantUplink(4.0), rtt_ms=30, rate=0.5, photos=30, noise=0.0, seed=1
+)
+
+
+def test_an_unloaded_system_by_hand() -> None:
+    # 90 ms on the device, 10 ms for 5,000 bytes at 4 Mbit/s, 30 ms round trip, 25 ms at the server.
+    run = simulate(replace(CALM, rate=0.01), lambda _offset: Fixed(SPLIT))
+    assert [photo.latency_ms for photo in run.photos] == pytest.approx([155.0] * 30)
+    local = simulate(replace(CALM, rate=0.01), lambda _offset: Fixed(LOCAL))
+    assert [photo.latency_ms for photo in local.photos] == pytest.approx([300.0] * 30)
+    assert local.busy_ms == 0
+
+
+def test_a_burst_waits_in_line_on_the_device() -> None:
+    scenario = replace(CALM, burst=3, photos=3)
+    run = simulate(scenario, lambda _offset: Fixed(LOCAL))
+    assert [photo.latency_ms for photo in run.photos] == pytest.approx([300.0, 600.0, 900.0])
+
+
+def test_a_queue_at_the_server_is_that_of_the_theory() -> None:
+    """Many devices, each rarely: Poisson arrivals at one worker with a constant time, M/D/1."""
+    option = Option(Cut("input", "jpeg"), 1, 0, 50, agreement=1.0)
+    scenario = Scenario(
+        (option,), ConstantUplink(1e6), rtt_ms=0, rate=0.05, devices=200, photos=100, noise=0.0
+    )
+    run = simulate(scenario, lambda _offset: Fixed(option))
+    load = 200 * 0.05 * 0.05
+    # Pollaczek and Khinchine: mean waiting time load * time / (2 * (1 - load)).
+    waiting_ms = load * 50 / (2 * (1 - load))
+    mean_ms = np.mean([photo.latency_ms for photo in run.photos]) - 50
+    assert mean_ms == pytest.approx(waiting_ms, rel=0.15)
+    assert run.busy_ms == 200 * 100 * 50
+    assert summary("jpeg", scenario, run).server_load == run.busy_ms / run.span_ms
+
+
+def test_equal_scenarios_give_equal_results() -> None:
+    scenario = replace(CALM, uplink=swinging_trace(2), noise=0.2, devices=3)
+    first, again = (simulate(scenario, lambda _offset: Adaptive(OPTIONS)).photos for _ in range(2))
+    assert first == again
+
+
+def test_a_stalled_link_is_answered_by_the_device() -> None:
+    """One opportunity to send a packet in 100 s: whoever waits for the server waits for ever."""
+    stalled = replace(CALM, uplink=TraceUplink([100_000.0]), photos=20, deadline_ms=700)
+    run = simulate(stalled, lambda _offset: Adaptive(OPTIONS))
+    assert max(photo.latency_ms for photo in run.photos) <= 700
+    results = {result.policy: result for result in compare(stalled)}
+    assert results[ADAPTIVE].missed == 0
+    assert results["input:jpeg"].missed == 1
+    patient = replace(stalled, deadline_ms=None)
+    run = simulate(patient, lambda _offset: Adaptive(OPTIONS))
+    # Without a deadline the device waits as long as its own answer takes, then answers itself.
+    assert max(photo.latency_ms for photo in run.photos) <= 3 * 300
+    assert any(photo.hedged for photo in run.photos)
+
+
+@pytest.mark.parametrize("slowdown", [1, 4])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_adapting_pays_on_a_swinging_link(slowdown: int, seed: int) -> None:
+    options = tuple(replace(o, device_ms=slowdown * o.device_ms / 2) for o in OPTIONS)
+    scenario = Scenario(options, swinging_trace(seed, mean_mbps=1.0), rate=0.5, photos=150)
+    results = compare(scenario)
+    by_name = {result.policy: result for result in results}
+    best = best_fixed(results)
+    assert by_name[ADAPTIVE].mean_ms <= 1.15 * best.mean_ms
+    # The oracle knows this link's future, but not the noise of the computing times.
+    assert by_name[ORACLE].mean_ms <= 1.02 * by_name[ADAPTIVE].mean_ms
+    assert by_name[ORACLE].mean_ms <= 1.02 * best.mean_ms
+
+
+def test_the_oracle_takes_the_fastest() -> None:
+    oracle = Oracle(OPTIONS, ConstantUplink(4.0), rtt_ms=30, offset_ms=0.0)
+    assert oracle.choose(0.0, None).option == PHOTO
+    slow = Oracle(OPTIONS, ConstantUplink(0.3), rtt_ms=30, offset_ms=0.0)
+    assert slow.choose(0.0, None).option == SPLIT
+
+
+def test_options_that_no_link_could_prefer_are_left_out() -> None:
+    worse = Option(Cut("layer2", "uint8"), 6_000, 90, 25, agreement=1.0)
+    twin = replace(SPLIT, cut=Cut("layer2", "dct", 4))
+    refused = replace(PHOTO, cut=Cut("input", "avif"), nbytes=1, refused="inaccurate")
+    assert useful([*OPTIONS, worse, twin, refused]) == OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rtt_ms", -1.0),
+        ("rate", 0.0),
+        ("rate", math.nan),
+        ("noise", math.inf),
+        ("deadline_ms", 0.0),
+        ("devices", 0),
+        ("photos", 0),
+        ("photos", 2_000_000),
+        ("workers", 0),
+        ("burst", 0),
+    ],
+)
+def test_values_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(QueryError, match=f"{field}: expected"):
+        replace(CALM, **{field: value})  # type: ignore[arg-type]
+
+
+def test_nothing_to_choose_from() -> None:
+    with pytest.raises(QueryError, match="at least one cut"):
+        replace(CALM, options=())
+    with pytest.raises(QueryError, match="no cut is accurate enough"):
+        replace(CALM, options=tuple(replace(o, refused="inaccurate") for o in OPTIONS))
