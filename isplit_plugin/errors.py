@@ -11,6 +11,7 @@ facts for programs.
     │   └── SplitPointError          422 invalid_split_point  not possible at this split point
     ├── UnknownNameError             404 unknown_name
     │   ├── UnknownModelError        404 unknown_model
+    │   │   └── UnknownVersionError  404 unknown_version
     │   ├── UnknownClassError        404 unknown_class
     │   ├── UnknownRequestError      404 unknown_request      a label for an unknown request
     │   ├── UnknownSplitPointError   404 unknown_split_point
@@ -78,6 +79,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownRequestError",
     "UnknownSplitPointError",
+    "UnknownVersionError",
     "WireError",
     "WireSizeError",
     "from_json",
@@ -149,6 +151,16 @@ class UnknownModelError(UnknownNameError):
 
     code = "unknown_model"
     kind = "model"
+
+
+class UnknownVersionError(UnknownModelError):
+    """A server or a store has the model, but not this version or network of it.
+
+    ``details["known"]`` lists the versions that are there, as far as they are known.
+    """
+
+    code = "unknown_version"
+    kind = "version"
 
 
 class UnknownClassError(UnknownNameError):

@@ -8,9 +8,9 @@ from .aggregates.samples import ImportanceSample
 from .label_reader import LabelReader
 from .labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
 from .recorder import Recorder
-from .rows.networks import StoredNetwork
 from .rows.served import Group
 from .rows.ticket import TicketUse
+from .rows.versions import StoredNetwork
 from .sampler import ImportanceFn, Sampler, is_sampled
 from .store import StandingSnapshot, Store
 

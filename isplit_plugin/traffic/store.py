@@ -22,10 +22,8 @@ from .rows import tables
 from .rows.networks import (
     NetworkEntry,
     NetworkReader,
-    StoredNetwork,
     has_network,
     last_entry,
-    list_networks,
     mean0_of,
     put_network,
 )
@@ -34,6 +32,7 @@ from .rows.revisions import read_revision
 from .rows.served import Group, read_drops, read_groups
 from .rows.standing import read_changes, read_standing, write_standing
 from .rows.ticket import TicketUse, use_ticket
+from .rows.versions import StoredNetwork, has_version, list_networks, note_requests
 from .upkeep import check_rows, export_rows, roll_up_all, size_bytes, vacuum
 from .view import read_view
 
@@ -121,20 +120,34 @@ class Store(ForkAware, Closing):
             put_network(connection, revision, entry)
 
     def networks(self) -> tuple[StoredNetwork, ...]:
-        """All models and versions, the last one put first."""
+        """All versions of all models, by name and version."""
         with self._db.read() as connection:
             return list_networks(connection)
 
-    def manifest(self, model: str, version: str | None = None) -> Manifest:
-        """The manifest of a model; without ``version``, of the one put last.
+    def manifest(
+        self, model: str, version: str | None = None, network_hash: str | None = None
+    ) -> Manifest:
+        """The manifest of a model.
 
-        Raises UnknownModelError.
+        Without ``version`` and ``network_hash`` it is that of the current version: the one that
+        answered most of the recent requests, and the lowest before any was answered. With
+        ``network_hash`` alone it is the current one of the versions that have this network.
+
+        Raises:
+            UnknownModelError: no version of the model is in the store.
+            UnknownVersionError: others are, but not this version or network.
+            NetworkMismatchError: the version is there with another network.
         """
         with self._db.read() as connection:
-            return self._networks.manifest(connection, self.opened, model, version)
+            return self._networks.manifest(connection, self.opened, model, version, network_hash)
+
+    def has_version(self, manifest: Manifest) -> bool:
+        """Whether the store has this version of a model with this network."""
+        with self._db.read() as connection:
+            return has_version(connection, manifest.model, manifest.version, manifest.network_hash)
 
     def profile(self, network_hash: str) -> Profile | None:
-        """The profile of a network; ``None`` if it was put without. Raises UnknownModelError."""
+        """The profile of a network; ``None`` if it was put without. Raises UnknownVersionError."""
         with self._db.read() as connection:
             return self._networks.profile(connection, self.opened, network_hash)
 
@@ -175,10 +188,21 @@ class Store(ForkAware, Closing):
 
     # ------------------------------------------------------------------------------------ writing
 
-    def add(self, network_hash: str, delta: Delta) -> dict[str, set[str]]:
-        """Add a delta in one transaction, and return the network's names by kind."""
+    def add(
+        self, network_hash: str, delta: Delta, manifest: Manifest | None = None
+    ) -> dict[str, set[str]]:
+        """Add a delta in one transaction, and return the network's names by kind.
+
+        ``manifest``: of the version that answered these requests; by default they count for every
+        version that has this network.
+        """
+        version = None if manifest is None else (manifest.model, manifest.version)
         with self._db.write() as (connection, revision):
-            return write_delta(connection, revision, network_hash, delta)
+            names = write_delta(connection, revision, network_hash, delta)
+            requests = sum(counts.requests for counts in delta.served.values())
+            if requests:
+                note_requests(connection, network_hash, version, requests, delta.as_of)
+            return names
 
     def add_probe(
         self, network_hash: str, ticket: TicketUse, sample: ImportanceSample, *, classes: int
@@ -223,7 +247,7 @@ class Store(ForkAware, Closing):
         """The live view of a device group and its standing pick, as of one moment."""
         with self._db.read() as connection:
             live = read_view(connection, manifest.network_hash, group, self.half_life_s)
-            state = read_standing(connection, manifest.model, manifest.version, group)
+            state = read_standing(connection, manifest, group)
             return StandingSnapshot(live, state)
 
     def put_standing(
@@ -236,9 +260,7 @@ class Store(ForkAware, Closing):
     ) -> bool:
         """Replace the standing pick ``before``; ``False`` if another one stands by now."""
         with self._db.write() as (connection, _):
-            replaced = write_standing(
-                connection, manifest.model, manifest.version, group, before, after, changes
-            )
+            replaced = write_standing(connection, manifest, group, before, after, changes)
             if not replaced:
                 connection.rollback()
             return replaced
@@ -246,7 +268,7 @@ class Store(ForkAware, Closing):
     def changes(self, manifest: Manifest, group: str) -> tuple[PickChange, ...]:
         """The last changes of the standing pick, the newest first."""
         with self._db.read() as connection:
-            return read_changes(connection, manifest.model, manifest.version, group)
+            return read_changes(connection, manifest, group)
 
     # ------------------------------------------------------------------------------------- upkeep
 

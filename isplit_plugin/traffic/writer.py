@@ -94,16 +94,25 @@ class DeltaWriter:
         self._store = store
 
     def write(self) -> None:
-        """Write the delta to the open store, and clear it. Raises StoreError."""
-        if self._store is None or self.delta is None:
+        """Write the delta to the open store, and clear it. Raises StoreError.
+
+        A store that has forgotten the version gets it again, with or without requests to write.
+        """
+        if self._store is None or self.delta is None or self._manifest is None:
             return
+        if not self._store.has_version(self._manifest):  # notices a replaced file, too
+            self._store.put_network(self._manifest, self._profile)
+            _LOGGER.warning(
+                "isplit: %s %s was forgotten by the store, but this worker serves it: it is in "
+                "the store again, and statistics that were forgotten begin anew",
+                self._manifest.model,
+                self._manifest.version,
+            )
         if len(self.delta):
-            names = self._store.add(self._network, self.delta)
+            names = self._store.add(self._network, self.delta, self._manifest)
             self.delta.clear()
             self.delta.adopt_names(names)
             self.flushes += 1
-        else:
-            self._store.revision()  # notices a file that was deleted or replaced
         self._failed_in_a_row = 0
         self.last_error = ""
 

@@ -11,7 +11,7 @@ import pytest
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample, samples
 
 from isplit_plugin.advice.live_view import ImportanceRows, LiveView
-from isplit_plugin.errors import StoreError, UnknownModelError
+from isplit_plugin.errors import StoreError, UnknownModelError, UnknownVersionError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Store
 from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
@@ -85,21 +85,14 @@ def test_putting_the_same_again_changes_nothing(store: Store, url: str) -> None:
     assert store.profile(NETWORK) is not None
 
 
-def test_the_version_put_last_is_the_one_without_asking(store: Store) -> None:
-    store.put_network(manifest("sha256-second", version="2.0"), None)
-    assert store.manifest("toy").version == "2.0"
-    assert store.manifest("toy", "1.0").network_hash == NETWORK
-    assert [n.version for n in store.networks()] == ["2.0", "1.0"]
-    assert store.profile("sha256-second") is None
-    assert [n.has_profile for n in store.networks()] == [False, True]
-
-
 def test_unknown_names_list_the_known_ones(store: Store) -> None:
     with pytest.raises(UnknownModelError, match="unknown model 'cat'; known: toy"):
         store.manifest("cat")
-    with pytest.raises(UnknownModelError, match=r"toy/1\.0"):
+    with pytest.raises(
+        UnknownVersionError, match=r"unknown version '9' of model 'toy'; known: 1\.0"
+    ):
         store.manifest("toy", "9")
-    with pytest.raises(UnknownModelError, match=NETWORK):
+    with pytest.raises(UnknownVersionError, match=f"no network nothing in the store; .*{NETWORK}"):
         store.profile("nothing")
 
 

@@ -21,7 +21,7 @@ MAX_CURVES: Final = 100
 
 
 def models(networks: Sequence[StoredNetwork]) -> dict[str, Any]:
-    """The models in the store, the last one put first."""
+    """The versions of all models in the store, by name and version."""
     return {
         "models": [
             {
@@ -30,6 +30,7 @@ def models(networks: Sequence[StoredNetwork]) -> dict[str, Any]:
                 "network_hash": network.network_hash,
                 "has_profile": network.has_profile,
                 "as_of": network.as_of,
+                "current": network.current,
             }
             for network in networks
         ]

@@ -39,27 +39,36 @@ TOPICS: Final = (
 
 _CONSTRAINTS: Final = tuple(f.name for f in dataclasses.fields(Constraints))
 _TEXTS: Final = ("group", "rule", "candidate_set", "predictor", "mix")
-_FIELDS: Final = ("model", "version", "classes", *_TEXTS, "constraints")
-_PATH: Final = ("version", "classes", *_TEXTS)
-_PARAMETERS: Final = ("model", "version", "class", "classes", *_TEXTS, *_CONSTRAINTS)
+_FIELDS: Final = ("model", "version", "network_hash", "classes", *_TEXTS, "constraints")
+_PATH: Final = ("version", "network_hash", "classes", *_TEXTS)
+_PARAMETERS: Final = (
+    "model",
+    "version",
+    "network_hash",
+    "class",
+    "classes",
+    *_TEXTS,
+    *_CONSTRAINTS,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked (one of ``TOPICS``), about which model and version (``None``: the last one
-    put), and the query.
+    """What is asked (one of ``TOPICS``), about which model, version and network, and the query.
+
+    Without version and network, it is about the current version of the model.
     """
 
     topic: str
     model: str = ""
     version: str | None = None
+    network_hash: str | None = None
     query: Query = field(default_factory=Query)
 
     def key(self) -> str:
         """Equal for equal questions."""
-        return json.dumps(
-            [self.topic, self.model, self.version, self.query.to_json()], sort_keys=True
-        )
+        subject = [self.topic, self.model, self.version, self.network_hash]
+        return json.dumps([*subject, self.query.to_json()], sort_keys=True)
 
 
 def read_question(
@@ -92,8 +101,18 @@ def read_question(
         raise QueryError(
             f"model: expected a model's name, got none; {topic}/<model>", field="model"
         )
-    version = None if fields.get("version") is None else _text("version", fields["version"])
-    return Question(topic, _text("model", fields["model"]), version, _query(fields))
+    names = {
+        name: _text(name, fields[name])
+        for name in ("model", "version", "network_hash")
+        if fields.get(name) is not None
+    }
+    if "/" in names["model"]:
+        raise QueryError(
+            f"model: expected a name alone, got {show(names['model'])}: the version is a field "
+            "of its own, `version`",
+            field="model",
+        )
+    return Question(topic, **names, query=_query(fields))
 
 
 def _path(raw: str) -> tuple[str | None, dict[str, Any]]:

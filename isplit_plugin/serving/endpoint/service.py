@@ -139,7 +139,7 @@ class Endpoint:
     def _compute(self, store: Store, snapshot: Snapshot, question: Question) -> dict[str, Any]:
         if question.topic == "models":
             return listings.models(store.networks())
-        manifest = snapshot.manifest(question.model, question.version)
+        manifest = snapshot.manifest(question.model, question.version, question.network_hash)
         groups = snapshot.groups(manifest.network_hash)
         if question.topic == "groups":
             return listings.groups(manifest, groups)

@@ -27,9 +27,11 @@ class Snapshot:
         self._store = store
         self._cache = cache
 
-    def manifest(self, model: str, version: str | None) -> Manifest:
-        key = ("manifest", model, version)
-        return self._cache.get(key, self.version, lambda: self._store.manifest(model, version))
+    def manifest(self, model: str, version: str | None, network_hash: str | None) -> Manifest:
+        key = ("manifest", model, version, network_hash)
+        return self._cache.get(
+            key, self.version, lambda: self._store.manifest(model, version, network_hash)
+        )
 
     def profile(self, network_hash: str) -> Profile | None:
         key = ("profile", network_hash)
@@ -48,7 +50,7 @@ class Snapshot:
         )
 
     def standing(self, manifest: Manifest, group: str) -> StandingSnapshot:
-        key = ("standing", manifest.model, manifest.version, group)
+        key = ("standing", manifest.model, manifest.version, manifest.network_hash, group)
         return self._cache.get(key, self.version, lambda: self._read_standing(manifest, group))
 
     def _read_standing(self, manifest: Manifest, group: str) -> StandingSnapshot:

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ...errors import ArtifactError, ProfileError, StoreError, UnknownModelError
+from ...errors import ArtifactError, ProfileError, StoreError, UnknownVersionError
 from ...profile import Profile
 from ...schema import Manifest
 from ..aggregates.moments import F64
 from . import tables
 from .importance import move_shift
 from .revisions import note_change
-from .sql import upsert
-
-
-class StoredNetwork(NamedTuple):
-    """One model and version in the store.
-
-    Attributes:
-        revision: the revision of the network's last change.
-        as_of: epoch seconds of its newest observation; ``None`` without traffic.
-    """
-
-    model: str
-    version: str
-    network_hash: str
-    has_profile: bool
-    revision: int
-    as_of: float | None
+from .sql import equals, upsert
+from .versions import find_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +53,9 @@ def has_network(connection: Connection, entry: NetworkEntry) -> bool:
     models = tables.model
     manifest = entry.manifest
     query = sa.select(models.c.manifest).where(
-        models.c.model == manifest.model, models.c.version == manifest.version
+        models.c.model == manifest.model,
+        models.c.version == manifest.version,
+        models.c.network == manifest.network_hash,
     )
     if connection.scalar(query) != _canonical(manifest):
         return False
@@ -106,36 +93,27 @@ def put_network(connection: Connection, revision: int, entry: NetworkEntry) -> N
             old = np.frombuffer(stored.mean0, "<f8").astype(np.float64)
             if not np.array_equal(old, mean0):
                 move_shift(connection, network, old, mean0)
-    row = {
-        "model": manifest.model,
-        "version": manifest.version,
-        "network": network,
-        "revision": revision,
-        "manifest": _canonical(manifest),
-    }
-    upsert(connection, tables.model, [row])
+    _put_version(connection, revision, manifest)
     note_change(connection, network, revision)
 
 
-def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
-    """All models and versions, the last one put first."""
-    models = tables.model
-    networks = tables.network
-    progress = tables.progress
-    query = (
-        sa.select(
-            models.c.model,
-            models.c.version,
-            models.c.network,
-            networks.c.profile.is_not(None),
-            progress.c.revision,
-            progress.c.as_of,
-        )
-        .join(networks, networks.c.network == models.c.network)
-        .join(progress, progress.c.network == models.c.network)
-        .order_by(models.c.revision.desc())
-    )
-    return tuple(StoredNetwork(*row) for row in connection.execute(query))
+def _put_version(connection: Connection, revision: int, manifest: Manifest) -> None:
+    """Write the row of a version. Its requests so far remain."""
+    table = tables.model
+    key = {
+        "model": manifest.model,
+        "version": manifest.version,
+        "network": manifest.network_hash,
+    }
+    stored = connection.execute(sa.select(table).where(equals(table, key))).first()
+    row = {
+        **key,
+        "manifest": _canonical(manifest),
+        "revision": revision,
+        "as_of": None if stored is None else stored.as_of,
+        "recent": 0.0 if stored is None else stored.recent,
+    }
+    upsert(connection, table, [row])
 
 
 def mean0_of(connection: Connection, network: str) -> F64:
@@ -168,41 +146,42 @@ class NetworkReader:
     """
 
     def __init__(self) -> None:
-        self._manifests: dict[tuple[str, str], tuple[Any, Manifest]] = {}
+        self._manifests: dict[tuple[str, str, str], tuple[Any, Manifest]] = {}
         self._profiles: dict[str, tuple[Any, Profile | None]] = {}
 
     def manifest(
-        self, connection: Connection, opened: int, model: str, version: str | None
+        self,
+        connection: Connection,
+        opened: int,
+        model: str,
+        version: str | None,
+        network: str | None,
     ) -> Manifest:
-        """The manifest of a model. Raises UnknownModelError, StoreError."""
-        table = tables.model
-        query = sa.select(table.c.version, table.c.revision).where(table.c.model == model)
-        if version is not None:
-            query = query.where(table.c.version == version)
-        row = connection.execute(query.order_by(table.c.revision.desc()).limit(1)).first()
-        if row is None:
-            raise _unknown_model(connection, model, version)
-        key = (model, row.version)
-        age = (opened, row.revision)
+        """The manifest that :func:`.versions.find_version` names. Raises as it, and StoreError."""
+        row = find_version(connection, model, version, network)
+        key = (model, row.version, row.network)
+        age = (opened, row.put)
         if key in self._manifests and self._manifests[key][0] == age:
             return self._manifests[key][1]
-        raw = connection.scalar(
-            sa.select(table.c.manifest).where(
-                table.c.model == model, table.c.version == row.version
-            )
-        )
+        table = tables.model
+        columns = dict(zip(("model", "version", "network"), key, strict=True))
+        raw = connection.scalar(sa.select(table.c.manifest).where(equals(table, columns)))
         manifest = _parse_manifest(str(raw), model)
         self._manifests[key] = (age, manifest)
         return manifest
 
     def profile(self, connection: Connection, opened: int, network: str) -> Profile | None:
-        """The profile of a network. Raises UnknownModelError, StoreError."""
+        """The profile of a network. Raises UnknownVersionError, StoreError."""
         table = tables.network
         of_network = table.c.network == network
         revision = connection.scalar(sa.select(table.c.revision).where(of_network))
         if revision is None:
-            known = [stored.network_hash for stored in list_networks(connection)]
-            raise UnknownModelError.of(network, known)
+            names = sa.select(table.c.network).order_by(table.c.network).limit(60)
+            known = list(connection.scalars(names))
+            raise UnknownVersionError(
+                f"no network {network[:80]} in the store; known: {', '.join(known) or 'none'}",
+                known=known,
+            )
         age = (opened, int(revision))
         if network in self._profiles and self._profiles[network][0] == age:
             return self._profiles[network][1]
@@ -214,16 +193,6 @@ class NetworkReader:
             raise StoreError(f"expected a readable profile, got {error}") from error
         self._profiles[network] = (age, profile)
         return profile
-
-
-def _unknown_model(connection: Connection, model: str, version: str | None) -> UnknownModelError:
-    networks = list_networks(connection)
-    if version is None:
-        error = UnknownModelError.of(model, [stored.model for stored in networks])
-    else:
-        known = [f"{stored.model}/{stored.version}" for stored in networks]
-        error = UnknownModelError.of(f"{model}/{version}", known)
-    return error
 
 
 def _canonical(manifest: Manifest) -> str:

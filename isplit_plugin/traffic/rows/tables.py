@@ -51,9 +51,11 @@ model = Table(
     metadata,
     Column("model", String(256), primary_key=True),
     Column("version", String(128), primary_key=True),
-    Column("network", String(128), nullable=False),
+    Column("network", String(128), primary_key=True),
     Column("manifest", Text, nullable=False),
-    Column("revision", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of the last put that changed it
+    Column("as_of", Double),  # epoch seconds of its newest request
+    Column("recent", Double, nullable=False),  # its requests, decayed within hours
 )
 
 progress = Table(
@@ -168,6 +170,7 @@ standing = Table(
     metadata,
     Column("model", String(256), primary_key=True),
     Column("version", String(128), primary_key=True),
+    Column("network", String(128), primary_key=True),
     Column("device_group", String(128), primary_key=True),
     Column("number", BigInteger, nullable=False),  # of changes so far
     Column("state", Text, nullable=False),
@@ -178,6 +181,7 @@ change = Table(
     metadata,
     Column("model", String(256), primary_key=True),
     Column("version", String(128), primary_key=True),
+    Column("network", String(128), primary_key=True),
     Column("device_group", String(128), primary_key=True),
     Column("number", BigInteger, primary_key=True),
     Column("at", Double, nullable=False),

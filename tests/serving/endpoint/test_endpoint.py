@@ -169,6 +169,7 @@ def test_models_lists_what_is_in_the_store(ask: Ask, store: Store) -> None:
             "network_hash": toys.HASH,
             "has_profile": True,
             "as_of": None,
+            "current": True,
         }
     ]
 
@@ -237,7 +238,7 @@ def test_limits_reach_the_advice_from_query_string_and_json(ask: Ask, store: Sto
     ("request_", "status", "says"),
     [
         ({"path": "recommendations/nobody"}, 404, ["unknown model 'nobody'", "toy"]),
-        ({"path": "recommendations/toy/version/9"}, 404, ["toy/9", "toy/1.0"]),
+        ({"path": "recommendations/toy/version/9"}, 404, ["'9' of model 'toy'", "known: 1.0"]),
         ({"path": "recommendations/toy/classes/7"}, 404, ["unknown class '7'", "0, 1, 2"]),
         ({"path": "../../etc/passwd"}, 404, ["'..'", "recommendations/<model>"]),
         ({"path": "recommendations/../../etc"}, 400, ["'..'", "classes"]),
@@ -367,7 +368,7 @@ def test_answers_are_kept_until_the_store_changes(
     assert one(ask, path="recommendations/toy") == first
     assert len(calls) == 1
     store.put_network(toys.manifest(version="2.0"), toys.profile())
-    status, body = one(ask, path="recommendations/toy")
+    status, body = one(ask, path="recommendations/toy/version/2.0")
     assert (status, body["version"], len(calls)) == (200, "2.0", 2)
     old = one(ask, path="recommendations/toy/version/1.0")[1]
     assert old["revision"] != first[1]["revision"]
@@ -608,3 +609,47 @@ def observation(i: int, **changes: Any) -> Observation:
         "at": AT + i,
     }
     return Observation(**{**values, **changes})
+
+
+def test_each_network_gets_its_own_answer(ask: Ask, store: Store) -> None:
+    """A version that is only registered beside the first one changes nothing for anybody."""
+    before = one(ask, path="recommendations/toy")[1]
+    other = "sha256:second"
+    store.put_network(
+        toys.manifest(version="2.0", network_hash=other), toys.profile(network_hash=other)
+    )
+    plain = one(ask, path="recommendations/toy")[1]
+    assert (plain["version"], plain["network_hash"]) == ("1.0", toys.HASH)
+    assert plain["use"] == before["use"]
+    ways: list[dict[str, Any]] = [
+        {"path": f"recommendations/toy/network_hash/{other}"},
+        {"parts": {"model": "toy", "network_hash": other}},
+        {"parts": {"body": {"model": "toy", "network_hash": other}}},
+    ]
+    for way in ways:
+        ((status, _, body),) = ask(way)
+        assert (status, body["version"], body["network_hash"]) == (200, "2.0", other)
+    for topic in ("classes", "accuracy", "groups", "changes"):
+        for network in (toys.HASH, other):
+            status, body = one(ask, path=f"{topic}/toy/network_hash/{network}")
+            assert (status, body["network_hash"]) == (200, network)
+
+
+def test_a_version_or_network_that_is_not_there_names_those_that_are(
+    ask: Ask, store: Store
+) -> None:
+    store.put_network(toys.manifest(version="2.0", network_hash="sha256:second"), None)
+    status, body = one(ask, path="recommendations/toy/version/3.0")
+    assert (status, body["code"]) == (404, "unknown_version")
+    assert "known: 1.0, 2.0" in body["error"]
+    status, body = one(ask, path="recommendations/toy/network_hash/none")
+    assert (status, body["code"], body["details"]) == (
+        404,
+        "unknown_version",
+        {"known": ["1.0", "2.0"]},
+    )
+    status, body = one(ask, path=f"recommendations/toy/version/2.0/network_hash/{toys.HASH}")
+    assert (status, body["code"]) == (409, "network_mismatch")
+    ((status, _, body),) = ask({"parts": {"body": {"model": "toy/1.0"}}})
+    assert (status, body["code"]) == (400, "bad_query")
+    assert "`version`" in body["error"]
