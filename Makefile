@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast lint format docs bench clean distclean
+.PHONY: help setup demo test test-fast lint format docs bench fuzz clean distclean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
@@ -61,6 +65,9 @@ docs: $(VENV)/.docs  ## the documentation in build/docs; every warning is an err
 
 bench: $(VENV)/.dev  ## speed and memory, JSON and a table
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(VENV)/.fuzz  ## fuzz all readers of foreign bytes, 20 s each; ARGS='--seconds 60 request'
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 clean:  ## remove build products and caches
 	rm -rf build dist docs/reference/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,14 @@
+"""All targets, by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .file_targets import FILE_TARGETS
+from .server_targets import SERVER_TARGETS
+from .target import Target
+from .wire_targets import WIRE_TARGETS
+
+TARGETS: Final[dict[str, Target]] = {
+    target.name: target for target in (*WIRE_TARGETS, *FILE_TARGETS, *SERVER_TARGETS)
+}
