@@ -12,7 +12,7 @@ import isplit_plugin
 
 PUBLIC_MODULES = ("errors", "image")
 """The other modules beside the packages are helpers that several of them share."""
-INTERNAL_PACKAGES = ("network.graphs", "traffic.aggregates", "traffic.rows")
+INTERNAL_PACKAGES = ("network.graphs", "traffic.aggregates", "traffic.rows", "wire.transform")
 """Parts of a package, used inside it only."""
 
 

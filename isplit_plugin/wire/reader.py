@@ -37,6 +37,12 @@ class Reader:
         self._position += size
         return self._data[start : self._position]
 
+    def peek(self, size: int) -> memoryview:
+        """The next ``size`` bytes, which stay unread. Raises WireError where fewer are left."""
+        data = self.take(size)
+        self._position -= size
+        return data
+
     def unpack(self, layout: Struct) -> tuple[Any, ...]:
         """Read the values of a struct. Raises WireError where too few bytes are left."""
         return layout.unpack(self.take(layout.size))

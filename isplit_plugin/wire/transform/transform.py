@@ -1,0 +1,186 @@
+"""The transform of one split point: what the codec ``dct`` knows of it, shared by both sides.
+
+An item's activation becomes components, ``encoder @ (activation - mean)``, and each component's
+values become frequencies (:mod:`.grid`). A frequency belongs to a band. The coefficient is the
+frequency in steps of ``step * widths``, rounded towards zero at first: with the offset
+:data:`ROUNDING` instead of one half (a dead zone).
+
+A coefficient's class says how large it is expected to be, in quarters of an octave relative to the
+step; each class has a frequency table. A quality q has a step that is ``2 ** (-q * spacing / 4)``
+as wide, so its classes are ``q * spacing`` higher. Coefficients below class 1 are not coded: they
+are 0. So one transform serves all qualities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import WireError
+from ...schema import FloatArray
+from ..reader import Reader
+from . import coefficients
+from .coefficients import MAX_MAGNITUDE, Coefficients
+from .grid import Grid, channels_back, channels_first
+from .rans import Tables
+
+QUALITIES: Final = tuple(range(8))
+"""The qualities of the codec ``dct``."""
+ROUNDING: Final = 0.35
+"""Added before rounding down: less than one half makes more zeros, which cost little."""
+CLASSES_PER_OCTAVE: Final = 4
+
+Float16Array = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A fitted transform, with K components of an activation with C channels and P positions.
+
+    Attributes:
+        network_hash: the network that it was fitted for.
+        split_point: the name of the split point.
+        shape: of the activation, without the batch.
+        channel_axis: counted with the batch.
+        encoder: (K, C), from channels to components, those that matter most first.
+        decoder: (C, K), from components to channels.
+        mean: (1 + prefix, C), of the grid and of each position of the prefix.
+        widths: (K, bands), the step of each component and band relative to ``step``.
+        classes: (K, bands), at quality 0.
+        tables: (T, :data:`.coefficients.ALPHABET`), the frequency table of each class.
+        centroids: (T, 3), the mean of what is coded as magnitude 1, 2, and 3 or more, less the
+            magnitude.
+        step: at quality 0.
+        spacing: classes between two qualities.
+        low, high: the range of the activation. What is decoded is clipped to it.
+
+    ``Transform`` objects are made by :func:`.artefact.unpack`, which checks all of this, and by
+    :mod:`isplit_plugin.network`.
+    """
+
+    network_hash: str
+    split_point: str
+    shape: tuple[int, ...]
+    channel_axis: int
+    encoder: Float16Array
+    decoder: Float16Array
+    mean: FloatArray
+    widths: Float16Array
+    classes: npt.NDArray[np.int8]
+    tables: npt.NDArray[np.uint16]
+    centroids: Float16Array
+    step: float
+    spacing: int
+    low: float
+    high: float
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The positions."""
+        return Grid.of(self.shape, self.channel_axis)
+
+    def encode(self, item: FloatArray, quality: int) -> bytes:
+        """Write one item (*shape). Raises WireError where a value is too large to be coded."""
+        plan = self._plan(quality)
+        return coefficients.encode(plan.quantise(item), plan.rows, self._tables)
+
+    def decode(self, reader: Reader, quality: int) -> FloatArray:
+        """Read one item (*shape). Raises WireError for bytes that :meth:`encode` did not write."""
+        plan = self._plan(quality)
+        return plan.reconstruct(coefficients.decode(reader, plan.rows, self._tables))
+
+    def components(self, quality: int) -> int:
+        """The number of components that are computed at this quality."""
+        return len(self._plan(quality).encoder)
+
+    def decode_exactly(self, item: FloatArray, quality: int) -> tuple[FloatArray, Coefficients]:
+        """What the other side gets of one item, and its coefficients, without the bytes."""
+        plan = self._plan(quality)
+        coded = plan.quantise(item)
+        return plan.reconstruct(coded), coded
+
+    def _plan(self, quality: int) -> Plan:
+        if quality not in self._plans:
+            self._plans[quality] = Plan(self, quality)
+        return self._plans[quality]
+
+    @cached_property
+    def _plans(self) -> dict[int, Plan]:
+        return {}
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(self.tables)
+
+
+class Plan:
+    """What coding at one quality needs, made once.
+
+    Attributes:
+        rows: (n,), the classes of the n coefficients that are coded, component by component.
+        encoder: those of the components that are computed.
+    """
+
+    def __init__(self, transform: Transform, quality: int) -> None:
+        self._transform = transform
+        grid = transform.grid
+        classes = transform.classes.astype(np.int64) + quality * transform.spacing
+        classes = np.minimum(classes, len(transform.tables) - 1)
+        (coded,) = np.nonzero((classes > 0).any(axis=1))
+        count = int(coded[-1]) + 1 if len(coded) else 0
+        by_position = classes[:count, grid.bands].ravel()
+        (self._index,) = np.nonzero(by_position > 0)
+        self.rows = by_position[self._index].astype(np.intp)
+        step = transform.step * 2.0 ** (-quality * transform.spacing / CLASSES_PER_OCTAVE)
+        widths = transform.widths[:count, grid.bands].astype(np.float32).ravel()
+        self._steps = widths[self._index] * np.float32(step)
+        self._inverse_steps = 1 / self._steps
+        self._centroids = transform.centroids.astype(np.float32)
+        self.encoder = transform.encoder[:count].astype(np.float32)
+        self._decoder = np.ascontiguousarray(transform.decoder[:, :count], np.float32)
+        self._means = _by_position(transform.mean, grid)
+        self._centres = self.encoder @ self._means
+
+    def quantise(self, item: FloatArray) -> Coefficients:
+        """The coefficients (n,) of one item. Raises WireError where they are not finite."""
+        transform = self._transform
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.encoder @ channels_first(item, transform.channel_axis)
+            values -= self._centres
+            scaled = transform.grid.transform(values).ravel()[self._index]
+            scaled *= self._inverse_steps
+        magnitudes = np.abs(scaled)
+        magnitudes += np.float32(ROUNDING)
+        np.minimum(magnitudes, MAX_MAGNITUDE, out=magnitudes)
+        if np.isnan(magnitudes).any():
+            raise WireError("the activation is too large, or not finite")
+        return np.copysign(magnitudes, scaled).astype(np.int32)
+
+    def reconstruct(self, coded: Coefficients) -> FloatArray:
+        """The activation (*shape) of coefficients (n,)."""
+        transform = self._transform
+        grid = transform.grid
+        values = np.zeros(len(self.encoder) * grid.positions, np.float32)
+        (present,) = np.nonzero(coded)
+        signed = coded[present]
+        kind = np.minimum(np.abs(signed), 3) - 1
+        offsets = np.copysign(self._centroids[self.rows[present], kind], signed)
+        values[self._index[present]] = (signed + offsets) * self._steps[present]
+        activation = self._decoder @ grid.inverse(values.reshape(len(self.encoder), -1))
+        activation += self._means
+        np.clip(activation, transform.low, transform.high, out=activation)
+        return np.ascontiguousarray(
+            channels_back(activation, transform.shape, transform.channel_axis)
+        )
+
+
+def _by_position(mean: FloatArray, grid: Grid) -> FloatArray:
+    """The means (C, 1), or (C, P) where positions have means of their own."""
+    if not grid.prefix:
+        return np.ascontiguousarray(mean.T)
+    pixels = np.repeat(mean[:1], grid.height * grid.width, axis=0)
+    return np.ascontiguousarray(np.concatenate([mean[1:], pixels]).T)
