@@ -34,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--model", required=True, help="name that the model is registered by")
     parser.add_argument(
+        "--version",
+        metavar="V",
+        help="version of the model (default: the bundle's; where the server does not have it any "
+        "more, its default version, if that has the same network)",
+    )
+    parser.add_argument(
         "--head", required=True, type=Path, metavar="ZIP", help="the head bundle, NAME.head.zip"
     )
     parser.add_argument(
@@ -66,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     with SplitClient(
         options.url,
         model=options.model,
+        version=options.version,
         head=options.head,
         token=common.token_of(options),
         cut=options.cut,

@@ -28,6 +28,7 @@ EPILOG: Final = """\
 examples:
   isplit recommend resnet50 --token-file key_file.json
   isplit recommend resnet50 --classes 281,goldfish --bandwidth-mbps 2 --rtt-ms 60
+  isplit recommend resnet50 --version 2.0 --token-file key_file.json
   isplit recommend resnet50 --max-bytes 20000 --accuracy-tolerance 0.02 --json
 The first question with curl: GET /predictions/isplit/1.0/recommendations/resnet50
 """
@@ -46,6 +47,11 @@ _CONSTRAINTS: Final = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="name that the model is registered by")
+    parser.add_argument(
+        "--version",
+        metavar="V",
+        help="version of the model (default: the current one, which answers most requests)",
+    )
     parser.add_argument(
         "--classes",
         metavar="CLASS[,CLASS...]",
@@ -80,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         token=token,
         classes=None if options.classes is None else _class_ids(options, token),
         group=options.group,
+        version=options.version,
         predictor=options.predictor,
         **constraints,
     )
@@ -127,9 +134,12 @@ def _class_id(word: str, ids_by_label: Mapping[str, list[int]]) -> int:
 def _ids_by_label(options: argparse.Namespace, token: Token) -> dict[str, list[int]]:
     from ..client import ENDPOINT, Transport
 
+    path = f"{ENDPOINT}/1.0/classes/{quote(options.model, safe='')}"
+    if options.version is not None:
+        path += f"/version/{quote(options.version, safe='')}"
     transport = Transport(options.url, token=token)
     try:
-        reply = transport.get(f"{ENDPOINT}/1.0/classes/{quote(options.model, safe='')}")
+        reply = transport.get(path)
     finally:
         transport.close()
     ids_by_label: dict[str, list[int]] = {}

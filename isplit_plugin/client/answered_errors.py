@@ -12,6 +12,7 @@ from ..errors import (
     ServerBusyError,
     ServerUnavailableError,
     UnknownModelError,
+    UnknownVersionError,
     WireError,
     WireSizeError,
 )
@@ -52,6 +53,8 @@ def answered_error(status: int, body: bytes, sent: int) -> IsplitError:
         )
     if kind == "InvalidKeyException" or status in (401, 403):
         return AuthenticationError(f"the server refused the token, or requires one ({answer})")
+    if status == 404 and kind.startswith("ModelVersion"):
+        return UnknownVersionError(answer)
     if status == 404 and kind.startswith("Model"):
         return UnknownModelError(answer)
     if status == 503 and "has no worker" in message:

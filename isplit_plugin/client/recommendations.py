@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from ..errors import ArtifactError, ProtocolError, QueryError, WireError
 from ..schema import Recommendation
 from ..wire import load_json
 from .budget import DEFAULT_TIMEOUT, Timeout
+from .names import check_model, check_version
 from .transport import Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
@@ -27,6 +28,8 @@ def fetch_recommendation(
     classes: Iterable[int] | None = None,
     group: str | None = None,
     *,
+    version: str | None = None,
+    network_hash: str | None = None,
     timeout: Timeout = DEFAULT_TIMEOUT,
     deadline: float | None = None,
     **constraints: Constraint,
@@ -36,6 +39,8 @@ def fetch_recommendation(
     Parameters:
         classes: ids of the classes to ask for; by default the live mix.
         group: a device group; by default all devices.
+        version: of the model; by default the current one, which answers most requests.
+        network_hash: the network to ask for, such as that of a head bundle.
         timeout, deadline: seconds for an attempt and for the call; see :class:`Transport`.
         constraints: ``bandwidth_mbps``, ``rtt_ms``, ``max_latency_ms``, ``max_bytes``,
             ``max_head_macs``, ``accuracy_tolerance``, ``device_slowdown`` and ``objective``
@@ -44,19 +49,45 @@ def fetch_recommendation(
 
     Raises:
         QueryError: a class or a constraint is not valid.
+        UnknownVersionError: the store has the model, but not this version or network.
+        NetworkMismatchError: the store has the version with another network.
         UnknownNameError: the endpoint does not know the model, the group, a class or the predictor.
         TransportError: see :meth:`Transport.post`.
     """
     transport = Transport(url, token=token, timeout=timeout, deadline=deadline)
     try:
-        return ask(transport, model, classes, group, constraints)
+        subject = Subject(model, version, network_hash)
+        return ask(transport, subject, classes, group, constraints)
     finally:
         transport.close()
 
 
+class Subject(NamedTuple):
+    """What a question is about. ``version``, ``network_hash``: ``None`` where it does not say."""
+
+    model: str
+    version: str | None = None
+    network_hash: str | None = None
+
+    def fields(self) -> dict[str, str]:
+        """The fields of a question. Raises QueryError for what is no name."""
+        fields = {"model": check_model(self.model)}
+        if self.version is not None:
+            fields["version"] = check_version(self.version)
+        if self.network_hash is not None:
+            fields["network_hash"] = self.network_hash
+        return fields
+
+    def path(self, topic: str) -> str:
+        """The path of a question about this. Raises QueryError for what is no name."""
+        model, *others = self.fields().items()
+        parts = [topic, model[1], *(word for pair in others for word in pair)]
+        return f"{ENDPOINT}/1.0/{'/'.join(quote(part, safe='') for part in parts)}"
+
+
 def ask(
     transport: Transport,
-    model: str,
+    subject: Subject,
     classes: Iterable[int] | None,
     group: str | None,
     constraints: Mapping[str, Constraint],
@@ -66,16 +97,16 @@ def ask(
     limits = {name: value for name, value in constraints.items() if value is not None}
     predictor = limits.pop("predictor", None)  # a field of its own in the request
     if group is None and predictor is None and not limits and len(ids or ()) <= MAX_IN_PATH:
-        path = f"{ENDPOINT}/1.0/recommendations/{quote(model, safe='')}"
+        path = subject.path("recommendations")
         reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
     else:
-        body = _question(model, ids, group, predictor, limits)
+        body = _question(subject, ids, group, predictor, limits)
         reply = transport.post(ENDPOINT, body, {"Content-Type": "application/json"})
     return _recommendation(reply.body)
 
 
 def _question(
-    model: str,
+    subject: Subject,
     ids: list[int] | None,
     group: str | None,
     predictor: Constraint,
@@ -83,7 +114,7 @@ def _question(
 ) -> bytes:
     """The body of a question. What is not asked is left out."""
     fields = {
-        "model": model,
+        **subject.fields(),
         "classes": ids,
         "group": group,
         "predictor": predictor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..closing import Closing
@@ -15,6 +15,7 @@ from ..errors import (
     ServerBusyError,
     ServerUnavailableError,
     UnknownCodecError,
+    UnknownVersionError,
     WireError,
     WireSizeError,
 )
@@ -35,9 +36,10 @@ from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cuts import refused, resolve
 from .local import LocalNetwork
-from .recommendations import Constraint, ask
+from .recommendations import Constraint, Subject, ask
+from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
-from .transport import MAX_RESPONSE_BYTES, Token, Transport, read_token
+from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport, read_token
 
 
 class SplitClient(Closing):
@@ -75,6 +77,9 @@ class SplitClient(Closing):
     Parameters:
         url: TorchServe's inference address, ``http(s)://host:port``.
         model: the name that the model is registered by.
+        version: the version of the model to use. By default it is that of the head bundle, and
+            where the server does not have it any more, the server's default version if that has
+            the bundle's network; without a bundle, the server's default version.
         head: the head bundle: ``MODEL.head.zip``, or a folder with its content. Without one, the
             client sends photo files only.
         token: the inference token, or a callable that returns it. The callable is called again,
@@ -106,6 +111,7 @@ class SplitClient(Closing):
         TransportError: ``url`` is not an address, or ``timeout`` or ``deadline`` no seconds.
         UnknownSplitPointError: ``cut`` names a split point that is not deployed.
         UnknownCodecError: ``cut`` names an unknown codec.
+        QueryError: ``model`` or ``version`` is no name.
         WireError: ``top_k`` is out of range.
     """
 
@@ -114,6 +120,7 @@ class SplitClient(Closing):
         url: str,
         *,
         model: str,
+        version: str | None = None,
         head: str | Path | None = None,
         token: Token = None,
         runtime: str | HeadRuntime = "onnxruntime",
@@ -134,7 +141,6 @@ class SplitClient(Closing):
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
-        self._model = model
         self._device_token = device_token
         self._top_k = top_k
         self._raw_scores = raw_scores
@@ -151,6 +157,7 @@ class SplitClient(Closing):
         )
         self._bundle = None if head is None else HeadBundle(head)
         try:
+            self._route = Route(self._transport, model, version, self.manifest)
             engine = None
             if self._bundle is not None:
                 engine = make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
@@ -174,7 +181,8 @@ class SplitClient(Closing):
             UnknownSplitPointError: the split point is not deployed.
             UnknownCodecError: the client or the server does not know the codec.
             BundleError: there is no head for the cut.
-            NetworkMismatchError: the server has another network.
+            NetworkMismatchError: the server has another network: the device needs a new bundle.
+            UnknownVersionError: the server does not have ``version``; it names those it has.
             TransportError: the server cannot be reached, is busy or refuses the token.
         """
         return self.predict_batch([image], cut)[0]
@@ -220,12 +228,28 @@ class SplitClient(Closing):
     ) -> Recommendation:
         """Ask the server where to cut. :meth:`use` adopts the answer.
 
+        The answer is for the bundle's network. It is for the bundle's version too, unless that
+        version is gone and another one has the same network.
+
         Parameters:
             classes: ids of the classes to ask for; by default the live mix.
             group: a device group; by default the client's own, if it has one.
             constraints: see :func:`fetch_recommendation`, which also lists the errors.
         """
-        return ask(self._transport, self._model, classes, group or self._group, constraints)
+        group = group or self._group
+        manifest = self.manifest
+        version = self._route.version
+        if manifest is None:
+            subject = Subject(self.model, version)
+            return ask(self._transport, subject, classes, group, constraints)
+        ids = None if classes is None else list(classes)
+        subject = Subject(self.model, version or manifest.version, manifest.network_hash)
+        try:
+            return ask(self._transport, subject, ids, group, constraints)
+        except (UnknownVersionError, NetworkMismatchError):
+            if version is not None:
+                raise
+        return ask(self._transport, subject._replace(version=None), ids, group, constraints)
 
     def use(self, recommendation: Recommendation) -> None:
         """Make the recommended cut the default of :meth:`predict`.
@@ -263,7 +287,7 @@ class SplitClient(Closing):
     @property
     def model(self) -> str:
         """The name that the model is registered by."""
-        return self._model
+        return self._route.model
 
     @property
     def group(self) -> str:
@@ -293,6 +317,14 @@ class SplitClient(Closing):
         """
         return None if self._device_token is None else read_token(self._device_token)
 
+    def post_to_tail(self, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """POST a body to the version of the model that this client uses.
+
+        Raises as :meth:`Transport.post`, and NetworkMismatchError and UnknownVersionError as
+        :meth:`predict`.
+        """
+        return self._route.post(body, headers)
+
     def close(self) -> None:
         """Close the connections and the bundle."""
         self._transport.close()
@@ -316,10 +348,9 @@ class SplitClient(Closing):
             device_token=self.device_token(),
         )
         body, json_length = request.encode()
-        path = f"/predictions/{self._model}"
         started = time.perf_counter()
         try:
-            reply = self._transport.post(path, body, http_headers(json_length))
+            reply = self.post_to_tail(body, http_headers(json_length))
         except UnknownCodecError as error:
             raise refused(error) from error
         round_trip_ms = _ms_since(started)

@@ -57,7 +57,7 @@ class Traffic:
         self.tokens = [issue(secret, f"camera-{number}", days=1) for number in range(views)]
 
     def recommendation(
-        self, classes: Sequence[int] | None = None, link: Mapping[str, float] = LINK
+        self, classes: Sequence[int] | None = None, link: Mapping[str, Any] = LINK
     ) -> Recommendation:
         """The endpoint's answer for the live mix, or for these classes."""
         server = self.server

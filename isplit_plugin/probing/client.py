@@ -211,8 +211,7 @@ class ProbeClient(Closing):
             gradient=self._gradient,
         )
         body, json_length = request.encode()
-        path = f"/predictions/{self.client.model}"
-        reply = self.client.transport.post(path, body, http_headers(json_length))
+        reply = self.client.post_to_tail(body, http_headers(json_length))
         try:
             json_length = header_length(reply.headers)
             answer = decode_probe_response(reply.body, json_length, point.shape)

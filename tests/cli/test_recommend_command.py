@@ -42,6 +42,24 @@ def test_labels_are_looked_up(server: ManagementServer, classes: str, ids: str) 
     ]
 
 
+def test_a_version_is_asked_for_in_both_questions(server: ManagementServer) -> None:
+    rows = [{"id": 4, "label": "heron"}]
+    server.answers["GET", f"{_ENDPOINT}/classes/toy/version/2.0"] = (200, {"classes": rows})
+    path = f"{_ENDPOINT}/recommendations/toy/version/2.0/classes/4"
+    server.answers["GET", path] = (200, recommendation(version="2.0").to_json())
+    words = ["recommend", "toy", "--url", server.url, "--version", "2.0", "--classes", "heron"]
+    assert main(words) == 0
+    assert server.calls[-1].path == path
+
+
+def test_a_model_with_a_version_is_refused(
+    server: ManagementServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", "toy/2.0", "--url", server.url]) == 3
+    assert "version='2.0'" in capsys.readouterr().err
+    assert server.calls == []
+
+
 def test_ids_need_no_lookup(server: ManagementServer) -> None:
     assert _ask(server, "7") == 0
     assert [call.path for call in server.calls] == [f"{_ENDPOINT}/recommendations/toy/classes/7"]

@@ -124,7 +124,7 @@ def test_the_defaults_are_the_bundles(connect: Connect, server: Server) -> None:
     prediction = client.predict(GREEN)
     assert prediction.cut == Cut("double", "fp32")
     request = server.state.seen[-1]
-    assert (request.method, request.path) == ("POST", "/predictions/toy")
+    assert (request.method, request.path) == ("POST", "/predictions/toy/1.0")
     assert request.headers["Content-Type"] == "application/octet-stream"
     assert "Authorization" not in request.headers
     times = prediction.timings

@@ -73,7 +73,7 @@ def test_a_server_that_closes_idle_connections(connect: Connect, server: Server)
 @pytest.mark.parametrize(
     ("fault", "attempts", "expected", "says"),
     [
-        (reset, 3, ServerUnavailableError, "POST http.*/predictions/toy with a body of .* bytes: Connection"),
+        (reset, 3, ServerUnavailableError, "POST http.*/predictions/toy/1.0 with a body of .* bytes: Connection"),
         (hang_up, 3, ServerUnavailableError, "RemoteDisconnected"),
         (BUSY, 3, ServerBusyError, "queue is full"),
         (DIED, 2, ServerUnavailableError, "Worker died"),
@@ -240,11 +240,11 @@ def test_recommendations(connect: Connect, server: Server) -> None:
     assert client.recommendation() == recommendation()
     assert (server.state.seen[-1].method, server.state.seen[-1].path) == (
         "GET",
-        "/predictions/isplit/1.0/recommendations/toy",
+        "/predictions/isplit/1.0/recommendations/toy/version/1.0/network_hash/feed",
     )
     assert server.state.seen[-1].headers["Authorization"] == f"Bearer {TOKEN}"
     client.recommendation(classes=(1, 2))
-    assert server.state.seen[-1].path.endswith("/recommendations/toy/classes/1,2")
+    assert server.state.seen[-1].path.endswith("/network_hash/feed/classes/1,2")
     client.recommendation(classes=[3], group="north", bandwidth_mbps=2.5, max_bytes=None)
     assert (server.state.seen[-1].method, server.state.seen[-1].path) == (
         "POST",
@@ -252,18 +252,21 @@ def test_recommendations(connect: Connect, server: Server) -> None:
     )
     assert json.loads(server.state.seen[-1].body) == {
         "model": "toy",
+        "version": "1.0",
+        "network_hash": "feed",
         "classes": [3],
         "group": "north",
         "constraints": {"bandwidth_mbps": 2.5},
     }
     connect(group="south").recommendation()
-    assert json.loads(server.state.seen[-1].body) == {"model": "toy", "group": "south"}
+    assert json.loads(server.state.seen[-1].body)["group"] == "south"
 
 
 def test_a_recommendation_without_a_client(server: Server) -> None:
-    assert fetch_recommendation(server.url, "a/b c", TOKEN, rtt_ms=20).cut == Cut("pool", "uint8")
-    assert fetch_recommendation(server.url, "a/b c").use.codec == "uint8"
-    assert server.state.seen[-1].path == "/predictions/isplit/1.0/recommendations/a%2Fb%20c"
+    assert fetch_recommendation(server.url, "b c", TOKEN, rtt_ms=20).cut == Cut("pool", "uint8")
+    assert json.loads(server.state.seen[-1].body)["model"] == "b c"
+    assert fetch_recommendation(server.url, "b c").use.codec == "uint8"
+    assert server.state.seen[-1].path == "/predictions/isplit/1.0/recommendations/b%20c"
 
 
 @pytest.mark.parametrize("classes", [[], [-1], ["1"], [True], [1.0]])

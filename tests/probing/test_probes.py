@@ -104,7 +104,7 @@ def test_no_photo_travels_and_nothing_is_counted_as_a_request(
         files[kind] = buffer.getvalue()
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
         sent = device.probe(files["PNG"])
-    assert [path for path, _ in served.bodies] == ["/predictions/toy", "/predictions/isplit"]
+    assert [path for path, _ in served.bodies] == ["/predictions/toy/1.0", "/predictions/isplit"]
     assert sent.bytes_sent == sum(len(body) for _, body in served.bodies)
     x = image.preprocess(photo, PREPROCESSING)
     forms = [photo, np.moveaxis(photo, 2, 0), x, x.astype(np.float16), np.moveaxis(x, 0, 2)]

@@ -200,6 +200,7 @@ class State:
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)  # a connection came to its end
     token: str | None = None
+    versions: tuple[str, ...] = ("1.0",)  # that are registered; all are of ``manifest``
 
 
 class Server(ThreadingHTTPServer):
@@ -256,8 +257,12 @@ class Handler(BaseHTTPRequestHandler):
                 json.dumps(state.advice.to_json()).encode(),
                 {"Content-Type": "application/json"},
             )
-        elif self.path == "/predictions/toy":
+        elif self.path in ("/predictions/toy", *(f"/predictions/toy/{v}" for v in state.versions)):
             self.predict(body)
+        elif self.path.startswith("/predictions/toy/"):
+            version = self.path.rpartition("/")[2]
+            message = f"Model version: {version} does not exist for model: toy"
+            torchserve_error(404, "ModelVersionNotFoundException", message)(self)
         else:
             torchserve_error(404, "ModelNotFoundException", f"Model not found: {self.path}")(self)
 
