@@ -1,12 +1,13 @@
-"""``isplit store``: check, export and compact the store."""
+"""``isplit store``: check, repair, export and compact the store."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import StoreError
 from ..files import write_atomically
@@ -16,10 +17,13 @@ from . import common
 if TYPE_CHECKING:
     from ..traffic import Store
 
-HELP: Final = "check, export or compact the store"
+HELP: Final = "check, repair, export or compact the store"
 DESCRIPTION: Final = """\
 Maintain the store, to which the workers write the statistics of live traffic:
-  check    read everything; print schema, size and number of rows
+  check    read everything; print schema, size and number of rows. Exit code 5
+           if it is damaged, or if times in it lie in the future
+  repair   bring times in the future, which a host with a wrong clock wrote,
+           back to now; they would outweigh all traffic until then
   export   write everything as JSON lines, one row per line
   compact  roll up old counts and free unused space
 """
@@ -28,6 +32,7 @@ examples:
   isplit store check --store sqlite:////var/lib/isplit/store.sqlite3
   isplit store check --store sqlite:///isplit-run/store.db   # of isplit serve
   isplit store export --store postgresql+psycopg://isplit@db.example/isplit
+  isplit store repair
   isplit store compact
 The servers may keep running. Without --store the command takes ISPLIT_STORE, or
 else the default of a worker: ~/.local/state/isplit/isplit-store.sqlite3.
@@ -35,7 +40,9 @@ else the default of a worker: ~/.local/state/isplit/isplit-store.sqlite3.
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("check", "export", "compact"), help="see above")
+    parser.add_argument(
+        "action", choices=("check", "repair", "export", "compact"), help="see above"
+    )
     parser.add_argument(
         "--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://..."
     )
@@ -43,7 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="for export: write here, not to stdout"
     )
     parser.add_argument(
-        "--json", action="store_true", help="for check and compact: print the result as JSON"
+        "--json",
+        action="store_true",
+        help="for check, repair and compact: print the result as JSON",
     )
 
 
@@ -55,7 +64,12 @@ def run(options: argparse.Namespace) -> int:
         if options.action == "export":
             _export(store, options.output)
         elif options.action == "check":
-            _print(_check(store), as_json=options.json)
+            report = _check(store)
+            _print(report, as_json=options.json)
+            if not report["sound"]:
+                _refuse(report["ahead_s"])
+        elif options.action == "repair":
+            _repair(store, as_json=options.json)
         else:
             before, after = store.compact()
             report = {"store": store.url, "bytes_before": before, "bytes": after}
@@ -66,16 +80,44 @@ def run(options: argparse.Namespace) -> int:
 def _check(store: Store) -> dict[str, Any]:
     rows = store.check()
     networks = store.networks()
+    ahead_s = store.future()
     return {
         "store": store.url,
-        "sound": True,
+        "sound": not ahead_s,
         "schema": store.schema,
         "revision": store.revision(),
         "half_life_s": store.half_life_s,
         "bytes": store.size(),
         "rows": {name.removeprefix("isplit_"): count for name, count in rows.items()},
         "networks": [network._asdict() for network in networks],
+        "ahead_s": ahead_s,
     }
+
+
+def _refuse(ahead_s: Mapping[str, float]) -> NoReturn:
+    """Raise StoreError for networks with times in the future."""
+    network, seconds = max(ahead_s.items(), key=lambda item: item[1])
+    more = f" (and {len(ahead_s) - 1} more)" if len(ahead_s) > 1 else ""
+    raise StoreError(
+        f"network {network[:20]}{more}: expected no time in the future, "
+        f"got one {_duration(seconds)} ahead; "
+        "set the clock of the host right, then run: isplit store repair"
+    )
+
+
+def _repair(store: Store, *, as_json: bool) -> None:
+    ahead_s = store.repair()
+    if as_json:
+        common.emit_json({"store": store.url, "repaired": ahead_s})
+        return
+    for network, seconds in ahead_s.items():
+        print(f"repaired network {network[:20]}: its times were {_duration(seconds)} ahead")
+    if not ahead_s:
+        print("nothing to repair: no time lies in the future")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 86_400:.1f} days" if seconds >= 86_400 else f"{seconds:.0f} s"
 
 
 def _print(report: dict[str, Any], *, as_json: bool) -> None:
@@ -87,7 +129,7 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
             print("\n" + table(("table", "rows"), value.items()))
         elif name == "networks":
             print("\n" + _network_table(value))
-        else:
+        elif name != "ahead_s":
             print(f"{name:<14}{kilobytes(value) if name.startswith('bytes') else value}")
 
 
@@ -97,11 +139,13 @@ def _network_table(networks: list[dict[str, Any]]) -> str:
             network["model"],
             network["version"],
             network["network_hash"][:20],
+            network["moved_deltas"],
             utc_time(network["as_of"]),
         )
         for network in networks
     ]
-    return table(("model", "version", "network", "newest observation"), rows)
+    titles = ("model", "version", "network", "moved deltas", "newest observation")
+    return table(titles, rows)
 
 
 def _export(store: Store, output: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -13,14 +14,42 @@ from .aggregates.delta import Delta
 from .aggregates.devices import oldest_open_bucket
 from .aggregates.keys import NAME_LIMITS
 from .rows import tables
+from .rows.clock import skew_of
 from .rows.device import close_buckets, write_device_sums
 from .rows.importance import write_moments
 from .rows.networks import mean0_of
 from .rows.outcome import write_outcomes
 from .rows.request import write_requests
-from .rows.revisions import newest_time, note_change
+from .rows.revisions import Progress, note_change, note_moved, read_progress
 from .rows.served import write_served
 from .rows.sql import upsert
+
+
+class Written(NamedTuple):
+    """What a worker learns when its delta was written.
+
+    Attributes:
+        names: the names of the network by kind.
+        skew_s: the seconds by which the times of the delta were moved back, because they were ahead
+            of the store's clock by more than the limit. Negative where they were behind.
+    """
+
+    names: dict[str, set[str]]
+    skew_s: float
+
+
+def write_timed(connection: Connection, revision: int, network: str, delta: Delta) -> Written:
+    """Add a delta that this process counted, with its times bounded by the store's clock.
+
+    Raises what :func:`write_delta` raises.
+    """
+    skew_s = skew_of(connection, delta.as_of)
+    if skew_s:
+        delta = delta.moved(-skew_s)
+    names = write_delta(connection, revision, network, delta)
+    if skew_s:
+        note_moved(connection, network)
+    return Written(names, skew_s)
 
 
 def write_delta(
@@ -35,24 +64,30 @@ def write_delta(
         raise StoreError(f"network {network}: expected {len(mean0)} points, got {len(delta.mean0)}")
     names = _fit_names(connection, network, delta)
     fitted = delta.renamed({kind: limited.fit for kind, limited in names.items()}).about(mean0)
-    _write_devices(connection, network, fitted)
+    before = read_progress(connection, network)
+    progress = before.after(fitted.as_of)
+    _write_devices(connection, network, fitted, before, progress)
     write_moments(connection, network, fitted.moments)
-    write_served(connection, network, fitted.served)
+    write_served(connection, network, fitted.served, progress.horizon)
     write_outcomes(connection, network, fitted.outcomes)
-    write_requests(connection, network, fitted.requests, fitted.as_of)
-    note_change(connection, network, revision, fitted.as_of)
+    write_requests(connection, network, fitted.requests, progress.horizon)
+    note_change(connection, network, revision, progress)
     return {kind: limited.names for kind, limited in names.items()}
 
 
-def _write_devices(connection: Connection, network: str, delta: Delta) -> None:
+def _write_devices(
+    connection: Connection, network: str, delta: Delta, before: Progress, after: Progress
+) -> None:
     """Write the delta's device sums, and add the means of closed buckets to its moments."""
-    before = newest_time(connection, network)
-    newest = delta.as_of if before is None else max(delta.as_of, before)
-    if not math.isfinite(newest):
+    if after.as_of is None or after.horizon is None:
         return
-    oldest = -math.inf if before is None else oldest_open_bucket(before, delta.half_life_s)
+    oldest = -math.inf
+    if before.as_of is not None:
+        oldest = oldest_open_bucket(before.as_of, delta.half_life_s)
     write_device_sums(connection, network, delta.device_sums, len(delta.mean0), oldest)
-    closed = close_buckets(connection, network, delta.mean0, newest, delta.half_life_s)
+    closed = close_buckets(
+        connection, network, delta.mean0, delta.half_life_s, after.as_of, after.horizon
+    )
     for population, means in closed.items():
         for class_id, moments in means.moments().items():
             delta.add_moments(population, class_id, moments)

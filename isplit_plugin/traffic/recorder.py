@@ -98,8 +98,9 @@ class Recorder(BackgroundWorker):
 
         observed, importance: observations and samples that were counted; dropped: those that found
         the queue full; invalid: those with impossible values; overflow: those that found no key;
-        flushes, flush_failures; queued: observations in the queue now; pending: keys that are not
-        written yet.
+        flushes, flush_failures; moved_deltas: flushes whose times were more than five minutes ahead
+        of the store's clock or behind it, and were moved; queued: observations in the queue now;
+        pending: keys that are not written yet.
         """
         delta = self._writer.delta
         return {
@@ -107,6 +108,7 @@ class Recorder(BackgroundWorker):
             "overflow": 0 if delta is None else delta.overflow,
             "flushes": self._writer.flushes,
             "flush_failures": self._writer.failures,
+            "moved_deltas": self._writer.moved_deltas,
             "queued": len(self._queue),
             "pending": 0 if delta is None else len(delta),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ from .aggregates.delta import Delta
 from .aggregates.moments import DEFAULT_HALF_LIFE_S, F64
 from .aggregates.samples import ImportanceSample
 from .database import BUSY_TIMEOUT_S, Database
-from .flush import write_delta
+from .flush import Written, write_delta, write_timed
 from .labels import Label, LabelResult, take_labels
 from .lifecycle import ForkAware
+from .repair import read_future, repair_network
 from .rows import tables
+from .rows.clock import skew_of, store_time
 from .rows.networks import (
     NetworkEntry,
     NetworkReader,
@@ -188,38 +191,42 @@ class Store(ForkAware, Closing):
 
     # ------------------------------------------------------------------------------------ writing
 
-    def add(
-        self, network_hash: str, delta: Delta, manifest: Manifest | None = None
-    ) -> dict[str, set[str]]:
-        """Add a delta in one transaction, and return the network's names by kind.
+    def add(self, network_hash: str, delta: Delta, manifest: Manifest | None = None) -> Written:
+        """Add a delta that this process counted, in one transaction.
+
+        Where the clock of this host is more than five minutes ahead of the store's, or behind it,
+        the times of the delta are moved by the difference.
 
         ``manifest``: of the version that answered these requests; by default they count for every
         version that has this network.
         """
         version = None if manifest is None else (manifest.model, manifest.version)
         with self._db.write() as (connection, revision):
-            names = write_delta(connection, revision, network_hash, delta)
+            written = write_timed(connection, revision, network_hash, delta)
             requests = sum(counts.requests for counts in delta.served.values())
             if requests:
-                note_requests(connection, network_hash, version, requests, delta.as_of)
-            return names
+                as_of = delta.as_of - written.skew_s
+                note_requests(connection, network_hash, version, requests, as_of)
+            return written
 
     def add_probe(
         self, network_hash: str, ticket: TicketUse, sample: ImportanceSample, *, classes: int
     ) -> None:
         """Add the curve of a probe, and note the use of its ticket, in one transaction.
 
-        ``classes``: the number of classes of the network.
+        ``classes``: the number of classes of the network. The time of the curve is bounded
+        by the store's clock.
 
         Raises TicketError for a ticket that was used before, ProbeBudgetError where the device or
         the network has no probes left, ProbeError for an impossible curve. Nothing is added then.
         """
         with self._db.write() as (connection, revision):
-            use_ticket(connection, network_hash, ticket, sample.device, sample.at)
+            at = sample.at - skew_of(connection, sample.at)
+            use_ticket(connection, network_hash, ticket, sample.device, at)
             mean0 = mean0_of(connection, network_hash)
             delta = Delta(mean0, self.half_life_s, classes, by_device=True)
             try:
-                delta.add_importance(sample)
+                delta.add_importance(replace(sample, at=at))
             except (ValueError, TypeError, OverflowError) as error:
                 raise ProbeError(f"probe: {error}") from error
             write_delta(connection, revision, network_hash, delta)
@@ -286,6 +293,28 @@ class Store(ForkAware, Closing):
         """Bytes on disk, with indices."""
         with self._db.read() as connection:
             return size_bytes(connection)
+
+    def future(self) -> dict[str, float]:
+        """By network: how many seconds its newest time is ahead of the store's clock.
+
+        Networks whose times are not ahead by more than five minutes are missing.
+        """
+        with self._db.read() as connection:
+            return read_future(connection, store_time(connection))
+
+    def repair(self) -> dict[str, float]:
+        """Bring times in the future back to the store's clock. Returns what :meth:`future` did.
+
+        No observation weighs more than one of now afterwards (:mod:`.repair`).
+        """
+        with self._db.write() as (connection, revision):
+            now = store_time(connection)
+            future = read_future(connection, now)
+            for network in future:
+                repair_network(connection, revision, network, now, self.half_life_s)
+            if not future:
+                connection.rollback()
+            return future
 
     def compact(self) -> tuple[int, int]:
         """Roll up old rows and give free room back. Returns the bytes before and after.

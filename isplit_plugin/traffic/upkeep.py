@@ -19,6 +19,7 @@ from .aggregates.keys import HOUR_S, TIME_KINDS
 from .aggregates.moments import Moments
 from .aggregates.sketch import count_devices, sketch_from_bytes
 from .rows import tables
+from .rows.revisions import read_progress
 from .rows.served import roll_up
 
 EXPORT_FORMAT: Final = 1
@@ -83,7 +84,7 @@ def size_bytes(connection: Connection) -> int:
 def roll_up_all(connection: Connection) -> None:
     """Roll up the served rows of every network."""
     for network in connection.scalars(sa.select(tables.network.c.network)).all():
-        roll_up(connection, network)
+        roll_up(connection, network, read_progress(connection, network).horizon)
 
 
 def vacuum(connection: Connection) -> None:

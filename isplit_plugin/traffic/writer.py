@@ -33,6 +33,7 @@ class DeltaWriter:
         delta: ``None`` until the store was opened once, because its shift is not known before.
         last_error: why the last attempt failed; empty after a success.
         flushes, failures: successful and failed attempts.
+        moved_deltas: successful ones with times that were moved to the store's clock.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class DeltaWriter:
         self.last_error = ""
         self.flushes = 0
         self.failures = 0
+        self.moved_deltas = 0
+        self._skew_s = 0.0
         self._url = store_url
         self._network = network_hash
         self._manifest = manifest
@@ -109,12 +112,29 @@ class DeltaWriter:
                 self._manifest.version,
             )
         if len(self.delta):
-            names = self._store.add(self._network, self.delta, self._manifest)
+            written = self._store.add(self._network, self.delta, self._manifest)
             self.delta.clear()
-            self.delta.adopt_names(names)
+            self.delta.adopt_names(written.names)
             self.flushes += 1
+            self._note_skew(written.skew_s)
         self._failed_in_a_row = 0
         self.last_error = ""
+
+    def _note_skew(self, skew_s: float) -> None:
+        """Count a delta whose times were moved, and log it when that begins or ends."""
+        if skew_s:
+            self.moved_deltas += 1
+            if not self._skew_s:
+                side = "ahead of" if skew_s > 0 else "behind"
+                _LOGGER.warning(
+                    "the times of the statistics are %.0f s %s the store's clock: they are moved "
+                    "by that; check the clock of this host",
+                    abs(skew_s),
+                    side,
+                )
+        elif self._skew_s:
+            _LOGGER.info("the times of the statistics agree with the store's clock again")
+        self._skew_s = skew_s
 
     def note_failure(self, error: Exception) -> None:
         """Log a failed attempt, and close the store: the next attempt opens it again."""

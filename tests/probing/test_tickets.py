@@ -29,7 +29,7 @@ from isplit_plugin.traffic import Store
 
 SECRET = b"the operator's secret, 32 bytes."
 VERIFIER = TokenVerifier(SECRET)
-NOW = 1_800_000_000.0
+NOW = 1_700_000_000.0
 
 
 def clock() -> float:

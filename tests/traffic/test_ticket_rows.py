@@ -15,7 +15,7 @@ from isplit_plugin.traffic import Store, TicketUse
 from isplit_plugin.traffic.rows import tables
 from isplit_plugin.traffic.rows import ticket as ticket_rows
 
-NOW = 1_800_000_000.0
+NOW = 1_700_000_000.0
 
 
 def _add(  # noqa: PLR0917

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .histogram import Histogram
 from .keys import MAX_NAME, OTHER, TIME_KINDS
-from .moments import rescale
+from .moments import landmark, rescale
 
 
 @dataclass(slots=True)
@@ -65,6 +65,17 @@ class OutcomeCounts:
             setattr(self, name, weight + more)
         self.epoch = epoch
         self.count += other.count
+
+    def later(self, seconds: float, half_life_s: float) -> OutcomeCounts:
+        """The same predictions, as if each had come later by ``seconds``."""
+        epochs, factor = landmark(seconds, half_life_s)
+        return OutcomeCounts(
+            self.epoch + epochs,
+            self.count,
+            self.predictions * factor,
+            self.labelled * factor,
+            self.correct * factor,
+        )
 
 
 class LimitedNames:

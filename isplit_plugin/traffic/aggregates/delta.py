@@ -17,7 +17,7 @@ from ...errors import QueryError
 from ...schema import Cut, Observation
 from ..rows.request import PendingRequest, request_key
 from .counts import LimitedNames, OutcomeCounts, ServedCounts
-from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, bucket_of, device_of
+from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, bucket_of, bucket_s, device_of
 from .keys import (
     HOUR_S,
     NAME_LIMITS,
@@ -207,6 +207,33 @@ class Delta:
         for (population, class_id), moments in self.moments.items():
             by = shift_from(population.start, mean0 - self.mean0)
             moved.moments[population, class_id] = moments.shifted(by)
+        return moved
+
+    def moved(self, seconds: float) -> Delta:
+        """The same counts with all times later by ``seconds``, which may be negative.
+
+        Hours move by whole hours, and buckets of devices by whole buckets.
+        """
+
+        def later(begin: int, length: int) -> int:
+            return int((begin + seconds + length / 2) // length) * length
+
+        moved = Delta(self.mean0, self.half_life_s, self._classes)
+        moved.as_of = self.as_of + seconds
+        for key, moments in self.moments.items():
+            moved.moments[key] = moments.later(seconds, self.half_life_s)
+        length = bucket_s(self.half_life_s)
+        for device_key, sums in self.device_sums.items():
+            moved_key = device_key._replace(bucket=later(device_key.bucket, length))
+            before = moved.device_sums.get(moved_key)
+            moved.device_sums[moved_key] = sums if before is None else before.merge(sums)
+        for served_key, counts in self.served.items():
+            hour = served_key._replace(bucket=later(served_key.bucket, HOUR_S))
+            moved.served.setdefault(hour, ServedCounts()).add(counts)
+        for outcome_key, outcome in self.outcomes.items():
+            moved.outcomes[outcome_key] = outcome.later(seconds, self.half_life_s)
+        for name, request in self.requests.items():
+            moved.requests[name] = request._replace(at=request.at + seconds)
         return moved
 
     # ------------------------------------------------------------------------------------ helpers

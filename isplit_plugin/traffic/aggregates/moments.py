@@ -138,6 +138,14 @@ class Moments:
         epoch = max(self.epoch, other.epoch)
         return Moments(epoch, self.at_epoch(epoch).vector + other.at_epoch(epoch).vector)
 
+    def later(self, seconds: float, half_life_s: float) -> Moments:
+        """The same observations, as if each had come later by ``seconds``."""
+        epochs, factor = landmark(seconds, half_life_s)
+        vector = self.vector * factor
+        vector[0] = self.vector[0]
+        vector[2] = self.vector[2] * factor**2
+        return Moments(self.epoch + epochs, vector)
+
     def shifted(self, by: F64) -> Moments:
         """The same observations about mean0 + ``by`` (P,) instead of mean0; 0 before the start."""
         sum1 = self.sum1 - by * self.weight

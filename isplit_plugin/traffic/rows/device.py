@@ -99,10 +99,19 @@ def write_device_sums(
     upsert(connection, table, rows)
 
 
-def close_buckets(
-    connection: Connection, network: str, mean0: F64, newest: float, half_life_s: float
+def close_buckets(  # noqa: PLR0917
+    connection: Connection,
+    network: str,
+    mean0: F64,
+    half_life_s: float,
+    newest: float,
+    horizon: float,
 ) -> dict[Population, DeviceMeans]:
-    """Delete the rows of the buckets that are no longer open, and return their means."""
+    """Delete the rows of the buckets that are no longer open, and return their means.
+
+    ``newest``: the time of the newest observation. ``horizon``: the time from which the age of the
+    devices in sketches counts.
+    """
     table = tables.device_bucket
     is_closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
@@ -111,7 +120,7 @@ def close_buckets(
     means = _means_of(rows, mean0, half_life_s)
     if means:
         connection.execute(table.delete().where(is_closed))
-        _write_sketches(connection, network, means, newest - KEEP_HALF_LIVES * half_life_s)
+        _write_sketches(connection, network, means, horizon - KEEP_HALF_LIVES * half_life_s)
     return means
 
 

@@ -3,13 +3,14 @@
 A back office learns the true class of a request hours later, and names the request by the id that
 the server gave it. So each predicted request leaves one row for a day: the hash of its id, where it
 was served, and what was predicted. The rows of a network are bounded by age (``KEEP_S``, counted
-from the newest observation) and by number (``MAX_REQUESTS``; the oldest go first). A row keeps its
+from the horizon, :mod:`.revisions`) and by number (``MAX_REQUESTS``; the oldest go first). A row keeps its
 label, so that a second one is refused and the sampler can use it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -50,11 +51,15 @@ def request_key(request_id: str) -> str:
 
 
 def write_requests(
-    connection: Connection, network: str, requests: Mapping[str, PendingRequest], newest: float
+    connection: Connection,
+    network: str,
+    requests: Mapping[str, PendingRequest],
+    horizon: float | None,
 ) -> None:
     """Add rows by key, and delete those that are too old or too many. Existing rows stay."""
     table = tables.request
-    recent = sorted(key for key, request in requests.items() if request.at >= newest - KEEP_S)
+    oldest = -math.inf if horizon is None else horizon - KEEP_S
+    recent = sorted(key for key, request in requests.items() if request.at >= oldest)
     stored: set[str] = set()
     for keys in chunks(recent):
         query = sa.select(table.c.request).where(table.c.request.in_(keys))
@@ -73,13 +78,13 @@ def write_requests(
     ]
     if rows:
         upsert(connection, table, rows)
-        _delete_old(connection, network, newest)
+        _delete_old(connection, network, oldest)
 
 
-def _delete_old(connection: Connection, network: str, newest: float) -> None:
+def _delete_old(connection: Connection, network: str, oldest: float) -> None:
     table = tables.request
     of_network = table.c.network == network
-    connection.execute(table.delete().where(of_network, table.c.at < newest - KEEP_S))
+    connection.execute(table.delete().where(of_network, table.c.at < oldest))
     count = sa.select(sa.func.count()).select_from(table).where(of_network)
     if int(connection.scalar(count) or 0) <= MAX_REQUESTS * _SLACK:
         return  # finding the oldest takes a sort, so it does not happen at every flush

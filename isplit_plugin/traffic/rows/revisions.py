@@ -1,15 +1,51 @@
-"""The revision of the store and the progress of its networks."""
+"""The revision of the store and the progress of its networks.
+
+Rows are deleted by their age, which is counted from the **horizon** of a network. It follows the
+newest observation, except for a day after each gap of more than a day: meanwhile it stays at the
+last observation before the gap. So a clock that jumps ahead deletes nothing before a day is over,
+in which ``isplit store check`` finds the jump and ``isplit store repair`` mends it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from ..aggregates.keys import DAY_S
 from . import tables
 from .sql import upsert
+
+GAP_S: Final = float(DAY_S)
+"""Seconds without traffic after which the horizon waits for as many seconds of traffic."""
+
+
+class Progress(NamedTuple):
+    """How far the traffic of a network has come.
+
+    Attributes:
+        as_of: the time of the newest observation, in epoch seconds; ``None`` without traffic.
+        resumed: the time of the first observation after the last gap.
+        horizon: the time from which ages are counted where rows are deleted.
+    """
+
+    as_of: float | None = None
+    resumed: float | None = None
+    horizon: float | None = None
+
+    def after(self, at: float) -> Progress:
+        """The progress after observations up to the time ``at``; infinite where there were none."""
+        if not math.isfinite(at):
+            return self
+        if self.as_of is None or self.resumed is None or self.horizon is None:
+            return Progress(at, at, at)
+        as_of = max(self.as_of, at)
+        if as_of - self.as_of > GAP_S:
+            return Progress(as_of, as_of, self.as_of)
+        horizon = as_of if as_of - self.resumed >= GAP_S else self.horizon
+        return Progress(as_of, self.resumed, horizon)
 
 
 def meta_value(key: str) -> sa.Select[Any]:
@@ -52,15 +88,25 @@ def newest_time(connection: Connection, network: str) -> float | None:
     return newest
 
 
+def read_progress(connection: Connection, network: str) -> Progress:
+    """The progress of a network; one without traffic has that of the default values."""
+    table = tables.progress
+    query = sa.select(table.c.as_of, table.c.resumed, table.c.horizon)
+    row = connection.execute(query.where(table.c.network == network)).first()
+    return Progress() if row is None else Progress(*row)
+
+
 def note_change(
-    connection: Connection, network: str, revision: int, as_of: float = -math.inf
+    connection: Connection, network: str, revision: int, progress: Progress | None = None
 ) -> None:
-    """Note that the contents of a network changed, with observations up to the time ``as_of``."""
-    before = newest_time(connection, network)
-    newest = as_of if before is None else max(as_of, before)
-    row = {
-        "network": network,
-        "revision": revision,
-        "as_of": newest if math.isfinite(newest) else None,
-    }
+    """Note that the contents of a network changed, and its progress, if it has traffic."""
+    progress = progress or read_progress(connection, network)
+    row = {"network": network, "revision": revision, **progress._asdict()}
     upsert(connection, tables.progress, [row])
+
+
+def note_moved(connection: Connection, network: str) -> None:
+    """Count a delta whose times were moved to the store's clock."""
+    table = tables.progress
+    count = table.update().where(table.c.network == network)
+    connection.execute(count.values(moved_deltas=table.c.moved_deltas + 1))

@@ -1,7 +1,7 @@
 """Served rows: requests, bytes and times by cut, device group and hour.
 
 Hours older than two days are added up to days, and days older than 90 are deleted; both are counted
-from the newest observation.
+from the horizon (:mod:`.revisions`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Group(NamedTuple):
 
 
 def write_served(
-    connection: Connection, network: str, served: dict[ServedKey, ServedCounts]
+    connection: Connection,
+    network: str,
+    served: dict[ServedKey, ServedCounts],
+    horizon: float | None,
 ) -> None:
     """Add counts to the rows of their hours."""
     rows = []
@@ -48,14 +51,16 @@ def write_served(
         rows.append(_row(columns, merged))
     upsert(connection, tables.served, rows)
     if new_hour:
-        roll_up(connection, network)
+        roll_up(connection, network, horizon)
 
 
-def roll_up(connection: Connection, network: str) -> None:
+def roll_up(connection: Connection, network: str, horizon: float | None) -> None:
     """Add the hours that are older than two days to their days, and delete old days."""
+    if horizon is None:
+        return
     table = tables.served
     of_network = table.c.network == network
-    newest = connection.scalar(sa.select(sa.func.max(table.c.bucket)).where(of_network)) or 0
+    newest = int(horizon // HOUR_S) * HOUR_S
     is_old_hour = sa.and_(
         of_network,
         table.c.span_s == HOUR_S,
@@ -64,7 +69,7 @@ def roll_up(connection: Connection, network: str) -> None:
     days: dict[ServedKey, ServedCounts] = {}
     for row in connection.execute(sa.select(table).where(is_old_hour)):
         key = ServedKey(cut_of(row), row.device_group, row.bucket // DAY_S * DAY_S)
-        days.setdefault(key, ServedCounts()).add(_counts_of(row))
+        days.setdefault(key, ServedCounts()).add(counts_of(row))
     rows = []
     for key, counts in days.items():
         columns = _columns(network, key.cut, key.group, DAY_S, key.bucket)
@@ -150,10 +155,11 @@ def _times(histogram: Histogram) -> Times:
 def _read_counts(connection: Connection, columns: dict[str, Any]) -> ServedCounts | None:
     query = sa.select(tables.served).where(equals(tables.served, columns))
     row = connection.execute(query).first()
-    return None if row is None else _counts_of(row)
+    return None if row is None else counts_of(row)
 
 
-def _counts_of(row: Row[Any]) -> ServedCounts:
+def counts_of(row: Row[Any]) -> ServedCounts:
+    """The counts in a row. Raises StoreError."""
     times = unpack(row.times, len(TIME_KINDS))
     return ServedCounts(row.requests, row.errors, row.bytes, row.drops, times)
 

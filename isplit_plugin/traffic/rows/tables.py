@@ -64,6 +64,9 @@ progress = Table(
     Column("network", String(128), primary_key=True),
     Column("revision", BigInteger, nullable=False),
     Column("as_of", Double),
+    Column("resumed", Double),  # when traffic went on after its last gap
+    Column("horizon", Double),  # the time from which ages are counted where rows are deleted
+    Column("moved_deltas", BigInteger, nullable=False, server_default="0"),
 )
 
 name = Table(

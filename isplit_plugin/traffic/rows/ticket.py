@@ -39,7 +39,7 @@ def use_ticket(
 ) -> None:
     """Note that a device used a ticket at the time ``at``, and delete the rows of old tickets.
 
-    Raises TicketError for a ticket that was used before, and ProbeBudgetError where the device or
+    Raises TicketError for a ticket that has expired or was used before, and ProbeBudgetError where the device or
     the network has no probes left.
     """
     table = tables.ticket
@@ -49,6 +49,12 @@ def use_ticket(
     is_old = sa.and_(table.c.used_at < now - HOUR_S, table.c.expires <= now)
     connection.execute(table.delete().where(of_network, is_old))
     count = sa.select(sa.func.count()).select_from(table).where(of_network)
+    if ticket.expires <= now:  # by the store's clock: from here on its row may be gone
+        raise TicketError(
+            "probe ticket: expected one that is valid by the store's clock, "
+            f"got one that expired {now - ticket.expires:.0f} s before",
+            reason="expired",
+        )
     if connection.scalar(count.where(table.c.probe == ticket.probe)):
         raise TicketError(
             "probe ticket: expected a new one, got one that was used before; "

@@ -29,6 +29,7 @@ class StoredNetwork(NamedTuple):
     Attributes:
         revision: the revision of the network's last change.
         as_of: epoch seconds of the newest request that this version answered; ``None`` without.
+        moved_deltas: deltas of the network whose times were moved to the store's clock.
         current: whether questions that name no version are answered for this one.
     """
 
@@ -39,6 +40,7 @@ class StoredNetwork(NamedTuple):
     revision: int
     as_of: float | None
     current: bool
+    moved_deltas: int
 
 
 def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
@@ -56,6 +58,7 @@ def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
             models.c.recent,
             networks.c.profile.is_not(None).label("has_profile"),
             progress.c.revision,
+            progress.c.moved_deltas,
         )
         .join(networks, networks.c.network == models.c.network)
         .join(progress, progress.c.network == models.c.network)
@@ -75,6 +78,7 @@ def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
                 row.revision,
                 row.as_of,
                 row is current,
+                row.moved_deltas,
             )
             for row in _in_order(rows)
         ]
