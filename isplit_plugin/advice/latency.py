@@ -23,6 +23,8 @@ from .query import Constraints
 MIN_REPORTS: Final = 10
 DEFAULT_BANDWIDTH_MBPS: Final = 20.0
 DEFAULT_RTT_MS: Final = 20.0
+_SLOWDOWN: Final = "slowdown"
+_LOAD: Final = "load"
 _SHORTEST_MS: Final = 0.05
 """Shorter profile times do not count for the scale, because they are mostly overhead."""
 _LONGEST_MS: Final = 1e7
@@ -68,15 +70,25 @@ class Term(NamedTuple):
     value: float
     live: bool
 
+    @property
+    def on_device(self) -> bool:
+        """Whether the device spends this time: its head or its encoding."""
+        return self.name == _SLOWDOWN or self.name.startswith(("head ", "encode "))
+
 
 class Latency(NamedTuple):
     """Milliseconds, NaN where a part is unknown.
 
-    ``source`` is "live", "profile", "mixed" or "none".
+    Attributes:
+        source: "live", "profile", "mixed" or "none".
+        device_ms: the part on the device: head and encoding.
+        server_ms: the part on the server: decoding and tail.
     """
 
     ms: float
     source: str
+    device_ms: float
+    server_ms: float
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,14 @@ class LatencyModel:
     def latency(self, cut: Cut, nbytes: float) -> Latency:
         """The latency of one prediction that sends ``nbytes``. At `output` nothing is sent."""
         transfer_ms = 0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes)
-        return _sum(self._parts(cut), transfer_ms)
+        parts = self._parts(cut)
+        on_device = [part for part in parts if part.on_device]
+        on_server = [part for part in parts if not part.on_device]
+        total = _sum_ms(parts) + transfer_ms
+        source = _source(parts) if math.isfinite(total) else "none"
+        return Latency(
+            _known(total), source, _known(_sum_ms(on_device)), _known(_sum_ms(on_server))
+        )
 
     def terms(self, cut: Cut, nbytes: float) -> tuple[Term, ...]:
         """The latency as terms. Terms that two cuts share cancel in the difference of the two."""
@@ -160,16 +179,16 @@ class LatencyModel:
         tail_live = _reported_median(row.tail for row in at_split_point)
         return [
             *parts,
-            self._part(f"encode {cut}", encode_live, encode_ms, "slowdown"),
-            self._part(f"decode {cut}", decode_live, decode_ms, "load"),
-            self._part(f"tail {split_point}", tail_live, tail_ms, "load"),
+            self._part(f"encode {cut}", encode_live, encode_ms, _SLOWDOWN),
+            self._part(f"decode {cut}", decode_live, decode_ms, _LOAD),
+            self._part(f"tail {split_point}", tail_live, tail_ms, _LOAD),
         ]
 
     def _head(self, split_point: str, rows: Sequence[ServedRow]) -> Term:
         whole_ms = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
         head_ms = self.profile.head_ms.get(split_point, whole_ms)
         live_ms = self._device_median(row.head for row in rows)
-        return self._part(f"head {split_point}", live_ms, head_ms, "slowdown")
+        return self._part(f"head {split_point}", live_ms, head_ms, _SLOWDOWN)
 
     def _device_median(self, times: Iterable[Times]) -> float | None:
         # A question that names the slowdown is about another device than those that reported.
@@ -183,7 +202,7 @@ class LatencyModel:
         if live_ms is not None:
             return Term(name, 1.0, live_ms, True)
         factor = profile_ms if profile_ms is not None and math.isfinite(profile_ms) else math.nan
-        return Term(scale, factor, self.slowdown if scale == "slowdown" else self.load, False)
+        return Term(scale, factor, self.slowdown if scale == _SLOWDOWN else self.load, False)
 
 
 def link_of(constraints: Constraints, live: LiveView) -> Link:
@@ -274,10 +293,15 @@ def _slowdown(times: Iterable[tuple[Times, float | None]]) -> float | None:
     return None
 
 
-def _sum(parts: Sequence[Term], transfer_ms: float) -> Latency:
-    total = math.fsum(part.factor * part.value for part in parts) + transfer_ms
-    if not math.isfinite(total):
-        return Latency(math.nan, "none")
+def _known(ms: float) -> float:
+    return ms if math.isfinite(ms) else math.nan
+
+
+def _sum_ms(parts: Sequence[Term]) -> float:
+    return math.fsum(part.factor * part.value for part in parts)
+
+
+def _source(parts: Sequence[Term]) -> str:
     if all(part.live for part in parts):
-        return Latency(total, "live")
-    return Latency(total, "mixed" if any(part.live for part in parts) else "profile")
+        return "live"
+    return "mixed" if any(part.live for part in parts) else "profile"

@@ -192,6 +192,8 @@ def _rated(estimate: CutEstimate, verdict: str, reason: str) -> RatedCut:
         nbytes=estimate.nbytes,
         latency_ms=number(estimate.latency.ms),
         latency_source=estimate.latency.source,
+        device_ms=estimate.latency.device_ms,
+        server_ms=estimate.latency.server_ms,
         head_macs=estimate.head_macs,
         verdict=verdict,
         reason=reason,

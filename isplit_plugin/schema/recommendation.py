@@ -52,6 +52,8 @@ class RatedCut:
         nbytes: mean bytes on the wire for one image.
         latency_ms: predicted for one image on the link of the question; NaN (JSON null) where a
             part of it is unknown.
+        device_ms, server_ms: the parts of the latency that are not the link's: head and encoding
+            on the device, decoding and tail on the server; NaN (JSON null) where unknown.
         verdict: "picked", or why the cut was not: "inaccurate", "unmeasured", "violates",
             "slower", "larger" or "unproven". ``reason`` says it in words.
         violations: the limits of the question that the cut breaks, in words.
@@ -66,6 +68,8 @@ class RatedCut:
     nbytes: float
     latency_ms: float
     latency_source: str
+    device_ms: float
+    server_ms: float
     head_macs: int
     verdict: str
     reason: str
@@ -204,7 +208,7 @@ def _rated_to_json(row: RatedCut) -> dict[str, Any]:
 
 
 def _rated_from_json(raw: Mapping[str, Any]) -> RatedCut:
-    row = _null_to_nan(_only(RatedCut.__slots__, raw), "latency_ms")
+    row = _null_to_nan(_only(RatedCut.__slots__, raw), "latency_ms", "device_ms", "server_ms")
     row["cut"] = Cut.parse(raw["cut"])
     row["violations"] = tuple(raw["violations"])
     return RatedCut(**row)

@@ -33,12 +33,14 @@ def model(*rows: ServedRow, limits: Constraints = LINK) -> LatencyModel:
 
 def test_profile_times_add_up() -> None:
     # head 4 + encode 0.5 + 100 bytes over 8 Mbit/s = 1000 bytes/ms: 0.1 + 5 + decode 0.25 + tail 6
-    assert model().latency(D_UINT8, 100) == (pytest.approx(15.85), "profile")
+    assert model().latency(D_UINT8, 100) == (pytest.approx(15.85), "profile", 4.5, 6.25)
     assert model().latency(JPEG, 300) == (
         pytest.approx(0.5 + 0.3 + 5 + 0.25 + 10),
         "profile",
+        0.5,
+        10.25,
     )
-    assert model().latency(ON_DEVICE, 0) == (10.0, "profile")
+    assert model().latency(ON_DEVICE, 0) == (10.0, "profile", 10.0, 0.0)
 
 
 def test_live_medians_outrank_the_profile() -> None:
@@ -46,6 +48,8 @@ def test_live_medians_outrank_the_profile() -> None:
     assert model(*rows).latency(D_UINT8, 100) == (
         pytest.approx(3 + 1 + 0.1 + 5 + 0.2 + 7),
         "live",
+        4.0,
+        7.2,
     )
 
 
@@ -58,9 +62,14 @@ def test_a_slow_device_is_slow_everywhere() -> None:
     rows = [served("d", head=12.0)]  # three times the profile's 4
     found = model(*rows)
     assert (found.slowdown, found.slowdown_source) == (pytest.approx(3), "live")
-    assert found.latency(ON_DEVICE, 0) == (pytest.approx(30), "profile")
+    assert found.latency(ON_DEVICE, 0) == (pytest.approx(30), "profile", pytest.approx(30), 0.0)
     assert found.latency(B_UINT8, 0).ms == pytest.approx(3 * 2 + 3 * 0.5 + 5 + 0.25 + 8)
-    assert found.latency(D_UINT8, 0) == (pytest.approx(12 + 3 * 0.5 + 5 + 0.25 + 6), "mixed")
+    assert found.latency(D_UINT8, 0) == (
+        pytest.approx(12 + 3 * 0.5 + 5 + 0.25 + 6),
+        "mixed",
+        pytest.approx(13.5),
+        6.25,
+    )
 
 
 def test_a_busy_server_is_busy_for_every_cut() -> None:

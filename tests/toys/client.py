@@ -145,6 +145,8 @@ def recommendation(cut: Cut = Cut("pool", "uint8"), **changes: Any) -> Recommend
         120.0,
         5.0,
         "profile",
+        2.0,
+        1.0,
         12,
         "picked",
         "it is the smallest",
