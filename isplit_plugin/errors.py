@@ -16,6 +16,7 @@ facts for programs.
     │   ├── UnknownRequestError      404 unknown_request      a label for an unknown request
     │   ├── UnknownSplitPointError   404 unknown_split_point
     │   └── UnknownCodecError        404 unknown_codec
+    │       └── MissingCodecError    404 codec_missing        its library is not installed
     ├── WireError                    400 malformed_request    breaks the wire format
     │   └── WireSizeError            413 too_large
     ├── NetworkMismatchError         409 network_mismatch     made for another network
@@ -57,6 +58,7 @@ __all__ = [
     "IsplitError",
     "LabelSecretError",
     "LabelledBeforeError",
+    "MissingCodecError",
     "NetworkMismatchError",
     "ProbeBudgetError",
     "ProbeError",
@@ -189,6 +191,12 @@ class UnknownCodecError(UnknownNameError):
 
     code = "unknown_codec"
     kind = "codec"
+
+
+class MissingCodecError(UnknownCodecError):
+    """A codec is known, but the library that writes it is not installed on this side."""
+
+    code = "codec_missing"
 
 
 class WireError(IsplitError):

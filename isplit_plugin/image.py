@@ -8,6 +8,7 @@ accepted (no Ghostscript).
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import stat
@@ -45,7 +46,10 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_PIXELS: Final = 64_000_000
 """Largest image, in pixels: 192 MB as RGB. Without it, a file of a few KB could take gigabytes."""
 
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS: Final = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"),
+    *(("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()),  # since Pillow 11.3
+)
 _ORIENTATION: Final = 0x0112
 _RESAMPLING: Final = {
     "nearest": PIL.Image.Resampling.NEAREST,

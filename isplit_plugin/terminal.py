@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from .schema import INPUT, OUTPUT, Cut, RatedCut, Recommendation, StandingPick
+from .schema import INPUT, OUTPUT, RatedCut, Recommendation, StandingPick
 
 __all__ = ["cuts_to_show", "kilobytes", "recommendation_text", "table", "utc_time"]
 
@@ -60,15 +60,16 @@ def recommendation_text(answer: Recommendation, *, limit: int = 12) -> str:
 def cuts_to_show(answer: Recommendation, limit: int) -> list[RatedCut]:
     """The ``limit`` best cuts.
 
-    The best cut at `input`, the best at `output` and the JPEG follow where they are not among
+    The best cut at `input`, the best at `output` and the best photo follow where they are not among
     them, because every other cut is compared with these.
     """
     rows = list(answer.cuts[:limit])
     for point in (INPUT, OUTPUT):
         if not any(row.split_point == point for row in rows):
             rows += [row for row in answer.cuts[limit:] if row.split_point == point][:1]
-    jpeg = [row for row in answer.cuts if row.cut == Cut(INPUT, "jpeg")]
-    return [*rows, *(row for row in jpeg if row not in rows)]
+    if not any(row.cut.is_photo for row in rows):
+        rows += [row for row in answer.cuts if row.cut.is_photo][:1]
+    return rows
 
 
 def _summary(answer: Recommendation) -> list[str]:

@@ -53,7 +53,7 @@ def make(**changes: Any) -> Profile:
         "head_ms": {"input": 0.0, "conv1": 0.5, "output": 3.0},
         "tail_ms": {"input": 3.0, "conv1": 2.5, "output": 0.0},
         "measurements": (
-            measure("input", "jpeg", [2, 2], [2, 1]),
+            measure("input", "jpeg@90", [2, 2], [2, 1]),
             measure("conv1", "uint8", [2, 2], [2, 2]),
         ),
         "accuracy": 0.75,

@@ -10,7 +10,7 @@ from public_names import docstring, documented_packages
 
 import isplit_plugin
 
-PUBLIC_MODULES = ("errors", "image")
+PUBLIC_MODULES = ("errors", "image", "photo_codecs")
 """The other modules beside the packages are helpers that several of them share."""
 INTERNAL_PACKAGES = ("network.graphs", "traffic.aggregates", "traffic.rows", "wire.transform")
 """Parts of a package, used inside it only."""

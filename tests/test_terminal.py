@@ -26,7 +26,7 @@ def test_a_recommendation_always_shows_what_everybody_compares_with() -> None:
     answer = recommend(make_manifest(profile), profile, LiveView.empty())
     cuts = [row.cut for row in cuts_to_show(answer, 1)]
     assert cuts[0] == answer.cuts[0].cut
-    assert Cut("input", "jpeg") in cuts
+    assert Cut("input", "jpeg", 90) in cuts
     assert ON_DEVICE in cuts
     assert len(set(cuts)) == len(cuts)
     assert recommendation_text(answer, limit=1).count("\n") < recommendation_text(answer).count(

@@ -27,7 +27,7 @@ from .live_view import (
 from .mix import live_weights
 from .placement import candidate_points, local_maxima
 from .query import MAX_CLASSES, Constraints, Query
-from .smallest import SmallestCodec, smallest_codec
+from .smallest import SmallestCodec, best_photo, smallest_codec, smallest_faithful
 from .standing import (
     PickChange,
     StandingAnswer,
@@ -60,6 +60,7 @@ __all__ = [
     "Times",
     "answer_standing",
     "bare_profile",
+    "best_photo",
     "candidate_points",
     "class_curves",
     "has_standing_pick",
@@ -69,5 +70,6 @@ __all__ = [
     "positions",
     "recommend",
     "smallest_codec",
+    "smallest_faithful",
     "wilson",
 ]

@@ -58,7 +58,7 @@ def bound_factor(
     # nu refers to the weights at the beginning of this half-life; v is relative to the newest.
     nu = tightest * 4.0 ** -(max(0.0, half_lives) - (k - 1))
     spent = alpha * 6 / (math.pi * k) ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         multiple = np.sqrt((1 + nu / v) * (np.log1p(v / nu) - 2 * math.log(spent)))
     return np.where(v > 0, multiple, np.inf)
 

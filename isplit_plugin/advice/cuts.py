@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..profile import Profile
-from ..schema import IMAGE_CODECS, INPUT, ON_DEVICE, OUTPUT, Cut, Manifest
+from ..schema import IMAGE_CODECS, INPUT, ON_DEVICE, OUTPUT, PHOTO_FILE, Cut, Manifest
 from .agreement import Agreement, agreements_with_labels, label_counts, measured_agreement
 from .latency import Latency, LatencyModel
 from .live_view import LiveView
 from .mix import Mix
 from .query import Constraints
 
-JPEG: Final = Cut(INPUT, "jpeg")
 _BYTES_PER_VALUE: Final = {"fp32": 4, "fp16": 2, "uint8": 1}
 
 
@@ -52,15 +51,18 @@ class CutEstimate:
 def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]:
     """Every deployed cut with the position of its split point, in the network's order.
 
-    At `input` these are the JPEG and whatever else was measured there and is accepted.
+    At `input` these are the accepted photos and codecs that were measured there, and the usual
+    photo where no photo was.
     """
     order = {point.name: i + 1 for i, point in enumerate(manifest.split_points)}
     # A bottleneck stands where its split point does.
     order |= {b.point.name: order[b.of] for b in manifest.bottlenecks if b.of in order}
-    codecs = sorted(set(manifest.codecs) - set(IMAGE_CODECS) - {ON_DEVICE.codec})
-    measured_at_input = {m.codec for m in profile.measurements if m.split_point == INPUT}
-    at_input = {"jpeg"} | (measured_at_input & {*codecs, *IMAGE_CODECS})
-    cuts = [(Cut.of(INPUT, codec), 0) for codec in sorted(at_input)]
+    codecs = sorted({*manifest.codecs} - {*manifest.photos, *IMAGE_CODECS, ON_DEVICE.codec})
+    accepted = {Cut.of(INPUT, coding) for coding in (*manifest.photos, PHOTO_FILE, *codecs)}
+    at_input = {m.cut for m in profile.measurements} & accepted
+    if not any(cut.is_photo for cut in at_input):
+        at_input.add(manifest.usual_photo)
+    cuts = [(cut, 0) for cut in sorted(at_input)]
     deployed = {
         manifest.split_point(name).name for name in manifest.deployed if name not in (INPUT, OUTPUT)
     }

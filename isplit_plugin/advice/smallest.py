@@ -9,6 +9,7 @@ from ..errors import QueryError, UnknownSplitPointError
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT
 from .intervals import wilson
+from .live_view import I64
 
 TOLERANCE: Final = 0.01
 
@@ -47,20 +48,47 @@ def smallest_codec(
         UnknownClassError: the profile has no images of a class.
         QueryError: the tolerance is outside 0 to 1.
     """
-    if not 0 <= tolerance <= 1:
-        raise QueryError(f"tolerance: expected 0 to 1, got {tolerance}")
+    _check_tolerance(tolerance)
     if split_point == OUTPUT:
         raise UnknownSplitPointError(f"at {OUTPUT!r} nothing is sent: no codec is used there")
     name = split_point
     if split_point != INPUT:
         name = profile.split_points[profile.point_index(split_point)].name
     rows = profile.class_rows(class_ids)
+    measured = (m for m in profile.measurements if m.split_point == name)
+    return smallest_faithful(measured, rows, tolerance)
+
+
+def best_photo(
+    profile: Profile, tolerance: float = TOLERANCE, class_ids: Iterable[int] | None = None
+) -> SmallestCodec | None:
+    """The measured photo with the fewest bytes that is faithful, the rival of every split.
+
+    It is a photo in any form that was measured, the file as it is among them. ``None`` where none
+    is faithful. Parameters and errors: see :func:`smallest_codec`.
+    """
+    _check_tolerance(tolerance)
+    photos = (m for m in profile.measurements if m.cut.is_photo)
+    return smallest_faithful(photos, profile.class_rows(class_ids), tolerance)
+
+
+def _check_tolerance(tolerance: float) -> None:
+    if not 0 <= tolerance <= 1:
+        raise QueryError(f"tolerance: expected 0 to 1, got {tolerance}")
+
+
+def smallest_faithful(
+    measurements: Iterable[CutMeasurement], rows: I64 | None = None, tolerance: float = TOLERANCE
+) -> SmallestCodec | None:
+    """The faithful one of these measurements with the fewest bytes; ``None`` where none is.
+
+    ``rows``: the class rows whose images count; by default all.
+    """
     codecs = []
-    for measurement in profile.measurements:
-        if measurement.split_point != name:
-            continue
-        images = int(measurement.images[rows].sum())
-        agreeing = int(measurement.agreeing[rows].sum())
+    for measurement in measurements:
+        own_rows = slice(None) if rows is None else rows
+        images = int(measurement.images[own_rows].sum())
+        agreeing = int(measurement.agreeing[own_rows].sum())
         # 1e-9 is for rounding: 0.99 of 100 images is 99 of them.
         if images > 0 and agreeing >= (1 - tolerance) * images - 1e-9:
             share = agreeing / images
@@ -70,4 +98,4 @@ def smallest_codec(
 
 def _preference(codec: SmallestCodec) -> tuple[float, float, str]:
     measurement = codec.measurement
-    return measurement.nbytes, measurement.encode_ms, measurement.codec
+    return measurement.nbytes, measurement.encode_ms, str(measurement.cut)

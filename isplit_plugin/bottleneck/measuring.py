@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import WireError
 from ..network import CapturedNetwork
 from ..schema import FloatArray
-from ..wire import codec_names, decode_activation, encode_activation
+from ..wire import codec_names, codings, decode_activation, encode_activation
 from .features import Targets, compute_targets
 from .parts import decoder_tail, encoder_head
 from .photos import Photos, input_batches
@@ -30,8 +30,9 @@ Ids = npt.NDArray[np.int64]
 
 
 def quantised_codecs() -> tuple[str, ...]:
-    """All registered codecs except the floating-point ones."""
-    return tuple(name for name in codec_names() if not name.startswith(("fp32", "fp16")))
+    """The codings of all registered codecs except the floating-point ones."""
+    names = (name for name in codec_names() if not name.startswith(("fp32", "fp16")))
+    return codings(names)
 
 
 def measure_codes(
@@ -45,12 +46,13 @@ def measure_codes(
     """Encode, decode and classify the code of each photo on its own, with each codec.
 
     Parameters:
-        codecs: ``None`` takes :func:`quantised_codecs`.
+        codecs: codecs, each in all its qualities, and codings; ``None`` takes
+            :func:`quantised_codecs`.
         targets: which photos to measure on, with the full network's scores. ``None`` takes all
             photos and runs the full network on them.
 
     Raises:
-        UnknownCodecError: a codec is not registered.
+        UnknownCodecError: a codec or one of its qualities is not registered.
     """
     if targets is None:
         targets = compute_targets(net, photos, np.arange(len(photos)))
@@ -59,7 +61,7 @@ def measure_codes(
     # Codecs that differ only in their lossless part give the tail the same values.
     answers_by_quantiser: dict[str, list[tuple[FloatArray, Ids]]] = {}
     measurements = []
-    for codec in quantised_codecs() if codecs is None else codecs:
+    for codec in quantised_codecs() if codecs is None else codings(codecs):
         decoded, costs = _transmit(codec, codes)
         cache = answers_by_quantiser.setdefault(codec.partition("+")[0], [])
         answers = next((a for d, a in cache if np.array_equal(d, decoded, equal_nan=True)), None)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..schema import INPUT, Cut, Manifest
+from ..schema import Cut, Manifest
 from ..terminal import table
 from . import common
 from .network_options import add_network, load
@@ -27,7 +27,8 @@ examples:
   isplit package --network torchvision:resnet50 --weights resnet50.safetensors \\
       --profile resnet50.profile.safetensors --split-points layer2,layer3,layer4 --name resnet50
 Without --split-points, those measured points are deployed whose smallest faithful codec (at
-least 99 % agreement) is smaller than the JPEG; if there is none, the three with the smallest.
+least 99 % agreement) is smaller than the best faithful photo; if there is none, the three with
+the smallest.
 """
 
 
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         include_output=not options.no_output_head,
         out_dir=options.output,
     )
-    warnings = [*built.warnings, *_larger_than_jpeg(profile, built.manifest)]
+    warnings = [*built.warnings, *_larger_than_photo(profile, built.manifest)]
     files = {"archive": built.archive, "head_bundle": built.bundle, "endpoint": built.endpoint}
     if options.json:
         common.emit_json(
@@ -138,14 +139,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _larger_than_jpeg(profile: Profile, manifest: Manifest) -> list[str]:
-    """A warning if the default cut sends more than the JPEG."""
+def _larger_than_photo(profile: Profile, manifest: Manifest) -> list[str]:
+    """A warning if the default cut sends more than the best faithful photo."""
+    from ..advice import best_photo
+
     default = profile.measurement(manifest.default)
-    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
-    if default is None or jpeg is None or default.nbytes <= jpeg.nbytes:
+    photo = best_photo(profile)
+    if default is None or photo is None or default.nbytes <= photo.measurement.nbytes:
         return []
     return [
         f"the default cut, {manifest.default}, is {default.nbytes:,.0f} bytes an image, "
-        f"{default.nbytes / jpeg.nbytes:.1f} times the JPEG; --default {INPUT}:jpeg or a later "
-        "split point sends less"
+        f"{default.nbytes / photo.measurement.nbytes:.1f} times the best photo; "
+        f"--default {photo.measurement.cut} or a later split point sends less"
     ]

@@ -24,7 +24,7 @@ the tail's answer. It needs only the light client:
 EPILOG: Final = """\
 examples:
   isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file key_file.json
-  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input:jpeg  # send JPEGs
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input  # send photos
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto  # follow the server
 A photo that cannot be read is reported and the others go on; the exit code is then 3.
 """
@@ -45,8 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cut",
         metavar="CUT",
-        help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, or a split point alone; input:jpeg "
-        "sends the photo, output sends nothing (default: the bundle's)",
+        help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, with a quality where the codec has "
+        "several (input:webp@75, layer2:dct@3), or a split point alone; input sends the photo, "
+        "output sends nothing (default: the bundle's)",
     )
     parser.add_argument(
         "--auto", action="store_true", help="use the cut that the endpoint recommends"
@@ -128,10 +129,10 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     times = prediction.timings
     if prediction.split_point == OUTPUT:
         return f"{photo}: {top}\n    the whole network here: nothing sent, {times.head_ms:.1f} ms"
-    where = f"cut at {prediction.split_point} as {prediction.codec}"
+    where = f"cut at {prediction.split_point} as {prediction.cut.coding}"
     head = f"head {times.head_ms:.1f} ms, "
     if prediction.split_point == INPUT:
-        where = f"the whole network on the server, input as {prediction.codec}"
+        where = f"the whole network on the server, input as {prediction.cut.coding}"
         head = ""
     lines = [
         f"{photo}: {top}",

@@ -95,8 +95,8 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--codecs",
         metavar="A,B",
-        help="codecs to measure (default: the usual ones); `all`: every one "
-        "(docs/explanation/codecs.md)",
+        help="codecs to measure, each in all its qualities unless one is named, as in dct@3 "
+        "(default: the usual ones); `all`: every one (docs/explanation/codecs.md)",
     )
     group.add_argument(
         "--tolerance",
@@ -207,8 +207,8 @@ def _split_points(text: str | None, net: CapturedNetwork) -> list[str] | None:
 
 
 def _codecs(text: str | None, names: Sequence[str]) -> Sequence[str]:
-    """The codecs to measure, of those with these names. Raises UnknownCodecError."""
-    from ..wire import CODECS, unknown_codec
+    """The codecs and codings to measure, of codecs with these names. Raises UnknownCodecError."""
+    from ..wire import CODECS, is_codec, unknown_codec
 
     if text is None:
         return CODECS
@@ -216,7 +216,7 @@ def _codecs(text: str | None, names: Sequence[str]) -> Sequence[str]:
         return names
     codecs = _words(text)
     for codec in codecs:
-        if codec not in names:
+        if codec not in names and not is_codec(codec):
             raise unknown_codec(codec, CODECS, names)
     return codecs
 

@@ -35,7 +35,7 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
         "measurements": [
             {
                 "split_point": measurement.split_point,
-                "codec": measurement.codec,
+                "codec": measurement.cut.coding,
                 "bytes": measurement.nbytes,
                 "agreement": measurement.agreement,
             }
@@ -44,7 +44,7 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
         "smallest": {
             name: smallest
             and {
-                "codec": smallest.measurement.codec,
+                "codec": smallest.measurement.cut.coding,
                 "bytes": smallest.measurement.nbytes,
                 "agreement": smallest.agreement,
                 "low": smallest.low,
@@ -64,7 +64,7 @@ def render(profile: Profile, tolerance: float = 0.01) -> str:
 
 def render_smallest(profile: Profile, tolerance: float) -> str:
     """A table of the smallest faithful codec at each measured split point."""
-    jpeg = _jpeg_bytes(profile)
+    photo = _photo_bytes(profile)
     rows: list[tuple[object, ...]] = []
     for name, smallest in _smallest_codecs(profile, tolerance).items():
         if smallest is None:
@@ -74,9 +74,9 @@ def render_smallest(profile: Profile, tolerance: float) -> str:
             rows.append(
                 (
                     name,
-                    smallest.measurement.codec,
+                    smallest.measurement.cut.coding,
                     round(nbytes),
-                    f"{nbytes / jpeg:.2f}",
+                    f"{nbytes / photo:.2f}",
                     f"{smallest.agreement:.1%}",
                     f"{smallest.low:.1%}",
                 )
@@ -85,26 +85,26 @@ def render_smallest(profile: Profile, tolerance: float) -> str:
         "smallest codec at each split point that agrees with the full network on all but "
         f"{tolerance:.1%} of the photos"
     )
-    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "at least (95 %)")
+    header = ("split point", "codec", "bytes", "x photo", "agreement", "at least (95 %)")
     return f"{title}\n{table(header, rows)}"
 
 
 def _smallest_cuts(profile: Profile) -> str:
     """A table of the measured cuts with the fewest bytes, faithful or not, one in each line."""
-    jpeg = _jpeg_bytes(profile)
+    photo = _photo_bytes(profile)
     rows = [
         (
             measurement.split_point,
-            measurement.codec,
+            measurement.cut.coding,
             round(measurement.nbytes),
-            f"{measurement.nbytes / jpeg:.2f}",
+            f"{measurement.nbytes / photo:.2f}",
             f"{measurement.agreement:.1%}",
             f"{profile.head_ms.get(measurement.split_point, float('nan')):.1f}",
             f"{profile.tail_ms.get(measurement.split_point, float('nan')):.1f}",
         )
         for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)
     ]
-    header = ("split point", "codec", "bytes", "x JPEG", "agreement", "head ms", "tail ms")
+    header = ("split point", "codec", "bytes", "x photo", "agreement", "head ms", "tail ms")
     return f"measured cuts with the fewest bytes\n{table(header, rows[:_LINES])}"
 
 
@@ -131,7 +131,9 @@ def _smallest_codecs(profile: Profile, tolerance: float) -> dict[str, SmallestCo
     return {name: smallest_codec(profile, name, tolerance) for name in names if name in measured}
 
 
-def _jpeg_bytes(profile: Profile) -> float:
-    """The mean bytes of a photo as a JPEG of the crop; NaN if it was not measured."""
-    jpegs = (m.nbytes for m in profile.measurements if m.codec == "jpeg")
-    return next(jpegs, np.nan)
+def _photo_bytes(profile: Profile, tolerance: float = 0.01) -> float:
+    """The mean bytes of the best faithful photo; NaN if none was measured."""
+    from ..advice import best_photo
+
+    photo = best_photo(profile, tolerance)
+    return np.nan if photo is None else photo.measurement.nbytes

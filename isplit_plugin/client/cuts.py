@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
-from ..schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, Cut, Manifest
+from ..schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, PHOTO_FILE, Cut, Manifest
 from ..wire import codec_names, describe, unknown_codec
 
-PHOTO_FILE: Final = Cut(INPUT, "file")
+WHOLE_PHOTO: Final = Cut(INPUT, PHOTO_FILE)
 """The photo as it is: the only cut without a head bundle."""
 _PREFERRED: Final = ("uint8+zstd", "uint8", "fp16+zstd", "fp16")
 
@@ -20,38 +21,40 @@ def resolve(manifest: Manifest | None, default: Cut | None, cut: Cut | str | Non
     Parameters:
         manifest: of the head bundle, ``None`` without one.
         default: the cut for everything that is left out; by default the manifest's.
-        cut: a cut, its text form, or a split point alone, which gets its usual codec.
+        cut: a cut, its text form, or a split point alone, which gets its usual codec. A codec
+            without one of its qualities gets its usual quality.
 
     Raises:
         UnknownSplitPointError: the split point is not deployed.
-        UnknownCodecError: the codec is not one of the split point's.
+        UnknownCodecError: the codec, or its quality, is not one of the split point's.
         QueryError: the text is not a cut.
         BundleError: without a manifest, the cut is not photo files.
     """
     if manifest is None:
-        if cut not in (None, INPUT, PHOTO_FILE, str(PHOTO_FILE)):
+        if cut not in (None, INPUT, WHOLE_PHOTO, str(WHOLE_PHOTO)):
             raise BundleError(
                 f"cut {str(cut)[:100]!r} needs the head bundle (head='<model>.head.zip'); "
-                f"without it only photo files can be sent: cut {str(PHOTO_FILE)!r}"
+                f"without it only photo files can be sent: cut {str(WHOLE_PHOTO)!r}"
             )
-        return PHOTO_FILE
+        return WHOLE_PHOTO
     usual = default or manifest.default
     if cut is None:
         cut = usual
     if isinstance(cut, str) and ":" not in cut:
-        name = _split_point(manifest, cut)
-        return _with_usual_codec(name, _codecs(manifest, name), usual)
+        return _usual_cut(manifest, _split_point(manifest, cut), usual)
     if isinstance(cut, str):
         cut = Cut.parse(cut)
-    name = _split_point(manifest, cut.split_point)
-    codecs = _codecs(manifest, name)
-    if cut.coding not in codecs and name == OUTPUT:
+    cut = replace(cut, split_point=_split_point(manifest, cut.split_point))
+    codings = _codings(manifest, cut.split_point)
+    if cut.quality is None and cut.codec not in codings:
+        cut = _with_usual_quality(manifest, cut, codings)
+    if cut.coding not in codings and cut.split_point == OUTPUT:
         raise UnknownCodecError(
             f"codec {cut.coding[:80]!r} at 'output', where nothing is sent: expected {NO_CODEC!r}"
         )
-    if cut.coding not in codecs:
-        raise unknown_codec(cut.coding, codecs, at=name)
-    return replace(cut, split_point=name)
+    if cut.coding not in codings:
+        raise unknown_codec(cut.coding, codings, at=cut.split_point)
+    return cut
 
 
 def refused(error: UnknownCodecError) -> UnknownCodecError:
@@ -61,14 +64,33 @@ def refused(error: UnknownCodecError) -> UnknownCodecError:
     """
     names = (*codec_names(), *IMAGE_CODECS)
     message = f"the server says: {error.message}; this client codes: {describe(names)}"
-    return UnknownCodecError(message, **{**error.details, "client": list(names)})
+    return type(error)(message, **{**error.details, "client": list(names)})
 
 
-def _with_usual_codec(split_point: str, codecs: tuple[str, ...], usual: Cut) -> Cut:
-    keeps_codec = split_point == usual.split_point or split_point != INPUT
-    if usual.coding in codecs and keeps_codec:
+def _usual_cut(manifest: Manifest, split_point: str, usual: Cut) -> Cut:
+    """The cut that a split point alone means.
+
+    It is ``usual`` where that is a cut there. Otherwise it is the manifest's usual cut there, and
+    for a split point without one it keeps the codec of ``usual``, if that is no photo's.
+    """
+    codings = _codings(manifest, split_point)
+    if usual.split_point == split_point:
+        return resolve(manifest, None, usual)
+    for cut in manifest.usual:
+        if cut.split_point == split_point and cut.coding in codings:
+            return cut
+    if usual.coding in codings and split_point != INPUT:
         return replace(usual, split_point=split_point)
-    return Cut.of(split_point, codecs[0])
+    return Cut.of(split_point, codings[0])
+
+
+def _with_usual_quality(manifest: Manifest, cut: Cut, codings: Sequence[str]) -> Cut:
+    """The cut with its codec's usual quality there; as it is where the codec has no qualities."""
+    own = [Cut.of(cut.split_point, coding) for coding in codings]
+    own = [other for other in own if other.codec == cut.codec]
+    usual = [other for other in manifest.usual if other in own]
+    # Without a usual one the highest, which loses least.
+    return usual[0] if usual else max(own, default=cut)
 
 
 def _split_point(manifest: Manifest, name: str) -> str:
@@ -88,11 +110,11 @@ def _split_point(manifest: Manifest, name: str) -> str:
     return first_name
 
 
-def _codecs(manifest: Manifest, split_point: str) -> tuple[str, ...]:
-    """The codecs of a split point, the usual one first."""
+def _codings(manifest: Manifest, split_point: str) -> tuple[str, ...]:
+    """The codings of a split point, the usual one first where the manifest names none."""
     if split_point == OUTPUT:
         return (NO_CODEC,)
     if split_point == INPUT:
-        return (*IMAGE_CODECS, *manifest.codecs)
+        return (*manifest.photos, PHOTO_FILE, *manifest.codecs)
     rank = {codec: number for number, codec in enumerate(_PREFERRED)}
     return tuple(sorted(manifest.codecs, key=lambda codec: rank.get(codec, len(rank))))

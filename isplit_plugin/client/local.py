@@ -12,7 +12,8 @@ import numpy as np
 from .. import image as im
 from ..errors import BundleError, ImageError
 from ..image import Image
-from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest
+from ..photo_codecs import write_photo
+from ..schema import INPUT, MAX_QUALITY, OUTPUT, PHOTO_FILE, Cut, FloatArray, Manifest
 from ..wire import Tensor, encode_activation, encode_images
 from .bundle import HeadBundle
 from .photo_bytes import file_bytes
@@ -53,15 +54,11 @@ class LocalNetwork:
     Parameters:
         bundle: ``None`` for a client that sends photo files only.
         runtime: ``None`` without a bundle.
-        jpeg_quality: of the codec `jpeg`.
     """
 
-    def __init__(
-        self, bundle: HeadBundle | None, runtime: HeadRuntime | None, *, jpeg_quality: int
-    ) -> None:
+    def __init__(self, bundle: HeadBundle | None, runtime: HeadRuntime | None) -> None:
         self.manifest: Manifest | None = None if bundle is None else bundle.manifest
         self.runtime = runtime
-        self._jpeg_quality = jpeg_quality
 
     def has_head(self, split_point: str) -> bool:
         """Whether the network can run here up to this split point. At `input`, nothing runs."""
@@ -76,10 +73,10 @@ class LocalNetwork:
             ImageError: an image cannot be read.
             BundleError: there is no bundle, no head for the cut, or the head fails.
         """
-        if cut.coding == "file":
+        if cut.is_photo and cut.codec == PHOTO_FILE:
             return self._encode_files(images)
-        if cut.coding == "jpeg":
-            return self._encode_jpegs(images)
+        if cut.is_photo:
+            return self._encode_photos(images, cut)
         if cut.split_point == INPUT:
             return self._encode_pixels(images, cut)
         return self._encode_activation(images, cut)
@@ -103,15 +100,17 @@ class LocalNetwork:
 
     def _encode_files(self, images: Sequence[Image]) -> EncodedImages:
         watch = _Stopwatch()
-        tensor = encode_images(_read_each(images, file_bytes), "file")
+        tensor = encode_images(_read_each(images, file_bytes), PHOTO_FILE)
         return EncodedImages(tensor, encode_ms=watch.lap_ms())
 
-    def _encode_jpegs(self, images: Sequence[Image]) -> EncodedImages:
+    def _encode_photos(self, images: Sequence[Image], cut: Cut) -> EncodedImages:
         watch = _Stopwatch()
         preprocessing = self.required_manifest().preprocessing
         crops = _read_each(images, lambda image: im.crop(image, preprocessing))
         prepare_ms = watch.lap_ms()
-        tensor = encode_images([im.to_jpeg(crop, self._jpeg_quality) for crop in crops], "jpeg")
+        quality = MAX_QUALITY if cut.quality is None else cut.quality
+        files = [write_photo(crop, cut.codec, quality) for crop in crops]
+        tensor = encode_images(files, cut.coding)
         return EncodedImages(tensor, prepare_ms, encode_ms=watch.lap_ms())
 
     def _encode_pixels(self, images: Sequence[Image], cut: Cut) -> EncodedImages:

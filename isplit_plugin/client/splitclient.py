@@ -62,7 +62,8 @@ class SplitClient(Closing):
 
         client = SplitClient(url, model="resnet50", head=head, token=token, cut="layer2:uint8+zstd")
         client.predict("cat.jpg")                    # the head up to layer2 runs here
-        client.predict("cat.jpg", cut="input:jpeg")  # the photo is sent, as a JPEG
+        client.predict("cat.jpg", cut="input")       # the photo is sent, in its usual form
+        client.predict("cat.jpg", cut="input:webp@75")  # as WebP of quality 75
         client.predict("cat.jpg", cut="output")      # the whole network runs here
 
     Or follow the server's recommendation, and ask again now and then::
@@ -97,7 +98,6 @@ class SplitClient(Closing):
         retries: how often a request is sent again at most; see :class:`Transport`.
         max_batch: the most images of one request.
         max_response_bytes: the largest answer to accept.
-        jpeg_quality: quality of the codec `jpeg`, as Pillow counts it.
         threads: CPU threads of the head runtime; by default the runtime decides.
         trust_pt2: hashes of PyTorch heads to trust; see :class:`TorchHead`.
         local_fallback: run the whole network here while the server is unreachable or busy, if the
@@ -133,7 +133,6 @@ class SplitClient(Closing):
         retries: int = 2,
         max_batch: int = DEFAULT_MAX_BATCH,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        jpeg_quality: int = 90,
         threads: int | None = None,
         trust_pt2: Trust = None,
         local_fallback: bool = False,
@@ -161,7 +160,7 @@ class SplitClient(Closing):
             engine = None
             if self._bundle is not None:
                 engine = make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
-            self._local = LocalNetwork(self._bundle, engine, jpeg_quality=jpeg_quality)
+            self._local = LocalNetwork(self._bundle, engine)
             self._cut = resolve(self.manifest, None, cut)
         except BaseException:
             self.close()
@@ -174,7 +173,9 @@ class SplitClient(Closing):
             image: a path, the bytes of a file, a Pillow image, uint8 pixels of shape (H, W, 3), or
                 a preprocessed float32 array of shape (C, H, W).
             cut: a deployed cut, such as ``"layer2:uint8+zstd"``, or a split point alone, which
-                gets its usual codec. At `input` the photo is sent, at `output` nothing is.
+                gets its usual codec. At `input` the photo is sent, at `output` nothing is. A codec
+                with several qualities gets its usual one where none is named: ``"input:webp"`` or
+                ``"input:webp@75"``.
 
         Raises:
             ImageError: the image cannot be read.

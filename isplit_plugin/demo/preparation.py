@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from .. import image
+from ..advice import best_photo
 from ..network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
 from ..profile import Profile
-from ..schema import INPUT, Cut
 from ..serving.packaging import Built, package
 from .photos import Photo, view
 
@@ -90,17 +90,17 @@ def packaged_model(
 
 
 def split_points_to_deploy(measured: Profile, limit: int = 3) -> list[str]:
-    """At most ``limit`` split points whose uint8+zstd activation is smaller than the JPEG.
+    """At most ``limit`` split points whose uint8+zstd activation is smaller than the best photo.
 
     Of more, the first, the last and evenly spaced ones between them; of none, the last split
     points of the network.
     """
-    jpeg = measured.measurement(Cut(INPUT, "jpeg"))
-    jpeg_bytes = jpeg.nbytes if jpeg else float("inf")
+    photo = best_photo(measured)
+    photo_bytes = photo.measurement.nbytes if photo else float("inf")
     smaller = {
         m.split_point
         for m in measured.measurements
-        if m.codec == "uint8+zstd" and m.nbytes < jpeg_bytes
+        if m.codec == "uint8+zstd" and m.nbytes < photo_bytes
     }
     names = [p.name for p in measured.split_points if p.name in smaller]
     if not names:

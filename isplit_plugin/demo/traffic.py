@@ -15,7 +15,7 @@ import numpy as np
 from ..client import HeadBundle, fetch_recommendation
 from ..device_tokens import issue, read_secret
 from ..errors import ServingError
-from ..schema import INPUT, ON_DEVICE, Cut, Recommendation
+from ..schema import ON_DEVICE, Cut, Recommendation
 from ..serving.launcher import TorchServe
 from ..serving.packaging import Built
 from ..terminal import kilobytes
@@ -113,7 +113,7 @@ class Traffic:
         """One entry of the plan for each view, with the cuts in turn."""
         rng = np.random.default_rng([self.seed, 1 + number])
         deployed = [Cut(point, CODEC) for point in self.built.manifest.deployed]
-        cuts = [Cut(INPUT, "jpeg"), *deployed, ON_DEVICE]
+        cuts = [self.built.manifest.usual_photo, *deployed, ON_DEVICE]
         folder = self.scratch / name
         folder.mkdir()
         shots = []

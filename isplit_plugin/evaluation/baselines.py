@@ -22,7 +22,7 @@ from ..bottleneck import Photos, Targets, input_batches
 from ..errors import ImageError
 from ..network import CapturedNetwork
 from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
-from ..wire import decode_activation, encode_activation
+from ..wire import codings, decode_activation, encode_activation
 
 __all__ = [
     "BASELINE_CODECS",
@@ -110,8 +110,12 @@ def codec_baselines(
     *,
     codecs: Sequence[str] = BASELINE_CODECS,
 ) -> list[Baseline]:
-    """Codecs applied to the activation of each image on its own. Raises UnknownCodecError."""
+    """Codecs, each in all its qualities, applied to the activation of each image on its own.
+
+    Raises UnknownCodecError.
+    """
     baselines: list[Baseline] = []
+    codecs = codings(codecs)
     for split_point in split_points:
         head, tail = net.bisect(split_point)
         sizes: dict[str, list[int]] = {codec: [] for codec in codecs}

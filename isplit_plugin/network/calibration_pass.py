@@ -16,8 +16,9 @@ from .. import image as im
 from ..errors import DataError, ImageError
 from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
 from .captured_network import CapturedNetwork
-from .codec_meter import CodecMeter, Photo
+from .codec_meter import CodecMeter
 from .execution import activations
+from .photo_meter import Photo, PhotoMeter
 from .wording import listing
 
 __all__ = ["CalibrationPass", "LabelledImage"]
@@ -64,6 +65,7 @@ class CalibrationPass:
         labels: the true class of each image, ``None`` if it is unknown.
         skipped: the images that could not be used.
         meter: the measurements of the codecs.
+        photo_meter: the measurements of whole photos.
 
     Raises SplitPointError, UnknownSplitPointError, UnknownCodecError.
     """
@@ -76,6 +78,7 @@ class CalibrationPass:
         target: str,
         split_points: Sequence[str] | None,
         codecs: Sequence[str],
+        photos: Sequence[str],
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
@@ -90,9 +93,9 @@ class CalibrationPass:
         self.meter = CodecMeter(
             {name: net.bisect(name)[1] for name in (INPUT, *self._measured)},
             codecs,
-            preprocessing,
             {point.name: point.channel_axis for point in net.split_points},
         )
+        self.photo_meter = PhotoMeter(photos, preprocessing)
 
     def run(
         self, images: Iterable[LabelledImage], batch_size: int, report: Callable[[int], None]
@@ -150,7 +153,7 @@ class CalibrationPass:
         tensors, scores = activations(self.net, self._measured, x)
         top = scores.argmax(dim=1).cpu().numpy()
         self.top += top.tolist()
-        self.meter.add_photos(photos, self._scores, top)
+        self.photo_meter.add(photos, self._scores, top)
         self.meter.add_activations(INPUT, x, top)
         for name in self._measured:
             self.meter.add_activations(name, tensors[name], top)

@@ -13,6 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import DataError
+from ..photo_codecs import PHOTOS
 from ..profile import TARGETS, CutMeasurement, Profile
 from ..schema import ON_DEVICE, Preprocessing
 from ..wire import CODECS
@@ -36,6 +37,7 @@ def profile(
     model: str = "",
     split_points: Sequence[str] | None = None,
     codecs: Sequence[str] = CODECS,
+    photos: Sequence[str] = PHOTOS,
     target: str = "predicted",
     batch_size: int = 8,
     threads: int | None = None,
@@ -56,7 +58,9 @@ def profile(
         model: the model's name.
         split_points: where codecs are measured, besides ``input`` and ``output``; by default at
             every block output.
-        codecs: the codecs to measure.
+        codecs: the codecs to measure, each in all its qualities, and codings such as ``dct@3``.
+        photos: the forms in which whole photos are measured at `input`, such as ``webp@75``. Those
+            that this Pillow cannot write are left out.
         target: "predicted" differentiates the score of the predicted class and counts the image
             for that class; "true" does so with the true class.
         batch_size: images in one pass.
@@ -78,6 +82,7 @@ def profile(
         target=target,
         split_points=split_points,
         codecs=codecs,
+        photos=photos,
     )
     total = len(images) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), _reporter(progress, total) as report:
@@ -163,7 +168,9 @@ def _measurements(
     # At `output` nothing is sent, and the device's answer is the full network's.
     images = np.bincount(rows, minlength=classes).astype(np.int64)
     output = CutMeasurement(ON_DEVICE, 0.0, 0.0, 0.0, images, images.copy())
-    return (*calibration.meter.measurements(rows, classes), output)
+    meters = (calibration.photo_meter, calibration.meter)
+    measured = (m for meter in meters for m in meter.measurements(rows, classes))
+    return (*measured, output)
 
 
 def _provenance(calibration: CalibrationPass, labelled: int, threads: int) -> dict[str, str]:

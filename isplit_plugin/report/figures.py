@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..advice import candidate_points, local_maxima
+from ..advice import best_photo, candidate_points, local_maxima
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, Cut, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
@@ -254,9 +254,9 @@ def _draw_bytes(axes: Axes, profile: Profile) -> None:
     smallest = _smallest_faithful(profile)
     _draw_known(axes, 2, "uint8+zstd", _codec_bytes(profile, "uint8+zstd"))
     _draw_known(axes, 0, "smallest that agrees on 99 %", smallest)
-    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
-    if jpeg is not None:
-        _draw_jpeg(axes, jpeg.nbytes, smallest)
+    photo = best_photo(profile)
+    if photo is not None:
+        _draw_photo(axes, photo.measurement, smallest)
     axes.set_yscale("log")
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(_bytes_label)
@@ -294,16 +294,16 @@ def _draw_known(axes: Axes, number: int, label: str, values: Floats) -> None:
         )
 
 
-def _draw_jpeg(axes: Axes, nbytes: float, smallest: Floats) -> None:
-    """The JPEG's size as a line, and a mark on every split point that takes fewer bytes."""
+def _draw_photo(axes: Axes, photo: CutMeasurement, smallest: Floats) -> None:
+    """The best photo's size as a line, and a mark on every split point that takes fewer bytes."""
     axes.axhline(
-        nbytes,
+        photo.nbytes,
         color=SERIES[1],
         linestyle=(0, (5, 2)),
         linewidth=1.4,
-        label="JPEG of the crop",
+        label=f"best photo: {photo.cut.coding}",
     )
-    below = np.flatnonzero(smallest < nbytes)
+    below = np.flatnonzero(smallest < photo.nbytes)
     axes.plot(
         below,
         smallest[below],
@@ -312,7 +312,7 @@ def _draw_jpeg(axes: Axes, nbytes: float, smallest: Floats) -> None:
         markersize=9,
         alpha=0.3,
         markeredgewidth=0,
-        label="smaller than the JPEG",
+        label="smaller than the best photo",
     )
 
 

@@ -8,19 +8,18 @@ from typing import Final
 
 import numpy as np
 
-from ..advice import wilson
+from ..advice import best_photo, wilson
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT, Cut
+from ..schema import INPUT, OUTPUT
 from .figures import candidates, class_figure, faithful, overview_figure
 from .page import Cell, Page
 
 _SHOWN_CLASSES: Final = 5
-_JPEG: Final = Cut(INPUT, "jpeg")
 
 
 def add_summary(page: Page, profile: Profile) -> None:
     """The profile's main figures, and in words whether splitting pays."""
-    jpeg = profile.measurement(_JPEG)
+    photo = _photo(profile)
     accuracy = profile.accuracy
     page.facts(
         [
@@ -28,7 +27,7 @@ def add_summary(page: Page, profile: Profile) -> None:
             (f"{int((profile.count > 0).sum())} of {len(profile.classes)}", "classes predicted"),
             (None if accuracy is None else f"{accuracy:.1%}", "accuracy on labelled images"),
             (len(profile.split_points), "split points"),
-            (None if jpeg is None else round(jpeg.nbytes), "bytes as a JPEG"),
+            (None if photo is None else round(photo.nbytes), "bytes of the best faithful photo"),
         ]
     )
     page.text(_conclusion(profile))
@@ -64,7 +63,7 @@ def add_measurements(page: Page, profile: Profile) -> None:
     page.text(
         "Agreement: the share of images whose top class stays the full network's, with its 95 % "
         "interval (Wilson). Bytes are of one image on the wire. Marked rows are smaller than the "
-        "JPEG."
+        "best faithful photo."
     )
     by_split_point: dict[str, list[CutMeasurement]] = defaultdict(list)
     for measurement in profile.measurements:
@@ -73,14 +72,14 @@ def add_measurements(page: Page, profile: Profile) -> None:
         min(faithful(measurements) or measurements, key=lambda m: m.nbytes)
         for measurements in by_split_point.values()
     ]
-    jpeg = profile.measurement(_JPEG)
-    if jpeg is not None and jpeg not in smallest:
-        smallest.append(jpeg)
+    photo = _photo(profile)
+    if photo is not None and photo not in smallest:
+        smallest.append(photo)
     _add_measurement_table(
         page,
         profile,
         smallest,
-        caption="At each split point the smallest codec that agrees on 99 %, if any; and the JPEG",
+        caption="At each split point the smallest codec that agrees on 99 %, if any; and the best photo",
     )
     _add_measurement_table(
         page,
@@ -97,38 +96,44 @@ def add_provenance(page: Page, profile: Profile) -> None:
 
 
 def _conclusion(profile: Profile) -> str:
-    """One sentence: does splitting without training pay, compared with sending the JPEG?"""
+    """One sentence: does splitting without training pay, compared with sending the photo?"""
     splits = [m for m in profile.measurements if m.split_point not in (INPUT, OUTPUT)]
     accurate = faithful(splits)
     if not accurate:
         return "No measured cut keeps the full network's answer on at least 99 % of the images."
     smallest = min(accurate, key=lambda m: m.nbytes)
-    jpeg = profile.measurement(_JPEG)
-    if jpeg is None:
+    photo = _photo(profile)
+    if photo is None:
         return (
             "The smallest cut that keeps at least 99 % of the answers is "
             f"{_description(profile, smallest)}."
         )
-    smaller = [m for m in accurate if m.nbytes < jpeg.nbytes]
+    smaller = [m for m in accurate if m.nbytes < photo.nbytes]
     if not smaller:
         return (
-            "No measured cut that keeps at least 99 % of the answers sends less than the JPEG of "
-            "the same crop: without a trained bottleneck, splitting saves no bytes here. The "
+            "No measured cut that keeps at least 99 % of the answers sends less than the best photo, "
+            f"{photo.cut.coding}: without a trained bottleneck, splitting saves no bytes here. The "
             f"smallest is {_description(profile, smallest)}."
         )
     first = min(profile.point_index(m.split_point) for m in smaller)
     at_first = [m for m in smaller if m.split_point == profile.split_points[first].name]
     earliest = min(at_first, key=lambda m: m.nbytes)
     return (
-        "The earliest cut that keeps at least 99 % of the answers and sends less than the JPEG of "
-        f"the same crop is {_description(profile, earliest)}, "
-        f"{earliest.nbytes / jpeg.nbytes:.2f} of the JPEG."
+        "The earliest cut that keeps at least 99 % of the answers and sends less than the best "
+        f"photo, {photo.cut.coding}, is {_description(profile, earliest)}, "
+        f"{earliest.nbytes / photo.nbytes:.2f} of the photo."
     )
+
+
+def _photo(profile: Profile) -> CutMeasurement | None:
+    """The measurement of the best faithful photo."""
+    photo = best_photo(profile)
+    return None if photo is None else photo.measurement
 
 
 def _description(profile: Profile, m: CutMeasurement) -> str:
     words = (
-        f"{m.split_point} with {m.codec} ({m.agreeing.sum()} of {m.images.sum()} images): "
+        f"{m.split_point} with {m.cut.coding} ({m.agreeing.sum()} of {m.images.sum()} images): "
         f"{m.nbytes:,.0f} bytes an image"
     )
     head_ms = profile.head_ms.get(m.split_point)
@@ -178,22 +183,22 @@ def _add_measurement_table(
     caption: str = "",
     folded: str = "",
 ) -> None:
-    jpeg = profile.measurement(_JPEG)
+    photo = _photo(profile)
     names = (INPUT, *(point.name for point in profile.split_points), OUTPUT)
     order = {name: i for i, name in enumerate(names)}
     ordered = sorted(measurements, key=lambda m: (order[m.split_point], m.nbytes))
     times = ("encode ms", "decode ms", "head ms", "tail ms")
     page.table(
-        ("split point", "codec", "bytes", "x JPEG", "agreement", "images", *times),
-        [_measurement_row(profile, m, jpeg) for m in ordered],
+        ("split point", "codec", "bytes", "x photo", "agreement", "images", *times),
+        [_measurement_row(profile, m, photo) for m in ordered],
         caption=caption,
         folded=folded,
-        marked={i for i, m in enumerate(ordered) if jpeg is not None and m.nbytes < jpeg.nbytes},
+        marked={i for i, m in enumerate(ordered) if photo is not None and m.nbytes < photo.nbytes},
     )
 
 
 def _measurement_row(
-    profile: Profile, m: CutMeasurement, jpeg: CutMeasurement | None
+    profile: Profile, m: CutMeasurement, photo: CutMeasurement | None
 ) -> tuple[Cell, ...]:
     images = int(m.images.sum())
     agreement = None
@@ -203,9 +208,9 @@ def _measurement_row(
         agreement = f"{share:.1%} ({low:.1%} to {high:.1%})"
     return (
         m.split_point,
-        m.codec,
+        m.cut.coding,
         round(m.nbytes),
-        None if jpeg is None else float(m.nbytes / jpeg.nbytes),
+        None if photo is None else float(m.nbytes / photo.nbytes),
         agreement,
         images,
         float(m.encode_ms),

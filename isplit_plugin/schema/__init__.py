@@ -5,7 +5,17 @@ No I/O, no engine: numpy and the standard library only.
 
 from __future__ import annotations
 
-from .cut import IMAGE_CODECS, INPUT, NO_CODEC, ON_DEVICE, OUTPUT, Cut
+from .cut import (
+    IMAGE_CODECS,
+    INPUT,
+    MAX_QUALITY,
+    NO_CODEC,
+    ON_DEVICE,
+    OUTPUT,
+    PHOTO_CODECS,
+    PHOTO_FILE,
+    Cut,
+)
 from .network import (
     BOTTLENECK_MARK,
     MANIFEST_FORMAT,
@@ -30,9 +40,12 @@ __all__ = [
     "IMAGE_CODECS",
     "INPUT",
     "MANIFEST_FORMAT",
+    "MAX_QUALITY",
     "NO_CODEC",
     "ON_DEVICE",
     "OUTPUT",
+    "PHOTO_CODECS",
+    "PHOTO_FILE",
     "BottleneckPoint",
     "Candidate",
     "ClassShare",

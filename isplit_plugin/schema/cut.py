@@ -14,9 +14,14 @@ OUTPUT: Final = "output"
 """The split point behind the last layer: nothing is sent, the device runs everything."""
 NO_CODEC: Final = "none"
 """The codec at `output`, where nothing is sent."""
-IMAGE_CODECS: Final = ("jpeg", "file")
-"""At split point `input`: "jpeg", the photo cropped on the device; "file", the photo as it is."""
+PHOTO_CODECS: Final = ("jpeg", "webp", "avif")
+"""Photos cropped on the device, as files of these formats. Each has several qualities."""
+PHOTO_FILE: Final = "file"
+"""The codec of a photo as it is, without a crop."""
+IMAGE_CODECS: Final = (*PHOTO_CODECS, PHOTO_FILE)
+"""The codecs of photos, at split point `input`."""
 MAX_QUALITY: Final = 99
+"""The highest quality of a codec that has several."""
 
 _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9_.+\-]*\Z")
 _QUALITY: Final = re.compile(r"[0-9]{1,2}\Z")
@@ -29,7 +34,8 @@ class Cut:
     Attributes:
         split_point: the name of a split point or of a bottleneck, or ``input``, or ``output``.
         codec: the name of a codec. At ``input`` an image codec, at ``output`` ``none``.
-        quality: for a codec that has several rates, which of them, 0 to 99; else ``None``.
+        quality: for a codec that has several rates, which of them, 0 to 99, with more bytes for
+            more; else ``None``. A photo of unknown quality has ``None`` too.
 
     The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``.
     :func:`str` writes it and :meth:`parse` reads it back.
@@ -49,6 +55,11 @@ class Cut:
     def coding(self) -> str:
         """Codec and quality in text form: ``uint8+zstd``, ``dct@3``."""
         return self.codec if self.quality is None else f"{self.codec}@{self.quality}"
+
+    @property
+    def is_photo(self) -> bool:
+        """Whether an image file is sent rather than numbers."""
+        return self.split_point == INPUT and self.codec in IMAGE_CODECS
 
     @classmethod
     def of(cls, split_point: str, coding: str) -> Cut:

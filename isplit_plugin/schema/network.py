@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ..errors import ArtifactError, QueryError, UnknownSplitPointError
-from .cut import INPUT, OUTPUT, Cut
+from .cut import INPUT, OUTPUT, PHOTO_FILE, Cut
 
 MANIFEST_FORMAT: Final = 1
 """Version of the manifest's format."""
@@ -134,12 +134,17 @@ class Manifest:
         input_shape: of one image, without batch.
         split_points: all points of the curve, in execution order.
         deployed: the names that are served. ``input`` and ``output`` always are besides.
-        codecs: the codecs that the tail accepts.
+        codecs: the codings of activations that the tail accepts: a codec's name, and for a codec
+            with several qualities one entry for each, ``dct@3``.
         default: the cut that a client starts with.
         files: SHA-256 of each file in the bundle or archive, by its path there.
         created_with: versions of Python and of packages.
         bottlenecks: trained bottlenecks. Their names can stand in ``deployed`` and wherever a
             served split point is named.
+        photos: the codings of photos that the tail accepts at `input`, such as ``webp@75``. The
+            photo as it is, codec ``file``, always is besides.
+        usual: what a cut means that leaves something out: the first cut at a split point is the
+            split point's, the first of a codec there is the codec's.
     """
 
     model: str
@@ -155,6 +160,14 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     created_with: Mapping[str, str] = field(default_factory=dict)
     bottlenecks: tuple[BottleneckPoint, ...] = ()
+    photos: tuple[str, ...] = ("jpeg@90",)
+    usual: tuple[Cut, ...] = ()
+
+    @property
+    def usual_photo(self) -> Cut:
+        """The photo that is sent at `input` where nobody says in which form."""
+        photos = (*self.usual, *(Cut.of(INPUT, coding) for coding in self.photos))
+        return next((cut for cut in photos if cut.is_photo), Cut(INPUT, PHOTO_FILE))
 
     def split_point(self, name: str) -> SplitPoint:
         """The split point or bottleneck of a name or alias. Raises UnknownSplitPointError."""
@@ -170,6 +183,7 @@ class Manifest:
         """A dict of JSON types; :meth:`from_json` is its inverse."""
         raw = asdict(self)
         raw["default"] = str(self.default)
+        raw["usual"] = [str(cut) for cut in self.usual]
         raw["format"] = MANIFEST_FORMAT
         return raw
 
@@ -195,6 +209,8 @@ class Manifest:
                 files={str(k): str(v) for k, v in raw["files"].items()},
                 created_with={str(k): str(v) for k, v in raw["created_with"].items()},
                 bottlenecks=tuple(BottleneckPoint.from_json(v) for v in raw.get("bottlenecks", ())),
+                photos=tuple(str(coding) for coding in raw["photos"]),
+                usual=tuple(Cut.parse(str(cut)) for cut in raw["usual"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
             raise ArtifactError(

@@ -21,7 +21,16 @@ from .activation import (
 )
 from .checking import decode_request
 from .codec import Codec, EncodeOptions, Payload
-from .codecs import CODECS, codec_names, describe, is_codec, register, unknown_codec
+from .codecs import (
+    CODECS,
+    codec_names,
+    codings,
+    describe,
+    find_coding,
+    is_codec,
+    register,
+    unknown_codec,
+)
 from .entropy import WithZstd
 from .message import (
     HEADER,
@@ -72,6 +81,7 @@ __all__ = [
     "activation_layout",
     "calibrate",
     "codec_names",
+    "codings",
     "decode_activation",
     "decode_infer_request",
     "decode_infer_response",
@@ -82,6 +92,7 @@ __all__ = [
     "encode_images",
     "encode_infer_request",
     "encode_infer_response",
+    "find_coding",
     "find_header",
     "header_length",
     "http_headers",

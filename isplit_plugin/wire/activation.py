@@ -1,8 +1,9 @@
 """Activations, and photos at split point `input`, as tensors of the protocol.
 
 fp32, fp16 and uint8 travel as plain tensors of that datatype, which any peer reads. Every other
-codec's bytes travel as BYTES of shape [1] with the parameters ``isplit_codec``, the codec's name,
-and ``isplit_shape``, the shape with the batch, such as ``1,512,28,28``.
+codec's bytes travel as BYTES of shape [1] with the parameters ``isplit_codec``, the coding (the
+codec's name and, where it has several qualities, the quality: ``dct@3``), and ``isplit_shape``,
+the shape with the batch, such as ``1,512,28,28``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from ..errors import UnknownCodecError, WireError, WireSizeError
 from ..schema import IMAGE_CODECS, FloatArray
 from .codec import EncodeOptions, Payload
-from .codecs import find_codec
+from .codecs import find_coding
 from .parameters import P_CODEC, P_SHAPE, read_text
 from .plain import PLAIN_CODECS
 from .quantize import Ranges
@@ -43,20 +44,21 @@ def encode_activation(
 
     Parameters:
         array: Floating-point numbers (N, ...).
-        codec: The codec's name.
+        codec: The coding: a codec's name, with a quality where it has several (``dct@3``).
         name: The tensor's name.
         channel_axis: The axis of the channels, counted with the batch as
             :attr:`SplitPoint.channel_axis` is. Only codecs per channel use it.
         ranges: Ranges from :func:`calibrate`. Without them a codec uses each item's own.
 
     Raises:
-        UnknownCodecError: No codec has this name.
+        UnknownCodecError: No codec has this name, or it has no such quality.
         WireError: The array is empty or has no batch, a value is NaN or infinite, or the ranges
             or the channel axis do not fit.
     """
-    coder = find_codec(codec)
+    coder, quality = find_coding(codec)
     activation = _finite_activation(array)
-    payload = coder.encode(activation, EncodeOptions(channel_axis=channel_axis, ranges=ranges))
+    options = EncodeOptions(channel_axis=channel_axis, ranges=ranges, quality=quality)
+    payload = coder.encode(activation, options)
     datatype = _DATATYPES.get(codec)
     if datatype is not None:
         codes = np.frombuffer(payload.data, DATATYPES[datatype]).reshape(activation.shape)
@@ -87,7 +89,8 @@ def decode_activation(
         raise WireError(error.message) from error
     check_batch(full_shape, shape, max_batch, tensor.name)
     data = tensor.items[0] if tensor.datatype == BYTES else raw_bytes(tensor.array)
-    activation = find_codec(name).decode(Payload(data, tensor.parameters), full_shape)
+    codec, quality = find_coding(name)
+    activation = codec.decode(Payload(data, tensor.parameters, quality), full_shape)
     if activation.shape != full_shape:
         raise WireError(
             f"tensor {tensor.name!r}: codec {name!r} decoded the shape {list(activation.shape)}, "
@@ -99,7 +102,7 @@ def decode_activation(
 
 
 def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
-    """The codec and the shape, with the batch, that a tensor states. Its data are not read.
+    """The coding and the shape, with the batch, that a tensor states. Its data are not read.
 
     Raises WireError; UnknownCodecError for a codec that this process does not know.
     """
@@ -109,8 +112,9 @@ def activation_layout(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
                 f"tensor {tensor.name!r}: a coded activation is BYTES of shape [1], "
                 f"got {list(tensor.shape)}"
             )
-        codec = find_codec(read_text(tensor.parameters.get(P_CODEC), P_CODEC))
-        return codec.name, parse_shape(tensor.parameters.get(P_SHAPE), P_SHAPE)
+        coding = read_text(tensor.parameters.get(P_CODEC), P_CODEC)
+        find_coding(coding)
+        return coding, parse_shape(tensor.parameters.get(P_SHAPE), P_SHAPE)
     plain = _BY_DATATYPE.get(tensor.datatype)
     stated = tensor.parameters.get(P_CODEC, plain)
     if plain is None or stated != plain:
@@ -149,15 +153,16 @@ def calibrate(
         UnknownCodecError: No codec has this name.
         WireError: The codec uses no ranges, there are no activations, or a value is not finite.
     """
-    return find_codec(codec).calibrate(map(_finite_activation, activations), channel_axis)
+    return find_coding(codec)[0].calibrate(map(_finite_activation, activations), channel_axis)
 
 
 def encode_images(images: Sequence[Buffer], codec: str, name: str = "input") -> Tensor:
     """Image files for split point `input`, as BYTES of shape [N].
 
-    Raises UnknownCodecError, and WireError without images.
+    ``codec``: the coding, such as ``webp@75`` or ``file``. Raises UnknownCodecError, and WireError
+    without images.
     """
-    if codec not in IMAGE_CODECS:
+    if codec.partition("@")[0] not in IMAGE_CODECS:
         raise UnknownCodecError.of(codec, IMAGE_CODECS)
     if not images:
         raise WireError("expected at least one image")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
-from ..schema import IMAGE_CODECS, INPUT, Cut, Manifest
+from ..schema import IMAGE_CODECS, INPUT, PHOTO_FILE, Cut, Manifest
 from . import message
 from .activation import DEFAULT_MAX_BATCH, activation_layout, check_batch, encode_images
 from .codecs import unknown_codec
@@ -117,13 +117,14 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
             f"at split point {split_point!r} the input tensor is named {tensor_name!r}, "
             f"got {tensor.name!r}"
         )
-    codec = _read_image_codec(tensor, max_batch) if split_point == INPUT else None
-    if codec is None:
-        codec = _read_codec(tensor, split_point, shape, manifest, max_batch)
+    coding = _read_image_codec(tensor, manifest, max_batch) if split_point == INPUT else None
+    if coding is None:
+        coding = _read_codec(tensor, split_point, shape, manifest, max_batch)
+    cut = Cut.of(split_point, coding)
     network = parameters.get(P_NETWORK)
     device_token = parameters.get(P_DEVICE)
     return TailRequest(
-        cut=Cut.of(split_point, codec),
+        cut=cut,
         tensor=tensor,
         network_hash=None if network is None else str(network),
         top_k=read_integer(parameters, P_TOP_K, DEFAULT_TOP_K, low=1, high=MAX_TOP_K),
@@ -133,7 +134,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         encode_ms=_read_milliseconds(parameters, P_ENCODE_MS),
         group=_read_group(parameters),
         id=request.id,
-        shape=() if codec in IMAGE_CODECS else shape,
+        shape=() if cut.is_photo else shape,
         # Whatever the token is, it is no reason to refuse a prediction: it is verified elsewhere.
         device_token=None if device_token is None else str(device_token),
         probe=read_flag(parameters, P_PROBE, False),
@@ -193,28 +194,34 @@ def _check_complete(
         )
 
 
-def _read_image_codec(tensor: Tensor, max_batch: int) -> str | None:
-    """The codec of image files; ``None`` for a tensor that holds none."""
-    codec = tensor.parameters.get(P_CODEC)
-    if tensor.datatype != BYTES or codec not in IMAGE_CODECS:
+def _read_image_codec(tensor: Tensor, manifest: Manifest, max_batch: int) -> str | None:
+    """The coding of image files; ``None`` for a tensor that holds none."""
+    coding = tensor.parameters.get(P_CODEC)
+    if tensor.datatype != BYTES or not isinstance(coding, str):
         return None
+    codec = coding.partition("@")[0]
+    if codec not in IMAGE_CODECS:
+        return None
+    # A client that states no quality is served: its photo says all that the tail needs.
+    if coding != codec and coding not in manifest.photos:
+        raise unknown_codec(coding, (*manifest.codecs, *manifest.photos, PHOTO_FILE))
     if len(tensor.shape) != 1:
         raise WireError(f"images are BYTES of shape [N], got {list(tensor.shape)}")
     if tensor.shape[0] > max_batch:
         raise WireSizeError(
             f"a batch of {tensor.shape[0]} images, at most {max_batch}", limit=max_batch
         )
-    return str(codec)
+    return coding
 
 
 def _read_codec(
     tensor: Tensor, split_point: str, shape: tuple[int, ...], manifest: Manifest, max_batch: int
 ) -> str:
-    """The codec of an activation, where manifest and split point accept the tensor."""
+    """The coding of an activation, where manifest and split point accept the tensor."""
     codec, full_shape = activation_layout(tensor)
     if codec not in manifest.codecs:
-        image_codecs = IMAGE_CODECS if split_point == INPUT else ()
-        raise unknown_codec(codec, (*manifest.codecs, *image_codecs))
+        photos = (*manifest.photos, PHOTO_FILE) if split_point == INPUT else ()
+        raise unknown_codec(codec, (*manifest.codecs, *photos))
     check_batch(full_shape, shape, max_batch, tensor.name)
     return codec
 

@@ -20,10 +20,13 @@ class Payload:
     Attributes:
         data: The bytes.
         parameters: Scalars that travel beside the bytes, as parameters of the tensor.
+        quality: When it is decoded, the quality that the tensor states, one of
+            :attr:`Codec.qualities`; ``None`` for a codec without them. ``encode`` leaves it out.
     """
 
     data: Buffer
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    quality: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -35,10 +38,12 @@ class EncodeOptions:
     Attributes:
         channel_axis: The axis of the channels; axis 0 is the batch.
         ranges: Calibrated ranges (:meth:`Codec.calibrate`). ``None``: each item's own range.
+        quality: One of :attr:`Codec.qualities`; ``None`` for a codec without them.
     """
 
     channel_axis: int = 1
     ranges: Ranges | None = None
+    quality: int | None = None
 
 
 class Codec(ABC):
@@ -46,12 +51,24 @@ class Codec(ABC):
 
     The items of a batch are coded one by one: the other items never change a result. A codec keeps
     no state and is used by several threads at once.
+
+    A codec with several rates lists them in :attr:`qualities`. Codec and quality together are a
+    coding, ``dct@3`` in text form: manifests and profiles name codings, and so does a tensor on the
+    wire. Each quality is measured, recommended and counted like a codec of its own.
     """
 
     @property
     @abstractmethod
     def name(self) -> str:
         """The name on the wire, in profiles and on the command line, such as ``uint8+zstd``."""
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        """The rates, 0 to 99 and ascending, with more bytes for more; empty where there is one.
+
+        ``encode`` gets the one to use in its options, ``decode`` in the payload.
+        """
+        return ()
 
     @abstractmethod
     def encode(self, activation: FloatArray, options: EncodeOptions) -> Payload:

@@ -7,6 +7,9 @@ Built-in names::
 
 Other packages add codecs as entry points of the group ``isplit.codecs``: a :class:`Codec`, or
 several of them. Each is known under its own ``name``. A built-in name cannot be replaced.
+
+Manifests, profiles and tensors name codings: the name of a codec, and for one with several
+qualities a quality behind it, ``dct@3``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Final
 
 from ..errors import UnknownCodecError
 from ..registry import Registry
-from ..schema import IMAGE_CODECS, NO_CODEC
+from ..schema import IMAGE_CODECS, MAX_QUALITY, NO_CODEC
 from .codec import Codec
 from .entropy import WithZstd
 from .linear import FAMILY
@@ -42,9 +45,10 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}")
 def register(codec: Codec) -> None:
     """Add a codec to this process. It replaces one of the same name that is not built in.
 
-    Raises ValueError for a built-in name, and for one that a cut's text form cannot hold.
+    Raises ValueError for a built-in name, and for a name or qualities that a cut's text form cannot
+    hold.
     """
-    _check_name(codec.name)
+    _check_codec(codec)
     if codec.name in _BUILT_IN:
         raise ValueError(f"the codec {codec.name!r} is built in and cannot be replaced")
     _CODECS[codec.name] = codec
@@ -55,25 +59,63 @@ def codec_names() -> tuple[str, ...]:
     return tuple(_CODECS)
 
 
-def is_codec(name: str) -> bool:
-    """Whether this process knows an activation codec of this name."""
-    return name in _CODECS
+def codings(names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The codings of these codecs: ``dct`` stands for ``dct@1``, ``dct@2`` and so on.
+
+    A codec without qualities, and a coding, stand for themselves. By default those of all activation
+    codecs of this process. Raises UnknownCodecError.
+    """
+    every: list[str] = []
+    for name in codec_names() if names is None else names:
+        codec = _CODECS.get(name)
+        if codec is None or not codec.qualities:
+            find_coding(name)
+            every.append(name)
+        else:
+            every += (f"{name}@{quality}" for quality in codec.qualities)
+    return tuple(dict.fromkeys(every))
 
 
-def find_codec(name: str) -> Codec:
-    """The codec of a name. Raises UnknownCodecError."""
+def is_codec(coding: str) -> bool:
+    """Whether this process codes activations so: a codec without qualities, or codec and quality."""
+    try:
+        find_coding(coding)
+    except UnknownCodecError:
+        return False
+    return True
+
+
+def find_coding(coding: str) -> tuple[Codec, int | None]:
+    """The codec and the quality of a coding such as ``uint8+zstd`` or ``dct@3``.
+
+    Raises UnknownCodecError for an unknown codec, for a quality that the codec does not have, and
+    where a codec has qualities but none is named.
+    """
+    name, mark, text = coding.partition("@")
     codec = _CODECS.get(name)
     if codec is None:
         names = (*codec_names(), *IMAGE_CODECS)
         raise UnknownCodecError(
-            f"unknown codec {name[:200]!r}; known: {describe(names)}", known=list(names)
+            f"unknown codec {coding[:200]!r}; known: {describe(names)}", known=list(names)
         )
-    return codec
+    if not codec.qualities and not mark:
+        return codec, None
+    for quality in codec.qualities:
+        if text == str(quality):
+            return codec, quality
+    known = [f"{name}@{quality}" for quality in codec.qualities] or [name]
+    raise UnknownCodecError(
+        f"unknown quality: expected {describe(known)}, got {coding[:200]!r}", known=known
+    )
 
 
 def describe(names: Iterable[str]) -> str:
-    """Codec names for people. The ``q`` family, where it is complete, becomes one pattern."""
-    unique = list(dict.fromkeys(names))
+    """Codings for people: ``dct@1,2,3``. A complete ``q`` family becomes one pattern."""
+    qualities: dict[str, list[str]] = {}
+    for coding in dict.fromkeys(names):
+        name, _, quality = coding.partition("@")
+        qualities.setdefault(name, []).extend([quality] if quality else [])
+    unique = [f"{name}@{','.join(of)}" if of else name for name, of in qualities.items()]
     family = {codec.name for codec in FAMILY}
     if family <= set(unique):
         unique = [name for name in unique if name not in family]
@@ -103,6 +145,17 @@ def unknown_codec(
     )
 
 
+def _check_codec(codec: Codec) -> None:
+    _check_name(codec.name)
+    qualities = codec.qualities
+    valid = all(type(q) is int and 0 <= q <= MAX_QUALITY for q in qualities)
+    if not valid or list(qualities) != sorted(set(qualities)):
+        raise ValueError(
+            f"codec {codec.name!r}: expected ascending qualities from 0 to {MAX_QUALITY}, "
+            f"got {qualities}"
+        )
+
+
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name in _RESERVED:
         raise ValueError(
@@ -118,7 +171,7 @@ def _read_entry_point(_: str, value: object) -> dict[str, Codec]:
     for codec in codecs:
         if not isinstance(codec, Codec):
             raise TypeError(f"expected a Codec or a sequence of them, got {type(codec).__name__}")
-        _check_name(codec.name)
+        _check_codec(codec)
         by_name[codec.name] = codec
     return by_name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import WireError, WireSizeError
@@ -40,13 +40,17 @@ class WithZstd(Codec):
     def name(self) -> str:
         return f"{self.codec.name}+zstd"
 
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        return self.codec.qualities
+
     def encode(self, activation: FloatArray, options: EncodeOptions) -> Payload:
         payload = self.codec.encode(activation, options)
         return Payload(compress(payload.data), payload.parameters)
 
     def decode(self, payload: Payload, shape: tuple[int, ...]) -> FloatArray:
         data = decompress(payload.data, self.codec.max_size(shape))
-        return self.codec.decode(Payload(data, payload.parameters), shape)
+        return self.codec.decode(replace(payload, data=data), shape)
 
     def max_size(self, shape: tuple[int, ...]) -> int:
         size = self.codec.max_size(shape)

@@ -24,7 +24,7 @@ MAX_MS: Final = 3_600_000.0
 """The longest time that a device may report: an hour."""
 
 P_CODEC: Final = "isplit_codec"
-"""Of a tensor: the codec's name."""
+"""Of a tensor: the coding, a codec's name and its quality where it has several: ``dct@3``."""
 P_SHAPE: Final = "isplit_shape"
 """Of a tensor: the activation's shape with the batch, such as ``1,512,28,28``."""
 P_SPLIT_POINT: Final = "isplit_split_point"

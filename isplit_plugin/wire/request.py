@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import WireError
-from ..schema import IMAGE_CODECS, Cut, FloatArray
+from ..schema import Cut, FloatArray
 from . import message
 from .activation import activation_layout, decode_activation
 from .message import InferRequest, RequestedOutput
@@ -56,7 +56,7 @@ class TailRequest:
     """One request to a tail.
 
     Attributes:
-        cut: Split point and codec.
+        cut: Split point, codec and quality.
         tensor: N items, coded.
         network_hash: The head's; ``None`` from a stock client.
         top_k: The number of classes to answer.
@@ -100,7 +100,7 @@ class TailRequest:
     @property
     def is_image(self) -> bool:
         """Whether the items are image files rather than numbers."""
-        return self.codec in IMAGE_CODECS
+        return self.cut.is_photo
 
     @property
     def batch(self) -> int:
@@ -117,7 +117,7 @@ class TailRequest:
         return decode_activation(self.tensor, shape=self.shape, max_batch=self.batch)
 
     def images(self) -> tuple[Buffer, ...]:
-        """The N image files: of codec "file" as they are, of "jpeg" cropped on the device.
+        """The N image files: of codec "file" as they are, of the others cropped on the device.
 
         Raises WireError where the request carries an activation.
         """

@@ -121,7 +121,7 @@ def test_stratified_of_nothing() -> None:
     assert (found.n, found.weight) == (0.0, 0.0)
 
 
-JPEG = Cut("input", "jpeg")
+JPEG = Cut("input", "jpeg", 90)
 B_UINT8 = Cut("b", "uint8")
 D_UINT8 = Cut("d", "uint8")
 

@@ -30,7 +30,7 @@ from isplit_plugin.errors import IsplitError, ProfileError, QueryError, UnknownC
 from isplit_plugin.schema import ON_DEVICE, Cut, RatedCut, Recommendation
 
 NONE = LiveView.empty()
-JPEG = Cut("input", "jpeg")
+JPEG = Cut("input", "jpeg", 90)
 B_FP32, B_UINT8 = Cut("b", "fp32"), Cut("b", "uint8")
 D_FP32, D_UINT8 = Cut("d", "fp32"), Cut("d", "uint8")
 NEAR: dict[str, Any] = {"bandwidth_mbps": 8, "rtt_ms": 5}

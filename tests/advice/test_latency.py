@@ -17,7 +17,7 @@ LINK = Constraints(bandwidth_mbps=8, rtt_ms=5)
 
 D_UINT8 = Cut("d", "uint8")
 B_UINT8 = Cut("b", "uint8")
-JPEG = Cut("input", "jpeg")
+JPEG = Cut("input", "jpeg", 90)
 
 
 def served(
@@ -105,7 +105,7 @@ def test_factor_is_the_weighted_median_over_split_points() -> None:
 
 
 def test_head_times_too_short_to_measure_are_no_yardstick() -> None:
-    assert model(served("input", "jpeg", head=5.0)).slowdown_source == "assumed"
+    assert model(served("input", "jpeg@90", head=5.0)).slowdown_source == "assumed"
 
 
 def test_rows_of_groups_are_pooled_by_count() -> None:

@@ -209,8 +209,8 @@ def test_a_folder_in_the_way_is_one_line(
             "cut at b as uint8: sent 1.5 KB, head 3.0 ms, round trip 9.0 ms (tail 2.0 ms)",
         ),
         (
-            Cut("input", "jpeg"),
-            "the whole network on the server, input as jpeg: sent 1.5 KB, round trip 9.0 ms (tail 2.0 ms)",
+            Cut("input", "jpeg", 90),
+            "the whole network on the server, input as jpeg@90: sent 1.5 KB, round trip 9.0 ms (tail 2.0 ms)",
         ),
         (ON_DEVICE, "the whole network here: nothing sent, 3.0 ms"),
     ],
@@ -221,12 +221,12 @@ def test_a_prediction_says_what_ran_where(cut: Cut, said: str) -> None:
     assert predict.sentence(Path("a.jpg"), prediction) == f"a.jpg: dog 88%\n    {said}"
 
 
-def test_packaging_warns_of_a_default_above_the_jpeg() -> None:
-    (warning,) = package._larger_than_jpeg(toys.profile(), toys.manifest())
-    assert "b:uint8, is 500 bytes an image, 1.7 times the JPEG" in warning
+def test_packaging_warns_of_a_default_above_the_photo() -> None:
+    (warning,) = package._larger_than_photo(toys.profile(), toys.manifest())
+    assert "b:uint8, is 500 bytes an image, 1.7 times the best photo" in warning
     for smaller_or_not_measured in (Cut("d", "uint8"), Cut("c", "uint8")):
         manifest = toys.manifest(default=smaller_or_not_measured)
-        assert package._larger_than_jpeg(toys.profile(), manifest) == []
+        assert package._larger_than_photo(toys.profile(), manifest) == []
 
 
 def test_a_default_without_its_codec(capsys: pytest.CaptureFixture[str]) -> None:

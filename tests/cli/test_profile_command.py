@@ -23,7 +23,7 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
     table = render_smallest(toys.profile(), 0.01).splitlines()
     assert "all but 1.0% of the photos" in table[0]
     assert [line.split()[:5] for line in table[3:]] == [
-        ["input", "jpeg", "300", "1.00", "99.3%"],
+        ["input", "jpeg@90", "300", "1.00", "99.3%"],
         ["b", "fp32", "2,000", "6.67", "100.0%"],
         ["d", "uint8", "100", "0.33", "100.0%"],
     ]

@@ -77,7 +77,7 @@ def test_a_device_with_nothing_but_the_client(tmp_path: Path, bundle: Path, serv
         "url": server.url,
         "head": str(bundle),
         "picture": colour.tolist(),
-        "cuts": ["output", "pool:fp32", "double:uint8+zstd", "input:jpeg"],
+        "cuts": ["output", "pool:fp32", "double:uint8+zstd", "input:jpeg@90"],
     }
     # Isolated and elsewhere: the installed package runs, not the checkout.
     command = [str(python), "-I", "-W", "error", "-c", DEVICE, json.dumps(plan)]

@@ -153,7 +153,7 @@ def test_top_k_without_scores(connect: Connect, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "cut", [Cut("double", "uint8+zstd"), Cut("pool", "fp16"), Cut("input", "jpeg"), ON_DEVICE]
+    "cut", [Cut("double", "uint8+zstd"), Cut("pool", "fp16"), Cut("input", "jpeg", 90), ON_DEVICE]
 )
 def test_a_batch_is_one_request_and_equals_single_predictions(
     connect: Connect, server: Server, cut: Cut
@@ -173,7 +173,7 @@ def test_a_batch_is_one_request_and_equals_single_predictions(
         assert sum(p.bytes_sent for p in together) == len(server.state.seen[0].body)
 
 
-@pytest.mark.parametrize("cut", ["double", "output", "input:fp32", "input:jpeg", "input:file"])
+@pytest.mark.parametrize("cut", ["double", "output", "input:fp32", "input:jpeg@90", "input:file"])
 def test_an_image_of_a_batch_that_cannot_be_read_is_named(
     connect: Connect, server: Server, cut: str, tmp_path: Path
 ) -> None:
@@ -218,7 +218,7 @@ def test_what_cannot_be_asked(connect: Connect, server: Server, tmp_path: Path) 
     with pytest.raises(QueryError, match=r"expected a codec such as .* got ''"):
         client.predict(GREEN, "double:")
     for broken in (b"no image", tmp_path / "missing.jpg", np.zeros((3, 3, 3), np.float32)):
-        for cut in ("double", "input:jpeg"):
+        for cut in ("double", "input:jpeg@90"):
             with pytest.raises(ImageError):
                 client.predict(broken, cut)
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
@@ -243,7 +243,7 @@ def test_a_codec_that_the_server_lacks_names_both_lists(connect: Connect, server
         "the server says: unknown codec 'fp32'; known: uint8, fp16 (accepted by the tail); "
     )
     assert told.endswith(
-        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, file, q<2-8>[c][+rle]+zstd"
+        "; this client codes: fp32, fp32+zstd, fp16, fp16+zstd, uint8, uint8+zstd, jpeg, webp, avif, file, q<2-8>[c][+rle]+zstd"
     )
     assert caught.value.details["known"] == ["uint8", "fp16"]
     assert {"fp32", "q4c+rle+zstd", "jpeg"} <= set(caught.value.details["client"])
@@ -267,13 +267,13 @@ def test_a_bad_photo_is_the_servers_400(connect: Connect) -> None:
         ("double:fp16", "pool", "pool:fp16"),
         ("double:fp16", "double:uint8", "double:uint8"),
         ("double:fp16", Cut("pool", "uint8"), "pool:uint8"),
-        ("double:fp16", "input", "input:jpeg"),
+        ("double:fp16", "input", "input:jpeg@90"),
         ("double:fp16", "output", "output:none"),
         ("input:file", None, "input:file"),
         ("input:file", "input", "input:file"),
-        ("input:jpeg", "double", "double:uint8+zstd"),
+        ("input:jpeg@90", "double", "double:uint8+zstd"),
         ("output:none", "pool", "pool:uint8+zstd"),
-        ("output:none", "input", "input:jpeg"),
+        ("output:none", "input", "input:jpeg@90"),
     ],
 )
 def test_what_is_left_out_is_completed(
@@ -282,6 +282,60 @@ def test_what_is_left_out_is_completed(
     manifest = make_manifest(default=Cut.parse(default))
     assert resolve(manifest, None, asked) == Cut.parse(expected)
     assert resolve(make_manifest(), Cut.parse(default), asked) == Cut.parse(expected)
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "expected"),
+    [
+        ("double:fp16", "input", "input:webp@75"),
+        ("double:fp16", "input:jpeg", "input:jpeg@85"),
+        ("double:fp16", "input:webp", "input:webp@75"),
+        ("double:fp16", "input:webp@90", "input:webp@90"),
+        ("double:fp16", "input:avif", "input:avif@80"),  # no usual one: the highest
+        ("double:fp16", "double:rated", "double:rated@1"),
+        ("double:fp16", "pool:rated", "pool:rated@12"),
+        ("pool:fp16", "double", "double:rated@1"),
+        ("double:rated@3", "double", "double:rated@3"),
+        ("double:rated@3", "pool", "pool:rated@3"),
+        ("input:jpeg@95", "input", "input:jpeg@95"),
+    ],
+)
+def test_a_codec_alone_gets_its_usual_quality(default: str, asked: str, expected: str) -> None:
+    manifest = make_manifest(
+        codecs=("fp16", "rated@1", "rated@3", "rated@12"),
+        photos=("jpeg@95", "jpeg@85", "webp@90", "webp@75", "avif@60", "avif@80"),
+        usual=tuple(map(Cut.parse, ("input:webp@75", "input:jpeg@85", "double:rated@1"))),
+    )
+    assert resolve(manifest, Cut.parse(default), asked) == Cut.parse(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [("input:webp@76", "webp@75"), ("double:rated@2", "rated@1,3"), ("double:webp@75", "fp16")],
+)
+def test_a_quality_that_the_manifest_lacks_is_refused(asked: str, known: str) -> None:
+    manifest = make_manifest(codecs=("fp16", "rated@1", "rated@3"), photos=("webp@75",))
+    with pytest.raises(UnknownCodecError, match=known):
+        resolve(manifest, None, asked)
+
+
+@pytest.mark.parametrize(
+    ("cut", "magic"),
+    [
+        ("input:jpeg@50", b"\xff\xd8\xff"),
+        ("input:webp@50", b"WEBPVP8"),
+        ("input:avif@50", b"ftypavif"),
+    ],
+)
+def test_a_photo_is_sent_in_the_form_of_the_cut(
+    connect: Connect, server: Server, tmp_path: Path, cut: str, magic: bytes
+) -> None:
+    photos = ("jpeg@50", "webp@50", "avif@50")
+    server.state.manifest = make_manifest(photos=photos)
+    head = write_zip(tmp_path / "photos.head.zip", bundle_files(photos=photos))
+    prediction = connect(head=head).predict(GREEN, cut)
+    assert (str(prediction.cut), prediction.label) == (cut, "green")
+    assert magic in server.state.seen[-1].body
 
 
 def test_not_every_known_split_point_is_deployed() -> None:
@@ -299,7 +353,7 @@ def test_without_a_bundle_photo_files_can_be_sent(connect: Connect) -> None:
     for asked in (None, "input", "input:file", photo_file):
         prediction = client.predict(GREEN, asked)
         assert (prediction.label, prediction.cut) == ("green", photo_file)
-    for cut in ("double", "input:jpeg", "output", Cut("input", "jpeg")):
+    for cut in ("double", "input:jpeg@90", "output", Cut("input", "jpeg", 90)):
         with pytest.raises(BundleError, match="needs the head bundle"):
             client.predict(GREEN, cut)
 
@@ -388,7 +442,7 @@ def test_a_recommendation_is_adopted(connect: Connect, server: Server) -> None:
     assert client.predict(GREEN).cut == Cut("pool", "uint8")
     client.use(recommendation(ON_DEVICE))
     assert client.predict(GREEN).bytes_sent == 0
-    client.use(recommendation(Cut("input", "jpeg")))
+    client.use(recommendation(Cut("input", "jpeg", 90)))
     assert client.predict(GREEN).codec == "jpeg"
 
 

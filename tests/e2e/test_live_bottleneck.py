@@ -21,7 +21,7 @@ def test_a_bottleneck_is_served_and_recommended(
 ) -> None:
     net, bottleneck = toy_network(), bottlenecks[0]
     everything = test_photos.tensor(range(len(test_photos)))
-    sizes = {("input", "jpeg"): 700.0, ("0", "uint8"): 2200.0}
+    sizes = {("input", "jpeg@90"): 700.0, ("0", "uint8"): 2200.0}
     built = package(
         net,
         profile=profile_of(net, everything, preprocessing=PRE, classes=CLASSES, nbytes=sizes),

@@ -86,7 +86,7 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
         )
         cropped = image.to_jpeg(image.crop(path, PREPROCESSING), 90)
         x = torch.from_numpy(image.normalize(image.load(cropped), PREPROCESSING))[None]
-        _same(client.predict(path, cut=Cut("input", "jpeg")), whole(live.toy.net, x)[0], 1e-5)
+        _same(client.predict(path, cut=Cut("input", "jpeg", 90)), whole(live.toy.net, x)[0], 1e-5)
     with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
         _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
 

@@ -30,15 +30,15 @@ from isplit_plugin.wire import (
     TailResponse,
     Tensor,
     WithZstd,
-    codec_names,
+    codings,
     decode_activation,
     decode_request,
     decode_response,
     encode_activation,
     encode_images,
+    find_coding,
     load_json,
 )
-from isplit_plugin.wire.codecs import find_codec
 from isplit_plugin.wire.entropy import compress
 from isplit_plugin.wire.parameters import P_CODEC, P_SHAPE, read_parameters
 from isplit_plugin.wire.tensor import BYTES, DATATYPES, read_binary
@@ -55,7 +55,18 @@ _WIRE_WORDS: Final = (
     *("binary_data_size", "binary_data", "binary_data_output", "activation", "input", "scores"),
     *("isplit_codec", "isplit_shape", "isplit_split_point", "isplit_network", "isplit_top_k"),
     *("isplit_head_ms", "isplit_encode_ms", "isplit_group", "isplit_device", "isplit_probe"),
-    *("isplit_gradient", "scale", "zero_point", "double", "pool", "feed", "jpeg", "file"),
+    *(
+        "isplit_gradient",
+        "scale",
+        "zero_point",
+        "double",
+        "pool",
+        "feed",
+        "jpeg",
+        "jpeg@90",
+        "webp@75",
+        "file",
+    ),
     *("1,3,4,4", "64,3,4,4", *DATATYPES, BYTES, *CODECS),
 )
 
@@ -172,7 +183,7 @@ def _probe_response_seeds() -> Iterator[bytes]:
 # With an even flag the target compresses the payload itself: hardly any mutation of a zstd frame
 # is one.
 
-_NAMES: Final = codec_names()
+_NAMES: Final = codings()
 
 
 def _activation(case: bytes) -> None:
@@ -181,7 +192,7 @@ def _activation(case: bytes) -> None:
     codec_name, shape = _NAMES[case[0] % len(_NAMES)], SHAPES[case[1] % len(SHAPES)]
     raw_parameters, _, payload = case[3:].partition(b"\0")
     parameters = read_parameters(load_json(raw_parameters), "case")
-    codec = find_codec(codec_name)
+    codec, _ = find_coding(codec_name)
     if isinstance(codec, WithZstd) and case[2] % 2 == 0:
         payload = compress(payload)
     tensor = _tensor(codec_name, shape, parameters, payload)
@@ -200,11 +211,11 @@ def _tensor(
 
 
 def _activation_seeds() -> Iterator[bytes]:
-    options = EncodeOptions(channel_axis=1)
     for number, name in enumerate(_NAMES):
         shape = SHAPES[number % len(SHAPES)]
         values = np.random.default_rng(number).normal(size=shape).astype(np.float32)
-        codec = find_codec(name)
+        codec, quality = find_coding(name)
+        options = EncodeOptions(channel_axis=1, quality=quality)
         inner = codec.codec if isinstance(codec, WithZstd) else codec
         for flag, coder in ((0, inner), (1, codec)):
             payload = coder.encode(np.maximum(values, 0), options)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from toys.rated_codec import QUALITIES, Rated
 
 from isplit_plugin import image as im
 from isplit_plugin.errors import (
@@ -32,9 +33,10 @@ from isplit_plugin.network import (
     profile,
 )
 from isplit_plugin.network.execution import full_precision
+from isplit_plugin.photo_codecs import PHOTOS, write_photo
 from isplit_plugin.profile import Profile
-from isplit_plugin.schema import ON_DEVICE, Cut, Preprocessing
-from isplit_plugin.wire import CODECS, decode_activation, encode_activation
+from isplit_plugin.schema import ON_DEVICE, PHOTO_CODECS, Cut, Preprocessing
+from isplit_plugin.wire import CODECS, codecs, decode_activation, encode_activation
 
 PRE = Preprocessing(crop=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASSES = ("a", "b", "c", "d")
@@ -137,7 +139,10 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
     points = ("input", "conv1", "layer1.0", "layer1", "pool")
     tensor_cuts = {Cut(point, codec) for point in points for codec in CODECS}
     measured_cuts = {measurement.cut for measurement in whole.measurements}
-    assert measured_cuts == tensor_cuts | {Cut("input", "jpeg"), ON_DEVICE}
+    assert measured_cuts == tensor_cuts | {
+        *(Cut.of("input", coding) for coding in PHOTOS),
+        ON_DEVICE,
+    }
     for cut in tensor_cuts:
         measurement = whole.measurement(cut)
         assert measurement is not None
@@ -160,23 +165,51 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
         )
 
 
-def test_photo_codecs(net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile) -> None:
-    jpeg = whole.measurement(Cut("input", "jpeg"))
-    assert jpeg is not None
-    files = [im.to_jpeg(im.crop(image, PRE)) for image in images]
-    assert jpeg.nbytes == pytest.approx(np.mean([len(f) for f in files]))
+@pytest.mark.parametrize("coding", PHOTOS)
+def test_photos_are_measured_in_every_form(
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile, coding: str
+) -> None:
+    cut = Cut.of("input", coding)
+    measured = whole.measurement(cut)
+    assert measured is not None
+    assert cut.quality is not None
+    files = [write_photo(im.crop(image, PRE), cut.codec, cut.quality) for image in images]
+    assert measured.nbytes == pytest.approx(np.mean([len(f) for f in files]))
     with torch.inference_mode():
-        again = net.model(
-            torch.from_numpy(np.stack([im.normalize(im.load(f), PRE) for f in files]))
-        ).argmax(1)
+        decoded = [im.normalize(im.load(f).convert("RGB"), PRE) for f in files]
+        again = net.model(torch.from_numpy(np.stack(decoded))).argmax(1)
         top = net.model(inputs(images)).argmax(1)
-    assert jpeg.agreeing.sum() == int((again == top).sum())
-    assert jpeg.images.sum() == len(images)
-    assert whole.measurement(Cut("input", "file")) is None  # Pillow images have no file
+    assert measured.agreeing.sum() == int((again == top).sum())
+    assert measured.images.sum() == len(images)
+    assert measured.encode_ms > 0
+    assert measured.decode_ms > 0
+
+
+def test_pillow_images_have_no_file_and_output_sends_nothing(whole: Profile) -> None:
+    assert whole.measurement(Cut("input", "file")) is None
     output = whole.measurement(ON_DEVICE)
     assert output is not None
     assert output.nbytes == 0
     np.testing.assert_array_equal(output.agreeing, whole.count)
+
+
+def test_every_quality_of_a_codec_is_measured(
+    net: CapturedNetwork, images: list[PIL.Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(codecs._CODECS, "rated", Rated())
+    result = run(net, [(i, None) for i in images], split_points=["conv1"], codecs=["rated"])
+    sizes = []
+    for quality in QUALITIES:
+        measured = result.measurement(Cut("conv1", "rated", quality))
+        assert measured is not None
+        assert measured.images.sum() == len(images)
+        sizes.append(measured.nbytes)
+    assert sizes[0] == sizes[1] < sizes[2]  # up to 8 bits in one byte, 12 in two
+    one = run(net, [(images[0], None)], split_points=["conv1"], codecs=["rated@3"])
+    assert {m.cut for m in one.measurements if m.codec == "rated"} == {
+        Cut(point, "rated", 3) for point in ("input", "conv1")
+    }
+    assert Profile.from_bytes(result.to_bytes()).measurement(Cut("conv1", "rated", 12)) is not None
 
 
 def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:
@@ -228,7 +261,7 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
     assert file is not None
     assert file.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
     assert file.agreeing.sum() == file.images.sum() == 3
-    jpeg = result.measurement(Cut("input", "jpeg"))
+    jpeg = result.measurement(Cut("input", "jpeg", 90))
     assert jpeg is not None
     assert jpeg.images.sum() == 3
 
@@ -251,7 +284,7 @@ def test_a_mixed_set_counts_each_codec_where_it_applies(
     mixed = [(inputs(images)[2].numpy(), None), (images[1], None), (data.getvalue(), None)]
     result = run(net, mixed, split_points=[], codecs=["fp16"])
     images_of_codec = {m.codec: int(m.images.sum()) for m in result.measurements}
-    assert images_of_codec == {"jpeg": 2, "file": 1, "fp16": 3, "none": 3}
+    assert images_of_codec == {**dict.fromkeys(PHOTO_CODECS, 2), "file": 1, "fp16": 3, "none": 3}
 
 
 def test_target_true_files_images_under_their_label(
@@ -356,7 +389,8 @@ def test_split_points_go_by_any_name_and_count_once(
         split_points=["layer1.1", "layer1", "input", "output"],
         codecs=["fp32"],
     )
-    assert [m.split_point for m in result.measurements] == ["input", "input", "layer1", "output"]
+    cuts = [str(m.cut) for m in result.measurements if not m.cut.is_photo]
+    assert cuts == ["input:fp32", "layer1:fp32", "output:none"]
 
 
 def test_progress_bar_writes_to_stderr_alone(

@@ -87,7 +87,7 @@ def live_view() -> LiveView:
         Times(100, 12, 11),
         tail=Times(118, 9, 8),
     )
-    other = ServedRow(Cut("input", "jpeg"), "phones", 3, 0, 0.0)
+    other = ServedRow(Cut("input", "jpeg", 90), "phones", 3, 0, 0.0)
     seen = ClassCounts(np.array([2, 0]), np.array([30.0, 10.0]), np.array([90.0, 32.0]))
     return LiveView(
         served=(other, served),
@@ -168,7 +168,7 @@ def test_sections_say_what_they_should(html: str, toy_profile: Profile) -> None:
     text = " ".join(read(html).text)
     # The first block output whose 120,000 / (i + 1) bytes are below the JPEG's 17,144: 17,142.9.
     assert "layer1.6 with uint8+zstd (24 of 24 images): 17,143 bytes" in text
-    assert "1.00 of the JPEG" in text
+    assert "1.00 of the photo" in text
     for part in (
         "Recommended for the live mix",
         "Live traffic",

@@ -60,7 +60,7 @@ def measure(
 ) -> CutMeasurement:
     """The measurement of a cut: ``agreeing`` of the ``images`` of each class."""
     return CutMeasurement(
-        cut=Cut(split_point, codec),
+        cut=Cut.of(split_point, codec),
         nbytes=nbytes,
         encode_ms=0.5,
         decode_ms=0.25,
@@ -70,7 +70,7 @@ def measure(
 
 
 MEASUREMENTS = (
-    measure("input", "jpeg", 300, (99, 99, 100), (100, 100, 100)),
+    measure("input", "jpeg@90", 300, (99, 99, 100), (100, 100, 100)),
     measure("b", "fp32", 2000, (100, 100, 100), (100, 100, 100)),
     measure("b", "uint8", 500, (100, 99, 80), (100, 100, 100)),
     measure("d", "fp32", 400, (100, 100, 100), (100, 100, 100)),

@@ -43,10 +43,10 @@ def make_profile(points: int = 40, *, blocks: bool = True, jpeg: bool = True) ->
     def measure(split_point: str, codec: str, nbytes: float, lost: int = 0) -> CutMeasurement:
         agreeing = count.copy()
         agreeing[0] -= lost
-        return CutMeasurement(Cut(split_point, codec), nbytes, 0.1, 0.2, count, agreeing)
+        return CutMeasurement(Cut.of(split_point, codec), nbytes, 0.1, 0.2, count, agreeing)
 
     measurements = [measure("input", "fp32", 602112), measure("output", "none", 0)]
-    measurements += [measure("input", "jpeg", 17144, 1)] if jpeg else []
+    measurements += [measure("input", "jpeg@90", 17144)] if jpeg else []
     for i, name in enumerate(names):
         if i % 2 == 0:
             measurements += [

@@ -84,7 +84,7 @@ def profile_of(
     )
     names = ["input", *(p.name for p in net.split_points), "output"]
     all_seen = count.astype(np.int64)
-    sizes = {("input", "jpeg"): 900.0, ("output", "none"): 0.0} | dict(nbytes or {})
+    sizes = {("input", "jpeg@90"): 900.0, ("output", "none"): 0.0} | dict(nbytes or {})
     return Profile(
         model=model,
         network_hash=net.network_hash(preprocessing),
@@ -102,7 +102,7 @@ def profile_of(
         head_ms={n: float(i) for i, n in enumerate(names)},
         tail_ms={n: float(len(names) - 1 - i) for i, n in enumerate(names)},
         measurements=tuple(
-            CutMeasurement(Cut(*pair), size, 0.1 * (pair[1] != "none"), 0.1, all_seen, all_seen)
+            CutMeasurement(Cut.of(*pair), size, 0.1 * (pair[1] != "none"), 0.1, all_seen, all_seen)
             for pair, size in sizes.items()
         ),
         accuracy=None,

@@ -401,7 +401,7 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
         values = curve(2)[0]
         with Sampler(lambda *_: values, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
             for device in ("b", "c"):
-                photo = observation(0, cut=Cut("input", "jpeg"), at=AT, device=device)
+                photo = observation(0, cut=Cut("input", "jpeg", 90), at=AT, device=device)
                 sampler.offer(photo, np.zeros((1, 4)))
             until(lambda: sampler.counters()["computed"] == 2)
         assert recorder.flush()

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from toys.zstd_frames import frame_without_size
 
 from isplit_plugin.errors import UnknownCodecError, WireError, WireSizeError
+from isplit_plugin.schema import IMAGE_CODECS
 from isplit_plugin.wire import (
     Ranges,
     Tensor,
@@ -69,10 +70,10 @@ def test_the_names() -> None:
     ],
 )
 def test_unknown_names(name: str) -> None:
-    known = r"known: fp32.*, jpeg, file, q<2-8>\[c\]\[\+rle\]\+zstd"
+    known = r"known: fp32.*, jpeg, webp, avif, file, q<2-8>\[c\]\[\+rle\]\+zstd"
     with pytest.raises(UnknownCodecError, match=known) as raised:
         encode_activation(np.ones((1, 2), np.float32), name)
-    assert set(raised.value.details["known"]) == {*codec_names(), "jpeg", "file"}
+    assert set(raised.value.details["known"]) == {*codec_names(), *IMAGE_CODECS}
 
 
 def test_an_error_lists_the_codecs_of_both_sides() -> None:

@@ -5,26 +5,24 @@ with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from ...advice import smallest_codec
-from ...profile import Profile
-from ...schema import IMAGE_CODECS, INPUT, Cut
+from ...advice import best_photo, smallest_codec, smallest_faithful
+from ...profile import CutMeasurement, Profile
+from ...schema import INPUT, PHOTO_FILE, Cut
 
 
 def choose_deployed(profile: Profile) -> tuple[str, ...]:
     """The split points worth deploying, in execution order.
 
-    They are the measured points whose smallest faithful cut takes fewer bytes than the faithful
-    photo: the JPEG, or the file where the JPEG is not faithful. If there is no such point, they are
-    the three points with the smallest faithful cuts; if no cut is faithful, those with the highest
-    agreement.
+    They are the measured points whose smallest faithful cut takes fewer bytes than the best
+    faithful photo. If there is no such point, they are the three points with the smallest faithful
+    cuts; if no cut is faithful, those with the highest agreement.
     """
     measured = {m.split_point for m in profile.measurements}
     points = [point.name for point in profile.split_points if point.name in measured]
     smallest = {point: smallest_codec(profile, point) for point in points}
     nbytes = {name: cut.measurement.nbytes for name, cut in smallest.items() if cut is not None}
-    photo = _faithful_photo_bytes(profile)
+    photo = _photo_bytes(profile)
     below = tuple(point for point, size in nbytes.items() if size < photo)
     if below:
         return below
@@ -39,33 +37,75 @@ def choose_deployed(profile: Profile) -> tuple[str, ...]:
     return tuple(point for point in points if point in chosen)
 
 
-def _faithful_photo_bytes(profile: Profile) -> float:
-    """Bytes of the photo as a JPEG, or as the file where no JPEG is faithful; inf if neither is."""
-    for codec in IMAGE_CODECS:
-        photos = tuple(m for m in profile.measurements if m.cut == Cut(INPUT, codec))
-        cut = smallest_codec(replace(profile, measurements=photos), INPUT)
-        if cut is not None:
-            return cut.measurement.nbytes
-    return float("inf")
+def first_cut(
+    profile: Profile, deployed: Sequence[str], codecs: Sequence[str], photos: Sequence[str]
+) -> Cut:
+    """The cut that a client uses until it has asked: a faithful one where there is any.
 
+    It is the smallest faithful cut of the earliest deployed split point where that takes fewer bytes
+    than the best faithful photo; else the smallest faithful one of all deployed split points; else
+    that photo; else the most accurate cut, and without measurements a photo.
 
-def first_cut(profile: Profile, deployed: Sequence[str], codecs: Sequence[str]) -> Cut:
-    """The cut that a client uses until it has asked.
-
-    It is the earliest one whose plain codec takes fewer bytes than the JPEG, else the smallest
-    faithful one, else the first.
+    Parameters:
+        deployed: the split points.
+        codecs, photos: the accepted codings.
     """
-    plain = "uint8+zstd" if "uint8+zstd" in codecs else codecs[0]
-    jpeg = profile.measurement(Cut(INPUT, "jpeg"))
-    for point in deployed:
-        measurement = profile.measurement(Cut(point, plain))
-        if jpeg is not None and measurement is not None and measurement.nbytes < jpeg.nbytes:
-            return Cut(point, plain)
-    originals = {point.name for point in profile.split_points}
-    smallest = [smallest_codec(profile, point) for point in deployed if point in originals]
-    measurements = [
-        s.measurement for s in smallest if s is not None and s.measurement.codec in codecs
-    ]
-    if not measurements:
-        return Cut(deployed[0], plain)
-    return min(measurements, key=lambda m: m.nbytes).cut
+    usual = usual_cuts(profile, deployed, codecs, photos)
+    splits = [cut for cut in usual if cut.split_point in deployed]
+    limit = _photo_bytes(profile)
+    for cut in splits:
+        if _nbytes(profile, cut) < limit:
+            return cut
+    if splits:
+        return min(splits, key=lambda cut: _nbytes(profile, cut))
+    if usual:
+        return usual[0]
+    accepted = [m for m in profile.measurements if _is_accepted(m.cut, deployed, codecs, photos)]
+    return max(accepted, key=lambda m: (m.agreement, -m.nbytes)).cut if accepted else _any(photos)
+
+
+def usual_cuts(
+    profile: Profile, deployed: Sequence[str], codecs: Sequence[str], photos: Sequence[str]
+) -> tuple[Cut, ...]:
+    """What a cut means that leaves something out: the manifest's ``usual``.
+
+    At `input` and at each deployed split point, the smallest faithful cut comes first, at `input` a
+    photo. The smallest faithful quality of each codec that has several follows.
+    """
+    accepted = [m for m in profile.measurements if _is_accepted(m.cut, deployed, codecs, photos)]
+    usual: list[Cut] = []
+    for name in (INPUT, *deployed):
+        here = [m for m in accepted if m.split_point == name]
+        if name == INPUT:
+            here = [m for m in here if m.cut.is_photo]
+        usual += _smallest(here)
+        for codec in dict.fromkeys(m.codec for m in here if m.cut.quality is not None):
+            usual += _smallest([m for m in here if m.codec == codec])
+    return tuple(dict.fromkeys(usual))
+
+
+def _smallest(measurements: Sequence[CutMeasurement]) -> list[Cut]:
+    smallest = smallest_faithful(measurements)
+    return [] if smallest is None else [smallest.measurement.cut]
+
+
+def _is_accepted(
+    cut: Cut, deployed: Sequence[str], codecs: Sequence[str], photos: Sequence[str]
+) -> bool:
+    if cut.is_photo:
+        return cut.coding in (*photos, PHOTO_FILE)
+    return cut.split_point in (INPUT, *deployed) and cut.coding in codecs
+
+
+def _nbytes(profile: Profile, cut: Cut) -> float:
+    measurement = profile.measurement(cut)
+    return float("inf") if measurement is None else measurement.nbytes
+
+
+def _photo_bytes(profile: Profile) -> float:
+    photo = best_photo(profile)
+    return float("inf") if photo is None else photo.measurement.nbytes
+
+
+def _any(photos: Sequence[str]) -> Cut:
+    return Cut.of(INPUT, photos[0] if photos else PHOTO_FILE)

@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
+from ...photo_codecs import PHOTOS
 from ...profile import Profile
-from ...schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, Cut, Manifest, Preprocessing
-from ...wire import CODECS, codec_names, is_codec, unknown_codec
+from ...schema import INPUT, NO_CODEC, OUTPUT, PHOTO_FILE, Cut, Manifest, Preprocessing
+from ...wire import CODECS, codings, is_codec
 from ..files import ENDPOINT_MODEL
 from .bottlenecks import check_bottlenecks
-from .deployment import choose_deployed, first_cut
+from .deployment import choose_deployed, first_cut, usual_cuts
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
@@ -44,7 +45,8 @@ def make_manifest(
 
     Parameters:
         deployed: split points by any of their names; by default :func:`choose_deployed`.
-        codecs: those that the tail accepts; by default the usual ones and those of the profile.
+        codecs: those that the tail accepts, each in all its qualities, and codings such as
+            ``dct@3``; by default the usual ones and the codings of the profile.
         default: the cut that a client starts with; by default :func:`first_cut`. A bottleneck may
             be named by its short name.
         bottlenecks: trained for this network, and deployed besides.
@@ -68,10 +70,11 @@ def make_manifest(
     if not deployed:
         raise BundleError("no split point to deploy: name at least one")
     accepted = _accepted_codecs(profile, codecs)
+    photos = _accepted_photos(profile)
     if default is None:
-        default = first_cut(profile, deployed, accepted)
+        default = first_cut(profile, deployed, accepted, photos)
     else:
-        default = _check_default(net, default, deployed, accepted, bottlenecks)
+        default = _check_default(net, default, deployed, (*accepted, *photos), bottlenecks)
     manifest = Manifest(
         model=model,
         version=version,
@@ -85,6 +88,8 @@ def make_manifest(
         default=default,
         created_with=_created_with(),
         bottlenecks=bottleneck_points,
+        photos=photos,
+        usual=usual_cuts(profile, deployed, accepted, photos),
     )
     return manifest, _warnings(net, profile, manifest)
 
@@ -116,12 +121,17 @@ def _check_network(net: CapturedNetwork, profile: Profile, preprocessing: Prepro
 
 
 def _accepted_codecs(profile: Profile, codecs: Sequence[str] | None) -> tuple[str, ...]:
+    """The codings of activations that the tail accepts. Raises UnknownCodecError."""
     if codecs is None:
-        codecs = (*CODECS, *(m.codec for m in profile.measurements if is_codec(m.codec)))
-    for codec in codecs:
-        if not is_codec(codec):
-            raise unknown_codec(codec, codec_names())
-    return tuple(dict.fromkeys(codecs))
+        measured = (m.cut.coding for m in profile.measurements)
+        codecs = (*CODECS, *(coding for coding in measured if is_codec(coding)))
+    return codings(codecs)
+
+
+def _accepted_photos(profile: Profile) -> tuple[str, ...]:
+    """The codings of photos that the tail accepts, :data:`PHOTO_FILE` aside."""
+    measured = (m.cut.coding for m in profile.measurements if m.cut.is_photo)
+    return tuple(dict.fromkeys(coding for coding in (*PHOTOS, *measured) if coding != PHOTO_FILE))
 
 
 def _check_default(
@@ -133,8 +143,8 @@ def _check_default(
 ) -> Cut:
     """The cut under the name that its split point is deployed by."""
     if cut.split_point in (INPUT, OUTPUT):
-        special = IMAGE_CODECS if cut.split_point == INPUT else (NO_CODEC,)
-        if cut.coding not in (*special, *codecs):
+        special = (NO_CODEC,) if cut.split_point == OUTPUT else (*codecs, PHOTO_FILE)
+        if cut.coding not in special:
             raise UnknownCodecError.of(cut.coding, special)
         return cut
     short_names = {bottleneck.name: bottleneck.deployed_name for bottleneck in bottlenecks}

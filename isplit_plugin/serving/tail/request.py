@@ -161,7 +161,7 @@ def _images(request: TailRequest, manifest: Manifest) -> FloatArray:
             continue
         if (photo.height, photo.width) != tuple(pre.crop):
             raise ImageError(
-                f"codec 'jpeg' carries images cropped to {pre.crop[1]}x{pre.crop[0]}, got {photo.width}x{photo.height}"
+                f"codec {request.codec!r} carries images cropped to {pre.crop[1]}x{pre.crop[0]}, got {photo.width}x{photo.height}"
                 "; a whole photo goes with codec 'file'"
             )
         items.append(image.normalize(photo.convert(pre.mode), pre))

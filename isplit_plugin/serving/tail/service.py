@@ -123,6 +123,7 @@ class TailService:
             "network_hash": self.manifest.network_hash,
             "split_points": [INPUT, *self.manifest.deployed],
             "codecs": list(self.manifest.codecs),
+            "photos": list(self.manifest.photos),
             "default": str(self.manifest.default),
             "device": str(self._runner.device),
             "max_batch": self._runner.max_items,
@@ -260,7 +261,9 @@ class TailService:
     def _record(self, job: TailJob, response: TailResponse, tail_ms: float) -> None:
         split_point = job.request.split_point
         self._served[split_point] += 1
-        self._metrics.served(split_point, job.request.codec, job.nbytes, job.decode_ms, tail_ms)
+        self._metrics.served(
+            split_point, job.request.cut.coding, job.nbytes, job.decode_ms, tail_ms
+        )
         for item, observation in enumerate(observations(job, response, tail_ms, self._limits)):
             self._statistics.observe(observation)
             # The importance behind a decoder is another network's.

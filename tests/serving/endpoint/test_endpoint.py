@@ -585,7 +585,7 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
     assert next(c for c in after.cuts if c.split_point == "output").latency_ms == pytest.approx(
         50, rel=0.1
     )
-    assert after.cut == Cut("input", "jpeg")
+    assert after.cut == Cut("input", "jpeg", 90)
 
     classes = one(ask, path="classes/toy")[1]["classes"]
     assert [c["requests"] for c in classes] == [10, 0, 30]

@@ -24,7 +24,7 @@ POLICY = SwitchingPolicy(min_gain=0.05, dwell_s=100.0)
 B_UINT8 = Cut("b", "uint8")
 D_FP32 = Cut("d", "fp32")
 MEASUREMENTS = (
-    toys.measure("input", "jpeg", 100_000, (1000, 1000, 1000), (1000, 1000, 1000)),
+    toys.measure("input", "jpeg@90", 100_000, (1000, 1000, 1000), (1000, 1000, 1000)),
     toys.measure("b", "uint8", 5_000, (1000, 1000, 980), (1000, 1000, 1000)),
     toys.measure("d", "fp32", 50_000, (1000, 1000, 1000), (1000, 1000, 1000)),
 )

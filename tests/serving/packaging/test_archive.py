@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from toys.rated_codec import Rated
 from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network
 
 from isplit_plugin.errors import (
@@ -29,6 +30,7 @@ from isplit_plugin.errors import (
 )
 from isplit_plugin.files import file_sha256
 from isplit_plugin.network import CapturedNetwork, capture
+from isplit_plugin.photo_codecs import PHOTOS
 from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import ON_DEVICE, Cut, Manifest
 from isplit_plugin.serving import resources
@@ -42,6 +44,7 @@ from isplit_plugin.serving.packaging import (
     make_manifest,
     package,
 )
+from isplit_plugin.wire import codecs
 
 
 def _make(
@@ -160,7 +163,7 @@ def _measured(profile: Profile, *rows: tuple[str, str, float, int]) -> Profile:
         return np.array([n, *[0] * (classes - 1)], np.int64)
 
     measurements = tuple(
-        CutMeasurement(Cut(point, codec), nbytes, 0.1, 0.1, images, agreeing(n))
+        CutMeasurement(Cut.of(point, codec), nbytes, 0.1, 0.1, images, agreeing(n))
         for point, codec, nbytes, n in rows
     )
     ends = tuple(m for m in profile.measurements if m.split_point in ("input", "output"))
@@ -196,13 +199,13 @@ def test_an_unfaithful_codec_at_the_input_is_no_rival(profile: Profile) -> None:
 
 def test_an_unfaithful_jpeg_is_no_rival_but_the_file_is(profile: Profile) -> None:
     rows = [
-        ("input", "jpeg", 900.0, 10),
+        ("input", "jpeg@90", 900.0, 10),
         ("input", "file", 3000.0, 12),
         ("relu1", "uint8", 2000.0, 12),
         ("conv2", "uint8", 4000.0, 12),
     ]
     measured = _measured(profile, *rows)
-    ends = {Cut("input", "jpeg"), Cut("input", "file")}
+    ends = {Cut("input", "jpeg", 90), Cut("input", "file")}
     own = tuple(m for m in profile.measurements if m.cut in ends)
     measured = replace(
         measured, measurements=tuple(m for m in measured.measurements if m not in own)
@@ -226,7 +229,40 @@ def test_what_a_client_starts_with(net: CapturedNetwork, profile: Profile) -> No
     assert default(*large, ("conv1", "q2c+zstd", 1e3, 6), ("relu2", "q4+zstd", 2e3, 12)) == Cut(
         "relu2", "q4+zstd"
     )
-    assert default() == Cut("conv1", "uint8+zstd")
+    # A cut that was never measured, or is not faithful, is no cut to start with.
+    assert default() == Cut("input", "jpeg", 90)
+    unfaithful = [("conv1", "uint8+zstd", 100.0, 9)]
+    assert default(*unfaithful) == Cut("input", "jpeg", 90)
+    assert default(*unfaithful, ("relu2", "uint8+zstd", 5e3, 12)) == Cut("relu2", "uint8+zstd")
+
+
+def test_the_manifest_names_every_quality_and_the_usual_ones(
+    net: CapturedNetwork, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(codecs._CODECS, "rated", Rated())
+    rows = [
+        ("input", "webp@75", 500.0, 9),
+        ("input", "webp@90", 800.0, 12),
+        ("input", "webp@63", 950.0, 12),
+        ("relu1", "rated@1", 90.0, 8),
+        ("relu1", "rated@3", 99.0, 12),
+        ("relu1", "rated@12", 199.0, 12),
+        ("relu1", "uint8", 80.0, 12),
+    ]
+    measured = _measured(profile, *rows)
+    manifest = _make(net, measured, deployed=["relu1"])[0]
+    assert {"rated@1", "rated@3", "rated@12", "uint8"} < set(manifest.codecs)
+    assert set(manifest.photos) == {*PHOTOS, "webp@63"}
+    assert [str(cut) for cut in manifest.usual] == [
+        *("input:webp@90", "input:jpeg@90", "relu1:uint8", "relu1:rated@3"),
+    ]
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    asked = _make(net, measured, deployed=["relu1"], codecs=["rated", "fp32"])[0]
+    assert asked.codecs == ("rated@1", "rated@3", "rated@12", "fp32")
+    default = _make(net, measured, deployed=["relu1"], default=Cut("relu1", "rated", 12))[0]
+    assert default.default == Cut("relu1", "rated", 12)
+    with pytest.raises(UnknownCodecError, match="rated@2"):
+        _make(net, measured, deployed=["relu1"], default=Cut("relu1", "rated", 2))
 
 
 def test_names_resolve_to_the_first_name() -> None:
@@ -282,7 +318,7 @@ def test_what_cannot_be_packaged(
 
 
 @pytest.mark.parametrize(
-    "default", [Cut("input", "jpeg"), Cut("input", "fp32"), ON_DEVICE, Cut("relu1", "fp16")]
+    "default", [Cut("input", "jpeg", 90), Cut("input", "fp32"), ON_DEVICE, Cut("relu1", "fp16")]
 )
 def test_defaults_besides_a_split(net: CapturedNetwork, profile: Profile, default: Cut) -> None:
     assert _make(net, profile, default=default)[0].default == default

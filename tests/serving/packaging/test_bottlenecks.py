@@ -40,7 +40,7 @@ def built(
         test_photos.tensor(range(len(test_photos))),
         preprocessing=PRE,
         classes=CLASSES,
-        nbytes={("input", "jpeg"): 700.0, ("0", "uint8"): 2200.0, ("2", "uint8"): 1200.0},
+        nbytes={("input", "jpeg@90"): 700.0, ("0", "uint8"): 2200.0, ("2", "uint8"): 1200.0},
     )
     return package(
         net,
