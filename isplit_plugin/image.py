@@ -2,54 +2,73 @@
 
 The result equals torchvision's ``Resize(shorter side) -> CenterCrop -> ToTensor -> Normalize`` on a
 Pillow image bit for bit, without torch. Photos can come from attackers, so bytes are limited before
-they are read and pixels before they are decoded, and only formats that Pillow decodes itself are
-accepted (no Ghostscript).
+they are read and pixels before they are decoded, and only listed formats are opened: on a device
+``DEVICE_FORMATS``, from the network ``WIRE_FORMATS``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import PIL.features
 import PIL.Image
 import PIL.ImageOps
 
 from .errors import ArtifactError, ImageError
+from .photo_formats import (
+    DEVICE_FORMATS,
+    WIRE_FORMATS,
+    format_names,
+    how_to_convert,
+    photo_format,
+)
 from .schema import FloatArray, Preprocessing
 
 __all__ = [
+    "DEVICE_FORMATS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "WIRE_FORMATS",
     "Image",
+    "Readable",
     "crop",
     "load",
     "normalize",
     "preprocess",
     "read_file",
+    "read_once",
     "to_jpeg",
 ]
 
+
+class Readable(Protocol):
+    """A file object: what ``open(path, "rb")``, ``io.BytesIO`` and an upload of a web form are."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        ...
+
+
 Image: TypeAlias = (
-    "str | Path | bytes | bytearray | memoryview | PIL.Image.Image | npt.NDArray[np.generic]"
+    "str | Path | bytes | bytearray | memoryview | Readable | PIL.Image.Image "
+    "| npt.NDArray[np.generic]"
 )
-"""A path, the bytes of an image file, a Pillow image, or uint8 pixels of shape (H, W, 3),
-(H, W, 1) or (H, W)."""
+"""A path, the bytes of an image file, a file object opened in binary mode, a Pillow image, or uint8
+pixels of shape (H, W, 3), (H, W, 1) or (H, W)."""
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Largest image file, in bytes."""
 MAX_PIXELS: Final = 64_000_000
 """Largest image, in pixels: 192 MB as RGB. Without it, a file of a few KB could take gigabytes."""
 
-_FORMATS: Final = (
-    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"),
-    *(("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()),  # since Pillow 11.3
-)
+_CHUNK: Final = 1024 * 1024
 _ORIENTATION: Final = 0x0112
 _RESAMPLING: Final = {
     "nearest": PIL.Image.Resampling.NEAREST,
@@ -84,13 +103,24 @@ def preprocess(image: Image, preprocessing: Preprocessing) -> FloatArray:
 
 
 def load(
-    image: Image, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    image: Image,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = DEVICE_FORMATS,
 ) -> PIL.Image.Image:
     """Decode an image completely and turn it upright (EXIF orientation).
 
-    Of an animation, the first frame is taken. Raises ImageError for anything that is not a readable
-    image within the limits.
+    Of an animation, the first frame is taken. A file object is read from where it stands.
+
+    Parameters:
+        formats: the formats of files that are opened. What stands behind bytes from the network
+            passes ``WIRE_FORMATS``.
+
+    Raises ImageError for anything that is not a readable image within the limits. The error of a
+    file in another format names that format, also as ``details["format"]``.
     """
+    image = read_once(image, max_bytes=max_bytes)
     if isinstance(image, PIL.Image.Image):
         return _upright(image, "image", max_pixels)
     if isinstance(image, np.ndarray):
@@ -103,12 +133,12 @@ def load(
         data = memoryview(image)
     else:
         raise ImageError(
-            "expected a path, bytes, a Pillow image or a uint8 array, got "
+            "expected a path, bytes, a file object, a Pillow image or a uint8 array, got "
             f"{type(image).__qualname__}"
         )
     if data.nbytes > max_bytes:
         raise ImageError(f"{name}: more than the {max_bytes} bytes allowed")
-    return _upright(_open(data, name, max_pixels), name, max_pixels)
+    return _upright(_open(data, name, max_pixels, formats), name, max_pixels)
 
 
 def crop(image: Image, preprocessing: Preprocessing) -> PIL.Image.Image:
@@ -196,18 +226,66 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
         raise ImageError(f"image {str(path)!r}: {reason}") from error
 
 
-def _open(data: memoryview, name: str, max_pixels: int) -> PIL.Image.Image:
+def read_once(image: Image, *, max_bytes: int = MAX_BYTES) -> Image:
+    """An image that can be used several times: the bytes of a file object, anything else as it is.
+
+    At most ``max_bytes`` + 1 bytes are read. Raises ImageError for a file object that cannot be
+    read, or that is not opened in binary mode.
+    """
+    read = getattr(image, "read", None)
+    if not callable(read) or isinstance(image, PIL.Image.Image | np.ndarray):
+        return image
+    data = bytearray()
+    while len(data) <= max_bytes:
+        try:
+            piece: Any = read(min(_CHUNK, max_bytes + 1 - len(data)))
+        except Exception as error:  # of the caller's object
+            raise ImageError(
+                f"file object: cannot be read ({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise ImageError(
+                'file object: expected bytes, as from open(path, "rb"), got '
+                f"{type(piece).__qualname__}"
+            )
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def _open(data: memoryview, name: str, max_pixels: int, formats: Sequence[str]) -> PIL.Image.Image:
     try:
-        return PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
+        return PIL.Image.open(io.BytesIO(data), formats=[f for f in formats if _is_readable(f)])
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: more than the {max_pixels} pixels allowed") from error
     except PIL.UnidentifiedImageError as error:
-        content = "no bytes"
-        if data.nbytes:
-            content = f"{data.nbytes} bytes that begin with {data.tobytes()[:8].hex(' ')}"
-        raise ImageError(f"{name}: expected {', '.join(_FORMATS)}, got {content}") from error
+        raise _not_opened(data, name, formats) from error
     except Exception as error:  # decoders raise many types for damaged bytes
         raise ImageError(f"{name}: unreadable ({type(error).__name__}: {error})") from error
+
+
+def _not_opened(data: memoryview, name: str, formats: Sequence[str]) -> ImageError:
+    """The error for bytes that no decoder wants."""
+    start = bytes(data[:64])
+    kind = photo_format(start)
+    expected = format_names([f for f in formats if _is_readable(f)])
+    if kind is None:
+        content = (
+            f"{data.nbytes} bytes that begin with {start[:8].hex(' ')}" if start else "no bytes"
+        )
+        return ImageError(f"{name}: expected {expected}, got {content}")
+    shown = format_names([kind])
+    if kind in formats and _is_readable(kind):
+        return ImageError(f"{name}: a damaged {shown} file", format=kind)
+    return ImageError(
+        f"{name}: expected {expected}, got {shown}{how_to_convert(kind)}", format=kind
+    )
+
+
+def _is_readable(name: str) -> bool:
+    """Whether this Pillow has the decoder, for the formats that it may lack."""
+    return name not in ("WEBP", "AVIF") or bool(PIL.features.check(name.lower()))
 
 
 def _from_array(pixels: npt.NDArray[np.generic], max_pixels: int) -> PIL.Image.Image:

@@ -100,13 +100,13 @@ class LocalNetwork:
 
     def _encode_files(self, images: Sequence[Image]) -> EncodedImages:
         watch = _Stopwatch()
-        tensor = encode_images(_read_each(images, file_bytes), PHOTO_FILE)
+        tensor = encode_images(read_each(images, file_bytes), PHOTO_FILE)
         return EncodedImages(tensor, encode_ms=watch.lap_ms())
 
     def _encode_photos(self, images: Sequence[Image], cut: Cut) -> EncodedImages:
         watch = _Stopwatch()
         preprocessing = self.required_manifest().preprocessing
-        crops = _read_each(images, lambda image: im.crop(image, preprocessing))
+        crops = read_each(images, lambda image: im.crop(image, preprocessing))
         prepare_ms = watch.lap_ms()
         quality = MAX_QUALITY if cut.quality is None else cut.quality
         files = [write_photo(crop, cut.codec, quality) for crop in crops]
@@ -133,7 +133,7 @@ class LocalNetwork:
 
     def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
         preprocessing = self.required_manifest().preprocessing
-        return np.stack(_read_each(images, lambda image: im.preprocess(image, preprocessing)))
+        return np.stack(read_each(images, lambda image: im.preprocess(image, preprocessing)))
 
     def _load(self, split_point: str) -> None:
         """Load a head at its first use, so that ``head_ms`` does not contain the loading."""
@@ -147,7 +147,7 @@ class LocalNetwork:
         return self.runtime.run(split_point, x)
 
 
-def _read_each(images: Sequence[Image], read: Callable[[Image], _Read]) -> list[_Read]:
+def read_each(images: Sequence[Image], read: Callable[[Image], _Read]) -> list[_Read]:
     """What ``read`` returns for each image. An ImageError of a batch says which image it is."""
     results = []
     for index, image in enumerate(images):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .. import image as im
 from ..closing import Closing
 from ..errors import (
     BundleError,
@@ -35,7 +36,7 @@ from .answers import check_answer, predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cuts import refused, resolve
-from .local import LocalNetwork
+from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
@@ -170,8 +171,9 @@ class SplitClient(Closing):
         """Classify one image.
 
         Parameters:
-            image: a path, the bytes of a file, a Pillow image, uint8 pixels of shape (H, W, 3), or
-                a preprocessed float32 array of shape (C, H, W).
+            image: a path, the bytes of a file, a file object opened in binary mode, a Pillow image,
+                uint8 pixels of shape (H, W, 3), or a preprocessed float32 array of shape (C, H, W).
+                Files are JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PNM.
             cut: a deployed cut, such as ``"layer2:uint8+zstd"``, or a split point alone, which
                 gets its usual codec. At `input` the photo is sent, at `output` nothing is. A codec
                 with several qualities gets its usual one where none is named: ``"input:webp"`` or
@@ -211,6 +213,7 @@ class SplitClient(Closing):
         if not images:
             return []
         cut = self.resolve(cut)
+        images = read_each(images, im.read_once)
         if cut.split_point == OUTPUT:
             return self._predict_locally(images)
         started = time.perf_counter()

@@ -106,6 +106,7 @@ class ProbeClient(Closing):
 
     def predict(self, image: Image, cut: Cut | str | None = None) -> Prediction:
         """As :meth:`SplitClient.predict`. The image is kept for :meth:`maybe_probe`."""
+        image = im.read_once(image)
         prediction = self.client.predict(image, cut)
         self._last = image, prediction
         return prediction

@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import NetworkMismatchError, UnknownSplitPointError, WireError, WireSizeError
+from ..errors import (
+    ImageError,
+    NetworkMismatchError,
+    UnknownSplitPointError,
+    WireError,
+    WireSizeError,
+)
+from ..photo_formats import WIRE_FORMATS, format_names, how_to_convert, photo_format
 from ..schema import IMAGE_CODECS, INPUT, PHOTO_FILE, Cut, Manifest
 from . import message
 from .activation import DEFAULT_MAX_BATCH, activation_layout, check_batch, encode_images
@@ -46,8 +53,6 @@ from .tensor import BYTES, Tensor
 MAX_GROUP: Final = 64
 """The longest name of a device group, in characters."""
 
-_IMAGE_MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-
 
 def decode_request(
     body: Buffer | Mapping[str, Any],
@@ -60,8 +65,8 @@ def decode_request(
     """Read a request and check it against the served manifest.
 
     A body is an OIP v2 message, binary or JSON, or a photo: without ``json_length``, a body that
-    begins like a JPEG or PNG file is a photo whatever its content type. The activation is not
-    decoded yet; :meth:`TailRequest.activation` does that.
+    begins like a file of ``WIRE_FORMATS`` is a photo whatever its content type. The activation is
+    not decoded yet; :meth:`TailRequest.activation` does that.
 
     Parameters:
         body: Any buffer, or the object of a JSON body that the server has parsed.
@@ -75,6 +80,7 @@ def decode_request(
         UnknownSplitPointError: The split point is not known, or not deployed.
         UnknownCodecError: The tail does not accept the codec.
         NetworkMismatchError: The head belongs to another network.
+        ImageError: The body is a photo in a format that does not travel.
     """
     if json_length is None and not isinstance(body, Mapping):
         photo = _read_photo(body, content_type)
@@ -89,11 +95,18 @@ def _read_photo(body: Buffer, content_type: str | None) -> TailRequest | None:
     view = message.as_view(body)
     if not view:
         raise WireError("the body is empty; expected a tensor or a photo")
-    if media_type.startswith("image/") or bytes(view[:8]).startswith(_IMAGE_MAGIC):
+    kind = photo_format(bytes(view[:64]))
+    if kind is not None and kind not in WIRE_FORMATS:
+        raise ImageError(
+            f"expected {format_names(WIRE_FORMATS)}, got {format_names([kind])}"
+            f"{how_to_convert(kind)}",
+            format=kind,
+        )
+    if media_type.startswith("image/") or kind is not None:
         return TailRequest(cut=Cut(INPUT, "file"), tensor=encode_images([view], "file"))
     if view[0] not in b" \t\r\n{":
         raise WireError(
-            f"neither JSON nor a JPEG or PNG file (content type {media_type[:40]!a}); "
+            f"neither JSON nor {format_names(WIRE_FORMATS)} (content type {media_type[:40]!a}); "
             f"a binary tensor needs the header {message.HEADER}"
         )
     # JSON has no null bytes.

@@ -84,7 +84,7 @@ def test_images_at_input(connect: Connect, server: Server, codec: str) -> None:
 
 
 def test_a_file_is_sent_as_it_is(connect: Connect, server: Server, tmp_path: Path) -> None:
-    path = tmp_path / "photo.bmp"
+    path = tmp_path / "photo.png"
     PIL.Image.fromarray(GREEN).resize((8, 8)).save(path)
     given_forms: list[image.Image] = [path, str(path), path.read_bytes()]
     for form in given_forms:
@@ -101,6 +101,7 @@ def test_all_forms_of_an_image_give_one_answer(connect: Connect, tmp_path: Path)
     path.write_bytes(buffer.getvalue())
     forms: list[image.Image] = [GREEN, picture, buffer.getvalue(), path, str(path)]
     forms.append(image.preprocess(GREEN, make_manifest().preprocessing))
+    forms.append(io.BytesIO(buffer.getvalue()))
     client = connect()
     assert len({raw_scores(client.predict(form)).tobytes() for form in forms}) == 1
 
@@ -425,6 +426,16 @@ def test_the_fallback_runs_here_while_the_server_is_away(connect: Connect) -> No
     assert (prediction.cut, prediction.bytes_sent) == (ON_DEVICE, 0)
     np.testing.assert_allclose(raw_scores(prediction), GREEN_SCORES, atol=1e-6)
     assert prediction.timings.round_trip_ms > 0  # the time lost
+
+
+def test_a_file_object_serves_the_fallback_too(connect: Connect) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(GREEN).save(buffer, "PNG")
+    buffer.seek(0)
+    prediction = connect(url="http://127.0.0.1:9", local_fallback=True).predict(buffer)
+    assert prediction.label == "green"
+    with pytest.raises(ImageError, match=r"images\[1\]: file object: expected bytes"):
+        connect().predict_batch([GREEN, io.StringIO("text")])  # type: ignore[list-item]
 
 
 def test_no_fallback_where_the_bundle_cannot(connect: Connect, tmp_path: Path) -> None:

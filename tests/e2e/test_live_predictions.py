@@ -124,10 +124,11 @@ def test_a_bare_photo_takes_the_whole_network(live: Live) -> None:
     np.testing.assert_allclose(outputs["top_score"][0], expected.max(), atol=1e-5)
 
 
-def test_a_photo_as_a_file_by_curl(live: Live, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif"])
+def test_a_photo_as_a_file_by_curl(live: Live, tmp_path: Path, suffix: str) -> None:
     import subprocess
 
-    photo = tmp_path / "photo.jpg"
+    photo = tmp_path / f"photo.{suffix}"
     PIL.Image.fromarray(toy_photos(1)[0]).save(photo)
     command = [
         "curl",

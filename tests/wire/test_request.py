@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tritonclient.utils import np_to_triton_dtype
 
 from isplit_plugin.errors import (
+    ImageError,
     NetworkMismatchError,
     UnknownCodecError,
     UnknownSplitPointError,
@@ -36,6 +37,8 @@ OCTETS = "application/octet-stream"
 X = np.linspace(-1, 3, 2 * 4 * 5 * 5, dtype=np.float32).reshape(2, 4, 5, 5)
 JPEG = b"\xff\xd8\xff\xe0 not much of a photo"
 PNG = b"\x89PNG\r\n\x1a\n nor this"
+WEBP = b"RIFF\x10\0\0\0WEBPVP8 nor this"
+AVIF = b"\0\0\0\x1cftypavif\0\0\0\0mif1miaf nor this"
 
 
 def make_request(**changes: Any) -> TailRequest:
@@ -127,12 +130,28 @@ def test_images_at_split_point_input(codec: str, two_deployed: Manifest) -> None
 
 
 @pytest.mark.parametrize(
-    ("photo", "kind"), [(JPEG, "image/jpeg"), (PNG, None), (JPEG, OCTETS), (b"GIF8", "image/gif")]
+    ("photo", "kind"),
+    [
+        (JPEG, "image/jpeg"),
+        (PNG, None),
+        (JPEG, OCTETS),
+        (WEBP, None),
+        (AVIF, OCTETS),
+        (b"?", "image/x"),
+    ],
 )
 def test_a_photo_as_the_body(photo: bytes, kind: str | None, two_deployed: Manifest) -> None:
     decoded = decode_request(bytearray(photo), None, kind, two_deployed)
     assert (decoded.cut, decoded.top_k, decoded.scores) == (Cut("input", "file"), 5, False)
     assert bytes(decoded.images()[0]) == photo
+
+
+@pytest.mark.parametrize("kind", ["image/gif", None, OCTETS])
+def test_a_photo_in_a_format_that_does_not_travel(kind: str | None, two_deployed: Manifest) -> None:
+    with pytest.raises(ImageError, match="expected JPEG, PNG, WebP or AVIF, got GIF"):
+        decode_request(b"GIF89a" + bytes(60), None, kind, two_deployed)
+    with pytest.raises(ImageError, match="got HEIC; convert it to JPEG"):
+        decode_request(b"\0\0\0\x18ftypheic" + bytes(60), None, kind, two_deployed)
 
 
 def test_a_preprocessed_input(manifest: Manifest) -> None:

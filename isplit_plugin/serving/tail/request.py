@@ -152,9 +152,11 @@ def _activation(request: TailRequest) -> FloatArray:
 def _images(request: TailRequest, manifest: Manifest) -> FloatArray:
     pre = manifest.preprocessing
     items, pixels = [], image.MAX_PIXELS
+    # The codecs of photos are called like the formats.
+    formats = image.WIRE_FORMATS if request.codec == "file" else (request.codec.upper(),)
     for data in request.images():
         # One budget of pixels for all images of a request: a few KB can decode to many megapixels.
-        photo = image.load(data, max_pixels=pixels)
+        photo = image.load(data, max_pixels=pixels, formats=formats)
         pixels = max(pixels - photo.width * photo.height, 1)
         if request.codec == "file":
             items.append(image.preprocess(photo, pre))

@@ -96,6 +96,24 @@ def test_photos_are_preprocessed_on_the_server(
         np.testing.assert_allclose(got.top_score[0, 0], expected.max(), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_server_reads_few_formats(
+    worker: Worker, manifest: Manifest, name: str, packed: bool
+) -> None:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(toy_photos(1)[0]).save(buffer, name)
+    request = TailRequest(
+        cut=Cut("input", "file"), tensor=encode_images([buffer.getvalue()], "file")
+    )
+    [got] = worker(ask_of(request) if packed else Ask(buffer.getvalue(), {}))
+    if name in image.WIRE_FORMATS:
+        assert got.status == 200
+        return
+    assert (got.status, got.json["code"]) == (400, "not_an_image")
+    assert "expected JPEG, PNG, WebP or AVIF, got" in got.json["error"]
+
+
 def test_a_jpeg_is_cropped_by_the_device(
     worker: Worker, manifest: Manifest, net: CapturedNetwork
 ) -> None:
@@ -112,6 +130,15 @@ def test_a_jpeg_is_cropped_by_the_device(
     )
     assert (bad.status, bad.json["code"]) == (400, "not_an_image")
     assert "cropped to 16x16, got 32x32" in bad.json["error"]
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(toy_photos(1)[0]).save(buffer, "PNG")
+    [other] = worker(
+        ask_of(
+            TailRequest(cut=Cut("input", "jpeg"), tensor=encode_images([buffer.getvalue()], "jpeg"))
+        )
+    )
+    assert (other.status, other.json["code"]) == (400, "not_an_image")
+    assert "expected JPEG, got PNG" in other.json["error"]
 
 
 def test_json_tensors(
