@@ -9,6 +9,7 @@ every file must have the SHA-256 that the manifest gives for it.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zipfile
 import zlib
@@ -25,7 +26,11 @@ MAX_FILES: Final = 1024
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 MAX_FILE_BYTES: Final = 2 * 1024**3
 """Largest head: the limit of protobuf, and so of ONNX."""
+MAX_EXPANSION: Final = 20
+"""How many times larger than the zip file its content may be, beyond 16 MB. Weights hardly
+compress, so more is a zip bomb, which would be hashed for hours."""
 
+_MAY_EXPAND: Final = 16 * 1024 * 1024
 _CHUNK: Final = 1024 * 1024
 _PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
@@ -182,6 +187,14 @@ class _Zip:
             raise BundleError(
                 f"head bundle {path}: expected at most {MAX_FILES} files with distinct names, "
                 f"got {len(names)}"
+            )
+        limit = _MAY_EXPAND + MAX_EXPANSION * self._file.seek(0, os.SEEK_END)
+        total = sum(info.file_size for info in self._zip.infolist())
+        if total > limit:
+            self.close()
+            raise BundleError(
+                f"head bundle {path}: expected a content of at most {limit} bytes, for a zip file "
+                f"of this size, got {total}"
             )
 
     def names(self) -> list[str]:

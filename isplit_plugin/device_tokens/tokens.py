@@ -238,8 +238,13 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Raises ValueError("malformed"), also for characters outside of the alphabet."""
+    """The bytes of :func:`_encode`. Raises ValueError("malformed") for any other text: a decoder
+    that ignores spare bits would take several texts for one.
+    """
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("malformed") from None
+    if _encode(data) != text:
+        raise ValueError("malformed")
+    return data

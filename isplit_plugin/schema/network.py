@@ -212,7 +212,14 @@ class Manifest:
                 photos=tuple(str(coding) for coding in raw["photos"]),
                 usual=tuple(Cut.parse(str(cut)) for cut in raw["usual"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            QueryError,
+        ) as error:
             raise ArtifactError(
                 f"{where}: not a manifest ({type(error).__name__}: {error})"
             ) from error

@@ -18,7 +18,7 @@ from .target import CASES, CORPUS, Target
 
 _START_S: Final = 120
 """Seconds that a process may take besides those that it fuzzes: imports, seeds, its last case."""
-MAX_CORPUS_FILES: Final = 60
+MAX_CORPUS_FILES: Final = 20
 MAX_CORPUS_BYTES: Final = 2048
 
 

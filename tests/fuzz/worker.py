@@ -132,7 +132,7 @@ def main() -> None:
         f"-max_total_time={options.seconds}",
         f"-max_len={target.max_bytes}",
         f"-timeout={HANG_S}",
-        f"-dict={words}",
+        *([f"-dict={words}"] if target.words else []),
         f"-artifact_prefix={options.out}/artifact-",
         "-rss_limit_mb=0",  # memory is limited case by case
         "-print_final_stats=1",
