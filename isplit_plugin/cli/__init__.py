@@ -1,7 +1,7 @@
 """The command line.
 
-``isplit profile | package | serve | register | predict | recommend | label | device | store``,
-for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``.
+``isplit profile | package | serve | register | unregister | predict | recommend | label | device |
+store``, for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``.
 
 Exit codes:
     0: done.
@@ -36,6 +36,7 @@ COMMANDS: Final = (
     "package",
     "serve",
     "register",
+    "unregister",
     "predict",
     "recommend",
     "label",

@@ -34,6 +34,22 @@ def add_connection(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_management(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the management API is and which token it gets."""
+    parser.add_argument(
+        "--management-url",
+        default="http://127.0.0.1:8081",
+        metavar="URL",
+        help="management address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json"
+    )
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="the management token itself, or set ISPLIT_TOKEN"
+    )
+
+
 def token_of(options: argparse.Namespace, kind: str = "inference") -> Token:
     """The token that the options name: a function that reads the key file, a token, or ``None``.
 

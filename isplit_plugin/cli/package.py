@@ -21,11 +21,15 @@ Write two files that belong together (one network hash):
                   serves every deployed split point
   NAME.head.zip   for the device: an ONNX head for each deployed split point
 and isplit.mar, the recommendation endpoint, which is the same for all models.
+The files of a version other than 1.0 are NAME-VERSION.mar and
+NAME-VERSION.head.zip, so that several versions can lie in one folder.
 """
 EPILOG: Final = """\
 examples:
   isplit package --network torchvision:resnet50 --weights resnet50.safetensors \\
       --profile resnet50.profile.safetensors --split-points layer2,layer3,layer4 --name resnet50
+  isplit package --network torchvision:resnet50 --weights better.safetensors \\
+      --profile better.profile.safetensors --name resnet50 --version 2.0
 Without --split-points, those measured points are deployed whose smallest faithful codec (at
 least 99 % agreement) is smaller than the best faithful photo; if there is none, the three with
 the smallest.
@@ -39,7 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument(
-        "--version", default="1.0", dest="model_version", metavar="V", help="default: %(default)s"
+        "--version",
+        default="1.0",
+        dest="model_version",
+        metavar="V",
+        help="of the model; give another network another version (default: %(default)s)",
     )
     parser.add_argument("--split-points", metavar="A,B", help="split points to deploy")
     parser.add_argument(
@@ -136,6 +144,8 @@ def run(options: argparse.Namespace) -> int:
         table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values()))
     )
     print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
+    if built.manifest.version != "1.0":
+        print(f"or, beside other versions of a server that runs: isplit register {built.archive}")
     return 0
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import ArtifactError, IsplitError, UnknownModelError
 from . import common
 
 if TYPE_CHECKING:
     from ..client import Token
+    from ..serving.launcher import ModelStatus
 
 HELP: Final = "register packaged models with a running TorchServe"
 DESCRIPTION: Final = """\
 Register archives with a TorchServe that runs already, and wait until their
-workers are ready. If a model fails to load, it is unregistered again and the
+workers are ready. A version of a model is registered beside its others and
+changes nothing for them: requests that name no version still go to the default
+version, which is the one registered first. --default makes the registered
+version the default one; it may be registered already. If a model fails to load, it is unregistered again and the
 reason is printed. If the server has the endpoint (isplit.mar), it is asked for
 a recommendation for each model, which shows that models and endpoint share a
 store.
@@ -30,6 +35,9 @@ The server must have
 EPILOG: Final = """\
 examples:
   isplit register resnet50.mar isplit.mar --token-file key_file.json
+  isplit register resnet50-2.0.mar --token-file key_file.json            # beside 1.0
+  isplit register resnet50-2.0.mar --default --token-file key_file.json  # now the default
+  isplit register resnet50.mar --default --token-file key_file.json      # back to 1.0
   isplit register resnet50.mar --print-curl   # curl commands that do the same
 """
 
@@ -38,11 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "archives", nargs="+", type=Path, metavar="MAR", help="archives of isplit package"
     )
+    common.add_management(parser)
     parser.add_argument(
-        "--management-url",
-        default="http://127.0.0.1:8081",
-        metavar="URL",
-        help="management address (default: %(default)s)",
+        "--default",
+        action="store_true",
+        help="make the version the default one, which answers requests that name no version",
     )
     parser.add_argument(
         "--workers",
@@ -50,12 +58,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="for each model whose archive does not say (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json"
-    )
-    parser.add_argument(
-        "--token", metavar="TOKEN", help="the management token itself, or set ISPLIT_TOKEN"
     )
     parser.add_argument(
         "--url",
@@ -84,44 +86,76 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..serving.launcher import curl_commands, register
+    from ..serving.launcher import curl_commands
 
     missing = [str(path) for path in options.archives if not path.is_file()]
     if missing:
         raise ArtifactError(f"expected .mar archives, found no file at {', '.join(missing)}")
     if options.print_curl:
         for path in options.archives:
-            print("\n".join(curl_commands(options.management_url, path, workers=options.workers)))
+            commands = curl_commands(
+                options.management_url, path, workers=options.workers, default=options.default
+            )
+            print("\n".join(commands))
         return 0
     token = common.token_of(options, "management")
-    statuses = [
-        register(
-            options.management_url,
+    statuses = [_register(options, path, token) for path in options.archives]
+    _ask_endpoint(options, statuses, token)
+    rows = [_report(options, status, token) for status in statuses]
+    if options.json:
+        common.emit_json(rows)
+        return 0
+    for row in rows:
+        print(
+            "{model} {version}: {number} worker(s), {states}".format(
+                **row, number=len(row["workers"]), states=", ".join(row["workers"])
+            )
+        )
+        if row["default_version"] != row["version"]:
+            print(
+                "  requests that name no version go to {default_version}, the default version; "
+                "those for {version} to /predictions/{model}/{version}".format(**row)
+            )
+    return 0
+
+
+def _register(options: argparse.Namespace, path: Path, token: Token) -> ModelStatus:
+    """Register an archive, and make it the default version if asked, registered or not."""
+    from ..serving.launcher import archive_identity, model_versions, register, set_default
+
+    url = options.management_url
+    model, version = archive_identity(path)
+    is_new = not options.default or version not in model_versions(url, model, token=token)
+    if is_new:
+        status = register(
+            url,
             path,
             token=token,
             workers=options.workers,
             timeout=options.timeout,
             log_path=options.server_log,
         )
-        for path in options.archives
-    ]
-    _ask_endpoint(options, [status.name for status in statuses], token)
-    if options.json:
-        common.emit_json(
-            [
-                {"model": status.name, "version": status.version, "workers": list(status.workers)}
-                for status in statuses
-            ]
-        )
-        return 0
-    for status in statuses:
-        states = ", ".join(status.workers)
-        print(f"{status.name} {status.version}: {len(status.workers)} worker(s), {states}")
-    return 0
+    if options.default:
+        status = set_default(url, model, version, token=token)
+    return status
 
 
-def _ask_endpoint(options: argparse.Namespace, names: list[str], token: Token) -> None:
-    """Ask the endpoint about each model, because workers are ready without a usable store too.
+def _report(options: argparse.Namespace, status: ModelStatus, token: Token) -> dict[str, Any]:
+    from ..serving.launcher import model_status
+
+    default = model_status(options.management_url, status.name, token=token)
+    return {
+        "model": status.name,
+        "version": status.version,
+        "default_version": default.version,
+        "workers": list(status.workers),
+    }
+
+
+def _ask_endpoint(
+    options: argparse.Namespace, statuses: Sequence[ModelStatus], token: Token
+) -> None:
+    """Ask the endpoint about each version, because workers are ready without a usable store too.
 
     Raises:
         IsplitError: the endpoint's error, or the error of reaching it.
@@ -129,7 +163,7 @@ def _ask_endpoint(options: argparse.Namespace, names: list[str], token: Token) -
     from ..client import fetch_recommendation
     from ..serving.launcher import ENDPOINT_MODEL, model_status
 
-    models = [name for name in names if name != ENDPOINT_MODEL]
+    models = [status for status in statuses if status.name != ENDPOINT_MODEL]
     try:
         model_status(options.management_url, ENDPOINT_MODEL, token=token)
     except UnknownModelError:
@@ -143,9 +177,12 @@ def _ask_endpoint(options: argparse.Namespace, names: list[str], token: Token) -
             options, "note: the endpoint was not asked: pass --token-file or --inference-token"
         )
         return
-    for name in models:
+    for status in models:
+        name = f"{status.name} {status.version}"
         try:
-            fetch_recommendation(options.url, name, token=inference_token)
+            fetch_recommendation(
+                options.url, status.name, version=status.version, token=inference_token
+            )
         except IsplitError as error:
             raise type(error)(
                 f"{name} is registered, but the endpoint at {options.url} gives no recommendation "

@@ -28,6 +28,9 @@ EPILOG: Final = """\
 examples:
   isplit serve                                  # every .mar in model_store/
   isplit serve resnet50 --inference-port 9080   # one model, and the endpoint
+  isplit serve resnet50/2.0 resnet50/1.0        # two versions; 2.0 is the default one
+Of several versions, the first one that is named is the server's default version,
+and without names the lowest: it answers requests that name no version.
 Statistics are kept in WORKDIR/store.db and survive a restart. Relative paths, in
 options and in ISPLIT_* variables, are relative to the current folder.
 To use a TorchServe that runs already, see isplit register --help.
@@ -36,7 +39,11 @@ To use a TorchServe that runs already, see isplit register --help.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="names in the model store (default: all)"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="NAME, for all versions of a model, NAME/VERSION, or a file in the model store "
+        "(default: everything)",
     )
     parser.add_argument(
         "--model-store",
@@ -190,11 +197,12 @@ def _keep_tokens(server: TorchServe) -> None:
 
 def _archives(options: argparse.Namespace) -> list[str] | None:
     """File names of the chosen models and of the endpoint; ``None`` for all in the store."""
-    from ..serving.launcher import ENDPOINT_MODEL
+    from ..serving.launcher import ENDPOINT_MODEL, find_archives
 
     if not options.models:
         return None
-    archives = [f"{name.removesuffix('.mar')}.mar" for name in options.models]
+    paths = find_archives(options.model_store, options.models)
+    archives = [path.name for path in paths]
     endpoint = f"{ENDPOINT_MODEL}.mar"
     if endpoint not in archives and (options.model_store / endpoint).is_file():
         archives.append(endpoint)

@@ -1,4 +1,4 @@
-"""``isplit store``: check, repair, export and compact the store."""
+"""``isplit store``: check, repair, export and compact the store, list and forget versions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from ..errors import StoreError
 from ..files import write_atomically
-from ..terminal import kilobytes, table, utc_time
-from . import common
+from ..terminal import kilobytes, table
+from . import common, store_versions
 
 if TYPE_CHECKING:
     from ..traffic import Store
 
-HELP: Final = "check, repair, export or compact the store"
+HELP: Final = "check, repair, export or compact the store, list or forget versions"
 DESCRIPTION: Final = """\
 Maintain the store, to which the workers write the statistics of live traffic:
   check    read everything; print schema, size and number of rows. Exit code 5
@@ -26,6 +26,9 @@ Maintain the store, to which the workers write the statistics of live traffic:
            back to now; they would outweigh all traffic until then
   export   write everything as JSON lines, one row per line
   compact  roll up old counts and free unused space
+  models   list the versions of all models, and when each last answered a request
+  forget   delete a version of a model, with the statistics of its network
+Help for one of them: isplit store ACTION --help
 """
 EPILOG: Final = """\
 examples:
@@ -34,26 +37,43 @@ examples:
   isplit store export --store postgresql+psycopg://isplit@db.example/isplit
   isplit store repair
   isplit store compact
+  isplit store models
+  isplit store forget resnet50 --version 1.0 --dry-run
 The servers may keep running. Without --store the command takes ISPLIT_STORE, or
 else the default of a worker: ~/.local/state/isplit/isplit-store.sqlite3.
 """
 
+_ACTIONS: Final = {
+    "check": "read everything; print schema, size and number of rows",
+    "repair": "bring times in the future back to now",
+    "export": "write everything as JSON lines, one row per line",
+    "compact": "roll up old counts and free unused space",
+    "models": "list the versions of all models, and when each last answered a request",
+    "forget": "delete a version of a model, with the statistics of its network",
+}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "action", choices=("check", "repair", "export", "compact"), help="see above"
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    parsers = {
+        name: actions.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for name, text in _ACTIONS.items()
+    }
+    for name, action in parsers.items():
+        action.add_argument(
+            "--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://..."
+        )
+        if name != "export":
+            action.add_argument("--json", action="store_true", help="print the result as JSON")
+    parsers["export"].add_argument(
+        "--output", type=Path, metavar="FILE", help="write here, not to stdout"
     )
-    parser.add_argument(
-        "--store", metavar="URL", help="sqlite:////absolute/path or postgresql+psycopg://..."
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="for export: write here, not to stdout"
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="for check, repair and compact: print the result as JSON",
-    )
+    store_versions.configure_forget(parsers["forget"])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,6 +90,10 @@ def run(options: argparse.Namespace) -> int:
                 _refuse(report["ahead_s"])
         elif options.action == "repair":
             _repair(store, as_json=options.json)
+        elif options.action == "models":
+            store_versions.show_models(store, options)
+        elif options.action == "forget":
+            return store_versions.forget(store, options)
         else:
             before, after = store.compact()
             report = {"store": store.url, "bytes_before": before, "bytes": after}
@@ -128,24 +152,9 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
         if name == "rows":
             print("\n" + table(("table", "rows"), value.items()))
         elif name == "networks":
-            print("\n" + _network_table(value))
+            print("\n" + store_versions.version_table(value))
         elif name != "ahead_s":
             print(f"{name:<14}{kilobytes(value) if name.startswith('bytes') else value}")
-
-
-def _network_table(networks: list[dict[str, Any]]) -> str:
-    rows = [
-        (
-            network["model"],
-            network["version"],
-            network["network_hash"][:20],
-            network["moved_deltas"],
-            utc_time(network["as_of"]),
-        )
-        for network in networks
-    ]
-    titles = ("model", "version", "network", "moved deltas", "newest observation")
-    return table(titles, rows)
 
 
 def _export(store: Store, output: Path | None) -> None:

@@ -34,6 +34,7 @@ from .recommendation import (
     Recommendation,
     StandingPick,
 )
+from .version import version_key
 
 __all__ = [
     "BOTTLENECK_MARK",
@@ -63,4 +64,5 @@ __all__ = [
     "StandingPick",
     "Timings",
     "TopClass",
+    "version_key",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .aggregates.delta import Delta
 from .aggregates.keys import MAX_GROUPS, OTHER
 from .aggregates.samples import ImportanceSample
+from .forgetting import Forgotten
 from .label_reader import LabelReader
 from .labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
 from .recorder import Recorder
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_REQUEST_ID",
     "OTHER",
     "Delta",
+    "Forgotten",
     "Group",
     "ImportanceFn",
     "ImportanceSample",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..advice import LiveView, PickChange, StandingState
 from ..closing import Closing
-from ..errors import ProbeError, StoreError
+from ..errors import ProbeError, QueryError, StoreError
 from ..profile import Profile
 from ..schema import Manifest
 from .aggregates.delta import Delta
@@ -17,6 +17,7 @@ from .aggregates.moments import DEFAULT_HALF_LIFE_S, F64
 from .aggregates.samples import ImportanceSample
 from .database import BUSY_TIMEOUT_S, Database
 from .flush import Written, write_delta, write_timed
+from .forgetting import Forgotten, choose_versions, forget, look_up
 from .labels import Label, LabelResult, take_labels
 from .lifecycle import ForkAware
 from .repair import read_future, repair_network
@@ -288,6 +289,38 @@ class Store(ForkAware, Closing):
         """All rows of one moment as JSON types (:mod:`.upkeep`)."""
         with self._db.read() as connection:
             yield from export_rows(connection)
+
+    def forget(
+        self,
+        model: str,
+        *,
+        version: str | None = None,
+        network_hash: str | None = None,
+        dry_run: bool = False,
+    ) -> Forgotten:
+        """Delete a version with its standing picks, and the statistics of its network.
+
+        The statistics stay where another version has the same network. A worker that still serves
+        the version puts it into the store again within seconds, with statistics that begin anew.
+
+        Parameters:
+            version, network_hash: what to forget, at least one of them; of the hash, the first
+                digits are enough.
+            dry_run: delete nothing.
+
+        Raises:
+            UnknownModelError: the model is not in the store.
+            UnknownVersionError: it has no such version or network.
+            QueryError: neither is given, or the digits are those of several networks.
+        """
+        if version is None and network_hash is None:
+            raise QueryError("forget: expected a version or a network hash, got neither")
+        if dry_run:
+            with self._db.read() as connection:
+                chosen = choose_versions(connection, model, version, network_hash)
+                return look_up(connection, chosen)
+        with self._db.write() as (connection, _):
+            return forget(connection, choose_versions(connection, model, version, network_hash))
 
     def size(self) -> int:
         """Bytes on disk, with indices."""

@@ -8,9 +8,8 @@ from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
 from isplit_plugin.advice import PickChange, StandingState
 from isplit_plugin.errors import NetworkMismatchError, UnknownModelError, UnknownVersionError
-from isplit_plugin.schema import Cut, Manifest
+from isplit_plugin.schema import Cut, Manifest, version_key
 from isplit_plugin.traffic import Delta, Store
-from isplit_plugin.traffic.rows.versions import version_key
 
 SECOND = "sha256-second"
 AT = 1e9

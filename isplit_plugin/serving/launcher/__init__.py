@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..files import ENDPOINT_MODEL
+from ..model_store import archive_identity, find_archives
 from .curl import curl_requests
 from .key_file import KeyFile
-from .management import ModelStatus, model_status
-from .registry import curl_commands, register, scale, unregister
+from .management import ModelStatus, model_status, model_versions
+from .registry import curl_commands, register, scale, set_default, unregister
 from .server import TorchServe
 
 __all__ = [
@@ -14,10 +15,14 @@ __all__ = [
     "KeyFile",
     "ModelStatus",
     "TorchServe",
+    "archive_identity",
     "curl_commands",
     "curl_requests",
+    "find_archives",
     "model_status",
+    "model_versions",
     "register",
     "scale",
+    "set_default",
     "unregister",
 ]

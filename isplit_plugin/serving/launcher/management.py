@@ -77,12 +77,15 @@ def model_versions(management_url: str, model: str, *, token: Token = None) -> f
 
 
 def describe_workers(
-    management_url: str, model: str, *, token: Token = None
+    management_url: str, model: str, *, version: str | None = None, token: Token = None
 ) -> list[dict[str, Any]]:
-    """What each worker of a model says about itself. Raises as :func:`model_status`."""
+    """What each worker of a model says about itself; of its default version if none is given.
+
+    Raises as :func:`model_status`.
+    """
     response = call(
         "GET",
-        model_url(management_url, model),
+        model_url(management_url, model, version),
         token=token,
         params={"customized": "true"},
         timeout=60.0,

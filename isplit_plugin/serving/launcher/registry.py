@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
-import zipfile
 from pathlib import Path
 from typing import Final
 
 import requests
 
-from ...errors import BundleError, ServingError
+from ...errors import ServingError, UnknownVersionError
+from ...schema import version_key
+from ..model_store import archive_identity
 from .management import (
     ModelStatus,
     Token,
@@ -25,7 +25,6 @@ from .management import (
 )
 from .process import log_tail
 
-_MAX_MANIFEST: Final = 1 << 20
 # A line that a worker printed: its thread, the model's name and version in it, and the text.
 _WORKER_LINE: Final = re.compile(r" (W-\d+-(\S+)-std(?:out|err)) MODEL_LOG - (.*)")
 # A worker's last lines reach the log within this time after TorchServe's answer.
@@ -85,20 +84,51 @@ def register(
     raise _load_error(archive, response, log_path, (name, version))
 
 
+def set_default(
+    management_url: str, model: str, version: str, *, token: Token = None
+) -> ModelStatus:
+    """Make a registered version the default one, which answers requests that name no version.
+
+    Raises:
+        UnknownVersionError: the server has other versions of the model; it names them.
+        UnknownModelError: the server has no such model.
+        ServingError: the server did not do it.
+        AuthenticationError: the token is refused.
+        ServerUnavailableError: nothing answers.
+    """
+    url = f"{model_url(management_url, model, version)}/set-default"
+    response = call("PUT", url, token=token, timeout=120.0)
+    _check_version(response, management_url, model, version, token)
+    if response.status_code != 200:
+        raise ServingError(
+            f"TorchServe did not make {version} the default version of {model!r}: "
+            f"{error_text(response)}"
+        )
+    return model_status(management_url, model, version=version, token=token)
+
+
 def unregister(
     management_url: str, model: str, *, version: str | None = None, token: Token = None
 ) -> None:
     """Unregister a model, or one version of it.
 
+    The default version can be unregistered last only.
+
     Raises:
-        UnknownModelError: the server has no such model or version.
+        UnknownVersionError: the server has other versions of the model; it names them.
+        UnknownModelError: the server has no such model.
         ServingError: the server did not do it.
         AuthenticationError: the token is refused.
         ServerUnavailableError: nothing answers.
     """
     url = model_url(management_url, model, version)
     response = call("DELETE", url, token=token, timeout=120.0)
-    check_known(response, management_url, model)
+    _check_version(response, management_url, model, version, token)
+    if response.status_code == 403 and "default version" in response.text.lower():
+        raise ServingError(
+            f"{version or 'this version'} is the default version of {model!r}, and others are "
+            "registered: make one of them the default version first, or unregister them first"
+        )
     if response.status_code != 200:
         raise ServingError(f"TorchServe did not unregister {model!r}: {error_text(response)}")
 
@@ -121,8 +151,10 @@ def scale(
     return model_status(management_url, model, version=version, token=token)
 
 
-def curl_commands(management_url: str, archive: str | Path, *, workers: int = 1) -> list[str]:
-    """Shell commands that do the same as :func:`register`."""
+def curl_commands(
+    management_url: str, archive: str | Path, *, workers: int = 1, default: bool = False
+) -> list[str]:
+    """Shell commands that do the same as :func:`register`, and :func:`set_default` if asked."""
     name, version = _identity(archive)
     read_key = "import json; print(json.load(open('key_file.json'))['management']['key'])"
     curl = 'curl -sS -H "Authorization: Bearer $TOKEN"'
@@ -134,20 +166,8 @@ def curl_commands(management_url: str, archive: str | Path, *, workers: int = 1)
         f"{curl} -X POST {models}",
         f"{curl} {model}",
         f"{curl} -X DELETE {model}  # if the load failed",
+        *([f"{curl} -X PUT {model}/set-default"] if default else []),
     ]
-
-
-def archive_identity(path: str | Path) -> tuple[str, str]:
-    """Model name and version in a ``.mar`` archive. Raises BundleError if it is not an archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("MAR-INF/MANIFEST.json")
-            if info.file_size > _MAX_MANIFEST:
-                raise ValueError(f"its manifest has more than {_MAX_MANIFEST} bytes")
-            model = json.loads(archive.read(info))["model"]
-            return str(model["modelName"]), str(model["modelVersion"])
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise BundleError(f"{path} is not a model archive: {error}") from error
 
 
 def load_failure(
@@ -205,6 +225,20 @@ def _is_model(name: str, model: str | None, version: str | None) -> bool:
     full_name = f"{model}_{version or ''}"
     cut_off = len(name) >= _SHORTENED and full_name.startswith(name)
     return cut_off or (name == full_name if version else name.startswith(full_name))
+
+
+def _check_version(
+    response: requests.Response, management_url: str, model: str, version: str | None, token: Token
+) -> None:
+    """Raise UnknownVersionError, or UnknownModelError, where the server answered 404."""
+    if response.status_code == 404 and version is not None:
+        versions = sorted(model_versions(management_url, model, token=token), key=version_key)
+        if versions:
+            raise UnknownVersionError(
+                f"unknown version {version!r} of model {model!r}; known: {', '.join(versions)}",
+                known=versions,
+            )
+    check_known(response, management_url, model)
 
 
 def _check_refused(response: requests.Response, model: str) -> None:

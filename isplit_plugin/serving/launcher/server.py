@@ -13,12 +13,13 @@ from typing import Any, Final, Self
 
 from ...device_tokens import SECRET_VARIABLE, new_secret
 from ...errors import AuthenticationError, ServerUnavailableError, ServingError, UnknownModelError
+from ..model_store import archive_identity, find_archives
 from ..resources import config_file
 from ..settings import STORE_VARIABLE
 from .key_file import KeyFile, TokenKind
 from .management import ModelStatus, call, describe_workers, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
-from .registry import LOG_DELAY_S, archive_identity, load_failure, register, unregister
+from .registry import LOG_DELAY_S, load_failure, register, set_default, unregister
 from .worker_environment import check_secrets, worker_environment
 
 _START_TRIES: Final = 3
@@ -219,12 +220,14 @@ class TorchServe:
             self.management_url, model, version=version, token=self.management_token
         )
 
-    def describe(self, model: str) -> list[dict[str, Any]]:
+    def describe(self, model: str, *, version: str | None = None) -> list[dict[str, Any]]:
         """What each worker of a model says about itself. Raises UnknownModelError, ServingError.
 
         A tail worker says what it served, and gives the counters of its statistics.
         """
-        return describe_workers(self.management_url, model, token=self.management_token)
+        return describe_workers(
+            self.management_url, model, version=version, token=self.management_token
+        )
 
     def register(self, archive: str | Path, *, workers: int = 1) -> ModelStatus:
         """Register another archive of the model store. Needs ``model_api=True``.
@@ -233,12 +236,19 @@ class TorchServe:
         """
         return register(
             self.management_url,
-            archive,
+            self._model_store / Path(archive).name,
             token=self.management_token,
             workers=workers,
             log_path=self.log_path,
             timeout=self._timeout,
         )
+
+    def set_default(self, model: str, version: str) -> ModelStatus:
+        """Make a registered version the default one. Needs ``model_api=True``.
+
+        Raises as :func:`set_default`.
+        """
+        return set_default(self.management_url, model, version, token=self.management_token)
 
     def unregister(self, model: str, *, version: str | None = None) -> None:
         """Unregister a model. Needs ``model_api=True``. Raises UnknownModelError, ServingError."""
@@ -358,10 +368,10 @@ class TorchServe:
 
 
 def _find_archives(model_store: Path, models: Sequence[str | Path] | None) -> list[Path]:
+    if models is None:
+        return find_archives(model_store)
     if not model_store.is_dir():
         raise ServingError(f"model store {model_store} is not a folder")
-    if models is None:
-        return sorted(model_store.glob("*.mar"))
     paths = [model_store / Path(model).name for model in models]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

@@ -28,6 +28,7 @@ from ...files import file_sha256, write_atomically
 from ...profile import Profile
 from ...schema import OUTPUT, Cut, Manifest, Preprocessing
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
+from ..model_store import archive_name, check_unused, head_bundle_name
 from ..optional import package_warnings
 from ..resources import config_file, handler_file
 from ..settings import TailSettings
@@ -80,6 +81,7 @@ def package(
         config: settings of the tail worker; see :func:`build_archive`.
 
     Raises:
+        BundleError: a file of another model and version has the name of one of the files.
         ServingError: ``config`` has a key or value that a tail worker would refuse.
         ProbeError: ``config`` turns probes on, and no deployed split point can have them.
     """
@@ -96,6 +98,7 @@ def package(
         default=default,
         bottlenecks=bottlenecks,
     )
+    check_unused(Path(out_dir), manifest.model, manifest.version)
     settings = TailSettings.from_config(config)
     part_warnings = package_warnings(net, manifest, settings, pt2=pt2)
     archive = build_archive(
@@ -128,6 +131,8 @@ def build_archive(
     out_dir: str | Path,
 ) -> Path:
     """Write ``<model>.mar`` into ``out_dir`` and return its path.
+
+    A version other than 1.0 is part of the name: ``<model>-<version>.mar``.
 
     Parameters:
         manifest: of :func:`make_manifest`. config: overrides of the shipped ``model-config.yaml``;
@@ -174,7 +179,8 @@ def build_head_bundle(
 ) -> Path:
     """Write ``<model>.head.zip`` into ``out_dir`` and return its path.
 
-    It holds ``manifest.json``, and ``heads/<split point>.onnx`` for every deployed split point.
+    A version other than 1.0 is part of the name: ``<model>-<version>.head.zip``. The
+    bundle holds ``manifest.json``, and ``heads/<split point>.onnx`` for every deployed split point.
 
     Parameters:
         include_output: add the whole network, for a device that runs everything itself.
@@ -202,7 +208,7 @@ def build_head_bundle(
         with zipfile.ZipFile(built, "w", zipfile.ZIP_STORED) as bundle:
             for path in sorted(p for p in files.rglob("*") if p.is_file()):
                 bundle.write(path, path.relative_to(files).as_posix())
-        return _publish(built, Path(out_dir) / f"{manifest.model}.head.zip")
+        return _publish(built, Path(out_dir) / head_bundle_name(manifest.model, manifest.version))
 
 
 @contextmanager
@@ -261,7 +267,7 @@ def _archive(stage: Path, files: Path, model: str, version: str, out_dir: Path) 
         raise ServingError(
             f"torch-model-archiver failed for {model!r}: {(run.stderr or run.stdout)[-2000:]}"
         )
-    return _publish(built, out_dir / built.name)
+    return _publish(built, out_dir / archive_name(model, version))
 
 
 def _publish(built: Path, target: Path) -> Path:

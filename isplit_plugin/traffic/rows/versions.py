@@ -7,7 +7,6 @@ different archives under one version number; the one that was put last then coun
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from ...errors import NetworkMismatchError, UnknownModelError, UnknownVersionError
+from ...schema import version_key
 from ..aggregates.keys import HOUR_S
 from . import tables
 
@@ -161,12 +161,6 @@ def note_requests(
         recent = _decayed(row.recent, row.as_of, newest) + _decayed(requests, as_of, newest)
         is_row = sa.and_(where, table.c.model == row.model, table.c.version == row.version)
         connection.execute(table.update().where(is_row).values(as_of=newest, recent=recent))
-
-
-def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Orders versions as people count: 2.0 before 10.0."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", version)
-    return tuple((0, int(part), "") if part[0].isdigit() else (1, 0, part) for part in parts)
 
 
 def _current(rows: Sequence[Row[Any]], of_model: Sequence[Row[Any]]) -> Row[Any]:

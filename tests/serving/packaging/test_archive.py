@@ -35,7 +35,7 @@ from isplit_plugin.profile import CutMeasurement, Profile
 from isplit_plugin.schema import ON_DEVICE, Cut, Manifest
 from isplit_plugin.serving import resources
 from isplit_plugin.serving.files import verify_files
-from isplit_plugin.serving.launcher.registry import archive_identity
+from isplit_plugin.serving.model_store import archive_identity
 from isplit_plugin.serving.packaging import (
     build_archive,
     build_endpoint_archive,
