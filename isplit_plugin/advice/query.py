@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -18,30 +17,44 @@ MAX_CLASSES: Final = 1000
 """The most classes of one question."""
 MAX_GROUP: Final = 64
 MAX_PREDICTOR: Final = 64
+_LIMITS: Final = {
+    "bandwidth_mbps": (1e-6, 1e9),
+    "rtt_ms": (0.0, 1e9),
+    "max_latency_ms": (1e-6, 1e12),
+    "max_bytes": (0.0, 1e18),
+    "max_head_macs": (0.0, 1e18),
+    "accuracy_tolerance": (0.0, 1.0),
+    "device_slowdown": (1e-6, 1e6),
+}
+"""Least and largest value of each number: far beyond what exists, and no sum of them overflows."""
 
 
 def _one_of(name: str, value: object, known: Iterable[str]) -> None:
     if value not in tuple(known):
         raise QueryError(
-            f"{name}: expected one of {', '.join(known)}, got {str(value)[:100]!r}", field=name
+            f"{name}: expected one of {', '.join(known)}, got {_shown(value)}", field=name
         )
 
 
-def _number(
-    name: str, value: object, *, low: float, high: float = math.inf, open_low: bool = False
-) -> None:
+def _number(name: str, value: object, low: float, high: float) -> None:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
     if valid and isinstance(value, int | float):
         try:
             number = float(value)
         except OverflowError:
-            number = math.inf
-        valid = math.isfinite(number) and low <= number <= high
-        valid = valid and not (open_low and number == low)
+            number = float("inf")
+        valid = low <= number <= high
     if not valid:
-        wanted = f"a number {'above' if open_low else 'of at least'} {low:g}"
-        wanted += f" and at most {high:g}" if high < math.inf else ""
-        raise QueryError(f"{name}: expected {wanted}, got {str(value)[:100]!r}", field=name)
+        raise QueryError(
+            f"{name}: expected a number from {low:g} to {high:g}, got {_shown(value)}", field=name
+        )
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(str(value)[:100])
+    except RecursionError:  # lists within lists
+        return type(value).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +86,10 @@ class Constraints:
     device_slowdown: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("bandwidth_mbps", "max_latency_ms", "device_slowdown"):
-            if getattr(self, name) is not None:
-                _number(f"constraints.{name}", getattr(self, name), low=0, open_low=True)
-        for name in ("rtt_ms", "max_bytes", "max_head_macs"):
-            if getattr(self, name) is not None:
-                _number(f"constraints.{name}", getattr(self, name), low=0)
-        _number("constraints.accuracy_tolerance", self.accuracy_tolerance, low=0, high=1)
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None or name == "accuracy_tolerance":
+                _number(f"constraints.{name}", value, low, high)
         _one_of("constraints.objective", self.objective, OBJECTIVES)
 
 
@@ -119,15 +129,18 @@ class Query:
             or not self.group.isprintable()
         ):
             raise QueryError(
-                f"group: expected 1 to {MAX_GROUP} printable characters, "
-                f"got {str(self.group)[:100]!r}",
+                f"group: expected 1 to {MAX_GROUP} printable characters, got {_shown(self.group)}",
                 field="group",
             )
         _one_of("rule", self.rule, RULES)
-        if not isinstance(self.predictor, str) or not 0 < len(self.predictor) <= MAX_PREDICTOR:
+        if (
+            not isinstance(self.predictor, str)
+            or not 0 < len(self.predictor) <= MAX_PREDICTOR
+            or not self.predictor.isprintable()
+        ):
             raise QueryError(
                 f"predictor: expected a name of 1 to {MAX_PREDICTOR} characters, "
-                f"got {str(self.predictor)[:100]!r}",
+                f"got {_shown(self.predictor)}",
                 field="predictor",
             )
         _one_of("candidate_set", self.candidate_set, CANDIDATE_SETS)
@@ -150,7 +163,7 @@ class Query:
                 or not 0 <= class_id < 2**31
             ):
                 raise QueryError(
-                    f"classes: expected class ids from 0, got {str(class_id)[:100]!r}",
+                    f"classes: expected class ids from 0, got {_shown(class_id)}",
                     field="classes",
                 )
 

@@ -184,7 +184,7 @@ class ProbeReport:
         if any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
             raise WireError("probe: values: expected numbers")
         if type(class_id) is not int:
-            raise WireError(f"probe: class: expected a class id, got {str(class_id)[:40]!a}")
+            raise WireError(f"probe: class: expected a class id, got {type(class_id).__name__}")
         if device is not None:
             read_text(device, "probe: device", limit=MAX_REPORT_DEVICE)
         return cls(

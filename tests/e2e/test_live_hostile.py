@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pytest
@@ -164,6 +165,79 @@ def test_header_lines_cannot_be_forged_through_names(live: Live) -> None:
         'ModelName="forged"'
         not in requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
     )
+
+
+def _raw(live: Live, line: str, headers: str = "", *, url: str = "", token: str = "") -> bytes:
+    """Send one request without a body as it is written here; the whole answer."""
+    parts = urlsplit(url or live.server.inference_url)
+    head = f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}"
+    answer = b""
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as raw:
+        raw.sendall(f"{head}Authorization: Bearer {token or live.server.token()}\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := raw.recv(65536):
+                answer += chunk
+    return answer
+
+
+@pytest.mark.usefixtures("alive")
+def test_log_lines_cannot_be_forged_through_a_path(live: Live) -> None:
+    forged = "2026-01-01T00:00:00,000 [INFO ] W-9000-toy_1.0-stdout MODEL_LOG - forged"
+    path = quote(f"/predictions/toy/1.0/\n{forged}\r{forged}\x1b[31m\x85{forged}\u2028{forged}")
+    before = live.server.log_path.stat().st_size
+
+    def logged() -> str:
+        with live.server.log_path.open("rb") as log:
+            log.seek(before)
+            return log.read().decode()
+
+    for _ in range(3):
+        assert _raw(live, f"GET {path}").split(b" ", 2)[1] == b"403"
+    until(lambda: logged().count("IllegalArgumentException") == 3)
+    assert not [line for line in logged().splitlines() if line.startswith(forged)]
+    assert "\x1b" not in logged()
+    assert len(logged()) < 3 * 1000
+
+
+_ASKS = [
+    "GET /predictions/{}",
+    "POST /predictions/{}/1.0",
+    "GET /predictions/{}/1.0/models",
+    "GET /explanations/{}",
+    "POST /explanations/{}/1.0",
+    "GET /models/{}/invoke",
+    "POST /models/{}/invoke",
+    "POST /invocations?model_name={}",
+    "GET /{}/predict",
+    "GET /{}/1.0/predict",
+    "POST /v1/models/{}:predict",
+    "POST /v1/models/{}:explain",
+    "POST /v2/models/{}/infer",
+    "POST /v2/models/{}/versions/1.0/infer",
+    "POST /v2/models/{}/explain",
+]
+_CONTENT_TYPES = [
+    "",
+    "Content-Type: application/x-www-form-urlencoded\r\n",
+    "Content-Type: multipart/form-data; boundary=x\r\n",
+    # TorchServe's frontend reads the first, and the worker gets the last.
+    "Content-Type: application/x-www-form-urlencoded\r\nContent-Type: text/plain\r\n",
+]
+
+
+@pytest.mark.usefixtures("alive")
+@pytest.mark.parametrize("model", ["toy", "isplit"])
+def test_only_the_management_port_answers_a_describe_call(live: Live, model: str) -> None:
+    for ask in _ASKS:
+        for content_type in _CONTENT_TYPES:
+            line = ask.format(model)
+            for describe in ("describe: True\r\n", "Describe: True\r\n"):
+                answer = _raw(live, line, describe + content_type)
+                assert answer.startswith(b"HTTP/1.1 "), line
+                for counter in (b'"served"', b'"statistics"', b'"answers"', b'"cached"'):
+                    assert counter not in answer, (line, content_type)
+    (described,) = live.server.describe(model)
+    assert {"served", "answers"} & described.keys()
 
 
 @pytest.mark.usefixtures("alive")

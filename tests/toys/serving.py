@@ -249,7 +249,8 @@ def _frame(index: int, ask: Ask) -> dict[str, Any]:
             except ValueError:
                 value = bytearray(ask.body)
         parameters = [{"name": ask.field, "contentType": ask.content_type, "value": value}]
-    headers = {"Content-Type": ask.content_type, **ask.headers}
+    headers = {} if ask.body is None else {"Content-Type": ask.content_type}
+    headers |= ask.headers
     return {
         "requestId": f"request-{index}".encode(),
         "headers": [{"name": k.encode(), "value": v.encode()} for k, v in headers.items()],

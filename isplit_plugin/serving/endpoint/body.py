@@ -34,6 +34,19 @@ def json_body(row: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
     return body
 
 
+def read_text(name: str, value: object, limit: int) -> str:
+    """A text of 1 to ``limit`` printable characters. Raises QueryError with the field ``name``.
+
+    Printable leaves out NUL, which a database may refuse, and lone surrogates, which UTF-8 cannot
+    express.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= limit or not value.isprintable():
+        raise QueryError(
+            f"{name}: expected 1 to {limit} printable characters, got {show(value)}", field=name
+        )
+    return value
+
+
 def check_name(name: object, names: Sequence[str], where: str) -> None:
     """Raises QueryError where ``name`` is not one of ``names``."""
     if name not in names:
@@ -43,7 +56,11 @@ def check_name(name: object, names: Sequence[str], where: str) -> None:
 
 def show(value: object) -> str:
     """A value of a client, short enough for a message."""
-    return repr(value if isinstance(value, str) else str(value))[:100]
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except RecursionError:  # lists within lists
+        text = type(value).__name__
+    return repr(text[:100])[:100]
 
 
 def _no_constant(name: str) -> NoReturn:

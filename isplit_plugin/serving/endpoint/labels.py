@@ -13,7 +13,7 @@ from ...device_tokens import read_secret
 from ...errors import LabelSecretError, QueryError
 from ...traffic import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult, Store
 from ...wire import find_header
-from .body import check_name
+from .body import check_name, read_text, show
 
 TOKEN_HEADER: Final = "isplit-label-token"  # noqa: S105 - a name
 _FIELDS: Final = ("labels", "token")
@@ -38,8 +38,9 @@ def read_labels(body: Mapping[Any, Any], headers: Mapping[str, str]) -> LabelCal
     token = body.get("token")
     if token is None:
         token = find_header(headers, TOKEN_HEADER)
-    if token is not None and not isinstance(token, str):
-        raise QueryError(f"token: expected text, got {type(token).__name__}", field="token")
+    if token is not None and (not isinstance(token, str) or not token.strip().isprintable()):
+        # What was sent may be a secret: no answer repeats it.
+        raise QueryError("token: expected printable text", field="token")
     return LabelCall(body["labels"], token)
 
 
@@ -97,21 +98,27 @@ def _label(item: object) -> Label | LabelResult:
     try:
         if not isinstance(item, Mapping) or set(item) != {"request_id", "class"}:
             raise QueryError(
-                f"expected {{request_id, class}}, got {str(item)[:100]}", field="labels"
+                f"labels: expected {{request_id, class}}, got {show(item)}", field="labels"
             )
-        if not 0 < len(request_id) <= MAX_REQUEST_ID:
-            raise QueryError(
-                f"request_id: expected 1 to {MAX_REQUEST_ID} characters, got {str(value)[:100]!r}"
-            )
+        read_text("request_id", value, MAX_REQUEST_ID)
         class_id = item["class"]
         if (
             isinstance(class_id, bool)
             or not isinstance(class_id, int | str)
             or len(str(class_id)[:400]) > _MAX_NAME
+            or (isinstance(class_id, str) and not _is_utf8(class_id))
         ):
             raise QueryError(
-                f"class: expected an id or a label, got {str(class_id)[:100]!r}", field="class"
+                f"class: expected an id or a label, got {show(class_id)}", field="class"
             )
         return Label(request_id, class_id)
     except QueryError as error:
         return LabelResult(request_id[:MAX_REQUEST_ID], error=error)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether UTF-8 can express the text, without NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

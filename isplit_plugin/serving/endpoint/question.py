@@ -20,7 +20,7 @@ from typing import Any, Final
 from ...advice import MAX_CLASSES, Constraints, Query
 from ...errors import QueryError, UnknownNameError
 from ...wire import find_header
-from .body import check_name, show
+from .body import check_name, read_text, show
 from .routes import ROUTES
 
 MAX_PATH: Final = 16_384
@@ -102,7 +102,7 @@ def read_question(
             f"model: expected a model's name, got none; {topic}/<model>", field="model"
         )
     names = {
-        name: _text(name, fields[name])
+        name: read_text(name, fields[name], MAX_NAME)
         for name in ("model", "version", "network_hash")
         if fields.get(name) is not None
     }
@@ -204,16 +204,8 @@ def _query(fields: Mapping[str, Any]) -> Query:
         constraints=Constraints(
             **{name: value for name, value in limits.items() if value is not None}
         ),
-        **{name: _text(name, fields[name]) for name in _TEXTS if name in fields},
+        **{name: read_text(name, fields[name], MAX_NAME) for name in _TEXTS if name in fields},
     )
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
-        raise QueryError(
-            f"{name}: expected 1 to {MAX_NAME} characters, got {show(value)}", field=name
-        )
-    return value
 
 
 def _ids(text: str) -> list[int]:

@@ -18,7 +18,6 @@ from ...advice import ALL_GROUPS, Query, SwitchingPolicy, has_standing_pick, rec
 from ...device_tokens import TokenVerifier
 from ...errors import IsplitError, ProbeError, WireSizeError
 from ...traffic import MAX_GROUPS, OTHER, Store
-from ...wire import find_header
 from .. import replies
 from ..optional import endpoint_parts
 from ..settings import EndpointSettings, make_store_folder
@@ -101,7 +100,7 @@ class Endpoint:
     def _handle_row(self, index: int, row: Mapping[Any, Any], context: Any) -> str:
         try:
             headers = replies.request_headers(context, index)
-            if find_header(headers, "describe") == "True":
+            if replies.is_describe(row, headers):
                 return replies.json_answer(context, index, self.describe())
             text = self._dispatch(row, headers)
             context.set_response_content_type(index, replies.JSON_TYPE)

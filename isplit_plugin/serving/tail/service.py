@@ -22,7 +22,7 @@ from ...device_tokens import TokenVerifier
 from ...errors import ArtifactError, BundleError, ProbeError, ServerBusyError
 from ...profile import Profile
 from ...schema import INPUT, FloatArray, Manifest
-from ...wire import TailResponse, find_header
+from ...wire import TailResponse
 from .. import replies
 from ..files import MANIFEST, PROFILE, verify_files
 from ..optional import TailContext, TailPart, tail_parts
@@ -144,7 +144,7 @@ class TailService:
         job: TailJob | None = None
         try:
             headers = replies.request_headers(batch.context, index)
-            if find_header(headers, "describe") == "True":
+            if replies.is_describe(row, headers):
                 answer = replies.json_answer(batch.context, index, self.describe())
                 batch.answers[index] = answer
                 return

@@ -257,7 +257,7 @@ def test_limits_reach_the_advice_from_query_string_and_json(ask: Ask, store: Sto
         (
             {"parts": {"model": b"toy", "bandwidth_mbps": b"0"}},
             400,
-            ["constraints.bandwidth_mbps", "above 0"],
+            ["constraints.bandwidth_mbps", "from 1e-06"],
         ),
         ({"parts": {"model": b"\xff"}}, 400, ["model", "UTF-8"]),
         (
@@ -486,6 +486,37 @@ def test_describe_is_answered_from_memory(ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "store.sqlite3").mkdir()
     status, body = one(ask, headers={"describe": "True"})
     assert (status, body["endpoint"]) == (200, "isplit")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"parts": {"body": b""}},
+        {"parts": {"body": b"{}"}},
+        {"parts": {"model": b"toy"}},
+        {"headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+        {"headers": {"content-type": "multipart/form-data; boundary=x"}},
+        {"path": "recommendations/toy", "parts": {"body": b""}},
+    ],
+)
+def test_a_client_of_the_inference_port_cannot_ask_for_the_counters(
+    ask: Ask, store: Store, request_: dict[str, Any]
+) -> None:
+    headers = {"describe": "True", "Describe": "True", **request_.get("headers", {})}
+    _, body = one(ask, **{**request_, "headers": headers})
+    assert "answers" not in body
+
+
+def test_no_answer_says_where_the_store_lies(
+    ask: Ask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "store.sqlite3").mkdir()
+    status, body = one(ask, path="recommendations/toy")
+    assert (status, body["code"]) == (503, "store_unavailable")
+    assert "details" not in body
+    assert "sqlite" not in body["error"]
+    assert str(tmp_path) not in body["error"]
+    assert str(tmp_path) in caplog.text
 
 
 def test_header_names_may_be_spelled_in_any_way(ask: Ask, store: Store) -> None:

@@ -383,6 +383,26 @@ def test_describe_tells_what_is_served(
     assert status["network_hash"] == manifest.network_hash
 
 
+def test_a_client_of_the_inference_port_gets_no_counters(worker: Worker) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    describe = {"describe": "True"}
+    for asked in (
+        Ask(b"", describe),
+        Ask(b"x", describe),
+        Ask(None, {**describe, **form}),
+        Ask(None, {**describe, "content-type": "text/plain"}),
+        Ask(None, {"Describe": "True"}),
+    ):
+        [reply] = worker(asked)
+        assert (reply.status, reply.json["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("body", [b'"\\ud800"', b'"text"', b'{"inputs": ["\\ud800"]}', b"[1e999]"])
+def test_json_that_is_no_request(worker: Worker, body: bytes) -> None:
+    [reply] = worker(Ask(body, {}, content_type="application/json"))
+    assert (reply.status, reply.json["code"]) == (400, "malformed_request")
+
+
 def test_metrics_are_written_as_torchserve_reads_them(
     worker: Worker,
     manifest: Manifest,
