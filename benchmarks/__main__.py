@@ -14,7 +14,17 @@ from pathlib import Path
 from . import resnet50
 from .harness import table
 
-NAMES = ("importance", "codecs", "bottleneck", "serving", "store", "probes", "bias", "client")
+NAMES = (
+    "importance",
+    "codecs",
+    "bottleneck",
+    "serving",
+    "store",
+    "memory",
+    "probes",
+    "bias",
+    "client",
+)
 
 
 def main() -> int:

@@ -72,6 +72,7 @@ class Endpoint:
             "version": __version__,
             "answers": dict(self._counts),
             "cached": len(self._cache),
+            "cached_bytes": self._cache.nbytes,
         }
 
     def answer(self, question: Question) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sqlite3
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from isplit_plugin.schema import Cut, Observation, Recommendation
 from isplit_plugin.serving.endpoint import service as endpoint_module
 from isplit_plugin.serving.endpoint.question import read_question
 from isplit_plugin.serving.endpoint.service import Endpoint
+from isplit_plugin.serving.endpoint.snapshot import view_bytes
 from isplit_plugin.serving.endpoint.standing import standing_answer
 from isplit_plugin.serving.settings import default_store_url
 from isplit_plugin.traffic import Delta, ImportanceSample, Store
@@ -452,6 +454,43 @@ def test_answers_are_kept_in_the_bounded_cache(ask: Ask, store: Store) -> None:
     for rtt in range(1, 600):
         assert one(ask, parts={"model": b"toy", "rtt_ms": str(rtt).encode()})[0] == 200
     assert worker.describe()["cached"] <= 512
+
+
+def test_answers_of_older_revisions_take_no_memory(ask: Ask, store: Store) -> None:
+    worker = recommendation_handler._STATE["endpoint"]
+    kept = []
+    for number in range(6):
+        delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3)
+        delta.add_observation(observation(number))
+        store.add(toys.HASH, delta)
+        for rtt in range(20):
+            link = {"rtt_ms": 1 + 20 * number + rtt}
+            body = {"model": "toy", "constraints": link, "group": "north" if rtt % 2 else "all"}
+            assert one(ask, parts={"body": body})[0] == 200
+        described = worker.describe()
+        kept.append((described["cached"], described["cached_bytes"]))
+    assert {entries for entries, _ in kept[1:]} == {kept[0][0]}
+    sizes = [nbytes for _, nbytes in kept]
+    assert max(sizes) < 1.1 * min(sizes)
+
+
+def test_the_cache_knows_what_its_values_take(store: Store) -> None:
+    delta = Delta(store.mean0(toys.HASH), store.half_life_s, 500)
+    for number in range(2000):
+        cut = Cut("b", ("fp32", "uint8", "q4")[number % 3])
+        delta.add_observation(observation(number, class_id=number % 500, cut=cut))
+    store.add(toys.HASH, delta)
+    store.view(toys.HASH, "all")  # what SQLAlchemy keeps of a query is none of the view
+    gc.collect()
+    tracemalloc.start()
+    try:
+        view = store.view(toys.HASH, "all")
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(view.outcomes) > 1000
+    assert 0.5 * taken < view_bytes(view) < 2 * taken
 
 
 def test_answer_too_large_for_torchserve_is_refused(
