@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,8 +31,25 @@ MAX_EXPANSION: Final = 20
 """How many times larger than the zip file its content may be, beyond 16 MB. Weights hardly
 compress, so more is a zip bomb, which would be hashed for hours."""
 
+MAX_INPUT_SIDE: Final = 8192
+"""The longest side of a network's input, in pixels."""
+MAX_MANIFEST_VALUES: Final = 500_000
+"""The most values in a manifest, which take 50 to 150 bytes each."""
+
 _MAY_EXPAND: Final = 16 * 1024 * 1024
 _CHUNK: Final = 1024 * 1024
+_DAMAGE: Final = (
+    OSError,
+    EOFError,
+    RuntimeError,  # an encrypted file
+    NotImplementedError,
+    ValueError,  # names that are no UTF-8, offsets below 0
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What zipfile raises for damaged files."""
 _PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -105,12 +123,12 @@ class HeadBundle:
     def _read_manifest(self, raw: bytes) -> Manifest:
         where = f"head bundle {self.path}: {MANIFEST}"
         try:
-            parsed = load_json(raw, where)
+            parsed = load_json(raw, where, max_values=MAX_MANIFEST_VALUES)
             if not isinstance(parsed, dict):
                 raise BundleError(
                     f"{where}: expected a JSON object, got {type(parsed).__name__}", file=MANIFEST
                 )
-            return Manifest.from_json(parsed, where=where)
+            return check_input(Manifest.from_json(parsed, where=where), where)
         except BundleError:
             raise
         except (WireError, ArtifactError, OverflowError) as error:
@@ -145,14 +163,7 @@ class HeadBundle:
                     yield chunk
         except (KeyError, FileNotFoundError):
             raise BundleError(f"head bundle {self.path}: {name} is missing", file=name) from None
-        except (
-            OSError,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+        except _DAMAGE as error:
             raise BundleError(
                 f"head bundle {self.path}: {name} cannot be read ({error})", file=name
             ) from error
@@ -169,13 +180,27 @@ class HeadBundle:
             )
 
 
+def check_input(manifest: Manifest, where: str) -> Manifest:
+    """A manifest whose input is small enough to be made. Raises BundleError."""
+    shape = manifest.preprocessing.shape
+    largest = max(*shape[1:], manifest.preprocessing.resize or 1)
+    smallest = min(*shape[1:], manifest.preprocessing.resize or 1)
+    if not 1 <= smallest <= largest <= MAX_INPUT_SIDE:
+        raise BundleError(
+            f"{where}: expected sides of 1 to {MAX_INPUT_SIDE} pixels, got crop "
+            f"{manifest.preprocessing.crop} and resize {manifest.preprocessing.resize}",
+            file=MANIFEST,
+        )
+    return manifest
+
+
 class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("rb")
         try:
             self._zip = zipfile.ZipFile(self._file)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except _DAMAGE as error:
             self._file.close()
             raise BundleError(f"head bundle {path}: not a zip file ({error})") from error
         except BaseException:
@@ -196,6 +221,15 @@ class _Zip:
                 f"head bundle {path}: expected a content of at most {limit} bytes, for a zip file "
                 f"of this size, got {total}"
             )
+        for entry in self._zip.infolist():
+            # The others take memory as their headers say: LZMA up to 4 GB for its dictionary.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                self.close()
+                raise BundleError(
+                    f"head bundle {path}: {entry.filename[:200]!a} is compressed by method "
+                    f"{entry.compress_type}, expected stored or deflated",
+                    file=entry.filename[:200],
+                )
 
     def names(self) -> list[str]:
         return [name for name in self._zip.namelist() if not name.endswith("/")]
