@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
-from ..errors import ProtocolError, QueryError, UnknownClassError
+from ..errors import QueryError, UnknownClassError
 from ..terminal import recommendation_text
 from . import common
 
@@ -132,22 +130,10 @@ def _class_id(word: str, ids_by_label: Mapping[str, list[int]]) -> int:
 
 
 def _ids_by_label(options: argparse.Namespace, token: Token) -> dict[str, list[int]]:
-    from ..client import ENDPOINT, Transport
+    from ..client import fetch_classes
 
-    path = f"{ENDPOINT}/1.0/classes/{quote(options.model, safe='')}"
-    if options.version is not None:
-        path += f"/version/{quote(options.version, safe='')}"
-    transport = Transport(options.url, token=token)
-    try:
-        reply = transport.get(path)
-    finally:
-        transport.close()
     ids_by_label: dict[str, list[int]] = {}
-    try:
-        for row in json.loads(bytes(reply.body))["classes"]:
-            ids_by_label.setdefault(str(row["label"]), []).append(int(row["id"]))
-    except (ValueError, LookupError, TypeError) as error:
-        raise ProtocolError(
-            "expected the endpoint's list of classes, got another answer"
-        ) from error
+    labels = fetch_classes(options.url, options.model, token, version=options.version)
+    for class_id, label in labels.items():
+        ids_by_label.setdefault(label, []).append(class_id)
     return ids_by_label

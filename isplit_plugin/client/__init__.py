@@ -14,6 +14,7 @@ import logging
 
 from .budget import Timeout
 from .bundle import HeadBundle
+from .class_list import fetch_classes
 from .key_file import read_key
 from .labels import LabelReport, send_labels
 from .recommendations import ENDPOINT, fetch_recommendation
@@ -34,6 +35,7 @@ __all__ = [
     "Token",
     "TorchHead",
     "Transport",
+    "fetch_classes",
     "fetch_recommendation",
     "read_key",
     "send_labels",

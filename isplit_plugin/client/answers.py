@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..errors import ProtocolError
+from ..printable import printable
 from ..schema import Cut, Prediction, Timings, TopClass
-from ..wire import TailRequest, TailResponse
+from ..wire import MAX_LABEL, TailRequest, TailResponse
 
 
 def check_answer(answer: TailResponse, request: TailRequest, images: int) -> None:
@@ -37,7 +38,13 @@ def predictions(
     return [
         Prediction(
             top=tuple(
-                TopClass(int(class_id), label, float(score), float(probability))
+                # Not only the server's: the labels of a bundle may come from anywhere, too.
+                TopClass(
+                    int(class_id),
+                    printable(label, limit=MAX_LABEL),
+                    float(score),
+                    float(probability),
+                )
                 for class_id, label, score, probability in zip(*row, strict=True)
             ),
             scores=None if answer.scores is None else answer.scores[i],

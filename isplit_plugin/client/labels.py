@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import IsplitError, ProtocolError, QueryError, WireError, from_json
+from ..printable import printable_json
 from ..wire import load_json
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .recommendations import ENDPOINT
@@ -15,6 +16,10 @@ from .transport import Token, Transport
 
 MAX_LABELS: Final = 1000
 """Labels in one request; more are sent in several requests."""
+MAX_RESULT_BYTES: Final = 8 * 1024
+"""The longest answer to one label."""
+MAX_RESULT_VALUES: Final = 200
+"""The most values in the answer to one label: an error lists up to 60 names."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +82,28 @@ def send_labels(
         for start in range(0, len(rows), MAX_LABELS):
             batch = [{"request_id": r, "class": c} for r, c in rows[start : start + MAX_LABELS]]
             body = json.dumps({"labels": batch, "token": secret}).encode()
-            reply = transport.post(ENDPOINT, body, {"Content-Type": "application/json"})
-            for result in _results(reply.body, len(batch)):
+            reply = transport.post(
+                ENDPOINT,
+                body,
+                {"Content-Type": "application/json"},
+                max_bytes=MAX_RESULT_BYTES * (len(batch) + 1),
+            )
+            for result in _results(reply.body, [row["request_id"] for row in batch]):
                 if "code" in result:
-                    errors[str(result.get("request_id"))] = from_json(result, status=400)
+                    errors[result["request_id"]] = from_json(printable_json(result), status=400)
                 else:
                     taken += 1
-                    correct += bool(result.get("correct"))
+                    correct += result.get("correct") is True
     finally:
         transport.close()
     return LabelReport(taken, correct, errors)
 
 
-def _results(body: bytes | memoryview, count: int) -> list[dict[str, Any]]:
+def _results(body: bytes | memoryview, sent: list[str]) -> list[dict[str, Any]]:
+    """The result for each request id that was sent, in any order. Raises ProtocolError."""
+    count = len(sent)
     try:
-        raw = load_json(body, "labels")
+        raw = load_json(body, "labels", max_values=MAX_RESULT_VALUES * (count + 1))
     except WireError as error:
         raise ProtocolError(f"the endpoint's answer: {error.message}") from error
     results = raw.get("labels") if isinstance(raw, dict) else None
@@ -101,4 +113,7 @@ def _results(body: bytes | memoryview, count: int) -> list[dict[str, Any]]:
         or not all(isinstance(result, dict) for result in results)
     ):
         raise ProtocolError(f"expected an answer for each of {count} labels")
+    answered = [result.get("request_id") for result in results]
+    if not all(isinstance(name, str) for name in answered) or sorted(answered) != sorted(sent):
+        raise ProtocolError("expected answers for the request ids that were sent, got others")
     return results

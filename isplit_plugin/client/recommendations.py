@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from ..errors import ArtifactError, ProtocolError, QueryError, WireError
+from ..printable import printable_json
 from ..schema import Recommendation
 from ..wire import load_json
 from .budget import DEFAULT_TIMEOUT, Timeout
@@ -16,6 +17,10 @@ from .transport import Token, Transport
 
 ENDPOINT: Final = "/predictions/isplit"
 """The path of the endpoint."""
+MAX_ANSWER_BYTES: Final = 6_553_500
+"""The longest answer of the endpoint: TorchServe's usual ``max_response_size``."""
+MAX_ANSWER_VALUES: Final = 300_000
+"""The most values in a recommendation. Parsed, a value takes 50 to 150 bytes."""
 MAX_IN_PATH: Final = 200
 """The most class ids in a path. TorchServe bounds the request line, so more travel in a body."""
 Constraint = float | str | bool | None
@@ -98,10 +103,13 @@ def ask(
     predictor = limits.pop("predictor", None)  # a field of its own in the request
     if group is None and predictor is None and not limits and len(ids or ()) <= MAX_IN_PATH:
         path = subject.path("recommendations")
-        reply = transport.get(path if ids is None else f"{path}/classes/{','.join(map(str, ids))}")
+        if ids is not None:
+            path += f"/classes/{','.join(map(str, ids))}"
+        reply = transport.get(path, max_bytes=MAX_ANSWER_BYTES)
     else:
         body = _question(subject, ids, group, predictor, limits)
-        reply = transport.post(ENDPOINT, body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        reply = transport.post(ENDPOINT, body, headers, max_bytes=MAX_ANSWER_BYTES)
     return _recommendation(reply.body)
 
 
@@ -129,10 +137,10 @@ def _question(
 
 def _recommendation(body: bytes) -> Recommendation:
     try:
-        raw = load_json(body, "recommendation")
+        raw = load_json(body, "recommendation", max_values=MAX_ANSWER_VALUES)
         if not isinstance(raw, dict):
             raise ProtocolError(f"expected a recommendation, got JSON of type {type(raw).__name__}")
-        return Recommendation.from_json(raw)
+        return Recommendation.from_json(printable_json(raw))
     except (WireError, ArtifactError) as error:
         raise ProtocolError(f"the endpoint's answer: {error.message}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from ..errors import (
@@ -29,6 +29,12 @@ _SHOWN: Final = 20
 """Versions in a message, and characters of each."""
 _MAX_LISTING: Final = 1024 * 1024
 _LOGGER = logging.getLogger("isplit.client")
+
+
+class _Request(NamedTuple):
+    body: bytes
+    headers: Mapping[str, str]
+    max_bytes: int | None
 
 
 class Route:
@@ -53,13 +59,16 @@ class Route:
         self._bundle_version = None if manifest is None else manifest.version
         self._bundle_version_is_gone = False
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST a body to the tail. Raises as :meth:`Transport.post`."""
+    def post(
+        self, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
+    ) -> Reply:
+        """POST a body to the tail. Parameters and errors as of :meth:`Transport.post`."""
+        request = _Request(body, headers, max_bytes)
         if self.version is not None:
-            return self._post_to_named(self.version, body, headers)
+            return self._post_to_named(self.version, request)
         if self._bundle_version is not None and not self._bundle_version_is_gone:
             try:
-                return self._post_to(self._bundle_version, body, headers)
+                return self._post_to(self._bundle_version, request)
             except UnknownVersionError:
                 self._bundle_version_is_gone = True
                 _LOGGER.warning(
@@ -69,14 +78,14 @@ class Route:
                     self._bundle_version,
                 )
         try:
-            return self._post_to(None, body, headers)
+            return self._post_to(None, request)
         except (NetworkMismatchError, UnknownModelError):
             self._bundle_version_is_gone = False  # it may be there again when the next one is sent
             raise
 
-    def _post_to_named(self, version: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    def _post_to_named(self, version: str, request: _Request) -> Reply:
         try:
-            return self._post_to(version, body, headers)
+            return self._post_to(version, request)
         except UnknownVersionError as error:
             versions = self._versions()
             if not versions:
@@ -87,17 +96,19 @@ class Route:
                 known=versions,
             ) from error
 
-    def _post_to(self, version: str | None, body: bytes, headers: Mapping[str, str]) -> Reply:
+    def _post_to(self, version: str | None, request: _Request) -> Reply:
         path = f"/predictions/{quote(self.model, safe='')}"
         if version is not None:
             path += f"/{quote(version, safe='')}"
-        return self._transport.post(path, body, headers)
+        return self._transport.post(
+            path, request.body, request.headers, max_bytes=request.max_bytes
+        )
 
     def _versions(self) -> list[str]:
         """The model's versions that the endpoint lists, for a message; empty where it cannot."""
         try:
             reply = self._transport.get(f"{ENDPOINT}/1.0/models", max_bytes=_MAX_LISTING)
-            listing: Any = load_json(reply.body, "models")
+            listing: Any = load_json(reply.body, "models", max_values=_MAX_LISTING // 16)
             names = [row["version"] for row in listing["models"] if row["model"] == self.model]
             return [printable(name, limit=_SHOWN) for name in names[:_SHOWN]]
         except (IsplitError, LookupError, TypeError):

@@ -26,6 +26,7 @@ from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
     SCORES,
+    AnswerBounds,
     TailRequest,
     TailResponse,
     decode_response,
@@ -321,13 +322,17 @@ class SplitClient(Closing):
         """
         return None if self._device_token is None else read_token(self._device_token)
 
-    def post_to_tail(self, body: bytes, headers: Mapping[str, str]) -> Reply:
+    def post_to_tail(
+        self, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
+    ) -> Reply:
         """POST a body to the version of the model that this client uses.
+
+        ``max_bytes``: the largest answer to accept, at most the client's ``max_response_bytes``.
 
         Raises as :meth:`Transport.post`, and NetworkMismatchError and UnknownVersionError as
         :meth:`predict`.
         """
-        return self._route.post(body, headers)
+        return self._route.post(body, headers, max_bytes=max_bytes)
 
     def close(self) -> None:
         """Close the connections and the bundle."""
@@ -351,15 +356,21 @@ class SplitClient(Closing):
             group=self.group,
             device_token=self.device_token(),
         )
+        bounds = AnswerBounds(
+            len(images),
+            self._top_k,
+            None if manifest is None else len(manifest.classes),
+            self._raw_scores,
+        )
         body, json_length = request.encode()
         started = time.perf_counter()
         try:
-            reply = self.post_to_tail(body, http_headers(json_length))
+            reply = self.post_to_tail(body, http_headers(json_length), max_bytes=bounds.max_bytes)
         except UnknownCodecError as error:
             raise refused(error) from error
         round_trip_ms = _ms_since(started)
         try:
-            answer = decode_response(reply.body, header_length(reply.headers))
+            answer = decode_response(reply.body, header_length(reply.headers), bounds)
         except WireError as error:
             raise ProtocolError(f"the tail's answer: {error.message}") from error
         check_answer(answer, request, len(images))

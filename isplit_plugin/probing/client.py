@@ -8,6 +8,7 @@ point of the curve before the cut. Neither request carries the photo.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 PAUSE_S: Final = 60.0
 """How long :meth:`ProbeClient.maybe_probe` pauses after a refusal that names no time."""
+_MAX_ENVELOPE: Final = 128 * 1024
+"""The longest answer to a probe besides its gradient, of four bytes for a value at most."""
+_MAX_ACCEPTANCE_VALUES: Final = 1000
 _MAX_PAUSE_S: Final = 24 * 3600.0
 
 
@@ -212,7 +216,9 @@ class ProbeClient(Closing):
             gradient=self._gradient,
         )
         body, json_length = request.encode()
-        reply = self.client.post_to_tail(body, http_headers(json_length))
+        reply = self.client.post_to_tail(
+            body, http_headers(json_length), max_bytes=_MAX_ENVELOPE + 4 * math.prod(point.shape)
+        )
         try:
             json_length = header_length(reply.headers)
             answer = decode_probe_response(reply.body, json_length, point.shape)
@@ -224,13 +230,20 @@ class ProbeClient(Closing):
                 f"expected the gradient at {cut.split_point!r} of network {expected[1]}, "
                 f"got that at {answer.split_point!r} of network {answer.network_hash}"
             )
+        if answer.class_id >= len(self._manifest.classes):
+            raise ProtocolError(
+                f"expected one of {len(self._manifest.classes)} classes, got {answer.class_id}"
+            )
         return answer, len(body), len(reply.body)
 
     def _post(self, report: bytes) -> int:
         """Post a report. Returns the bytes of the answer, and raises the error in it."""
         try:
             reply = self.client.transport.post(
-                ENDPOINT, report, {"Content-Type": "application/json"}
+                ENDPOINT,
+                report,
+                {"Content-Type": "application/json"},
+                max_bytes=_MAX_ENVELOPE,
             )
         except TicketError as error:
             # Only this device has the ticket. So an earlier try succeeded and its answer was lost.
@@ -238,7 +251,7 @@ class ProbeClient(Closing):
                 return 0
             raise
         try:
-            accepted = load_json(reply.body, "report")
+            accepted = load_json(reply.body, "report", max_values=_MAX_ACCEPTANCE_VALUES)
         except WireError as error:
             raise ProtocolError(f"the endpoint's answer to a probe: {error.message}") from error
         if not isinstance(accepted, dict) or accepted.get("accepted") is not True:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..errors import ArtifactError, QueryError
 from .cut import Cut
+from .typed import filled
+
+_LATEST: Final = 253_402_300_799
+"""The last second of the year 9999, the latest that a clock of Python shows."""
 
 
 class CurvePoint(NamedTuple):
@@ -180,20 +184,21 @@ class Recommendation:
     def from_json(cls, raw: Mapping[str, Any]) -> Recommendation:
         """Read an answer and ignore fields that a newer server adds.
 
-        Raises ArtifactError where a field is missing or of another type.
+        Raises ArtifactError where a field is missing, of another type, or infinite.
         """
         try:
             values = {name: raw[name] for name in cls.__slots__}
             if raw["standing"] is not None:
                 values["standing"] = _standing_from_json(raw["standing"])
             values["classes"] = tuple(
-                ClassShare(**_only(ClassShare._fields, row)) for row in raw["classes"]
+                filled(ClassShare, _only(ClassShare._fields, row)) for row in raw["classes"]
             )
             values["curve"] = tuple(_point_from_json(row) for row in raw["curve"])
             values["candidates"] = tuple(_candidate_from_json(row) for row in raw["candidates"])
             values["cuts"] = tuple(_rated_from_json(row) for row in raw["cuts"])
             values["use"] = _rated_from_json(raw["use"])
-            return cls(**values)
+            _check_time(values["as_of"])
+            return filled(cls, values)
         except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
             raise ArtifactError(
                 f"not a recommendation ({type(error).__name__}: {error})"
@@ -210,8 +215,10 @@ def _rated_to_json(row: RatedCut) -> dict[str, Any]:
 def _rated_from_json(raw: Mapping[str, Any]) -> RatedCut:
     row = _null_to_nan(_only(RatedCut.__slots__, raw), "latency_ms", "device_ms", "server_ms")
     row["cut"] = Cut.parse(raw["cut"])
+    if not all(isinstance(text, str) for text in raw["violations"]):
+        raise TypeError("RatedCut.violations: expected strings")
     row["violations"] = tuple(raw["violations"])
-    return RatedCut(**row)
+    return filled(RatedCut, row)
 
 
 def _standing_to_json(pick: StandingPick) -> dict[str, Any]:
@@ -223,16 +230,24 @@ def _standing_from_json(raw: Mapping[str, Any]) -> StandingPick:
     row = _only(StandingPick._fields, raw)
     row["cut"] = Cut.parse(raw["cut"])
     row["rival"] = None if raw["rival"] is None else Cut.parse(raw["rival"])
-    return StandingPick(**row)
+    _check_time(row["since"])
+    return filled(StandingPick, row)
 
 
 def _point_from_json(raw: Mapping[str, Any]) -> CurvePoint:
-    return CurvePoint(**_null_to_nan(_only(CurvePoint._fields, raw), "cui", "standard_error"))
+    row = _only(CurvePoint._fields, raw)
+    return filled(CurvePoint, _null_to_nan(row, "cui", "standard_error"))
 
 
 def _candidate_from_json(raw: Mapping[str, Any]) -> Candidate:
     row = _only(Candidate.__slots__, raw)
-    return Candidate(**_null_to_nan(row, "predictor_value", "standard_error"))
+    return filled(Candidate, _null_to_nan(row, "predictor_value", "standard_error"))
+
+
+def _check_time(seconds: Any) -> None:
+    """Raise ValueError for epoch seconds that no clock shows."""
+    if isinstance(seconds, int | float) and not 0 <= seconds <= _LATEST:
+        raise ValueError(f"expected seconds since 1970, got {seconds:.3g}")
 
 
 def _slots(row: RatedCut | Candidate) -> dict[str, Any]:

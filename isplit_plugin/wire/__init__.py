@@ -19,6 +19,7 @@ from .activation import (
     encode_activation,
     encode_images,
 )
+from .answer_bounds import MAX_LABEL, AnswerBounds
 from .checking import decode_request
 from .codec import Codec, EncodeOptions, Payload
 from .codecs import (
@@ -58,6 +59,7 @@ __all__ = [
     "DEFAULT_MAX_BATCH",
     "GRADIENTS",
     "HEADER",
+    "MAX_LABEL",
     "MAX_TOP_K",
     "OUTPUTS",
     "P_DEVICE",
@@ -65,6 +67,7 @@ __all__ = [
     "P_SPLIT_POINT",
     "P_TAIL_MS",
     "SCORES",
+    "AnswerBounds",
     "Buffer",
     "Codec",
     "EncodeOptions",

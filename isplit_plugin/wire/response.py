@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import WireError
 from ..schema import FloatArray
 from . import message
+from .answer_bounds import AnswerBounds
 from .message import InferResponse
 from .parameters import (
     P_DECODE_MS,
@@ -135,8 +136,13 @@ class TailResponse:
         return message.encode_infer_response(response, binary=binary)
 
 
-def decode_response(body: Buffer, json_length: int | None) -> TailResponse:
-    """Read an answer. Raises WireError, and nothing else."""
+def decode_response(
+    body: Buffer, json_length: int | None, bounds: AnswerBounds | None = None
+) -> TailResponse:
+    """Read an answer. Raises WireError, and nothing else.
+
+    ``bounds``: what the answer may hold, by the request. Without them anything that is consistent.
+    """
     response = message.decode_infer_response(body, json_length)
     outputs = {tensor.name: tensor for tensor in response.outputs}
     parameters = response.parameters
@@ -144,12 +150,21 @@ def decode_response(body: Buffer, json_length: int | None) -> TailResponse:
     shape = top_class.shape
     if top_class.min() < 0:
         raise WireError("top_class holds negative class ids")
+    if bounds is not None:
+        bounds.check_shape(shape)
+    top_score = _read_array(outputs, "top_score", "FP32", shape)
+    top_probability = _read_array(outputs, "top_probability", "FP32", shape)
+    scores = _read_scores(outputs, shape[0]) if SCORES in outputs else None
+    if bounds is not None:
+        bounds.check_top(top_class, top_score, top_probability)
+        if scores is not None:
+            bounds.check_scores(scores.shape)
     return TailResponse(
         top_class=top_class,
-        top_score=_read_array(outputs, "top_score", "FP32", shape),
-        top_probability=_read_array(outputs, "top_probability", "FP32", shape),
+        top_score=top_score,
+        top_probability=top_probability,
         top_label=_read_labels(outputs, shape),
-        scores=_read_scores(outputs, shape[0]) if SCORES in outputs else None,
+        scores=scores,
         split_point=read_text(parameters.get(P_SPLIT_POINT), P_SPLIT_POINT),
         network_hash=read_text(parameters.get(P_NETWORK), P_NETWORK),
         request_id=read_text(parameters.get(P_REQUEST_ID), P_REQUEST_ID),

@@ -414,9 +414,9 @@ def test_answers_that_are_none_of_ours(
     with ProbeClient(client_of(served.url, built.bundle, device="d1", secret=secret)) as device:
         post = device.client.transport.post
 
-        def odd(path: str, sent: bytes, headers: dict[str, str]) -> Reply:
+        def odd(path: str, sent: bytes, headers: dict[str, str], **options: Any) -> Reply:
             ours = (path == "/predictions/isplit") != (where == "endpoint")
-            return post(path, sent, headers) if ours else Reply(body, {})
+            return post(path, sent, headers, **options) if ours else Reply(body, {})
 
         device.client.transport.post = odd  # type: ignore[method-assign,assignment]
         with pytest.raises(ProtocolError):
