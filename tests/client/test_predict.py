@@ -484,7 +484,7 @@ def test_an_answer_to_another_question_is_refused(
     ]
     for wrong in changes:
         monkeypatch.setattr("toys.client.TailResponse", _Changed(wrong))
-        with pytest.raises(ProtocolError, match=r"the tail.*(answered|expected the best)"):
+        with pytest.raises(ProtocolError, match=r"answered|expected the best"):
             client.predict(GREEN)
 
 
