@@ -30,6 +30,7 @@ from isplit_plugin.schema import (
     Preprocessing,
     SplitPoint,
 )
+from isplit_plugin.serving.endpoint.body import json_body
 from isplit_plugin.serving.endpoint.labels import read_labels, take_labels
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import build_endpoint_archive
@@ -207,8 +208,9 @@ def _label_in(store: Store, folder: Path, rounds: int) -> list[Row]:
                 {"labels": labels, "token": secret.read_text(encoding="utf-8")}
             ).encode()
             started = time.perf_counter()
-            call = read_labels({"body": body}, {})
-            assert call is not None
+            parsed = json_body({"body": body})
+            assert parsed is not None
+            call = read_labels(parsed, {})
             answer = json.dumps(take_labels(store, str(secret), call))
             elapsed = (time.perf_counter() - started) * 1e3
             assert json.loads(answer)["labelled"] == number, answer[:300]

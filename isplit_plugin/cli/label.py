@@ -24,7 +24,9 @@ examples:
   isplit label labels.csv --secret-file labels.secret --token-file key_file.json
   echo 7f0c2f0e-...,281 | isplit label - --secret-file labels.secret
 Each line holds a request id (isplit_request_id of the answer,
-Prediction.request_id), a comma, and a class id or class name.
+Prediction.request_id), a comma, and a class id or class name. The server keeps
+100,000 requests of a network, and beyond that the devices with the most lose
+their oldest.
 """
 
 

@@ -108,6 +108,7 @@ class Observation:
         head_ms, encode_ms, uplink_ms: times that the device reported, checked for plausible bounds;
             NaN where it reported none.
         group: the device group.
+        signed_group: whether the operator put the device into the group.
         error: the code of the error of a request that failed.
         device: the hash of the id in a verified device token; ``None`` without one.
     """
@@ -126,3 +127,4 @@ class Observation:
     group: str = "all"
     error: str | None = None
     device: str | None = None
+    signed_group: bool = False

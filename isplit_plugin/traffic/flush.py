@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..errors import StoreError
-from .aggregates.counts import LimitedNames
 from .aggregates.delta import Delta
 from .aggregates.devices import oldest_open_bucket
-from .aggregates.keys import NAME_LIMITS
-from .rows import tables
+from .names import NetworkNames
 from .rows.clock import skew_of
 from .rows.device import close_buckets, write_device_sums
 from .rows.importance import write_moments
@@ -22,7 +19,6 @@ from .rows.outcome import write_outcomes
 from .rows.request import write_requests
 from .rows.revisions import Progress, note_change, note_moved, read_progress
 from .rows.served import write_served
-from .rows.sql import upsert
 
 
 class Written(NamedTuple):
@@ -62,17 +58,18 @@ def write_delta(
     mean0 = mean0_of(connection, network)
     if mean0.shape != delta.mean0.shape:
         raise StoreError(f"network {network}: expected {len(mean0)} points, got {len(delta.mean0)}")
-    names = _fit_names(connection, network, delta)
-    fitted = delta.renamed({kind: limited.fit for kind, limited in names.items()}).about(mean0)
     before = read_progress(connection, network)
-    progress = before.after(fitted.as_of)
+    progress = before.after(delta.as_of)
+    names = NetworkNames(connection, network)
+    names.add(delta, len(mean0), -math.inf if progress.as_of is None else progress.as_of)
+    fitted = delta.renamed(names.fit()).about(mean0)
     _write_devices(connection, network, fitted, before, progress)
     write_moments(connection, network, fitted.moments)
     write_served(connection, network, fitted.served, progress.horizon)
     write_outcomes(connection, network, fitted.outcomes)
     write_requests(connection, network, fitted.requests, progress.horizon)
     note_change(connection, network, revision, progress)
-    return {kind: limited.names for kind, limited in names.items()}
+    return names.names
 
 
 def _write_devices(
@@ -91,34 +88,3 @@ def _write_devices(
     for population, means in closed.items():
         for class_id, moments in means.moments().items():
             delta.add_moments(population, class_id, moments)
-
-
-def _fit_names(connection: Connection, network: str, delta: Delta) -> dict[str, LimitedNames]:
-    """The names of the network by kind, with those of the delta as far as they fit."""
-    table = tables.name
-    stored: dict[str, set[str]] = {kind: set() for kind in NAME_LIMITS}
-    query = sa.select(table.c.kind, table.c.name).where(table.c.network == network)
-    for kind, name in connection.execute(query):
-        stored.setdefault(kind, set()).add(name)
-    names = {kind: LimitedNames(stored[kind], limit=limit) for kind, limit in NAME_LIMITS.items()}
-    for kind, name in sorted(_names_in(delta)):
-        names[kind].fit(name)
-    rows = [
-        {"network": network, "kind": kind, "name": name}
-        for kind, limited in names.items()
-        for name in sorted(limited.names - stored[kind])
-    ]
-    upsert(connection, table, rows)
-    return names
-
-
-def _names_in(delta: Delta) -> set[tuple[str, str]]:
-    """The kinds and names that occur in the keys of a delta."""
-    cuts = {key.cut for key in delta.served} | {key.cut for key in delta.outcomes}
-    groups = {key.group for key in delta.served} | {key.group for key in delta.outcomes}
-    groups |= {population.group for population, _ in delta.moments}
-    groups |= {sums.group for sums in delta.device_sums.values()}
-    names = {("group", group) for group in groups}
-    names |= {("split_point", cut.split_point) for cut in cuts}
-    names |= {("codec", cut.coding) for cut in cuts}
-    return names

@@ -25,7 +25,7 @@ from .aggregates.delta import Delta
 from .flush import write_delta
 from .rows import tables
 from .rows.networks import mean0_of
-from .rows.request import KEEP_S, StoredRequest, read_requests, write_labels
+from .rows.request import KEEP_S, MAX_REQUESTS, StoredRequest, read_requests, write_labels
 
 MAX_LABELS: Final = 1000
 """Labels in one call."""
@@ -120,7 +120,8 @@ def _join(
         raise UnknownRequestError(
             f"request {label.request_id[:100]!r}: expected the id of a request of the last "
             f"{KEEP_S / 3600:.0f} hours, as in isplit_request_id of its answer; none is known "
-            "(a request is known a second after it was answered)"
+            "(a request is known a second after it was answered, and of a network with more than "
+            f"{MAX_REQUESTS:,} the devices with the most lose their oldest)"
         )
     return request, networks[request.network]
 

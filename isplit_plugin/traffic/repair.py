@@ -165,12 +165,8 @@ def _move_served(connection: Connection, network: str, now: float) -> None:
 def _move_picks(connection: Connection, network: str, now: float) -> None:
     """The dwell time of a pick that changed in the future would not end."""
     standing = tables.standing
-    models = tables.model
-    query = sa.select(standing).join(
-        models, sa.and_(models.c.model == standing.c.model, models.c.version == standing.c.version)
-    )
     rows = []
-    for row in connection.execute(query.where(models.c.network == network)):
+    for row in connection.execute(sa.select(standing).where(standing.c.network == network)):
         state = StandingState.from_json(row.state)
         since = None if state.since is None else min(state.since, now)
         moved = replace(state, origin=min(state.origin, now), since=since)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from toys.polling import until
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile
 
@@ -19,6 +21,8 @@ from isplit_plugin.errors import (
     UnknownRequestError,
 )
 from isplit_plugin.traffic import Delta, Label, LabelReader, Recorder, Sampler, Store
+from isplit_plugin.traffic.aggregates import delta as delta_module
+from isplit_plugin.traffic.aggregates.fairness import fair_share
 from isplit_plugin.traffic.rows import request as request_rows
 from isplit_plugin.traffic.rows import tables
 from isplit_plugin.traffic.rows.request import KEEP_S, request_key
@@ -292,3 +296,81 @@ def test_a_lookup_never_raises(path: Path, url: str) -> None:
             assert labels.label_of("") is None
         path.unlink()
         assert labels.label_of("r1") is None
+
+
+# ---------------------------------------------------------------------------- fair between devices
+
+
+def flood(store: Store, first: int, number: int, device: str | None, at: float = 1e9) -> None:
+    delta = delta_of(store)
+    for i in range(first, first + number):
+        delta.add_observation(observation(i, at=at + i, device=device, request_id=f"{device}-{i}"))
+    store.add(NETWORK, delta)
+
+
+def devices_that_wait(store: Store) -> dict[str, int]:
+    table = tables.request
+    query = sa.select(table.c.device, sa.func.count()).group_by(table.c.device)
+    with store._db.read() as connection:
+        return {device: int(number) for device, number in connection.execute(query)}
+
+
+@pytest.mark.parametrize("flooder", ["loud", None])
+def test_one_flooder_evicts_only_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch, flooder: str | None
+) -> None:
+    monkeypatch.setattr(request_rows, "MAX_REQUESTS", 100)
+    for quiet in range(10):
+        flood(store, 0, 5, f"quiet{quiet}")
+    for start in range(1000, 3000, 40):
+        flood(store, start, 40, flooder)
+    waiting = devices_that_wait(store)
+    assert [waiting[f"quiet{quiet}"] for quiet in range(10)] == [5] * 10
+    assert waiting[flooder or "unsigned"] <= 52
+    labels = [Label(f"quiet{quiet}-{i}", 0) for quiet in range(10) for i in range(5)]
+    assert [label.error for label in store.add_labels(labels)] == [None] * 50
+    newest = store.add_labels([Label(f"{flooder}-2999", 0), Label(f"{flooder}-1000", 0)])
+    assert newest[0].error is None
+    message = str(newest[1].error)
+    assert "the devices with the most lose their oldest" in message
+
+
+def test_more_devices_than_places_are_bounded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_rows, "MAX_REQUESTS", 50)
+    for start in range(0, 400, 40):
+        delta = delta_of(store)
+        for number in range(start, start + 40):
+            delta.add_observation(observation(number, device=f"d{number}"))
+        store.add(NETWORK, delta)
+        assert len(rows(store)) <= 55
+    assert request_key("r399") in {key for key, _ in rows(store)}
+
+
+def test_a_flooder_evicts_only_itself_while_the_store_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_module, "MAX_REQUESTS", 60)
+    delta = delta_of(store)
+    for i in range(10):
+        delta.add_observation(observation(i, device="quiet", request_id=f"quiet-{i}"))
+    for i in range(1000):
+        delta.add_observation(observation(i, device="loud", request_id=f"loud-{i}"))
+    store.add(NETWORK, delta)
+    assert delta.overflow >= 900
+    waiting = devices_that_wait(store)
+    assert waiting["quiet"] == 10
+    assert waiting["loud"] <= 52
+    assert store.add_labels([Label("loud-999", 0)])[0].error is None
+
+
+@given(st.lists(st.integers(0, 50), max_size=20), st.integers(0, 300))
+def test_a_fair_share_is_the_largest_that_fits(wanted: list[int], places: int) -> None:
+    share = fair_share(wanted, places)
+
+    def taken(each: int) -> int:
+        return sum(min(number, each) for number in wanted)
+
+    assert taken(share) <= places
+    assert share >= max(wanted, default=0) or taken(share + 1) > places

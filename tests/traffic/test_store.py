@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from toys.traffic import CLASSES, NETWORK, POINTS, manifest, observation, profile, sample, samples
+from toys.views import assert_same
 
-from isplit_plugin.advice.live_view import ImportanceRows, LiveView
+from isplit_plugin.advice.live_view import ImportanceRows
 from isplit_plugin.errors import StoreError, UnknownModelError, UnknownVersionError
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Store
@@ -45,23 +46,6 @@ def filled(seed: int = 0, at: float = AT) -> Delta:
             observation(i, class_id=int(label), at=at + i, group="cam" if i % 2 else "all")
         )
     return one
-
-
-def assert_same(a: LiveView, b: LiveView, rel: float = 1e-12) -> None:
-    assert [(r.source, r.target) for r in a.importance] == [
-        (r.source, r.target) for r in b.importance
-    ]
-    for x, y in zip(a.importance, b.importance, strict=True):
-        assert np.array_equal(x.class_ids, y.class_ids)
-        for name in ("count", "weight", "weight2", "sum1", "sum2"):
-            assert getattr(x, name) == pytest.approx(getattr(y, name), rel=rel, abs=1e-13), name
-    assert [o[:2] for o in a.outcomes] == [o[:2] for o in b.outcomes]
-    for one, other in zip(a.outcomes, b.outcomes, strict=True):
-        assert one[2:] == pytest.approx(other[2:], rel=rel)
-    assert [(s.cut, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in a.served] == [
-        (s.cut, s.group, s.requests, s.errors, s.bytes, s.tail.count) for s in b.served
-    ]
-    assert (a.as_of, a.observations, a.group) == (b.as_of, b.observations, b.group)
 
 
 def test_a_network_comes_back_as_it_was_put(store: Store) -> None:

@@ -43,6 +43,7 @@ def groups(manifest: Manifest, groups: Sequence[Group]) -> dict[str, Any]:
     rows = [
         {
             "group": group.name,
+            "signed": group.signed,
             "requests": group.requests,
             "errors": group.errors,
             "share": group.requests / total if total else 0.0,

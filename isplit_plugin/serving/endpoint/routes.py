@@ -41,7 +41,8 @@ def help_page() -> dict[str, Any]:
             ),
             "POST /predictions/isplit with labels": (
                 'JSON: {"labels": [{"request_id", "class"}, ...], "token"}: true classes of at most 1000 requests of '
-                "the last day, under the secret of ISPLIT_LABEL_SECRET_FILE (or the header isplit-label-token)"
+                "the last day (100,000 of a network, shared fairly between devices), under the secret of "
+                "ISPLIT_LABEL_SECRET_FILE (or the header isplit-label-token)"
             ),
         },
     }

@@ -17,7 +17,7 @@ from ... import __version__
 from ...advice import ALL_GROUPS, Query, SwitchingPolicy, has_standing_pick, recommend
 from ...device_tokens import TokenVerifier
 from ...errors import IsplitError, ProbeError, WireSizeError
-from ...traffic import MAX_GROUPS, OTHER, Store
+from ...traffic import MAX_GROUPS, OTHER, Group, Store
 from .. import replies
 from ..optional import endpoint_parts
 from ..settings import EndpointSettings, make_store_folder
@@ -143,7 +143,7 @@ class Endpoint:
         groups = snapshot.groups(manifest.network_hash)
         if question.topic == "groups":
             return listings.groups(manifest, groups)
-        query = _in_counted_group(question.query, {group.name for group in groups})
+        query = _in_counted_group(question.query, groups)
         if question.topic == "changes":
             return listings.changes(manifest, query.group, store.changes(manifest, query.group))
         profile = snapshot.profile(manifest.network_hash)
@@ -162,14 +162,16 @@ class Endpoint:
         return recommend(manifest, profile, live, query).to_json()
 
 
-def _in_counted_group(query: Query, groups: set[str]) -> Query:
+def _in_counted_group(query: Query, groups: Sequence[Group]) -> Query:
     """The query for the group that its devices are counted in.
 
-    ``other`` where the cap on groups is reached.
+    ``other`` where the cap on unsigned groups is reached.
     """
-    if query.group == ALL_GROUPS or query.group in groups:
+    names = {group.name for group in groups}
+    if query.group == ALL_GROUPS or query.group in names:
         return query
-    full = OTHER in groups and len(groups - {OTHER}) >= MAX_GROUPS
+    unsigned = {group.name for group in groups if not group.signed} - {OTHER, ALL_GROUPS}
+    full = OTHER in names and len(unsigned) >= MAX_GROUPS
     return replace(query, group=OTHER) if full else query
 
 

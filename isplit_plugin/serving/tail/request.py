@@ -117,6 +117,7 @@ def observations(
             encode_ms=encode_ms / count,
             group=job.group,
             device=job.sender.device,
+            signed_group=job.sender.group is not None,
         )
 
 
@@ -134,6 +135,7 @@ def failure(job: TailJob, error: BaseException) -> Observation:
         at=time.time(),
         group=job.group,
         device=job.sender.device,
+        signed_group=job.sender.group is not None,
         error=error.code if isinstance(error, IsplitError) else IsplitError.code,
     )
 

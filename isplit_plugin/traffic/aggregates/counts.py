@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ...advice import ALL_GROUPS
 from .histogram import Histogram
 from .keys import MAX_NAME, OTHER, TIME_KINDS
 from .moments import landmark, rescale
@@ -79,17 +80,25 @@ class OutcomeCounts:
 
 
 class LimitedNames:
-    """A set of names that clients choose, with at most ``limit`` members."""
+    """A set of names that clients choose, with at most ``limit`` members.
+
+    ``OTHER`` and the group of all devices are no members and always fit.
+    """
 
     def __init__(self, names: Iterable[str] = (), *, limit: int) -> None:
-        self.names = set(names) - {OTHER}
+        self.names = {name for name in names if not self.is_free(name)}
         self._limit = limit
+
+    @staticmethod
+    def is_free(name: str) -> bool:
+        """Whether a name needs no slot."""
+        return name in {OTHER, ALL_GROUPS}
 
     def fit(self, name: object) -> str:
         """``name`` if it is a member or can become one, else ``OTHER``."""
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not name.isprintable():
             return OTHER
-        if name == OTHER or name in self.names:
+        if self.is_free(name) or name in self.names:
             return name
         if len(self.names) >= self._limit:
             return OTHER

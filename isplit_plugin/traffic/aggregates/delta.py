@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import QueryError
 from ...schema import Cut, Observation
-from ..rows.request import PendingRequest, request_key
+from ..rows.request import PendingRequest, fairest_requests, request_key
 from .counts import LimitedNames, OutcomeCounts, ServedCounts
 from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, bucket_of, bucket_s, device_of
 from .keys import (
@@ -34,6 +34,7 @@ from .samples import ImportanceSample
 
 MAX_REQUESTS: Final = 20_000
 """Requests in one delta that are kept for their labels."""
+_SLACK: Final = 1.02
 
 
 class Delta:
@@ -78,6 +79,7 @@ class Delta:
         self.served: dict[ServedKey, ServedCounts] = {}
         self.outcomes: dict[OutcomeKey, OutcomeCounts] = {}
         self.requests: dict[str, PendingRequest] = {}
+        self.signed_groups: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.moments) + len(self.device_sums) + len(self.served) + len(self.outcomes)
@@ -87,7 +89,8 @@ class Delta:
 
         Raises ValueError, TypeError or OverflowError for an impossible value, and counts nothing.
         """
-        cut, group = self._fit(observation.cut, observation.group)
+        signed = observation.signed_group
+        cut, group = self._fit(observation.cut, observation.group, signed=signed)
         at = _time(observation.at)
         class_id = None
         if observation.error is None and observation.class_id is not None:
@@ -107,7 +110,9 @@ class Delta:
             outcome = OutcomeCounts(epoch, count=1, predictions=weight)
             self._add_outcome(OutcomeKey(cut, group, class_id), outcome)
             if self._keep_requests and observation.request_id:
-                self._keep(observation.request_id, PendingRequest(at, cut, class_id, group))
+                device = device_of(observation.device)
+                pending = PendingRequest(at, cut, class_id, group, device)
+                self._keep(observation.request_id, pending)
         self.as_of = max(self.as_of, at)
 
     def add_drops(self, cut: Cut, group: str, at: float, drops: int) -> None:
@@ -142,7 +147,7 @@ class Delta:
             raise ValueError("expected a curve of NaN before a point, and finite values from it on")
         class_id = self._class(sample.class_id)
         at = _time(sample.at)
-        group = self._names["group"].fit(sample.group)
+        group = self._fit_group(sample.group)
         if self._by_device:
             bucket = bucket_of(at, self.half_life_s)
             key = DeviceKey(sample.target, class_id, bucket, device_of(sample.device))
@@ -163,9 +168,12 @@ class Delta:
         self.moments[key] = self.moments[key].merge(moments) if key in self.moments else moments
 
     def adopt_names(self, names: Mapping[str, set[str]]) -> None:
-        """Use the names, by kind, that the store knows."""
+        """Use the names, by kind, that the store knows.
+
+        So many new ones fit again until the next flush: the store decides which of them stay.
+        """
         for kind, members in names.items():
-            self._names[kind] = LimitedNames(members, limit=NAME_LIMITS[kind])
+            self._names[kind] = LimitedNames(members, limit=len(members) + NAME_LIMITS[kind])
 
     def renamed(self, fit: Mapping[str, Callable[[str], str]]) -> Delta:
         """The same counts under the names that ``fit`` gives to groups, split points and codecs."""
@@ -176,6 +184,7 @@ class Delta:
 
         renamed = Delta(self.mean0, self.half_life_s, self._classes)
         renamed.as_of = self.as_of
+        renamed.signed_groups = self.signed_groups
         for (population, class_id), moments in self.moments.items():
             moved = population._replace(group=fit_group(population.group))
             renamed.add_moments(moved, class_id, moments)
@@ -200,6 +209,7 @@ class Delta:
             return self
         moved = Delta(mean0, self.half_life_s, self._classes)
         moved.as_of = self.as_of
+        moved.signed_groups = self.signed_groups
         moved.device_sums = self.device_sums
         moved.served = self.served
         moved.outcomes = self.outcomes
@@ -220,6 +230,7 @@ class Delta:
 
         moved = Delta(self.mean0, self.half_life_s, self._classes)
         moved.as_of = self.as_of + seconds
+        moved.signed_groups = self.signed_groups
         for key, moments in self.moments.items():
             moved.moments[key] = moments.later(seconds, self.half_life_s)
         length = bucket_s(self.half_life_s)
@@ -245,10 +256,11 @@ class Delta:
         return False
 
     def _keep(self, request_id: str, request: PendingRequest) -> None:
-        if len(self.requests) < MAX_REQUESTS:
-            self.requests[request_key(request_id)] = request
-        else:
-            self.overflow += 1
+        self.requests[request_key(request_id)] = request
+        if len(self.requests) > MAX_REQUESTS * _SLACK:
+            kept = fairest_requests(self.requests, MAX_REQUESTS)
+            self.overflow += len(self.requests) - len(kept)
+            self.requests = kept
 
     def _add_device_sums(self, key: DeviceKey, sums: DeviceSums) -> bool:
         if key not in self.device_sums and len(self) >= self._max_keys:
@@ -265,7 +277,15 @@ class Delta:
         elif self._has_room(False):
             self.outcomes[key] = outcome
 
-    def _fit(self, cut: Cut, group: str) -> tuple[Cut, str]:
+    def _fit_group(self, group: str, *, signed: bool = False) -> str:
+        if signed:
+            fitted = self._names["signed_group"].fit(group)
+            self.signed_groups.add(fitted)
+            return fitted
+        is_signed = isinstance(group, str) and group in self._names["signed_group"].names
+        return group if is_signed else self._names["group"].fit(group)
+
+    def _fit(self, cut: Cut, group: str, *, signed: bool = False) -> tuple[Cut, str]:
         """The cut and the group under which an observation counts."""
         split_point = self._names["split_point"].fit(cut.split_point)
         coding = self._names["codec"].fit(cut.coding)
@@ -273,7 +293,7 @@ class Delta:
             fitted = Cut.of(split_point, coding)
         except QueryError:  # the coding is no text form of a codec
             fitted = Cut(split_point, OTHER)
-        return fitted, self._names["group"].fit(group)
+        return fitted, self._fit_group(group, signed=signed)
 
     def _class(self, class_id: int) -> int:
         number = int(class_id)

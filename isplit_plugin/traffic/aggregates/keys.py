@@ -20,8 +20,15 @@ OTHER: Final = "other"
 """The name under which everything above a limit of names is counted."""
 MAX_NAME: Final = 128
 MAX_GROUPS: Final = 16
-"""Device groups that are counted by their own name."""
-NAME_LIMITS: Final = {"group": MAX_GROUPS, "split_point": 512, "codec": 64}
+"""Device groups that are counted by a name that nobody signed."""
+MAX_SIGNED_GROUPS: Final = 64
+"""Device groups that are counted by a name that the operator signed."""
+NAME_LIMITS: Final = {
+    "group": MAX_GROUPS,
+    "signed_group": MAX_SIGNED_GROUPS,
+    "split_point": 512,
+    "codec": 64,
+}
 """How many names of each kind a network may have."""
 
 

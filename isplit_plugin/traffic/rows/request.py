@@ -3,7 +3,9 @@
 A back office learns the true class of a request hours later, and names the request by the id that
 the server gave it. So each predicted request leaves one row for a day: the hash of its id, where it
 was served, and what was predicted. The rows of a network are bounded by age (``KEEP_S``, counted
-from the horizon, :mod:`.revisions`) and by number (``MAX_REQUESTS``; the oldest go first). A row keeps its
+from the horizon, :mod:`.revisions`) and by number (``MAX_REQUESTS``). The places are shared fairly
+between devices: the devices with the most rows lose their oldest, so that one that floods evicts
+nobody but itself. All requests without a device token are those of one device. A row keeps its
 label, so that a second one is refused and the sampler can use it.
 """
 
@@ -18,6 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ...schema import Cut
+from ..aggregates.devices import UNSIGNED
+from ..aggregates.fairness import fair_share
 from . import tables
 from .sql import chunks, cut_columns, cut_of, upsert
 
@@ -26,15 +30,22 @@ KEEP_S: Final = 24 * 3600.0
 MAX_REQUESTS: Final = 100_000
 """Requests of one network that may wait; about 20 MB."""
 _SLACK: Final = 1.02
+_HARD_SLACK: Final = 1.1
+_HOLDERS: Final = 100
+"""Devices that lose rows in one flush, so that no flush takes long."""
 
 
 class PendingRequest(NamedTuple):
-    """A request that waits for its label: when and where it was served, and the predicted class."""
+    """A request that waits for its label: when and where it was served, and the predicted class.
+
+    ``device``: the hash of the device, or the name of a shared one.
+    """
 
     at: float
     cut: Cut
     class_id: int
     group: str
+    device: str = UNSIGNED
 
 
 class StoredRequest(NamedTuple):
@@ -72,6 +83,7 @@ def write_requests(
             **cut_columns(requests[key].cut),
             "class_id": requests[key].class_id,
             "device_group": requests[key].group,
+            "device": requests[key].device,
         }
         for key in recent
         if key not in stored
@@ -86,11 +98,40 @@ def _delete_old(connection: Connection, network: str, oldest: float) -> None:
     of_network = table.c.network == network
     connection.execute(table.delete().where(of_network, table.c.at < oldest))
     count = sa.select(sa.func.count()).select_from(table).where(of_network)
-    if int(connection.scalar(count) or 0) <= MAX_REQUESTS * _SLACK:
-        return  # finding the oldest takes a sort, so it does not happen at every flush
-    times = sa.select(table.c.at).where(of_network).order_by(table.c.at.desc())
-    limit = connection.scalar(times.offset(MAX_REQUESTS).limit(1))
-    connection.execute(table.delete().where(of_network, table.c.at <= limit))
+    number = int(connection.scalar(count) or 0)
+    if number <= MAX_REQUESTS * _SLACK:
+        return  # finding those that go takes time, so it does not happen at every flush
+    size = sa.func.count()
+    holders = sa.select(table.c.device, size).where(of_network).group_by(table.c.device)
+    held = [(device, int(rows)) for device, rows in connection.execute(holders)]
+    share = max(1, fair_share([rows for _, rows in held], MAX_REQUESTS))
+    largest = sorted((item for item in held if item[1] > share), key=lambda item: -item[1])
+    for device, _ in largest[:_HOLDERS]:
+        number -= _keep_newest(connection, sa.and_(of_network, table.c.device == device), share)
+    if number > MAX_REQUESTS * _HARD_SLACK:
+        _keep_newest(connection, of_network, MAX_REQUESTS)
+
+
+def _keep_newest(connection: Connection, where: sa.ColumnElement[bool], number: int) -> int:
+    """Keep ``number`` of the rows, and return how many were deleted."""
+    table = tables.request
+    times = sa.select(table.c.at).where(where).order_by(table.c.at.desc())
+    limit = connection.scalar(times.offset(number).limit(1))
+    return connection.execute(table.delete().where(where, table.c.at <= limit)).rowcount
+
+
+def fairest_requests(
+    requests: Mapping[str, PendingRequest], places: int
+) -> dict[str, PendingRequest]:
+    """The requests by key that get one of so many places: the newest of each device's share."""
+    keys: dict[str, list[str]] = {}
+    for key, request in requests.items():
+        keys.setdefault(request.device, []).append(key)
+    share = fair_share([len(of_device) for of_device in keys.values()], places)
+    kept = {key for of_device in keys.values() for key in of_device[len(of_device) - share :]}
+    if share == 0:  # more devices than places
+        kept = set(list(requests)[-places:])
+    return {key: request for key, request in requests.items() if key in kept}
 
 
 def read_requests(connection: Connection, request_ids: Sequence[str]) -> dict[str, StoredRequest]:
@@ -100,7 +141,9 @@ def read_requests(connection: Connection, request_ids: Sequence[str]) -> dict[st
     requests = {}
     for keys in chunks(sorted(ids)):
         for row in connection.execute(sa.select(table).where(table.c.request.in_(keys))):
-            pending = PendingRequest(row.at, cut_of(row), row.class_id, row.device_group)
+            pending = PendingRequest(
+                row.at, cut_of(row), row.class_id, row.device_group, row.device
+            )
             requests[ids[row.request]] = StoredRequest(row.network, pending, row.label)
     return requests
 

@@ -25,12 +25,18 @@ KEEP_DAYS_S: Final = 90 * DAY_S
 
 
 class Group(NamedTuple):
-    """A device group. ``newest``: the epoch second at which its newest bucket began."""
+    """A device group.
+
+    Attributes:
+        newest: the epoch second at which its newest bucket began.
+        signed: whether the operator put devices into it.
+    """
 
     name: str
     requests: int
     errors: int
     newest: float
+    signed: bool
 
 
 def write_served(
@@ -44,11 +50,11 @@ def write_served(
     new_hour = False
     for key, counts in served.items():
         columns = _columns(network, key.cut, key.group, HOUR_S, key.bucket)
-        stored = _read_counts(connection, columns)
+        stored = read_counts(connection, columns)
         new_hour |= stored is None
         merged = stored or ServedCounts()
         merged.add(counts)
-        rows.append(_row(columns, merged))
+        rows.append(served_row(columns, merged))
     upsert(connection, tables.served, rows)
     if new_hour:
         roll_up(connection, network, horizon)
@@ -73,10 +79,10 @@ def roll_up(connection: Connection, network: str, horizon: float | None) -> None
     rows = []
     for key, counts in days.items():
         columns = _columns(network, key.cut, key.group, DAY_S, key.bucket)
-        stored = _read_counts(connection, columns)
+        stored = read_counts(connection, columns)
         if stored is not None:
             counts.add(stored)
-        rows.append(_row(columns, counts))
+        rows.append(served_row(columns, counts))
     upsert(connection, table, rows)
     connection.execute(table.delete().where(is_old_hour))
     connection.execute(table.delete().where(of_network, table.c.bucket < newest - KEEP_DAYS_S))
@@ -100,16 +106,23 @@ def read_served(
 def read_groups(connection: Connection, network: str) -> tuple[Group, ...]:
     """The device groups of the days that are kept, by name."""
     table = tables.served
-    query = sa.select(
+    sums = sa.select(
         table.c.device_group,
         sa.func.sum(table.c.requests),
         sa.func.sum(table.c.errors),
         sa.func.max(table.c.bucket),
     )
-    query = query.where(table.c.network == network)
-    rows = connection.execute(query.group_by(table.c.device_group).order_by(table.c.device_group))
+    sums = sums.where(table.c.network == network)
+    rows = connection.execute(
+        sums.group_by(table.c.device_group).order_by(table.c.device_group)
+    ).all()
+    names = tables.name
+    query = sa.select(names.c.name).where(
+        names.c.network == network, names.c.kind == "signed_group"
+    )
+    signed = set(connection.scalars(query))
     return tuple(
-        Group(name, int(requests), int(errors), float(newest))
+        Group(name, int(requests), int(errors), float(newest), name in signed)
         for name, requests, errors, newest in rows
     )
 
@@ -152,7 +165,8 @@ def _times(histogram: Histogram) -> Times:
     )
 
 
-def _read_counts(connection: Connection, columns: dict[str, Any]) -> ServedCounts | None:
+def read_counts(connection: Connection, columns: dict[str, Any]) -> ServedCounts | None:
+    """The counts in the row with the key ``columns``; ``None`` without such a row."""
     query = sa.select(tables.served).where(equals(tables.served, columns))
     row = connection.execute(query).first()
     return None if row is None else counts_of(row)
@@ -174,7 +188,8 @@ def _columns(network: str, cut: Cut, group: str, span_s: int, bucket: int) -> di
     }
 
 
-def _row(columns: dict[str, Any], counts: ServedCounts) -> dict[str, Any]:
+def served_row(columns: dict[str, Any], counts: ServedCounts) -> dict[str, Any]:
+    """The row of these counts, with the key ``columns``."""
     return {
         **columns,
         "requests": counts.requests,

@@ -73,8 +73,9 @@ name = Table(
     "isplit_name",
     metadata,
     Column("network", String(128), primary_key=True),
-    Column("kind", String(16), primary_key=True),  # group | split_point | codec
+    Column("kind", String(16), primary_key=True),  # of NAME_LIMITS
     Column("name", String(128), primary_key=True),
+    Column("seen", BigInteger, nullable=False),  # epoch seconds of the hour of its last use
 )
 
 importance = Table(
@@ -164,8 +165,10 @@ request = Table(
     Column("codec", String(128), nullable=False),
     Column("class_id", Integer, nullable=False),  # predicted
     Column("device_group", String(128), nullable=False),
+    Column("device", String(64), nullable=False),  # a hash, or the name of a shared one
     Column("label", Integer),
     Index("isplit_request_at", "network", "at"),
+    Index("isplit_request_device", "network", "device", "at"),
 )
 
 standing = Table(

@@ -321,7 +321,8 @@ def test_groups_are_listed_and_a_group_above_the_cap_is_other(post: Post, store:
     names = [g["group"] for g in body["groups"]]
     assert (status, body["requests"]) == (200, 80)
     assert "other" in names
-    assert len(names) == 17  # 16 by name
+    assert len(names) == 18  # 16 by name
+    assert not any(g["signed"] for g in body["groups"])
     assert sum(g["share"] for g in body["groups"]) == pytest.approx(1)
     kept = next(n for n in names if n.startswith("g"))
     assert post(path=f"recommendations/toy/group/{kept}")[1]["group"] == kept

@@ -1,0 +1,114 @@
+"""The names of device groups: slots for those that the operator signed, and slots for all others.
+
+Anybody may name a group, so the slots of unsigned names are free again for others once nobody used
+the name for a day. What was counted under an expired name then counts under ``OTHER``. Signed names
+have slots of their own, which no unsigned name takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ..aggregates.counts import OutcomeCounts, ServedCounts
+from ..aggregates.keys import DAY_S, OTHER, OutcomeKey
+from ..aggregates.moments import Moments
+from ..aggregates.sketch import merge_sketches, sketch_from_bytes
+from . import tables
+from .importance import write_moments
+from .outcome import write_outcomes
+from .served import counts_of, read_counts, served_row
+from .sql import cut_of, equals, population_of, upsert
+
+EXPIRE_S: Final[Mapping[str, float]] = {"group": DAY_S, "signed_group": 90 * DAY_S}
+"""Seconds after which an unused name of each kind gives its slot to another one."""
+
+
+def expired_names(seen: Mapping[str, float], kind: str, now: float) -> list[str]:
+    """The names of one kind whose slots are free for others, the least recently used first."""
+    old = [name for name, time in seen.items() if time < now - EXPIRE_S[kind]]
+    return sorted(old, key=lambda name: (seen[name], name))
+
+
+def fold_group(connection: Connection, network: str, points: int, group: str) -> None:
+    """Count under ``OTHER`` what was counted under ``group``, and forget that name.
+
+    Its standing picks are deleted.
+    """
+    _fold_importance(connection, network, points, group)
+    _fold_sketches(connection, network, group)
+    _fold_outcomes(connection, network, group)
+    _fold_served(connection, network, group)
+    for table in (tables.importance, tables.device_sketch, tables.outcome, tables.served):
+        connection.execute(table.delete().where(_of(table, network, group)))
+    for table in (tables.device_bucket, tables.request):
+        update = table.update().where(_of(table, network, group))
+        connection.execute(update.values(device_group=OTHER))
+    _delete_picks(connection, network, group)
+    names = tables.name
+    kinds = names.c.kind.in_(tuple(EXPIRE_S))
+    connection.execute(
+        names.delete().where(names.c.network == network, kinds, names.c.name == group)
+    )
+
+
+def _fold_importance(connection: Connection, network: str, points: int, group: str) -> None:
+    moments = {}
+    for row in _rows(connection, tables.importance, network, group):
+        population = population_of(row)._replace(group=OTHER)
+        moments[population, row.class_id] = Moments.from_bytes(row.moments, row.epoch, points)
+    write_moments(connection, network, moments)
+
+
+def _fold_sketches(connection: Connection, network: str, group: str) -> None:
+    table = tables.device_sketch
+    rows: list[dict[str, Any]] = []
+    for row in _rows(connection, table, network, group):
+        columns = {**row._asdict(), "device_group": OTHER}
+        key = {column.name: columns[column.name] for column in table.primary_key.columns}
+        before = connection.execute(sa.select(table).where(equals(table, key))).first()
+        if before is not None:
+            sketches = [sketch_from_bytes(before.sketch), sketch_from_bytes(row.sketch)]
+            columns["means"] += before.means
+            columns["sketch"] = merge_sketches(sketches).tobytes()
+        rows.append(columns)
+    upsert(connection, table, rows)
+
+
+def _fold_outcomes(connection: Connection, network: str, group: str) -> None:
+    outcomes = {
+        OutcomeKey(cut_of(row), OTHER, row.class_id): OutcomeCounts(
+            row.epoch, row.number, row.predictions, row.labelled, row.correct
+        )
+        for row in _rows(connection, tables.outcome, network, group)
+    }
+    write_outcomes(connection, network, outcomes)
+
+
+def _fold_served(connection: Connection, network: str, group: str) -> None:
+    table = tables.served
+    rows = []
+    for row in _rows(connection, table, network, group):
+        columns = {**row._asdict(), "device_group": OTHER}
+        key = {column.name: columns[column.name] for column in table.primary_key.columns}
+        merged = read_counts(connection, key) or ServedCounts()
+        merged.add(counts_of(row))
+        rows.append(served_row(key, merged))
+    upsert(connection, table, rows)
+
+
+def _delete_picks(connection: Connection, network: str, group: str) -> None:
+    for table in (tables.standing, tables.change):
+        connection.execute(table.delete().where(_of(table, network, group)))
+
+
+def _rows(connection: Connection, table: sa.Table, network: str, group: str) -> list[sa.Row[Any]]:
+    query = sa.select(table).where(_of(table, network, group))
+    return list(connection.execute(query.order_by(*table.primary_key)))
+
+
+def _of(table: sa.Table, network: str, group: str) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.network == network, table.c.device_group == group)
