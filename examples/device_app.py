@@ -12,7 +12,13 @@ import argparse
 from pathlib import Path
 
 from isplit_plugin.client import SplitClient, read_key
-from isplit_plugin.errors import ImageError, ServerUnavailableError, TransportError
+from isplit_plugin.errors import (
+    BundleError,
+    ImageError,
+    IsplitError,
+    NetworkMismatchError,
+    TransportError,
+)
 
 ASK_EVERY = 50
 """Photos between two questions to the server, whose recommendation changes slowly."""
@@ -27,31 +33,44 @@ def main() -> None:
         token=lambda: read_key(options.key_file),  # read again when the token has expired
         cut=options.cut,
         raw_scores=False,  # the best classes are enough here, and the answer is smaller
-        local_fallback=True,  # without the server, the whole network runs here
+        local_fallback=True,  # while the server is away, the whole network runs here
     )
     with client:
+        cut = None  # the client's own
         for number, photo in enumerate(sorted(options.folder.iterdir())):
             if number % ASK_EVERY == 0:
                 follow_recommendation(client)
-            classify(client, photo)
+                cut = None
+            cut = classify(client, photo, cut)
 
 
 def follow_recommendation(client: SplitClient) -> None:
-    """Ask the server where to cut. Without an answer, the current cut stays."""
+    """Ask the server where to cut. Without an answer that fits here, the current cut stays.
+
+    There is none while the server or its store is away, after the store forgot this version, or if
+    the answer is a cut that this device cannot do.
+    """
     try:
         answer = client.recommendation()
-    except TransportError as error:
+        client.use(answer)
+    except IsplitError as error:
         print(f"still cutting at {client.cut}: {error.message}")
     else:
-        client.use(answer)
         print(f"cutting at {client.cut}: {answer.use.reason}")
 
 
-def classify(client: SplitClient, photo: Path) -> None:
-    """Print the class of a photo. A bad photo, or a server that is away, does not end the run."""
+def classify(client: SplitClient, photo: Path, cut: str | None) -> str | None:
+    """Print the class of a photo, and return the cut for the next one.
+
+    A bad photo, or a server that is away, does not end the run. Where the server has no network of
+    this head bundle any more, the whole network runs here until the server is asked again.
+    """
     try:
-        prediction = client.predict(photo)
-    except (ImageError, ServerUnavailableError) as error:
+        prediction = client.predict(photo, cut)
+    except NetworkMismatchError as error:
+        print(f"this device needs a new head bundle: {error.message}")
+        return classify(client, photo, "output")
+    except (ImageError, TransportError, BundleError) as error:
         print(f"{photo.name}: not classified, {error.message}")
     else:
         print(
@@ -59,6 +78,7 @@ def classify(client: SplitClient, photo: Path) -> None:
             f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, "
             f"{prediction.timings.total_ms:.0f} ms"
         )
+    return cut
 
 
 def parse_options() -> argparse.Namespace:

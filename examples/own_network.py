@@ -1,9 +1,9 @@
 """Your own network on the command line: a factory that `isplit` can call.
 
-    PYTHONPATH=examples isplit profile --network own_network:build --weights mine.safetensors --data
-    photos/ -o mine PYTHONPATH=examples isplit package --network own_network:build --weights
-    mine.safetensors \
-        --profile mine.profile.safetensors
+    PYTHONPATH=examples isplit profile --network own_network:build \
+        --weights mine.safetensors --data photos/ -o mine
+    PYTHONPATH=examples isplit package --network own_network:build \
+        --weights mine.safetensors --profile mine.profile.safetensors
 
 A factory takes no arguments. What it returns beside the module (preprocessing, class names) is
 packaged with it, so that device, server and profile cannot disagree.

@@ -103,7 +103,7 @@ def test_the_endpoint_answers_from_profile_and_traffic(live: Live) -> None:
 def test_metrics_tell_what_was_served(live: Live) -> None:
     def value() -> float:
         text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
-        wanted = 'isplit_requests_total{ModelName="toy",SplitPoint="relu2",Codec="uint8",'
+        wanted = 'isplit_requests_total{ModelName="toy",ModelVersion="1.0",SplitPoint="relu2",Codec="uint8",'
         return sum(
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(wanted)
         )

@@ -27,6 +27,8 @@ from .process import log_tail
 
 # A line that a worker printed: its thread, the model's name and version in it, and the text.
 _WORKER_LINE: Final = re.compile(r" (W-\d+-(\S+)-std(?:out|err)) MODEL_LOG - (.*)")
+# TorchServe's answer, in JSON: Model "toy" Version: 2.0 registered with 1 initial workers
+_REGISTERED: Final = re.compile(r'Model \\"([^"\\]+)\\" Version: (\S+) registered')
 # A worker's last lines reach the log within this time after TorchServe's answer.
 LOG_DELAY_S: Final = 2.0
 # TorchServe may shorten a name in a thread's name, but not below this many characters.
@@ -70,6 +72,9 @@ def register(
         timeout=timeout,
     )
     if response.status_code == 200:
+        answered = _REGISTERED.search(response.text)
+        if answered is not None:  # of a file that is not here, only its name was known so far
+            name, version = answered[1], answered[2]
         if name is None:
             return ModelStatus(name=str(archive), version="", workers=(), pids=())
         status = model_status(management_url, name, version=version, token=token)

@@ -11,28 +11,28 @@ from typing import Any, Final
 
 _COUNTER: Final = "counter"
 _HISTOGRAM: Final = "histogram"
-_MODEL: Final = "ModelName"
+_OF_MODEL: Final = ("ModelName", "ModelVersion")
 
 DECLARED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
-    ("isplit_requests_total", _COUNTER, "Count", (_MODEL, "SplitPoint", "Codec")),
-    ("isplit_received_bytes_total", _COUNTER, "Count", (_MODEL, "SplitPoint", "Codec")),
-    ("isplit_errors_total", _COUNTER, "Count", (_MODEL, "Code")),
-    ("isplit_observations_dropped_total", _COUNTER, "Count", (_MODEL,)),
-    ("isplit_device_tokens_refused_total", _COUNTER, "Count", (_MODEL, "Code")),
-    ("isplit_probes_total", _COUNTER, "Count", (_MODEL, "SplitPoint")),
-    ("isplit_decode_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
-    ("isplit_tail_milliseconds", _HISTOGRAM, "ms", (_MODEL, "SplitPoint")),
+    ("isplit_requests_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint", "Codec")),
+    ("isplit_received_bytes_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint", "Codec")),
+    ("isplit_errors_total", _COUNTER, "Count", (*_OF_MODEL, "Code")),
+    ("isplit_observations_dropped_total", _COUNTER, "Count", _OF_MODEL),
+    ("isplit_device_tokens_refused_total", _COUNTER, "Count", (*_OF_MODEL, "Code")),
+    ("isplit_probes_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint")),
+    ("isplit_decode_milliseconds", _HISTOGRAM, "ms", (*_OF_MODEL, "SplitPoint")),
+    ("isplit_tail_milliseconds", _HISTOGRAM, "ms", (*_OF_MODEL, "SplitPoint")),
 )
 
 
 class TailMetrics:
-    """Counts and times of one model.
+    """Counts and times of one version of a model.
 
     ``cache``: TorchServe's ``context.metrics``; ``None`` counts nothing.
     """
 
-    def __init__(self, cache: Any, model: str) -> None:
-        self._model = model
+    def __init__(self, cache: Any, model: str, version: str) -> None:
+        self._dimensions = [model, version]
         self._metrics: dict[str, Any] = {}
         self._dropped = 0
         if cache is None:
@@ -82,4 +82,4 @@ class TailMetrics:
     def _add(self, name: str, value: float, *dimensions: str) -> None:
         metric = self._metrics.get(name)
         if metric is not None:
-            metric.add_or_update(value, [self._model, *dimensions])
+            metric.add_or_update(value, [*self._dimensions, *dimensions])

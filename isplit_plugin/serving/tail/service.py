@@ -84,7 +84,7 @@ class TailService:
             )
         secret_file = settings.secret_file
         self._verifier = None if secret_file is None else TokenVerifier.from_file(secret_file)
-        self._metrics = TailMetrics(context.metrics, manifest.model)
+        self._metrics = TailMetrics(context.metrics, manifest.model, manifest.version)
         self._limits = ReportLimits(profile)
         self._statistics = Statistics(
             settings,

@@ -422,7 +422,8 @@ def test_metrics_are_written_as_torchserve_reads_them(
         "isplit_errors_total",
     }
     assert any(
-        "isplit_received_bytes_total.Count:1024|#ModelName:toy,SplitPoint:relu1,Codec:fp32" in n
+        "isplit_received_bytes_total.Count:1024|#ModelName:toy,ModelVersion:1.0,SplitPoint:relu1,Codec:fp32"
+        in n
         for n in lines
     )
 
