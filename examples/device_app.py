@@ -3,7 +3,7 @@
     python examples/device_app.py photos/ --url http://127.0.0.1:8080 --model resnet50 \
         --head resnet50.head.zip --key-file key_file.json
 
-It needs only the light client: pip install 'isplit-plugin[onnx]'.
+It needs only the light client: pip install '.[onnx]' in a checkout.
 """
 
 from __future__ import annotations

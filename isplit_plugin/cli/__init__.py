@@ -1,7 +1,8 @@
 """The command line.
 
 ``isplit profile | package | serve | register | unregister | predict | recommend | label | device |
-store``, for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``.
+store``, for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``
+``isplit docs`` prints the documentation.
 
 Exit codes:
     0: done.
@@ -46,6 +47,7 @@ COMMANDS: Final = (
     "evaluate",
     "simulate",
     "demo",
+    "docs",
 )
 """The commands, which are modules of this package.
 
@@ -59,7 +61,9 @@ traffic where to cut.
 The usual order: profile, package, serve (or register), predict, recommend.
 To see everything at work first: isplit demo
 """
-_EPILOG: Final = "Help for one command: isplit COMMAND --help"
+_EPILOG: Final = """\
+Help for one command: isplit COMMAND --help
+The documentation: isplit docs"""
 
 # The extra of isplit-plugin that installs a module.
 _EXTRAS: Final = {

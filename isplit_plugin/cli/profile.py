@@ -96,7 +96,7 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         "--codecs",
         metavar="A,B",
         help="codecs to measure, each in all its qualities unless one is named, as in dct@3 "
-        "(default: the usual ones); `all`: every one (docs/explanation/codecs.md)",
+        "(default: the usual ones); `all`: every one (isplit docs codecs)",
     )
     group.add_argument(
         "--tolerance",
