@@ -11,12 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from . import resnet50
+from . import photos, resnet50
 from .harness import table
 
 NAMES = (
     "importance",
     "codecs",
+    "photos",
     "bottleneck",
     "serving",
     "store",
@@ -38,7 +39,15 @@ def main() -> int:
         metavar="FILE",
         help=f"ImageNet weights for more rows; default: ${resnet50.VARIABLE}",
     )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="FOLDER",
+        help=f"photos for `photos`; default: ${photos.VARIABLE}, or those of foolbox",
+    )
     options = parser.parse_args()
+    if options.photos is not None:
+        os.environ[photos.VARIABLE] = str(options.photos)
     if options.resnet50 is not None:
         os.environ[resnet50.VARIABLE] = str(options.resnet50)
     result: dict[str, object] = {

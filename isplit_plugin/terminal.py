@@ -9,8 +9,21 @@ from typing import Final
 
 from .schema import INPUT, OUTPUT, RatedCut, Recommendation, StandingPick
 
-__all__ = ["cuts_to_show", "kilobytes", "recommendation_text", "table", "utc_time"]
+__all__ = [
+    "YARDSTICK",
+    "cuts_to_show",
+    "kilobytes",
+    "ratio",
+    "recommendation_text",
+    "table",
+    "utc_time",
+]
 
+YARDSTICK: Final = (
+    "b/p: bytes, by those of the best photo; 1-h: share of the network's time that is left to the\n"
+    "server. A split can beat both the photo and the whole network here only where b/p < 1-h."
+)
+"""What the columns `b/p` and `1-h` of a table mean."""
 _SHOWN_CLASSES: Final = 6
 
 
@@ -38,6 +51,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def kilobytes(nbytes: float) -> str:
     """Bytes as text, in KB of 1,000 bytes with one decimal."""
     return f"{nbytes / 1000:,.1f} KB"
+
+
+def ratio(value: float) -> str:
+    """A ratio with two decimals; "-" for NaN."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def utc_time(seconds: float | None) -> str:
@@ -105,12 +123,14 @@ def _cuts(answer: Recommendation, limit: int) -> list[str]:
             round(row.nbytes),
             round(row.latency_ms, 1),
             "-" if row.agreement is None else f"{row.agreement:.1%}",
+            ratio(row.byte_ratio),
+            ratio(row.tail_share),
             row.reason,
         )
         for row in cuts_to_show(answer, limit)
     ]
-    header = ("", "cut", "bytes", "latency ms", "agreement", "why")
-    return ["What to use now", table(header, rows)]
+    header = ("", "cut", "bytes", "latency ms", "agreement", "b/p", "1-h", "why")
+    return ["What to use now", table(header, rows), YARDSTICK]
 
 
 def _candidates(answer: Recommendation, limit: int) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .anytime import median_ranks
 from .assessment import bare_profile, recommend
 from .curves import class_curves
+from .faithful import TOLERANCE, is_faithful, photos_needed
 from .intervals import wilson
 from .live_view import (
     ALL_GROUPS,
@@ -27,6 +28,7 @@ from .live_view import (
 from .mix import live_weights
 from .placement import candidate_points, local_maxima
 from .query import MAX_CLASSES, Constraints, Query
+from .ratios import Yardstick, yardstick
 from .smallest import SmallestCodec, best_photo, smallest_codec, smallest_faithful
 from .standing import (
     PickChange,
@@ -42,6 +44,7 @@ __all__ = [
     "F64",
     "I64",
     "MAX_CLASSES",
+    "TOLERANCE",
     "WHOLE_CURVES",
     "ClassCounts",
     "Constraints",
@@ -58,18 +61,22 @@ __all__ = [
     "SwitchingPolicy",
     "Target",
     "Times",
+    "Yardstick",
     "answer_standing",
     "bare_profile",
     "best_photo",
     "candidate_points",
     "class_curves",
     "has_standing_pick",
+    "is_faithful",
     "live_weights",
     "local_maxima",
     "median_ranks",
+    "photos_needed",
     "positions",
     "recommend",
     "smallest_codec",
     "smallest_faithful",
     "wilson",
+    "yardstick",
 ]

@@ -17,6 +17,7 @@ from ..profile import CutMeasurement
 from ..schema import Cut
 from .anytime import bound_factor
 from .curves import K_MAX, K_MIN
+from .faithful import NO_PHOTOS, Sample
 from .intervals import newcombe, wilson
 from .live_view import F64, I64, MAX_COUNT, OutcomeRow, positions
 from .mix import Mix
@@ -43,6 +44,7 @@ class Agreement:
             classes.
         decided: whether labels settled that the cut is (or is not) within the tolerance; ``None``
             where they did not.
+        whole: the images of all classes.
     """
 
     share: float | None = None
@@ -52,12 +54,38 @@ class Agreement:
     source: str = "none"
     estimate: float | None = None
     decided: bool | None = None
+    whole: Sample = NO_PHOTOS
+
+    @property
+    def sample(self) -> Sample:
+        """The photos and misses that the estimate stands for."""
+        if self.estimate is None:
+            return NO_PHOTOS
+        if not self.count > 0:
+            return self.whole
+        return Sample(self.count, self.count * (1 - self.estimate))
 
     def within(self, tolerance: float) -> bool:
-        """Whether the cut is accurate enough. Rounding may cost 1e-9."""
+        """Whether the cut is accurate enough, as far as labels or photos can tell."""
         if self.decided is not None:
             return self.decided
-        return self.estimate is not None and self.estimate >= 1 - tolerance - 1e-9
+        return self.estimate is not None and (
+            self.estimate >= 1 - tolerance - 1e-9 or self.undecided(tolerance)
+        )
+
+    def undecided(self, tolerance: float) -> bool:
+        """Whether the photos cannot tell if a cut below the tolerance is within it.
+
+        Neither those of the mix nor those of all classes: few photos of a class do not hide what
+        many of the others show.
+        """
+        if self.decided is not None or not self.whole.faithful(tolerance):
+            return False
+        return self.sample.undecided(tolerance)
+
+    def photos_needed(self, tolerance: float) -> int | None:
+        """How many photos would decide; ``None`` where they do, or labels did."""
+        return self.sample.photos_needed(tolerance) if self.undecided(tolerance) else None
 
 
 class Share(NamedTuple):
@@ -132,7 +160,14 @@ def measured_agreement(measurement: CutMeasurement, profile_ids: I64, mix: Mix) 
     hits = np.where(row >= 0, agreeing[row], 0.0)
     part = stratified(mix.weights, n, hits)
     if not part.weight > 0:
-        return Agreement(everything, 0.0, 1.0, 0.0, "profile (other classes)", everything)
+        return Agreement(
+            everything,
+            0.0,
+            1.0,
+            source="profile (other classes)",
+            estimate=everything,
+            whole=Sample.of(measurement),
+        )
     low, high = wilson(part.value, part.n)
     k = prior_strength(images, agreeing)
     leaning = everything + part.n / (part.n + k) * (part.value - everything)
@@ -144,6 +179,7 @@ def measured_agreement(measurement: CutMeasurement, profile_ids: I64, mix: Mix) 
         count=part.n,
         source="profile" if rest < 1e-9 else "profile (partly other classes)",
         estimate=part.weight * leaning + rest * everything,
+        whole=Sample.of(measurement),
     )
 
 

@@ -17,6 +17,7 @@ from .latency import Latency, LatencyModel
 from .live_view import LiveView
 from .mix import Mix
 from .query import Constraints
+from .ratios import Yardstick, yardstick
 
 _BYTES_PER_VALUE: Final = {"fp32": 4, "fp16": 2, "uint8": 1}
 
@@ -30,6 +31,7 @@ class CutEstimate:
         nbytes: bytes on the wire for one image.
         violations: the limits that the cut breaks, in words.
         excess: by how much it breaks them, the sum of (value / limit - 1).
+        yardstick: what it sends, by what it leaves to the server.
     """
 
     cut: Cut
@@ -40,6 +42,7 @@ class CutEstimate:
     head_macs: int
     violations: tuple[str, ...]
     excess: float
+    yardstick: Yardstick
 
     def rank(self, objective: str) -> tuple[float, ...]:
         """A sort key: smaller is better, unknown values come last, the last two break ties."""
@@ -52,14 +55,15 @@ def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]
     """Every deployed cut with the position of its split point, in the network's order.
 
     At `input` these are the accepted photos and codecs that were measured there, and the usual
-    photo where no photo was.
+    photo where no photo was. A codec with several qualities is a cut where one was measured.
     """
     order = {point.name: i + 1 for i, point in enumerate(manifest.split_points)}
     # A bottleneck stands where its split point does.
     order |= {b.point.name: order[b.of] for b in manifest.bottlenecks if b.of in order}
     codecs = sorted({*manifest.codecs} - {*manifest.photos, *IMAGE_CODECS, ON_DEVICE.codec})
     accepted = {Cut.of(INPUT, coding) for coding in (*manifest.photos, PHOTO_FILE, *codecs)}
-    at_input = {m.cut for m in profile.measurements} & accepted
+    measured = {m.cut for m in profile.measurements}
+    at_input = measured & accepted
     if not any(cut.is_photo for cut in at_input):
         at_input.add(manifest.usual_photo)
     cuts = [(cut, 0) for cut in sorted(at_input)]
@@ -67,7 +71,8 @@ def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]
         manifest.split_point(name).name for name in manifest.deployed if name not in (INPUT, OUTPUT)
     }
     for name in sorted(deployed, key=lambda name: (order[name], name)):
-        cuts += [(Cut.of(name, codec), order[name]) for codec in codecs]
+        own = [Cut.of(name, codec) for codec in codecs]
+        cuts += [(cut, order[name]) for cut in own if cut.quality is None or cut in measured]
     return [*cuts, (ON_DEVICE, len(manifest.split_points) + 1)]
 
 
@@ -90,9 +95,12 @@ def estimate_cuts(
     labels = label_counts(live.outcomes, mix)
     tolerance = constraints.accuracy_tolerance
     agreements = agreements_with_labels(agreements, labels, mix, tolerance, on_server)
+    sizes = {cut: _nbytes(manifest, model, cut) for cut, _ in deployed}
+    photos = [cut for cut in sizes if cut.is_photo and agreements[cut].within(tolerance)]
+    photo_bytes = min((sizes[cut] for cut in photos), default=math.nan)
     estimates = []
     for cut, order in deployed:
-        nbytes = _nbytes(manifest, model, cut)
+        nbytes = sizes[cut]
         latency = model.latency(cut, nbytes)
         head_macs = _head_macs(manifest, cut.split_point)
         violations, excess = _violations(constraints, nbytes, latency.ms, head_macs)
@@ -106,6 +114,7 @@ def estimate_cuts(
                 head_macs=head_macs,
                 violations=violations,
                 excess=excess,
+                yardstick=yardstick(profile, cut.split_point, nbytes, photo_bytes),
             )
         )
     return estimates

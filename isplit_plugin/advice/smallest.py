@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ..errors import QueryError, UnknownSplitPointError
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT
+from .faithful import TOLERANCE, Sample
 from .intervals import wilson
 from .live_view import I64
 
-TOLERANCE: Final = 0.01
-
 
 class SmallestCodec(NamedTuple):
-    """A measured codec that is within the tolerance.
+    """A measured codec that is faithful: within the tolerance, as far as the photos can tell.
 
     Attributes:
         agreement: the share of ``images`` on which the top-1 class equals the full network's.
         low: the lower end of its 95 % Wilson interval, which is far below for few images.
+        photos_needed: how many photos would decide whether it is within the tolerance, where these
+            cannot; ``None`` where they do.
     """
 
     measurement: CutMeasurement
     agreement: float
     low: float
     images: int
+    photos_needed: int | None = None
 
 
 def smallest_codec(
@@ -34,7 +36,7 @@ def smallest_codec(
     tolerance: float = TOLERANCE,
     class_ids: Iterable[int] | None = None,
 ) -> SmallestCodec | None:
-    """The measured codec with the fewest bytes whose agreement is at least ``1 - tolerance``.
+    """The faithful codec with the fewest bytes (:mod:`.faithful`).
 
     Of codecs with equal bytes, the one that encodes faster is taken, then the first by name.
     ``None`` where no measured codec agrees often enough.
@@ -86,13 +88,13 @@ def smallest_faithful(
     """
     codecs = []
     for measurement in measurements:
-        own_rows = slice(None) if rows is None else rows
-        images = int(measurement.images[own_rows].sum())
-        agreeing = int(measurement.agreeing[own_rows].sum())
-        # 1e-9 is for rounding: 0.99 of 100 images is 99 of them.
-        if images > 0 and agreeing >= (1 - tolerance) * images - 1e-9:
-            share = agreeing / images
-            codecs.append(SmallestCodec(measurement, share, wilson(share, images)[0], images))
+        sample = Sample.of(measurement, rows)
+        if sample.faithful(tolerance):
+            images = int(sample.photos)
+            share = (images - int(sample.misses)) / images
+            low = wilson(share, images)[0]
+            needed = sample.photos_needed(tolerance)
+            codecs.append(SmallestCodec(measurement, share, low, images, needed))
     return min(codecs, key=_preference, default=None)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from ..schema import INPUT
-from ..terminal import table
+from ..terminal import YARDSTICK, ratio, table
 
 if TYPE_CHECKING:
-    from ..advice import SmallestCodec
-    from ..profile import Profile
+    from ..advice import SmallestCodec, Yardstick
+    from ..profile import CutMeasurement, Profile
 
 _LINES: Final = 24
 
@@ -19,9 +19,14 @@ _LINES: Final = 24
 def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
     """The summary as JSON types.
 
-    ``smallest`` maps each measured split point to its smallest faithful codec, or ``None``.
+    ``smallest`` maps each measured split point to its smallest faithful codec, or ``None``, and
+    ``best_photo`` is the faithful photo with the fewest bytes. ``byte_ratio`` and ``tail_share``
+    are the yardstick (:func:`isplit_plugin.advice.yardstick`), ``null`` where it is not known.
     """
+    from ..advice import best_photo
+
     curve = profile.curve().mean
+    photo = best_photo(profile, tolerance)
     return {
         "model": profile.model,
         "network_hash": profile.network_hash,
@@ -37,19 +42,17 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
                 "split_point": measurement.split_point,
                 "codec": measurement.cut.coding,
                 "bytes": measurement.nbytes,
+                "encode_ms": measurement.encode_ms,
+                "decode_ms": measurement.decode_ms,
+                "images": int(measurement.images.sum()),
                 "agreement": measurement.agreement,
+                **_yardstick_json(profile, measurement, photo),
             }
             for measurement in profile.measurements
         ],
+        "best_photo": photo and _smallest_json(profile, photo, photo),
         "smallest": {
-            name: smallest
-            and {
-                "codec": smallest.measurement.cut.coding,
-                "bytes": smallest.measurement.nbytes,
-                "agreement": smallest.agreement,
-                "low": smallest.low,
-                "images": smallest.images,
-            }
+            name: smallest and _smallest_json(profile, smallest, photo)
             for name, smallest in _smallest_codecs(profile, tolerance).items()
         },
     }
@@ -58,54 +61,108 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
 def render(profile: Profile, tolerance: float = 0.01) -> str:
     """What was measured: a title, the smallest faithful codecs, and then the smallest cuts."""
     return "\n\n".join(
-        [_title(profile), render_smallest(profile, tolerance), _smallest_cuts(profile)]
+        [_title(profile), render_smallest(profile, tolerance), _smallest_cuts(profile, tolerance)]
     )
 
 
 def render_smallest(profile: Profile, tolerance: float) -> str:
     """A table of the smallest faithful codec at each measured split point."""
-    photo = _photo_bytes(profile)
+    from ..advice import best_photo
+
+    photo = best_photo(profile, tolerance)
+    smallest = _smallest_codecs(profile, tolerance)
     rows: list[tuple[object, ...]] = []
-    for name, smallest in _smallest_codecs(profile, tolerance).items():
-        if smallest is None:
-            rows.append((name, "none measured", "-", "-", "-", "-"))
-        else:
-            nbytes = smallest.measurement.nbytes
-            rows.append(
-                (
-                    name,
-                    smallest.measurement.cut.coding,
-                    round(nbytes),
-                    f"{nbytes / photo:.2f}",
-                    f"{smallest.agreement:.1%}",
-                    f"{smallest.low:.1%}",
-                )
+    for name, codec in smallest.items():
+        if codec is None:
+            rows.append((name, "none measured", *("-",) * 6))
+            continue
+        stick = _yardstick(profile, codec.measurement, photo)
+        rows.append(
+            (
+                name,
+                codec.measurement.cut.coding,
+                round(codec.measurement.nbytes),
+                ratio(stick.byte_ratio),
+                ratio(stick.tail_share),
+                "yes" if stick.can_win and name != INPUT else "",
+                f"{codec.agreement:.1%}" + ("*" if codec.photos_needed else ""),
+                f"{codec.low:.1%}",
             )
+        )
     title = (
         "smallest codec at each split point that agrees with the full network on all but "
         f"{tolerance:.1%} of the photos"
     )
-    header = ("split point", "codec", "bytes", "x photo", "agreement", "at least (95 %)")
-    return f"{title}\n{table(header, rows)}"
+    header = ("split point", "codec", "bytes", "b/p", "1-h", "can win", "agreement", "low (95 %)")
+    return "\n".join([title, table(header, rows), YARDSTICK, *_doubts(smallest.values())])
 
 
-def _smallest_cuts(profile: Profile) -> str:
-    """A table of the measured cuts with the fewest bytes, faithful or not, one in each line."""
-    photo = _photo_bytes(profile)
-    rows = [
-        (
-            measurement.split_point,
-            measurement.cut.coding,
-            round(measurement.nbytes),
-            f"{measurement.nbytes / photo:.2f}",
-            f"{measurement.agreement:.1%}",
-            f"{profile.head_ms.get(measurement.split_point, float('nan')):.1f}",
-            f"{profile.tail_ms.get(measurement.split_point, float('nan')):.1f}",
-        )
-        for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)
+def _doubts(smallest: Iterable[SmallestCodec | None]) -> list[str]:
+    """That the photos cannot tell whether some of these codecs are faithful, if so."""
+    doubtful = [codec for codec in smallest if codec is not None and codec.photos_needed]
+    if not doubtful:
+        return []
+    most = max(codec.photos_needed or 0 for codec in doubtful)
+    return [
+        f"* below the tolerance, but {doubtful[0].images} photos cannot tell whether by chance; "
+        f"about {most:,} would"
     ]
-    header = ("split point", "codec", "bytes", "x photo", "agreement", "head ms", "tail ms")
-    return f"measured cuts with the fewest bytes\n{table(header, rows[:_LINES])}"
+
+
+def _smallest_cuts(profile: Profile, tolerance: float) -> str:
+    """A table of the measured cuts with the fewest bytes, faithful or not, one in each line."""
+    from ..advice import best_photo
+
+    photo = best_photo(profile, tolerance)
+    rows = []
+    for measurement in sorted(profile.measurements, key=lambda m: m.nbytes)[:_LINES]:
+        stick = _yardstick(profile, measurement, photo)
+        rows.append(
+            (
+                measurement.split_point,
+                measurement.cut.coding,
+                round(measurement.nbytes),
+                ratio(stick.byte_ratio),
+                ratio(stick.tail_share),
+                f"{measurement.agreement:.1%}",
+                f"{profile.head_ms.get(measurement.split_point, math.nan):.1f}",
+                f"{measurement.encode_ms:.2f}",
+                f"{profile.tail_ms.get(measurement.split_point, math.nan):.1f}",
+            )
+        )
+    times = ("head ms", "encode ms", "tail ms")
+    header = ("split point", "codec", "bytes", "b/p", "1-h", "agreement", *times)
+    return f"measured cuts with the fewest bytes\n{table(header, rows)}"
+
+
+def _yardstick(
+    profile: Profile, measurement: CutMeasurement, photo: SmallestCodec | None
+) -> Yardstick:
+    from ..advice import yardstick
+
+    photo_bytes = math.nan if photo is None else photo.measurement.nbytes
+    return yardstick(profile, measurement.split_point, measurement.nbytes, photo_bytes)
+
+
+def _yardstick_json(
+    profile: Profile, measurement: CutMeasurement, photo: SmallestCodec | None
+) -> dict[str, float | None]:
+    stick = _yardstick(profile, measurement, photo)
+    return {k: None if math.isnan(v) else v for k, v in stick._asdict().items()}
+
+
+def _smallest_json(
+    profile: Profile, smallest: SmallestCodec, photo: SmallestCodec | None
+) -> dict[str, Any]:
+    return {
+        "codec": smallest.measurement.cut.coding,
+        "bytes": smallest.measurement.nbytes,
+        "agreement": smallest.agreement,
+        "low": smallest.low,
+        "images": smallest.images,
+        "photos_needed": smallest.photos_needed,
+        **_yardstick_json(profile, smallest.measurement, photo),
+    }
 
 
 def _title(profile: Profile) -> str:
@@ -129,11 +186,3 @@ def _smallest_codecs(profile: Profile, tolerance: float) -> dict[str, SmallestCo
     measured = {measurement.split_point for measurement in profile.measurements}
     names = (INPUT, *(point.name for point in profile.split_points))
     return {name: smallest_codec(profile, name, tolerance) for name in names if name in measured}
-
-
-def _photo_bytes(profile: Profile, tolerance: float = 0.01) -> float:
-    """The mean bytes of the best faithful photo; NaN if none was measured."""
-    from ..advice import best_photo
-
-    photo = best_photo(profile, tolerance)
-    return np.nan if photo is None else photo.measurement.nbytes

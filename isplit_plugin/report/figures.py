@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..advice import best_photo, candidate_points, local_maxima
+from ..advice import best_photo, candidate_points, is_faithful, local_maxima
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT, Cut, SplitPoint
 from .style import GRID, INK, MARKERS, MUTED, RC, SERIES, SURFACE
@@ -57,8 +57,8 @@ def candidates(points: Sequence[SplitPoint], mean: Floats) -> list[int]:
 
 
 def faithful(measurements: Sequence[CutMeasurement]) -> list[CutMeasurement]:
-    """The measurements that agree with the full network on at least 99 % of the images."""
-    return [m for m in measurements if m.images.sum() and m.agreeing.sum() >= 0.99 * m.images.sum()]
+    """The measurements that keep 99 % of the answers, as far as the images can tell."""
+    return [m for m in measurements if is_faithful(m)]
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from ..advice import best_photo, wilson
+from ..advice import best_photo, photos_needed, wilson, yardstick
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT
 from .figures import candidates, class_figure, faithful, overview_figure
@@ -63,7 +64,10 @@ def add_measurements(page: Page, profile: Profile) -> None:
     page.text(
         "Agreement: the share of images whose top class stays the full network's, with its 95 % "
         "interval (Wilson). Bytes are of one image on the wire. Marked rows are smaller than the "
-        "best faithful photo."
+        "best photo, the faithful one with the fewest bytes. b / p: bytes, by those of the best "
+        "photo. 1 - h: share of the network's time that is left to the server. A split can be "
+        "faster than both the photo and the whole network on the device only where b / p is below "
+        "1 - h. Undecided: the share is below 99 %, but too few photos tell whether by chance."
     )
     by_split_point: dict[str, list[CutMeasurement]] = defaultdict(list)
     for measurement in profile.measurements:
@@ -189,7 +193,7 @@ def _add_measurement_table(
     ordered = sorted(measurements, key=lambda m: (order[m.split_point], m.nbytes))
     times = ("encode ms", "decode ms", "head ms", "tail ms")
     page.table(
-        ("split point", "codec", "bytes", "x photo", "agreement", "images", *times),
+        ("split point", "codec", "bytes", "b / p", "1 - h", "agreement", "images", *times),
         [_measurement_row(profile, m, photo) for m in ordered],
         caption=caption,
         folded=folded,
@@ -197,20 +201,30 @@ def _add_measurement_table(
     )
 
 
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
 def _measurement_row(
     profile: Profile, m: CutMeasurement, photo: CutMeasurement | None
 ) -> tuple[Cell, ...]:
     images = int(m.images.sum())
+    photo_bytes = math.nan if photo is None else photo.nbytes
+    stick = yardstick(profile, m.split_point, m.nbytes, photo_bytes)
     agreement = None
     if images:
         share = int(m.agreeing.sum()) / images
         low, high = wilson(share, images)
         agreement = f"{share:.1%} ({low:.1%} to {high:.1%})"
+        needed = photos_needed(m)
+        if needed is not None:
+            agreement += f"; undecided, about {needed:,} photos would tell"
     return (
         m.split_point,
         m.cut.coding,
         round(m.nbytes),
-        None if photo is None else float(m.nbytes / photo.nbytes),
+        _known(stick.byte_ratio),
+        _known(stick.tail_share),
         agreement,
         images,
         float(m.encode_ms),

@@ -61,6 +61,13 @@ class RatedCut:
         verdict: "picked", or why the cut was not: "inaccurate", "unmeasured", "violates",
             "slower", "larger" or "unproven". ``reason`` says it in words.
         violations: the limits of the question that the cut breaks, in words.
+        undecided: whether its agreement is below the tolerance, on too few photos to tell.
+        photos_needed: about how many photos would tell, where it is undecided.
+        byte_ratio: its bytes over those of the best photo; NaN (JSON null) without a faithful photo.
+        tail_share: the share of the network's time on the device that is left to the server, 1 at
+            `input` and 0 at `output`; NaN (JSON null) where it was not measured. A split can be
+            faster than both the photo and the whole network on the device only where
+            ``byte_ratio < tail_share``.
     """
 
     cut: Cut
@@ -78,6 +85,10 @@ class RatedCut:
     verdict: str
     reason: str
     violations: tuple[str, ...] = ()
+    undecided: bool = False
+    photos_needed: int | None = None
+    byte_ratio: float = math.nan
+    tail_share: float = math.nan
 
     @property
     def split_point(self) -> str:
@@ -205,6 +216,10 @@ class Recommendation:
             ) from error
 
 
+_NUMBERS: Final = ("latency_ms", "device_ms", "server_ms", "byte_ratio", "tail_share")
+"""Fields of a rated cut that are null in JSON where they are NaN."""
+
+
 def _rated_to_json(row: RatedCut) -> dict[str, Any]:
     raw = _nan_to_null(_slots(row))
     raw |= {"cut": str(row.cut), "split_point": row.split_point, "codec": row.codec}
@@ -213,7 +228,7 @@ def _rated_to_json(row: RatedCut) -> dict[str, Any]:
 
 
 def _rated_from_json(raw: Mapping[str, Any]) -> RatedCut:
-    row = _null_to_nan(_only(RatedCut.__slots__, raw), "latency_ms", "device_ms", "server_ms")
+    row = _null_to_nan(_only(RatedCut.__slots__, raw), *_NUMBERS)
     row["cut"] = Cut.parse(raw["cut"])
     if not all(isinstance(text, str) for text in raw["violations"]):
         raise TypeError("RatedCut.violations: expected strings")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..adaptive import Option
+from ..advice import is_faithful
 from ..errors import QueryError
 from ..profile import CutMeasurement, Profile
 from ..schema import INPUT, OUTPUT
@@ -124,7 +125,7 @@ def _refused(
     agreement = measurement.agreement
     if math.isnan(agreement):
         return "its agreement was never measured"
-    if agreement < 1 - tolerance:
+    if not is_faithful(measurement, tolerance):
         return f"agrees on {agreement:.4g} of the photos, below {1 - tolerance:.4g}"
     macs = _head_macs(profile, measurement.split_point)
     if max_head_macs is not None and macs > max_head_macs:

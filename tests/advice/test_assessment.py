@@ -454,3 +454,36 @@ def test_bad_rows_raise_errors_of_the_package() -> None:
         )
     with pytest.raises(IsplitError):
         ClassCounts(np.zeros(2, np.int64), np.zeros(3), np.zeros(2))
+
+
+def test_a_photo_of_sixty_does_not_rule_the_photo_out() -> None:
+    """The cheaper of two forms that the calibration set cannot tell apart is taken, and named so."""
+    images = (20, 20, 20)
+    measurements = (
+        toys.measure("input", "webp@90", 300, images, images),
+        toys.measure("input", "webp@75", 200, (20, 20, 19), images),
+        toys.measure("input", "webp@60", 100, (20, 19, 18), images),
+    )
+    manifest = toys.manifest(photos=("webp@60", "webp@75", "webp@90"))
+    query = Query(constraints=Constraints(bandwidth_mbps=0.01, max_head_macs=0))
+    answer = recommend(manifest, toys.profile(measurements=measurements), NONE, query)
+    assert str(answer.cut) == "input:webp@75"
+    assert (answer.use.undecided, answer.use.photos_needed) == (True, 300)
+    assert "differs on 1 of 60 photos, too few to tell; about 300 would" in answer.reason
+    rows = {str(row.cut): row for row in answer.cuts}
+    assert rows["input:webp@90"].verdict == "slower"
+    assert not rows["input:webp@90"].undecided
+    assert rows["input:webp@60"].verdict == "inaccurate"
+    assert rows["input:webp@60"].photos_needed is None
+
+
+def test_few_photos_of_a_class_do_not_hide_what_the_others_show() -> None:
+    images = (3, 500, 500)
+    measurements = (
+        toys.measure("input", "jpeg@90", 300, images, images),
+        toys.measure("d", "uint8", 10, (3, 480, 480), images),
+    )
+    query = Query(classes=(0,), constraints=Constraints(bandwidth_mbps=0.01))
+    answer = recommend(toys.manifest(), toys.profile(measurements=measurements), NONE, query)
+    rows = {str(row.cut): row for row in answer.cuts}
+    assert rows["d:uint8"].verdict == "inaccurate"

@@ -22,11 +22,13 @@ from isplit_plugin.wire import CODECS, codec_names
 def test_the_smallest_codec_of_each_measured_point() -> None:
     table = render_smallest(toys.profile(), 0.01).splitlines()
     assert "all but 1.0% of the photos" in table[0]
-    assert [line.split()[:5] for line in table[3:]] == [
-        ["input", "jpeg@90", "300", "1.00", "99.3%"],
-        ["b", "fp32", "2,000", "6.67", "100.0%"],
-        ["d", "uint8", "100", "0.33", "100.0%"],
+    assert [line.split()[:5] for line in table[3:6]] == [
+        ["input", "jpeg@90", "300", "1.00", "1.00"],
+        ["b", "fp32", "2,000", "6.67", "0.80"],
+        ["d", "uint8", "100", "0.33", "0.60"],
     ]
+    assert [line.split()[5] for line in table[4:6]] == ["100.0%", "yes"]  # can win
+    assert "only where b/p < 1-h" in table[-1]
     assert "b            uint8" in render_smallest(toys.profile(), 0.07)
     nothing = toys.profile(measurements=(toys.measure("b", "q2+zstd", 5, (0, 0, 0), (9, 9, 9)),))
     assert "none measured" in render_smallest(nothing, 0.01)
@@ -34,6 +36,20 @@ def test_the_smallest_codec_of_each_measured_point() -> None:
     smallest = summary(toys.profile())["smallest"]["d"]
     assert smallest["codec"] == "uint8"
     assert (smallest["bytes"], smallest["agreement"], smallest["images"]) == (100, 1.0, 300)
+    assert (smallest["byte_ratio"], smallest["tail_share"]) == pytest.approx((100 / 300, 0.6))
+    assert summary(toys.profile())["best_photo"]["codec"] == "jpeg@90"
+    assert summary(nothing)["best_photo"] is None
+    assert summary(nothing)["measurements"][0]["byte_ratio"] is None
+
+
+def test_what_the_photos_cannot_tell_is_marked() -> None:
+    images = (20, 20, 20)
+    photo = toys.measure("input", "jpeg@85", 250, (20, 20, 19), images)
+    profile = toys.profile(measurements=(photo,))
+    text = render_smallest(profile, 0.01)
+    assert "98.3%*" in text
+    assert "60 photos cannot tell whether by chance; about 300 would" in text
+    assert summary(profile)["smallest"]["input"]["photos_needed"] == 300
 
 
 def test_the_smallest_codecs_come_before_all_measured_cuts() -> None:
