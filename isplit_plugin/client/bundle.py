@@ -182,10 +182,9 @@ class HeadBundle:
 
 def check_input(manifest: Manifest, where: str) -> Manifest:
     """A manifest whose input is small enough to be made. Raises BundleError."""
-    shape = manifest.preprocessing.shape
-    largest = max(*shape[1:], manifest.preprocessing.resize or 1)
-    smallest = min(*shape[1:], manifest.preprocessing.resize or 1)
-    if not 1 <= smallest <= largest <= MAX_INPUT_SIDE:
+    resize = manifest.preprocessing.resize
+    sides = [*manifest.preprocessing.crop, 1 if resize is None else resize]
+    if not 1 <= min(sides) <= max(sides) <= MAX_INPUT_SIDE:
         raise BundleError(
             f"{where}: expected sides of 1 to {MAX_INPUT_SIDE} pixels, got crop "
             f"{manifest.preprocessing.crop} and resize {manifest.preprocessing.resize}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
@@ -11,6 +12,9 @@ from .cut import INPUT, OUTPUT, PHOTO_FILE, Cut
 
 MANIFEST_FORMAT: Final = 1
 """Version of the manifest's format."""
+
+_MIN_STD: Final = 1e-6
+_MAX_STD: Final = 1e6
 
 
 class Macs(NamedTuple):
@@ -115,8 +119,9 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Preprocessing:
+        """Read it strictly. Raises ValueError for a mean or deviation that no image has."""
         height, width = raw["crop"]
-        return cls(
+        preprocessing = cls(
             crop=(int(height), int(width)),
             resize=None if raw["resize"] is None else int(raw["resize"]),
             mean=tuple(float(v) for v in raw["mean"]),
@@ -124,6 +129,11 @@ class Preprocessing:
             interpolation=str(raw["interpolation"]),
             mode=str(raw["mode"]),
         )
+        if not all(map(math.isfinite, preprocessing.mean)):
+            raise ValueError(f"mean: expected finite numbers, got {preprocessing.mean}")
+        if not all(_MIN_STD <= std <= _MAX_STD for std in preprocessing.std):
+            raise ValueError(f"std: expected positive numbers, got {preprocessing.std}")
+        return preprocessing
 
 
 @dataclass(frozen=True, slots=True)

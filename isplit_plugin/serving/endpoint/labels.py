@@ -87,7 +87,9 @@ def _check_secret(secret_file: str | None, token: str | None) -> None:
             f"expected the secret of labels as `token` or in the header {TOKEN_HEADER}, got none"
         )
     # Read at each call, so that a new secret needs no restart.
-    if not hmac.compare_digest(token.strip().encode(), read_secret(secret_file)):
+    if not hmac.compare_digest(
+        token.strip().encode(errors="surrogatepass"), read_secret(secret_file)
+    ):
         raise LabelSecretError("expected the secret of labels, got another one")
 
 
