@@ -8,7 +8,7 @@ from __future__ import annotations
 from .anytime import median_ranks
 from .assessment import bare_profile, recommend
 from .curves import class_curves
-from .faithful import TOLERANCE, is_faithful, photos_needed
+from .faithful import CHANCE, TOLERANCE, Sample, is_faithful, photos_needed, sign_test
 from .intervals import wilson
 from .live_view import (
     ALL_GROUPS,
@@ -41,6 +41,7 @@ from .standing import (
 
 __all__ = [
     "ALL_GROUPS",
+    "CHANCE",
     "F64",
     "I64",
     "MAX_CLASSES",
@@ -53,6 +54,7 @@ __all__ = [
     "OutcomeRow",
     "PickChange",
     "Query",
+    "Sample",
     "ServedRow",
     "SmallestCodec",
     "Source",
@@ -75,6 +77,7 @@ __all__ = [
     "photos_needed",
     "positions",
     "recommend",
+    "sign_test",
     "smallest_codec",
     "smallest_faithful",
     "wilson",

@@ -21,7 +21,7 @@ from ..profile import CutMeasurement
 from .live_view import I64
 
 TOLERANCE: Final = 0.01
-LEVEL: Final = 0.05
+CHANCE: Final = 0.05
 """The probability below which misses are not put down to chance."""
 _SLACK: Final = 1e-9
 """For rounding: 0.99 of 100 photos is 99 of them."""
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
             return False
         misses = math.ceil(self.misses - _SLACK)
         photos = max(misses, math.floor(self.photos + _SLACK))
-        return 0.5**misses >= LEVEL and _at_least(misses, photos, tolerance) >= LEVEL
+        return sign_test(misses, 0) >= CHANCE and _at_least(misses, photos, tolerance) >= CHANCE
 
     def faithful(self, tolerance: float) -> bool:
         """Whether the cut is within the tolerance, as far as the photos can tell."""
@@ -84,6 +84,12 @@ def photos_needed(measurement: CutMeasurement, tolerance: float = TOLERANCE) -> 
     ``None`` where its own do.
     """
     return Sample.of(measurement).photos_needed(tolerance)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The probability of so many wins or more against so few losses, if both are as likely."""
+    trials = wins + losses
+    return sum(math.comb(trials, k) for k in range(wins, trials + 1)) / (1 << trials)
 
 
 def _at_least(misses: int, photos: int, rate: float) -> float:

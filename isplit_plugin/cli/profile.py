@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError, UnknownClassError
+from ..photo_codecs import PHOTOS
 from . import common
 from .network_options import add_network, load
 from .profile_summary import render, summary
@@ -31,7 +32,8 @@ At every split point, a profile holds
                (CUI of I-SPLIT); its local maxima are candidates for a bottleneck
   times        milliseconds of the head and of the tail, on one CPU thread of this machine
 and for every codec that is measured there
-  bytes        of the encoded activation of one photo, to compare with a JPEG of that photo
+  bytes        of the encoded activation of one photo, to compare with those of the photo itself,
+               which is measured as JPEG, WebP and AVIF in several qualities
   agreement    the share of photos on which the top-1 class is still that of the full network
 """
 EPILOG: Final = """\
@@ -97,6 +99,12 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         metavar="A,B",
         help="codecs to measure, each in all its qualities unless one is named, as in dct@3 "
         "(default: the usual ones); `all`: every one (isplit docs codecs)",
+    )
+    group.add_argument(
+        "--photo-codecs",
+        metavar="A,B",
+        help="forms in which the photo itself is measured, such as webp@75,jpeg@90 (default: "
+        f"{len(PHOTOS)} of JPEG, WebP and AVIF); those that prove hopeless are dropped early",
     )
     group.add_argument(
         "--tolerance",
@@ -184,6 +192,7 @@ def _measure(
             model=options.name or options.output.name,
             split_points=_split_points(options.split_points, net),
             codecs=codecs,
+            photos=PHOTOS if options.photo_codecs is None else _words(options.photo_codecs),
             target=options.target,
             batch_size=options.batch_size,
             threads=options.threads,

@@ -172,6 +172,9 @@ def _title(profile: Profile) -> str:
         f"{profile.model}: {int(profile.count.sum())} photos "
         f"of {len(profile.class_ids)} classes{accuracy}"
     )
+    forms = profile.provenance.get("photo_forms")
+    if forms:
+        title += f"\nthe photo in {forms}"
     skipped = profile.provenance.get("skipped", "0")
     if skipped != "0":
         reasons = profile.provenance.get("skipped_why", "unreadable")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
+from ..photo_codecs import can_write
 from ..schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, PHOTO_FILE, Cut, Manifest
 from ..wire import codec_names, describe, unknown_codec
 
+_LOGGER = logging.getLogger("isplit.client")
 WHOLE_PHOTO: Final = Cut(INPUT, PHOTO_FILE)
 """The photo as it is: the only cut without a head bundle."""
 _PREFERRED: Final = ("uint8+zstd", "uint8", "fp16+zstd", "fp16")
@@ -22,7 +25,8 @@ def resolve(manifest: Manifest | None, default: Cut | None, cut: Cut | str | Non
         manifest: of the head bundle, ``None`` without one.
         default: the cut for everything that is left out; by default the manifest's.
         cut: a cut, its text form, or a split point alone, which gets its usual codec. A codec
-            without one of its qualities gets its usual quality.
+            without one of its qualities gets its usual quality. A photo in a form that nobody named
+            is one that this device can write (:func:`writable`).
 
     Raises:
         UnknownSplitPointError: the split point is not deployed.
@@ -39,9 +43,27 @@ def resolve(manifest: Manifest | None, default: Cut | None, cut: Cut | str | Non
         return WHOLE_PHOTO
     usual = default or manifest.default
     if cut is None:
-        cut = usual
+        return writable(manifest, _complete(manifest, usual))
     if isinstance(cut, str) and ":" not in cut:
-        return _usual_cut(manifest, _split_point(manifest, cut), usual)
+        return writable(manifest, _usual_cut(manifest, _split_point(manifest, cut), usual))
+    return _complete(manifest, cut)
+
+
+def writable(manifest: Manifest | None, cut: Cut) -> Cut:
+    """The cut; where this device cannot write that photo, the usual one of those that it can.
+
+    A Pillow without AVIF or WebP cannot. The last resort is the file as it is.
+    """
+    if manifest is None or not cut.is_photo or cut.codec == PHOTO_FILE or can_write(cut.codec):
+        return cut
+    photos = sorted((Cut.of(INPUT, coding) for coding in manifest.photos), reverse=True)
+    others = (other for other in (*manifest.usual, *photos) if can_write(other.codec))
+    other = next(others, WHOLE_PHOTO)
+    _LOGGER.warning("this Pillow cannot write %s: photos are sent as %s", cut.coding, other.coding)
+    return other
+
+
+def _complete(manifest: Manifest, cut: Cut | str) -> Cut:
     if isinstance(cut, str):
         cut = Cut.parse(cut)
     cut = replace(cut, split_point=_split_point(manifest, cut.split_point))
@@ -75,7 +97,7 @@ def _usual_cut(manifest: Manifest, split_point: str, usual: Cut) -> Cut:
     """
     codings = _codings(manifest, split_point)
     if usual.split_point == split_point:
-        return resolve(manifest, None, usual)
+        return _complete(manifest, usual)
     for cut in manifest.usual:
         if cut.split_point == split_point and cut.coding in codings:
             return cut

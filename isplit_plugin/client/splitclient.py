@@ -36,7 +36,7 @@ from ..wire import (
 from .answers import check_answer, predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
-from .cuts import refused, resolve
+from .cuts import refused, resolve, writable
 from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
@@ -184,6 +184,7 @@ class SplitClient(Closing):
             ImageError: the image cannot be read.
             UnknownSplitPointError: the split point is not deployed.
             UnknownCodecError: the client or the server does not know the codec.
+            MissingCodecError: ``cut`` names a photo that this Pillow cannot write.
             BundleError: there is no head for the cut.
             NetworkMismatchError: the server has another network: the device needs a new bundle.
             UnknownVersionError: the server does not have ``version``; it names those it has.
@@ -259,6 +260,9 @@ class SplitClient(Closing):
     def use(self, recommendation: Recommendation) -> None:
         """Make the recommended cut the default of :meth:`predict`.
 
+        A photo that this device cannot write, such as AVIF with an old Pillow, becomes the usual
+        one that it can, and a warning is logged.
+
         Raises:
             NetworkMismatchError: the recommendation is for another network than the bundle's.
             BundleError: there is no head for the cut.
@@ -273,7 +277,7 @@ class SplitClient(Closing):
                 head=manifest.network_hash,
                 tail=recommendation.network_hash,
             )
-        cut = resolve(manifest, None, recommendation.cut)
+        cut = writable(manifest, resolve(manifest, None, recommendation.cut))
         if not self._local.has_head(cut.split_point):
             raise BundleError(
                 f"the server recommends {cut.split_point!r}, but there is no head for it here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -64,6 +65,7 @@ class CalibrationPass:
         top: the top-1 class of each image.
         labels: the true class of each image, ``None`` if it is unknown.
         skipped: the images that could not be used.
+        seconds: what :meth:`run` took.
         meter: the measurements of the codecs.
         photo_meter: the measurements of whole photos.
 
@@ -87,6 +89,7 @@ class CalibrationPass:
         self.top: list[int] = []
         self.labels: list[int | None] = []
         self.skipped = SkippedImages()
+        self.seconds = 0.0
         self._preprocessing = preprocessing
         self._uses_labels = target == "true"
         self._measured = _measured_points(net, split_points)
@@ -105,10 +108,12 @@ class CalibrationPass:
         Raises DataError for a class id that the network does not have, and for a missing label
         that is needed.
         """
+        started = time.perf_counter()
         photos = self._readable(images)
         while batch := list(islice(photos, batch_size)):
             self._process([photo for photo, _ in batch], [class_id for _, class_id in batch])
             report(len(self.top) + len(self.skipped))
+            self.seconds = time.perf_counter() - started
 
     def _readable(self, images: Iterable[LabelledImage]) -> Iterator[tuple[Photo, int | None]]:
         for number, (image, class_id) in enumerate(images):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,19 @@ import PIL.Image
 from torch import Tensor
 
 from .. import image as im
-from ..errors import UnknownCodecError
+from ..advice import CHANCE, Sample, sign_test
+from ..errors import QueryError, UnknownCodecError
 from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import CutMeasurement
-from ..schema import INPUT, PHOTO_FILE, Cut, FloatArray, Preprocessing
+from ..schema import INPUT, PHOTO_CODECS, PHOTO_FILE, Cut, FloatArray, Preprocessing
 from .codec_meter import Samples, cut_measurements
 
 __all__ = ["Photo", "PhotoMeter"]
+
+MIN_PHOTOS: Final = 32
+"""Photos before a form may be dropped."""
+HOPELESS: Final = 0.05
+"""A form that differs from the full network more often than this is of no use."""
 
 
 @dataclass(slots=True)
@@ -42,6 +49,14 @@ class Photo:
 class PhotoMeter:
     """Measures photos batch by batch, in every form, and as the files that they are.
 
+    A form is dropped when the photos so far show that it is hopeless: that it agrees on less than
+    95 % (:mod:`isplit_plugin.advice.faithful`), or that another form takes fewer bytes and less time
+    to encode, and agrees more often (exact sign test on the photos on which one of the two misses,
+    5 %). Its measurement then rests on the photos so far.
+
+    Attributes:
+        seconds: what measuring took, the network's time included.
+
     Parameters:
         codings: the forms, such as ``webp@75``. Those that this Pillow cannot write are left out.
         preprocessing: of the photos.
@@ -51,8 +66,16 @@ class PhotoMeter:
 
     def __init__(self, codings: Sequence[str], preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
-        self._cuts = tuple(_photo_cut(coding) for coding in codings if can_write(coding))
+        cuts = tuple(_photo_cut(coding) for coding in codings)
+        self._cuts = tuple(cut for cut in cuts if can_write(cut.codec))
         self._samples: dict[Cut, Samples] = {}
+        self._dropped: set[Cut] = set()
+        self.seconds = 0.0
+
+    @property
+    def forms(self) -> tuple[int, int]:
+        """How many forms there are, and how many of them were dropped early."""
+        return len(self._cuts), len(self._dropped)
 
     def add(
         self,
@@ -66,12 +89,15 @@ class PhotoMeter:
             run: maps network inputs (N, C, H, W) to scores (N, classes).
             top: the full network's top-1 classes, (N,).
         """
+        started = time.perf_counter()
         for cut in self._cuts:
-            if any(photo.crop is not None for photo in photos):
+            if cut not in self._dropped and any(photo.crop is not None for photo in photos):
                 self._add_form(cut, photos, run, top)
             else:
                 self._skip(cut, len(photos))
         self._add_files(photos)
+        self._drop_hopeless()
+        self.seconds += time.perf_counter() - started
 
     def measurements(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """As :meth:`CodecMeter.measurements`."""
@@ -89,6 +115,20 @@ class PhotoMeter:
         hits = run(np.stack(inputs)).argmax(dim=1).cpu().numpy() == top
         for photo, hit in zip(photos, hits, strict=True):
             samples.agrees.append(math.nan if photo.crop is None else float(hit))
+
+    def _drop_hopeless(self) -> None:
+        scores = {
+            cut: _Score.of(self._samples[cut]) for cut in self._cuts if cut not in self._dropped
+        }
+        for cut, score in scores.items():
+            photos = int(np.isfinite(score.agrees).sum())
+            if photos < MIN_PHOTOS:
+                continue
+            misses = photos - int(np.nansum(score.agrees))
+            if not Sample(photos, misses).faithful(HOPELESS) or any(
+                other.beats(score) for rival, other in scores.items() if rival != cut
+            ):
+                self._dropped.add(cut)
 
     def _skip(self, cut: Cut, count: int) -> None:
         samples = self._samples.setdefault(cut, Samples())
@@ -119,8 +159,38 @@ class PhotoMeter:
                 samples.agrees.append(1.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """The means of a form so far; ``agrees``: 1 or 0 for each photo, NaN where not measured."""
+
+    nbytes: float
+    encode_ms: float
+    agrees: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, samples: Samples) -> _Score:
+        if not np.isfinite(samples.nbytes).any():
+            return cls(math.nan, math.nan, np.asarray(samples.agrees))
+        return cls(
+            float(np.nanmean(samples.nbytes)),
+            float(np.nanmedian(samples.encode_ms)),
+            np.asarray(samples.agrees),
+        )
+
+    def beats(self, other: _Score) -> bool:
+        """Whether this is smaller and faster, and proven to agree more often."""
+        if not (self.nbytes <= other.nbytes and self.encode_ms <= other.encode_ms):
+            return False
+        difference = self.agrees - other.agrees
+        wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
+        return sign_test(wins, losses) < CHANCE
+
+
 def _photo_cut(coding: str) -> Cut:
-    cut = Cut.of(INPUT, coding)
-    if not cut.is_photo or cut.quality is None:
+    try:
+        cut = Cut.of(INPUT, coding)
+    except QueryError:
+        raise UnknownCodecError.of(coding, PHOTOS) from None
+    if cut.codec not in PHOTO_CODECS or cut.quality is None:
         raise UnknownCodecError.of(coding, PHOTOS)
     return cut

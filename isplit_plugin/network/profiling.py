@@ -186,10 +186,19 @@ def _provenance(calibration: CalibrationPass, labelled: int, threads: int) -> di
         "images": str(len(calibration.top)),
         "labelled": str(labelled),
         "skipped": str(len(skipped)),
+        "photo_forms": _photo_forms(calibration),
     }
     if skipped:
         provenance |= {"skipped_names": skipped.names, "skipped_why": skipped.reasons}
     return provenance
+
+
+def _photo_forms(calibration: CalibrationPass) -> str:
+    """How many forms of the photo were measured, and what that took."""
+    meter = calibration.photo_meter
+    forms, dropped = meter.forms
+    early = f", {dropped} of them dropped early" if dropped else ""
+    return f"{forms} forms{early}; {meter.seconds:.0f} s of {calibration.seconds:.0f} s for all measurements"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from isplit_plugin.client.cuts import resolve
 from isplit_plugin.errors import (
     BundleError,
     ImageError,
+    MissingCodecError,
     NetworkMismatchError,
     ProtocolError,
     QueryError,
@@ -337,6 +339,27 @@ def test_a_photo_is_sent_in_the_form_of_the_cut(
     prediction = connect(head=head).predict(GREEN, cut)
     assert (str(prediction.cut), prediction.label) == (cut, "green")
     assert magic in server.state.seen[-1].body
+
+
+def test_a_device_without_avif_sends_what_it_can(
+    connect: Connect, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "avif")
+    photos = ("jpeg@75", "jpeg@90", "webp@75", "avif@60")
+    usual = tuple(map(Cut.parse, ("input:avif@60", "input:webp@75", "input:jpeg@75")))
+    changes: dict[str, Any] = {"photos": photos, "usual": usual}
+    server.state.manifest = make_manifest(**changes)
+    head = write_zip(tmp_path / "avif.head.zip", bundle_files(**changes))
+    client = connect(head=head)
+    assert str(client.predict(GREEN, "input").cut) == "input:webp@75"
+    client.use(recommendation(Cut("input", "avif", 60)))
+    assert str(client.predict(GREEN).cut) == "input:webp@75"
+    with pytest.raises(MissingCodecError, match="Pillow"):
+        client.predict(GREEN, "input:avif@60")
+    default = make_manifest(**changes, default=Cut("input", "avif", 60))
+    assert str(resolve(default, None, None)) == "input:webp@75"
+    assert str(resolve(replace(default, usual=()), None, None)) == "input:webp@75"
+    assert str(resolve(replace(default, usual=(), photos=("avif@60",)), None, None)) == "input:file"
 
 
 def test_not_every_known_split_point_is_deployed() -> None:
