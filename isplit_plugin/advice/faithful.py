@@ -21,6 +21,7 @@ from ..profile import CutMeasurement
 from .live_view import I64
 
 TOLERANCE: Final = 0.01
+"""The share of answers that may differ, where nobody says otherwise."""
 CHANCE: Final = 0.05
 """The probability below which misses are not put down to chance."""
 _SLACK: Final = 1e-9
