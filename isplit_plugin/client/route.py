@@ -87,13 +87,13 @@ class Route:
         try:
             return self._post_to(version, request)
         except UnknownVersionError as error:
-            versions = self._versions()
-            if not versions:
+            others = [name for name in self._versions() if name != version]
+            if not others:
                 raise
             raise UnknownVersionError(
-                f"the server has no version {version!r} of model {self.model!r}; the store has "
-                f"{', '.join(versions)}",
-                known=versions,
+                f"the server has no version {version!r} of model {self.model!r}; other versions in "
+                f"the store: {', '.join(others)}",
+                known=others,
             ) from error
 
     def _post_to(self, version: str | None, request: _Request) -> Reply:

@@ -82,7 +82,7 @@ def test_a_named_version_that_is_not_there_names_those_that_are(
     connect: Connect, server: Server
 ) -> None:
     client = connect(version="3.0")
-    listing = [{"model": "toy", "version": v} for v in ("1.0", "2.0\n")]
+    listing = [{"model": "toy", "version": v} for v in ("1.0", "2.0\n", "3.0")]
     gone = torchserve_error(404, "ModelVersionNotFoundException", "Model version: 3.0 does not")
     body = json.dumps({"models": [*listing, {"model": "other", "version": "7"}]}).encode()
     server.state.faults = [gone, answering(200, body)]

@@ -105,6 +105,26 @@ def test_a_ticket_without_a_device_needs_no_token(store: Store, ticket: Ticket, 
     take_report(store, VERIFIER, _report(replace(unsigned, probe="1" * 32), token), clock=clock)
 
 
+def test_a_report_goes_to_the_network_of_its_ticket(
+    store: Store, ticket: Ticket, built: Built, profile: Profile
+) -> None:
+    """Whichever version was put last, and until the store forgets it."""
+    second = replace(built.manifest, version="2.0", network_hash="f" * 64)
+    store.put_network(second, replace(profile, network_hash="f" * 64))
+    unsigned = replace(ticket, device=None)
+    for number, network in enumerate((built.manifest.network_hash, "f" * 64)):
+        of_network = replace(unsigned, probe=str(number) * 32, network_hash=network)
+        take_report(store, VERIFIER, _report(of_network, None), clock=clock)
+        assert [_rows(store, n) for n in (ticket.network_hash, "f" * 64)] == [1, number]
+    store.forget("toy", version="1.0")
+    late = _report(replace(unsigned, probe="2" * 32), None)
+    error = _refused(store, ticket, late)
+    assert isinstance(error, TicketError)
+    assert error.details["reason"] == "network"
+    assert "f" * 64 in error.message
+    assert _rows(store, "f" * 64) == 1
+
+
 def _refused(
     store: Store, ticket: Ticket, raw: object, secret: bytes = SECRET, now: float = NOW
 ) -> IsplitError:
