@@ -47,6 +47,7 @@ _VERSION: Final = "isplit1"
 _MIN_SECRET: Final = 16
 _MAX_SECRET: Final = 4096
 _DAY_S: Final = 86_400
+_MAX_TIME: Final = 2**37  # in the year 6325
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}\Z")
 _GROUP_MAX: Final = 64
 
@@ -158,7 +159,7 @@ def issue(
 ) -> str:
     """A token for a device, valid for ``days``. Raises TokenError if an argument is not valid."""
     check_id(device_id)
-    if group is not None and not (0 < len(group) <= _GROUP_MAX and group.isprintable()):
+    if group is not None and not _is_group(group):
         raise TokenError(
             f"group {group[:80]!r}: expected 1 to {_GROUP_MAX} printable characters",
             reason="group",
@@ -199,14 +200,17 @@ def peek(token: str) -> Claims:
     Raises TokenError.
     """
     version, _, sealed = token.strip().partition(".")
+    if version != _VERSION or len(token.strip()) > MAX_TOKEN:
+        raise _malformed()
     try:
         device_id, group, issued, expires = json.loads(_decode(sealed.partition(".")[0]))
-        if version != _VERSION or not isinstance(device_id, str):
-            raise ValueError("malformed")
         times = (float(issued), int(expires))
+        valid = all(0 <= seconds < _MAX_TIME for seconds in times)
+        if not valid or not _ID.match(device_id) or not (group is None or _is_group(group)):
+            raise ValueError("malformed")
     except (ValueError, TypeError, OverflowError) as error:
         raise _malformed() from error
-    return Claims(device_id, group if isinstance(group, str) else None, *times)
+    return Claims(device_id, group, *times)
 
 
 def check_id(device_id: object) -> str:
@@ -218,6 +222,10 @@ def check_id(device_id: object) -> str:
             reason="id",
         )
     return device_id
+
+
+def _is_group(group: object) -> bool:
+    return isinstance(group, str) and 0 < len(group) <= _GROUP_MAX and group.isprintable()
 
 
 def date(seconds: float) -> str:

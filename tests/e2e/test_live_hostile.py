@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -88,6 +89,24 @@ def test_a_connection_that_ends_within_the_body(live: Live) -> None:
     with socket.create_connection((parts.hostname, parts.port), timeout=10) as raw:
         head = f"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.server.token()}\r\n"
         raw.sendall(head.encode() + b"Content-Length: 5000\r\n\r\n{")
+
+
+@pytest.mark.usefixtures("alive")
+def test_slow_bodies_occupy_no_worker(live: Live) -> None:
+    """TorchServe hands a request over when its body is complete. Closing slow ones is a proxy's."""
+    parts = urlsplit(live.server.inference_url)
+    head = (
+        "POST /predictions/toy HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Bearer {live.server.token()}\r\nContent-Length: 5000\r\n\r\n"
+    ).encode()
+    with ExitStack() as stack:
+        for _ in range(40):
+            raw = socket.create_connection((parts.hostname, parts.port), timeout=10)
+            stack.enter_context(raw)
+            raw.sendall(head)
+        for connection in range(3):
+            raw.sendall(b"{" * (1 + connection))
+            _works(live)
 
 
 @pytest.mark.usefixtures("alive")
