@@ -14,10 +14,12 @@ facts for programs.
     │   │   └── UnknownVersionError  404 unknown_version
     │   ├── UnknownClassError        404 unknown_class
     │   ├── UnknownRequestError      404 unknown_request      a label for an unknown request
+    │   ├── UnknownRouteError        404 unknown_route
     │   ├── UnknownSplitPointError   404 unknown_split_point
     │   └── UnknownCodecError        404 unknown_codec
     │       └── MissingCodecError    404 codec_missing        its library is not installed
     ├── WireError                    400 malformed_request    breaks the wire format
+    │   ├── SlowBodyError            408 too_slow
     │   └── WireSizeError            413 too_large
     ├── NetworkMismatchError         409 network_mismatch     made for another network
     ├── ImageError                   400 not_an_image
@@ -39,6 +41,7 @@ facts for programs.
         ├── ServerUnavailableError   503 unavailable
         │   └── ServerTimeoutError   504 timeout
         ├── ServerBusyError          503 busy                 can be retried
+        │   └── RateLimitError       429 rate_limited         too much from one device
         ├── AuthenticationError      401 unauthorized
         └── ProtocolError            502 bad_response
 """
@@ -65,11 +68,13 @@ __all__ = [
     "ProfileError",
     "ProtocolError",
     "QueryError",
+    "RateLimitError",
     "SecretError",
     "ServerBusyError",
     "ServerTimeoutError",
     "ServerUnavailableError",
     "ServingError",
+    "SlowBodyError",
     "SplitPointError",
     "StoreError",
     "TicketError",
@@ -80,6 +85,7 @@ __all__ = [
     "UnknownModelError",
     "UnknownNameError",
     "UnknownRequestError",
+    "UnknownRouteError",
     "UnknownSplitPointError",
     "UnknownVersionError",
     "WireError",
@@ -179,6 +185,13 @@ class UnknownRequestError(UnknownNameError):
     kind = "request"
 
 
+class UnknownRouteError(UnknownNameError):
+    """The forwarder passes nothing on under this method and path."""
+
+    code = "unknown_route"
+    kind = "route"
+
+
 class UnknownSplitPointError(UnknownNameError):
     """The network, profile or manifest has no split point of this name."""
 
@@ -211,6 +224,13 @@ class WireSizeError(WireError):
 
     status = 413
     code = "too_large"
+
+
+class SlowBodyError(WireError):
+    """The body of a request came more slowly than the forwarder waits for."""
+
+    status = 408
+    code = "too_slow"
 
 
 class NetworkMismatchError(IsplitError):
@@ -372,8 +392,18 @@ class ServerBusyError(TransportError):
     code = "busy"
 
 
+class RateLimitError(ServerBusyError):
+    """A device sends more than the forwarder lets one device send. A later request may succeed.
+
+    ``details["retry_after_s"]`` says when.
+    """
+
+    status = 429
+    code = "rate_limited"
+
+
 class AuthenticationError(TransportError):
-    """TorchServe's token is missing, wrong or expired.
+    """A token is missing, wrong or expired: TorchServe's, or the device token at a forwarder.
 
     The client and the launcher raise it, and commands that cannot read a token file.
     """

@@ -1,8 +1,8 @@
 """The command line.
 
-``isplit profile | package | serve | register | unregister | predict | recommend | label | device |
-store``, for research ``isplit bottleneck | evaluate``, before deployment ``isplit simulate``, and ``isplit demo``
-``isplit docs`` prints the documentation.
+``isplit profile | package | serve | forward | register | unregister | predict | recommend | label |
+device | store``, for research ``isplit bottleneck | evaluate``, before deployment
+``isplit simulate``, and ``isplit demo``. ``isplit docs`` prints the documentation.
 
 Exit codes:
     0: done.
@@ -36,6 +36,7 @@ COMMANDS: Final = (
     "profile",
     "package",
     "serve",
+    "forward",
     "register",
     "unregister",
     "predict",
@@ -77,8 +78,9 @@ _EXTRAS: Final = {
     "model_archiver": "server",
     "yaml": "server",
     "sqlalchemy": "server",
-    "psutil": "server",
-    "pydantic": "server",
+    "psutil": "forwarder",
+    "aiohttp": "forwarder",
+    "pydantic": "forwarder",
     "matplotlib": "report",
     "simpy": "simulate",
     "timm": "timm",

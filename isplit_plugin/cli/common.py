@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ArtifactError, QueryError
+from ..errors import ArtifactError, AuthenticationError, QueryError
 
 if TYPE_CHECKING:
     from ..client import Token
@@ -17,20 +17,33 @@ if TYPE_CHECKING:
 
 def add_connection(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the server is and which token it gets."""
-    group = parser.add_argument_group("server")
+    group = parser.add_argument_group("server: a forwarder, or TorchServe itself")
     group.add_argument(
         "--url",
         default=os.environ.get("ISPLIT_URL", "http://127.0.0.1:8080"),
-        help="inference address, or set ISPLIT_URL (default: %(default)s)",
+        help="the forwarder's address, or TorchServe's inference address, or set ISPLIT_URL "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--device-token-file",
+        type=Path,
+        metavar="FILE",
+        help="a device token of isplit device issue, by which a forwarder admits this device",
+    )
+    group.add_argument(
+        "--device-token", metavar="TOKEN", help="the token itself, or set ISPLIT_DEVICE_TOKEN"
     )
     group.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="TorchServe's key_file.json, which is read again when the token has expired",
+        help="without a forwarder: TorchServe's key_file.json, which is read again when the token "
+        "has expired",
     )
     group.add_argument(
-        "--token", metavar="TOKEN", help="the inference token itself, or set ISPLIT_TOKEN"
+        "--token",
+        metavar="TOKEN",
+        help="without a forwarder: TorchServe's inference token itself, or set ISPLIT_TOKEN",
     )
 
 
@@ -63,6 +76,34 @@ def token_of(options: argparse.Namespace, kind: str = "inference") -> Token:
         read_key(path, kind)  # fail now, with a clear message, not at the first request
         return lambda: read_key(path, kind)
     return options.token or os.environ.get("ISPLIT_TOKEN") or None
+
+
+def device_token_of(options: argparse.Namespace) -> Token:
+    """The device token that the options name: a function that reads the file, a token, or ``None``.
+
+    Raises:
+        AuthenticationError: the file cannot be read.
+    """
+    if options.device_token_file is not None:
+        path: Path = options.device_token_file
+        _read_device_token(path)  # as in token_of
+        return lambda: _read_device_token(path)
+    return options.device_token or os.environ.get("ISPLIT_DEVICE_TOKEN") or None
+
+
+def bearer_of(options: argparse.Namespace) -> Token:
+    """What lets a request in: TorchServe's token if the options name one, or the device token."""
+    token = token_of(options)
+    return device_token_of(options) if token is None else token
+
+
+def _read_device_token(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuthenticationError(
+            f"{path}: expected a device token of isplit device issue ({error})"
+        ) from error
 
 
 def positive_int(text: str) -> int:

@@ -21,7 +21,7 @@ ISPLIT_LABEL_SECRET_FILE.
 """
 EPILOG: Final = """\
 examples:
-  isplit label labels.csv --secret-file labels.secret --token-file key_file.json
+  isplit label labels.csv --secret-file labels.secret --device-token-file office.token
   echo 7f0c2f0e-...,281 | isplit label - --secret-file labels.secret
 Each line holds a request id (isplit_request_id of the answer,
 Prediction.request_id), a comma, and a class id or class name. The server keeps
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         secret = read_secret(options.secret_file).decode()
     except UnicodeDecodeError as error:
         raise LabelSecretError(f"{options.secret_file}: expected text in UTF-8") from error
-    report = send_labels(options.url, labels, secret, common.token_of(options))
+    report = send_labels(options.url, labels, secret, common.bearer_of(options))
     if options.json:
         errors = {request_id: error.to_json() for request_id, error in report.errors.items()}
         common.emit_json({"taken": report.taken, "correct": report.correct, "errors": errors})

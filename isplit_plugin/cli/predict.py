@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +22,7 @@ the tail's answer. It needs only the light client:
 """
 EPILOG: Final = """\
 examples:
-  isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --token-file key_file.json
+  isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --device-token-file phone.token
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input  # send photos
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto  # follow the server
 A photo that cannot be read is reported and the others go on; the exit code is then 3.
@@ -53,12 +52,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--auto", action="store_true", help="use the cut that the endpoint recommends"
     )
     parser.add_argument(
-        "--device-token",
-        default=os.environ.get("ISPLIT_DEVICE_TOKEN"),
-        metavar="TOKEN",
-        help="a token from isplit device issue, or set ISPLIT_DEVICE_TOKEN",
-    )
-    parser.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="classes to print (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -79,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         cut=options.cut,
         top_k=options.top_k,
         raw_scores=False,
-        device_token=options.device_token,
+        device_token=common.device_token_of(options),
     ) as client:
         if options.auto:
             client.use(client.recommendation())

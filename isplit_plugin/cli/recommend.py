@@ -24,11 +24,12 @@ Ask the endpoint `isplit` where to cut a model. The answer has two parts:
 """
 EPILOG: Final = """\
 examples:
-  isplit recommend resnet50 --token-file key_file.json
+  isplit recommend resnet50 --device-token-file phone.token
   isplit recommend resnet50 --classes 281,goldfish --bandwidth-mbps 2 --rtt-ms 60
   isplit recommend resnet50 --version 2.0 --token-file key_file.json
   isplit recommend resnet50 --max-bytes 20000 --accuracy-tolerance 0.02 --json
-The first question with curl: GET /predictions/isplit/1.0/recommendations/resnet50
+--device-token-file and --url, or the variables ISPLIT_DEVICE_TOKEN and ISPLIT_URL, go
+with each of them. The first question with curl: GET /predictions/isplit/1.0/recommendations/resnet50
 """
 
 _CONSTRAINTS: Final = {
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     constraints = {name: value for name, value in values.items() if value is not None}
     if options.group is not None and not options.group:
         raise QueryError("--group: expected a name, got nothing")
-    token = common.token_of(options)
+    token = common.bearer_of(options)
     answer = fetch_recommendation(
         options.url,
         options.model,

@@ -7,28 +7,40 @@ import json
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import IsplitError
 from ..terminal import table
 from . import common
+from .forwarder_options import (
+    add_forwarder,
+    check_forwarder,
+    device_commands,
+    forwarder_settings,
+    log_to_stderr,
+)
 
 if TYPE_CHECKING:
+    from ..forwarder import Forwarder
     from ..serving.launcher import TorchServe
 
-HELP: Final = "start TorchServe with split models and the endpoint"
+HELP: Final = "start TorchServe with split models and the endpoint, and a forwarder for devices"
 DESCRIPTION: Final = """\
 Start TorchServe with the configuration of isplit-plugin: tokens are required,
 activations fit into requests, the log is short, and folders are private. The
 command waits until every worker is ready, prints where to send requests, and
-stops the server at Ctrl-C or SIGTERM.
+stops the server at Ctrl-C or SIGTERM. With --forward, devices reach the models
+with their device tokens alone (isplit forward --help).
 """
 EPILOG: Final = """\
 examples:
   isplit serve                                  # every .mar in model_store/
   isplit serve resnet50 --inference-port 9080   # one model, and the endpoint
   isplit serve resnet50/2.0 resnet50/1.0        # two versions; 2.0 is the default one
+  isplit serve --forward                        # and the forwarder, for this machine
+  isplit serve --forward --forward-host 0.0.0.0 --certificate cert.pem --private-key key.pem
 Of several versions, the first one that is named is the server's default version,
 and without names the lowest: it answers requests that name no version.
 Statistics are kept in WORKDIR/store.db and survive a restart. Relative paths, in
@@ -77,6 +89,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_addresses(parser)
     _add_tokens(parser)
+    parser.add_argument(
+        "--forward",
+        action="store_true",
+        help="start the forwarder too, which devices reach; implies --devices",
+    )
+    add_forwarder(parser, prefix="forward-")
 
 
 def _add_addresses(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +135,9 @@ def run(options: argparse.Namespace) -> int:
 
     # Private, because it holds tokens and statistics.
     options.workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if options.forward:
+        options.devices = True
+        check_forwarder(options)
     common.note(options, "starting TorchServe ...")
     with TorchServe(
         model_store=options.model_store,
@@ -135,25 +156,50 @@ def run(options: argparse.Namespace) -> int:
         model_api=options.model_api,
         timeout=options.timeout,
     ) as server:
-        announce(server, options)
-        try:
-            while True:
-                time.sleep(1.0)
-                if not options.no_tokens:
-                    _keep_tokens(server)
-                if server.pid is None:
-                    print(
-                        f"isplit serve: TorchServe ended by itself; see {server.log_path}",
-                        file=sys.stderr,
-                    )
-                    return 5
-        except KeyboardInterrupt:
-            pass
-        common.note(options, "\nstopping ...")
-    return 0
+        forwarder = _forwarder(server, options)
+        with forwarder or nullcontext():
+            announce(server, options, forwarder)
+            try:
+                ended = _wait(server, options, forwarder)
+            except KeyboardInterrupt:
+                common.note(options, "\nstopping ...")
+                return 0
+        print(f"isplit serve: {ended} ended by itself; see {server.log_path}", file=sys.stderr)
+        return 5
 
 
-def announce(server: TorchServe, options: argparse.Namespace) -> None:
+def _wait(server: TorchServe, options: argparse.Namespace, forwarder: Forwarder | None) -> str:
+    """Keep tokens fresh until a part ends by itself; its name."""
+    while True:
+        time.sleep(1.0)
+        if not options.no_tokens:
+            _keep_tokens(server)
+        if server.pid is None:
+            return "TorchServe"
+        if forwarder is not None and not forwarder.is_running:
+            return "the forwarder"
+
+
+def _forwarder(server: TorchServe, options: argparse.Namespace) -> Forwarder | None:
+    if not options.forward:
+        return None
+    from ..forwarder import Forwarder
+    from ..serving.launcher import ENDPOINT_MODEL
+
+    log_to_stderr(options)
+    return Forwarder(
+        forwarder_settings(
+            options,
+            models=[name for name in server.models if name != ENDPOINT_MODEL],
+            secret_file=server.secret_path,
+            url=server.inference_url,
+            key_file=None if options.no_tokens else server.key_path,
+            management_url=None,  # this command renews the token
+        )
+    )
+
+
+def announce(server: TorchServe, options: argparse.Namespace, forwarder: Forwarder | None) -> None:
     """Print where the server is and how to reach it."""
     from ..serving.launcher import curl_requests
 
@@ -166,6 +212,7 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
             "metrics_url": server.metrics_url,
             "key_file": None if key_path is None else str(key_path),
             "secret_file": None if secret_path is None else str(secret_path),
+            "forwarder_url": None if forwarder is None else forwarder.url,
             "log": str(server.log_path),
             "pid": server.pid,
         }
@@ -179,12 +226,18 @@ def announce(server: TorchServe, options: argparse.Namespace) -> None:
     ]
     if key_path is not None:
         rows.append(("tokens", f"{key_path} (renewed while this command runs; read it again)"))
-    if secret_path is not None:
+    if forwarder is not None:
+        rows.append(("forwarder", f"{forwarder.url} (for devices)"))
+    elif secret_path is not None:
         command = f"isplit device issue --id ID --days 90 --secret-file {secret_path}"
         rows.append(("devices", command))
     print(table(("ready", "where"), rows))
-    commands = "\n".join(curl_requests(server.inference_url, key_path))
-    print(f"\n{commands}\nCtrl-C stops the server.", flush=True)
+    if forwarder is None or secret_path is None:
+        commands = curl_requests(server.inference_url, key_path)
+    else:
+        commands = device_commands(forwarder.url, secret_path)
+    lines = "\n".join(commands)
+    print(f"\n{lines}\nCtrl-C stops the server.", flush=True)
 
 
 def _keep_tokens(server: TorchServe) -> None:

@@ -47,14 +47,14 @@ from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport, read_token
 class SplitClient(Closing):
     """Classifies photos with a network that is split between this device and a TorchServe.
 
-    A client needs the server's address, the name of the model, the head bundle that
-    ``isplit package`` wrote, and a token of the server::
+    A client needs the forwarder's address, the name of the model, the head bundle that
+    ``isplit package`` wrote, and the device token that the operator issued::
 
         with SplitClient(
-            "http://127.0.0.1:8080",
+            "https://forwarder.example:8443",
             model="resnet50",
             head="resnet50.head.zip",
-            token=lambda: read_key("key_file.json"),
+            device_token=Path("phone-1.token").read_text().strip(),
         ) as client:
             prediction = client.predict("cat.jpg")
             print(prediction.label, prediction.probability, prediction.bytes_sent)
@@ -78,15 +78,16 @@ class SplitClient(Closing):
     too; the two that ship do.
 
     Parameters:
-        url: TorchServe's inference address, ``http(s)://host:port``.
+        url: the address of a forwarder, or TorchServe's inference address,
+            ``http(s)://host:port``.
         model: the name that the model is registered by.
         version: the version of the model to use. By default it is that of the head bundle, and
             where the server does not have it any more, the server's default version if that has
             the bundle's network; without a bundle, the server's default version.
         head: the head bundle: ``MODEL.head.zip``, or a folder with its content. Without one, the
             client sends photo files only.
-        token: the inference token, or a callable that returns it. The callable is called again,
-            once, when the server refuses the token.
+        token: TorchServe's inference token, or a callable that returns it; without a forwarder
+            only. The callable is called again, once, when the server refuses the token.
         runtime: "onnxruntime", "torch" (see :class:`TorchHead`), a runtime of another package, or
             a :class:`HeadRuntime`.
         cut: the cut that :meth:`predict` uses by default; by default the bundle's own.
@@ -106,7 +107,9 @@ class SplitClient(Closing):
             bundle can. Such a prediction has the split point `output`, and its ``round_trip_ms``
             is the time lost on the server.
         device_token: a token from ``isplit device issue``, or a callable that returns it. A
-            prediction does not fail on a bad one: see :attr:`Prediction.device`.
+            forwarder admits the device by it, where no ``token`` is given. TorchServe itself knows
+            the device by it, and does not fail a prediction on a bad one: see
+            :attr:`Prediction.device`.
 
     Raises:
         BundleError: the bundle or its runtime cannot be used.
@@ -150,7 +153,7 @@ class SplitClient(Closing):
         self._local_fallback = local_fallback
         self._transport = Transport(
             url,
-            token=token,
+            token=device_token if token is None else token,
             timeout=timeout,
             deadline=deadline,
             retries=retries,

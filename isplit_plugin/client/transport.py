@@ -3,7 +3,7 @@
 A request is sent again only if the server cannot have answered it or says that it did not run it:
 
 - the connection was refused, or broke before an answer;
-- the queue was full (503);
+- the queue was full (503), or a forwarder says when to try again (429, 503);
 - the worker died under the request (500 or 507); this is tried once.
 
 Redirects are not followed, because a token is for one address only.
@@ -12,6 +12,7 @@ Redirects are not followed, because a token is for one address only.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -27,6 +28,7 @@ from ..errors import (
     ServerBusyError,
     ServerTimeoutError,
     ServerUnavailableError,
+    TokenError,
     TransportError,
 )
 from .answered_errors import MAX_ERROR_BYTES, answered_error
@@ -81,8 +83,9 @@ class Transport:
 
     Parameters:
         url: ``http(s)://host:port``, with or without a prefix of the path.
-        token: TorchServe's inference token, or a callable that returns it. The callable is called
-            once, and once more when the server refuses the token.
+        token: a forwarder's device token, or TorchServe's inference token, or a callable that
+            returns it. The callable is called once, and once more when the server refuses the
+            token.
         timeout: seconds for a whole attempt, from connecting to the last byte of the answer; or
             two numbers, seconds to connect (to one address of the host) and seconds for a whole
             attempt. A number alone leaves 5 seconds of it to connect. An attempt that runs out of
@@ -177,15 +180,15 @@ class Transport:
                 if status == 200:
                     return Reply(body, headers)
                 error = answered_error(status, body, request.size)
-                again = isinstance(error, ServerBusyError)
-                if isinstance(error, AuthenticationError) and may_renew_token:
+                again = isinstance(error, ServerBusyError) or bool(_retry_after_s(error))
+                if isinstance(error, AuthenticationError | TokenError) and may_renew_token:
                     may_renew_token = False
                     self._forget_token(token)
                     continue
                 if may_lose_worker and status in _DIED and "worker died" in error.message.lower():
                     may_lose_worker = False
                     again = True
-            pause_s = _pause_s(retries)
+            pause_s = max(_pause_s(retries), _retry_after_s(error))
             if not again or retries >= self._retries or time.monotonic() + pause_s >= ends_at:
                 raise error
             retries += 1
@@ -364,6 +367,14 @@ def _pause_s(retries: int) -> float:
     # At random, so that devices that failed together do not come back together.
     longest: float = min(_BACKOFF_S * 2**retries, _MAX_BACKOFF_S)
     return longest * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def _retry_after_s(error: IsplitError) -> float:
+    """The seconds after which a forwarder lets a request be sent again; 0 if it does not say."""
+    seconds = error.details.get("retry_after_s")
+    if not isinstance(error, TransportError) or not isinstance(seconds, int | float):
+        return 0.0
+    return float(seconds) if 0 < seconds < math.inf else 0.0
 
 
 def _checked_url(url: str) -> str:

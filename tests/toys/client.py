@@ -238,9 +238,22 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.serve()
 
+    def do_PUT(self) -> None:
+        self.serve()
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
     def serve(self) -> None:
         state = self.server.state
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         state.seen.append(Seen(self.command, self.path, dict(self.headers), body))
         state.connections.add(self.client_address)
         if state.faults:

@@ -174,6 +174,11 @@ class TorchServe:
         return self._frontend.pid if self._frontend else None
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that are loaded at the start."""
+        return tuple(dict.fromkeys(archive_identity(path)[0] for path in self._archives))
+
+    @property
     def log_path(self) -> Path:
         """The log of server and workers."""
         return self._running().log_path
