@@ -1,4 +1,4 @@
-"""The demo before the server runs: network, JPEG sizes, profile and archive."""
+"""The demo before the server runs: network, sizes of the photo, profile and archive."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Final
 import numpy as np
 
 from .. import image
-from ..advice import best_photo
 from ..network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
+from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import Profile
-from ..serving.packaging import Built, package
+from ..schema import INPUT, Cut
+from ..serving.packaging import Built, choose_deployed, package
 from .photos import Photo, view
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
 CALIBRATION_VIEWS: Final = 3
 """Views of each photo in the calibration set. Traffic gets other views."""
-CODECS: Final = ("fp16", "uint8", "uint8+zstd")
+CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "q4+zstd")
 
 _LARGEST_UINT8: Final = 32_000
-"""Codecs are measured where one byte per value stays below this: about twice the JPEG."""
+"""Codecs are measured where one byte per value stays below this: about twice the photo."""
 
 
 def captured_network() -> tuple[LoadedNetwork, CapturedNetwork]:
@@ -35,11 +36,14 @@ def captured_network() -> tuple[LoadedNetwork, CapturedNetwork]:
 def photo_sizes(photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, float]:
     """Mean bytes of a photo by its form: what is sent without splitting."""
     crops = [image.crop(photo.path, loaded.preprocessing) for photo in photos]
-    files = [photo.path.stat().st_size for photo in photos]
-    sizes = {"the file as it is": float(np.mean(files))}
-    for quality in (90, 75):
-        name = f"{crops[0].width} x {crops[0].height} crop, JPEG quality {quality}"
-        sizes[name] = float(np.mean([len(image.to_jpeg(crop, quality)) for crop in crops]))
+    originals = [photo.path.stat().st_size for photo in photos]
+    sizes = {"the file as it is": float(np.mean(originals))}
+    for coding in PHOTOS:
+        cut = Cut.of(INPUT, coding)
+        if can_write(cut.codec) and cut.quality is not None:
+            files = [len(write_photo(crop, cut.codec, cut.quality)) for crop in crops]
+            name = f"{crops[0].width} x {crops[0].height} crop, {coding}"
+            sizes[name] = float(np.mean(files))
     return sizes
 
 
@@ -51,7 +55,7 @@ def measured_profile(
     images = [
         (view(photo, rng), photo.class_id) for photo in photos for _ in range(CALIBRATION_VIEWS)
     ]
-    # Larger activations cannot win against the JPEG. The curve has them all the same.
+    # Larger activations cannot win against the photo. The curve has them all the same.
     small = [p.name for p in net.split_points if p.is_block and p.nbytes // 4 <= _LARGEST_UINT8]
     return profile(
         net,
@@ -90,21 +94,12 @@ def packaged_model(
 
 
 def split_points_to_deploy(measured: Profile, limit: int = 3) -> list[str]:
-    """At most ``limit`` split points whose uint8+zstd activation is smaller than the best photo.
+    """At most ``limit`` of the split points that are worth deploying.
 
-    Of more, the first, the last and evenly spaced ones between them; of none, the last split
-    points of the network.
+    They are those of :func:`choose_deployed`; of more, the first, the last and evenly spaced ones
+    between them.
     """
-    photo = best_photo(measured)
-    photo_bytes = photo.measurement.nbytes if photo else float("inf")
-    smaller = {
-        m.split_point
-        for m in measured.measurements
-        if m.codec == "uint8+zstd" and m.nbytes < photo_bytes
-    }
-    names = [p.name for p in measured.split_points if p.name in smaller]
-    if not names:
-        return [p.name for p in measured.split_points[-limit:]]
+    names = choose_deployed(measured)
     if len(names) <= limit:
-        return names
+        return list(names)
     return [names[round(i * (len(names) - 1) / (limit - 1))] for i in range(limit)]

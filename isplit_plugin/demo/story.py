@@ -1,4 +1,4 @@
-"""The demo in its order: JPEG sizes, profile, package, server, two phases of traffic, probes."""
+"""The demo in its order: sizes of the photo, profile, package, server, two phases of traffic, probes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .pages import write
 from .phase import Phase
 from .photos import Photo, labelled_photos
 from .preparation import MODEL, captured_network, measured_profile, packaged_model, photo_sizes
-from .text import conclusions, curve_table, phase_text
+from .text import best_photo_text, conclusions, curve_table, phase_text
 from .traffic import LINK, Traffic
 
 
@@ -118,7 +118,7 @@ class Demo:
         correct = "" if accuracy is None else f", {accuracy:.0%} of them classified correctly"
         print(
             f"{int(measured.count.sum())} views of {len(photos)} photos{correct}; "
-            f"{len(measured.class_ids)} classes predicted"
+            f"{len(measured.class_ids)} classes predicted\n{best_photo_text(measured)}"
         )
         return measured
 

@@ -5,11 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..advice import best_photo
 from ..profile import Profile
 from ..schema import Recommendation
 from ..terminal import kilobytes, table
 from .phase import Phase
 from .served import by_cut, correct
+
+
+def best_photo_text(measured: Profile) -> str:
+    """The photo that every split has to beat."""
+    photo = best_photo(measured)
+    if photo is None:
+        return "no form of the photo keeps 99 % of the answers"
+    needed = "" if photo.photos_needed is None else f", about {photo.photos_needed} would tell"
+    return (
+        f"the photo to beat: {photo.measurement.cut}, {kilobytes(photo.measurement.nbytes)}, agrees "
+        f"on {photo.agreement:.1%} of {photo.images} views{needed}"
+    )
 
 
 def phase_text(phase: Phase) -> str:

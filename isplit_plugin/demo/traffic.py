@@ -28,6 +28,7 @@ LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0, "device_slowdown": 16.0}
 UPLINKS: Final = (0.5, 1.0, 4.0, 20.0)
 SLOWDOWNS: Final = (1.0, 4.0, 16.0)
 CODEC: Final = "uint8+zstd"
+"""The codec at split points where no codec was faithful."""
 PROBES: Final = 40
 
 _DEVICE_TIMEOUT_S: Final = 150.0
@@ -83,7 +84,7 @@ class Traffic:
         """
         # The tail names split points where a gradient gives none of its weights away.
         point = self.server.describe(MODEL)[0]["probes"]["split_points"][-1]
-        cut = Cut(point, CODEC)
+        cut = self._cut(point)
         files = list(dict.fromkeys(row["file"] for row in phase.rows))
         photos = len(files) // self.views
         shots = [
@@ -109,10 +110,15 @@ class Traffic:
         header = ("uplink", *(f"device {slowdown:g} x slower" for slowdown in SLOWDOWNS))
         return Scenarios(header, tuple(rows))
 
+    def _cut(self, split_point: str) -> Cut:
+        """The smallest faithful cut at a split point."""
+        usual = (cut for cut in self.built.manifest.usual if cut.split_point == split_point)
+        return next(usual, Cut(split_point, CODEC))
+
     def _shots(self, number: int, name: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
         """One entry of the plan for each view, with the cuts in turn."""
         rng = np.random.default_rng([self.seed, 1 + number])
-        deployed = [Cut(point, CODEC) for point in self.built.manifest.deployed]
+        deployed = [self._cut(point) for point in self.built.manifest.deployed]
         cuts = [self.built.manifest.usual_photo, *deployed, ON_DEVICE]
         folder = self.scratch / name
         folder.mkdir()
