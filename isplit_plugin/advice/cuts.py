@@ -91,9 +91,15 @@ def estimate_cuts(
         agreements[cut] = (
             measured_agreement(measurement, profile.class_ids, mix) if measurement else Agreement()
         )
-    on_server = [cut for cut, _ in deployed if cut.split_point == INPUT]
-    labels = label_counts(live.outcomes, mix)
     tolerance = constraints.accuracy_tolerance
+    # A photo of low quality tells what the server says to such photos, not to the network's input.
+    on_server = [
+        cut
+        for cut, _ in deployed
+        if cut.split_point == INPUT
+        and (agreements[cut].estimate is None or agreements[cut].within(tolerance))
+    ]
+    labels = label_counts(live.outcomes, mix)
     agreements = agreements_with_labels(agreements, labels, mix, tolerance, on_server)
     sizes = {cut: _nbytes(manifest, model, cut) for cut, _ in deployed}
     photos = [cut for cut in sizes if cut.is_photo and agreements[cut].within(tolerance)]

@@ -250,6 +250,22 @@ def test_labels_take_a_cut_out_of_the_race() -> None:
     )
 
 
+def test_a_bad_photo_does_not_stand_for_the_full_network_in_labels() -> None:
+    """What the whole network says to a photo of low quality is not what it says to the photo."""
+    bad = toys.measure("input", "webp@60", 20, (60, 60, 60), (100, 100, 100))
+    profile = toys.profile(measurements=(*toys.MEASUREMENTS, bad))
+    manifest = toys.manifest(photos=("jpeg@90", "webp@60"))
+    rows = (
+        OutcomeRow(bad.cut, 0, 4000, 4000, 1000),
+        OutcomeRow(JPEG, 0, 2000, 2000, 1800),
+        OutcomeRow(D_UINT8, 0, 2000, 2000, 1000),
+    )
+    query = Query(classes=(0,), constraints=Constraints(max_head_macs=500))
+    live = LiveView(outcomes=rows, observations=8000)
+    loser = rating(recommend(manifest, profile, live, query), D_UINT8)
+    assert (loser.verdict, loser.agreement_source) == ("inaccurate", "live labels")
+
+
 def test_steps_at_a_cut_are_read_from_whole_live_curves() -> None:
     # The profile has b above c. Live inputs of class 1 fall from a to b instead, and requests cut
     # at c, of far higher

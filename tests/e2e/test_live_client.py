@@ -16,6 +16,7 @@ from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network, toy_ph
 from isplit_plugin import image
 from isplit_plugin.client import SplitClient
 from isplit_plugin.errors import AuthenticationError, NetworkMismatchError, UnknownModelError
+from isplit_plugin.photo_codecs import write_photo
 from isplit_plugin.schema import ON_DEVICE, Cut, Prediction
 from isplit_plugin.serving.packaging import build_head_bundle, make_manifest
 
@@ -87,6 +88,17 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
         cropped = image.to_jpeg(image.crop(path, PREPROCESSING), 90)
         x = torch.from_numpy(image.normalize(image.load(cropped), PREPROCESSING))[None]
         _same(client.predict(path, cut=Cut("input", "jpeg", 90)), whole(live.toy.net, x)[0], 1e-5)
+        for coding in ("webp@90", "avif@80"):
+            prediction = client.predict(path, cut=f"input:{coding}")
+            cut = Cut.of("input", coding)
+            assert prediction.cut == cut
+            assert cut.quality is not None
+            sent = write_photo(image.crop(path, PREPROCESSING), cut.codec, cut.quality)
+            x = torch.from_numpy(image.normalize(image.load(sent).convert("RGB"), PREPROCESSING))
+            _same(prediction, whole(live.toy.net, x[None])[0], 1e-5)
+        usual = client.predict(path, cut="input").cut
+        assert usual.is_photo
+        assert usual.quality is not None
     with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
         _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
 

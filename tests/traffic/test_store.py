@@ -192,6 +192,20 @@ def test_labels_fill_outcomes_and_never_importance(store: Store) -> None:
     assert view.class_counts.count.tolist() == [4]
 
 
+def test_every_quality_is_counted_by_itself(store: Store) -> None:
+    one = delta()
+    cuts = [Cut("layer1", "dct", 3), Cut("layer1", "dct", 1), Cut("input", "webp", 75)]
+    for i, cut in enumerate([*cuts, cuts[0]]):
+        one.add_observation(observation(i, class_id=2, at=AT, cut=cut))
+    one.add_label(PendingRequest(AT, cuts[1], 2, "all"), correct=True)
+    store.add(NETWORK, one)
+    view = store.view(NETWORK)
+    assert {row.cut: row.requests for row in view.served} == dict(zip(cuts, (2, 1, 1), strict=True))
+    assert {row.cut: row.labelled for row in view.outcomes} == {
+        cut: pytest.approx(float(cut == cuts[1])) for cut in cuts
+    }
+
+
 def test_failed_requests_are_errors_and_no_class_seen(store: Store) -> None:
     one = delta()
     one.add_observation(observation(0))
