@@ -152,6 +152,16 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(name: str) -> None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 64 * 1024
 
 
+@pytest.mark.parametrize(
+    ("name", "per_pixel"), [("JPEG", 4), ("PNG", 4), ("WEBP", 16), ("AVIF", 10)]
+)
+def test_the_memory_of_decoders_is_bounded(name: str, per_pixel: int) -> None:
+    data = encoded(name, (10, 8))
+    assert im.load(data, max_decoding=80 * per_pixel, formats=WIRE_FORMATS).size == (10, 8)
+    with pytest.raises(ImageError, match="10x8 pixels, more than the 79 allowed"):
+        im.load(data, max_decoding=80 * per_pixel - 1, formats=WIRE_FORMATS)
+
+
 class Trickle(io.RawIOBase):
     """A stream that gives a few bytes at a time, as a socket does."""
 

@@ -168,6 +168,25 @@ def test_a_stock_triton_client_is_answered(live: Live) -> None:
     np.testing.assert_array_equal(answer.as_numpy("top_class")[:, 0], expected.argmax(axis=1))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tritonclient's and gevent's own
+def test_what_a_stock_triton_client_is_told_about_health(live: Live) -> None:
+    client_module = pytest.importorskip("tritonclient.http")
+    client = client_module.InferenceServerClient(live.server.inference_url.removeprefix("http://"))
+    headers = {"Authorization": f"Bearer {live.server.token()}"}
+    try:
+        assert client.is_server_live(headers=headers)
+        assert client.is_server_ready(headers=headers)
+        assert client.get_server_metadata(headers=headers)["name"] == "Torchserve"
+        assert not client.is_server_live()  # without a token, as for every route
+        # TorchServe has no route for one model; docs/reference/wire.md says what to ask instead.
+        for version in ("", "1.0"):
+            assert not client.is_model_ready("resnet18", version, headers=headers)
+    finally:
+        client.close()
+    assert live.get("ping").json() == {"status": "Healthy"}
+    assert "READY" in live.server.status("resnet18").workers
+
+
 def test_many_at_once_at_different_split_points_with_broken_ones_among_them(live: Live) -> None:
     x = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     expected = whole(live.toy.net, x)

@@ -158,7 +158,9 @@ def _images(request: TailRequest, manifest: Manifest) -> FloatArray:
     formats = image.WIRE_FORMATS if request.codec == "file" else (request.codec.upper(),)
     for data in request.images():
         # One budget of pixels for all images of a request: a few KB can decode to many megapixels.
-        photo = image.load(data, max_pixels=pixels, formats=formats)
+        photo = image.load(
+            data, max_pixels=pixels, max_decoding=image.MAX_DECODING, formats=formats
+        )
         pixels = max(pixels - photo.width * photo.height, 1)
         if request.codec == "file":
             items.append(image.preprocess(photo, pre))
