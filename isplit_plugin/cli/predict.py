@@ -52,6 +52,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--auto", action="store_true", help="use the cut that the endpoint recommends"
     )
     parser.add_argument(
+        "--local-fallback",
+        action="store_true",
+        help="run the whole network here while the server does not answer, if the bundle can",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="for a request as a whole, retries included (default: %(default)g)",
+    )
+    parser.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="classes to print (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -73,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
         top_k=options.top_k,
         raw_scores=False,
         device_token=common.device_token_of(options),
+        local_fallback=options.local_fallback,
+        timeout=options.timeout,
     ) as client:
         if options.auto:
             client.use(client.recommendation())
@@ -102,6 +116,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "label": prediction.label,
         "top": [entry._asdict() for entry in prediction.top],
         "cut": str(prediction.cut),
+        "fallback": prediction.fallback,
         "bytes_sent": prediction.bytes_sent,
         "timings_ms": {
             "head": times.head_ms,
@@ -121,7 +136,10 @@ def sentence(photo: Path, prediction: Prediction) -> str:
     top = ", ".join(f"{entry.label} {entry.probability:.0%}" for entry in prediction.top)
     times = prediction.timings
     if prediction.split_point == OUTPUT:
-        return f"{photo}: {top}\n    the whole network here: nothing sent, {times.head_ms:.1f} ms"
+        why = "the server did not answer, so " if prediction.fallback else ""
+        return (
+            f"{photo}: {top}\n    {why}the whole network here: nothing sent, {times.head_ms:.1f} ms"
+        )
     where = f"cut at {prediction.split_point} as {prediction.cut.coding}"
     head = f"head {times.head_ms:.1f} ms, "
     if prediction.split_point == INPUT:

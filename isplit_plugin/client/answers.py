@@ -29,6 +29,7 @@ def predictions(
     *,
     bytes_sent: int = 0,
     bytes_received: int = 0,
+    fallback: bool = False,
 ) -> list[Prediction]:
     """One prediction for each image of an answer. Each gets an equal share of the bytes."""
     images = len(answer.top_class)
@@ -55,6 +56,7 @@ def predictions(
             request_id=answer.request_id,
             device=answer.device,
             probe_rate=answer.probe_rate,
+            fallback=fallback,
         )
         for i, row in enumerate(rows)
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,12 +38,15 @@ from ..wire import (
 from .answers import check_answer, predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
+from .cool_down import DEFAULT_COOL_DOWN, CoolDown
 from .cuts import refused, resolve, writable
 from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
 from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport, read_token
+
+_LOGGER = logging.getLogger("isplit.client")
 
 
 class SplitClient(Closing):
@@ -104,8 +109,12 @@ class SplitClient(Closing):
         threads: CPU threads of the head runtime; by default the runtime decides.
         trust_pt2: hashes of PyTorch heads to trust; see :class:`TorchHead`.
         local_fallback: run the whole network here while the server is unreachable or busy, if the
-            bundle can. Such a prediction has the split point `output`, and its ``round_trip_ms``
-            is the time lost on the server.
+            bundle can. Such a prediction has ``fallback`` set and the split point `output`, and its
+            ``round_trip_ms`` is the time lost on the server. Only the first one loses time: then
+            the client cools down, and a thread in the background asks the server for ``/ping``
+            until it answers. :meth:`close` ends the thread.
+        cool_down: seconds of the shortest and the longest pause between two such questions. A
+            pause is twice as long as the one before.
         device_token: a token from ``isplit device issue``, or a callable that returns it. A
             forwarder admits the device by it, where no ``token`` is given. TorchServe itself knows
             the device by it, and does not fail a prediction on a bad one: see
@@ -113,7 +122,8 @@ class SplitClient(Closing):
 
     Raises:
         BundleError: the bundle or its runtime cannot be used.
-        TransportError: ``url`` is not an address, or ``timeout`` or ``deadline`` no seconds.
+        TransportError: ``url`` is not an address, or ``timeout``, ``deadline`` or ``cool_down`` no
+            seconds.
         UnknownSplitPointError: ``cut`` names a split point that is not deployed.
         UnknownCodecError: ``cut`` names an unknown codec.
         QueryError: ``model`` or ``version`` is no name.
@@ -141,6 +151,7 @@ class SplitClient(Closing):
         threads: int | None = None,
         trust_pt2: Trust = None,
         local_fallback: bool = False,
+        cool_down: tuple[float, float] = DEFAULT_COOL_DOWN,
         device_token: Token = None,
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
@@ -150,7 +161,7 @@ class SplitClient(Closing):
         self._raw_scores = raw_scores
         self._group = group
         self._max_batch = max_batch
-        self._local_fallback = local_fallback
+        self._cool_down: CoolDown | None = None
         self._transport = Transport(
             url,
             token=device_token if token is None else token,
@@ -159,6 +170,10 @@ class SplitClient(Closing):
             retries=retries,
             max_response_bytes=max_response_bytes,
         )
+        if local_fallback:
+            self._cool_down = CoolDown(self._transport.for_pings(), cool_down)
+            # A client that was dropped without close() leaves no thread behind either.
+            weakref.finalize(self, self._cool_down.stop)
         self._bundle = None if head is None else HeadBundle(head)
         try:
             self._route = Route(self._transport, model, version, self.manifest)
@@ -221,13 +236,9 @@ class SplitClient(Closing):
         images = read_each(images, im.read_once)
         if cut.split_point == OUTPUT:
             return self._predict_locally(images)
-        started = time.perf_counter()
-        try:
+        if self._cool_down is None or not self._local.has_head(OUTPUT):
             return self._predict_split(images, cut)
-        except (ServerUnavailableError, ServerBusyError):
-            if not self._local_fallback or not self._local.has_head(OUTPUT):
-                raise
-            return self._predict_locally(images, lost_ms=_ms_since(started))
+        return self._predict_with_fallback(images, cut, self._cool_down)
 
     def recommendation(
         self,
@@ -286,6 +297,7 @@ class SplitClient(Closing):
                 f"the server recommends {cut.split_point!r}, but there is no head for it here"
             )
         self._cut = cut
+        _LOGGER.info("%s: the cut is %s now", self.model, cut)
 
     def resolve(self, cut: Cut | str | None = None) -> Cut:
         """The complete cut that :meth:`predict` uses for ``cut``. Raises as :meth:`predict`."""
@@ -342,7 +354,9 @@ class SplitClient(Closing):
         return self._route.post(body, headers, max_bytes=max_bytes)
 
     def close(self) -> None:
-        """Close the connections and the bundle."""
+        """Close the connections and the bundle, and end the cool-down."""
+        if self._cool_down is not None:
+            self._cool_down.close()
         self._transport.close()
         if self._bundle is not None:
             self._bundle.close()
@@ -393,8 +407,31 @@ class SplitClient(Closing):
             answer, cut, timings, bytes_sent=len(body), bytes_received=len(reply.body)
         )
 
+    def _predict_with_fallback(
+        self, images: Sequence[Image], cut: Cut, cool_down: CoolDown
+    ) -> list[Prediction]:
+        """Ask the server unless it is known not to answer, and run everything here if it does not.
+
+        Raises as :meth:`predict`, except that no server is needed.
+        """
+        asked = cool_down.ask()
+        if asked is None:
+            return self._predict_locally(images, fallback=True)
+        started = time.perf_counter()
+        try:
+            answer = self._predict_split(images, cut)
+        except (ServerUnavailableError, ServerBusyError) as error:
+            _LOGGER.warning("%s: local fallback (%s)", self.model, error.code)
+            cool_down.failed(asked)
+            return self._predict_locally(images, fallback=True, lost_ms=_ms_since(started))
+        except BaseException:
+            cool_down.undecided(asked)
+            raise
+        cool_down.succeeded(asked)
+        return answer
+
     def _predict_locally(
-        self, images: Sequence[Image], *, lost_ms: float = 0.0
+        self, images: Sequence[Image], *, fallback: bool = False, lost_ms: float = 0.0
     ) -> list[Prediction]:
         """Run the whole network here. ``lost_ms``: time spent on a server that did not answer."""
         local = self._local.classify(images)
@@ -408,7 +445,7 @@ class SplitClient(Closing):
             network_hash=manifest.network_hash,
         )
         timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
-        return predictions(answer, ON_DEVICE, timings)
+        return predictions(answer, ON_DEVICE, timings, fallback=fallback)
 
 
 def _ms_since(started: float) -> float:

@@ -48,6 +48,7 @@ _MAX_FRAMING_BYTES: Final = 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _DIED: Final = (500, 507)
 """TorchServe's statuses for a worker that died under a request; 507 if it was killed."""
+_PING_S: Final = 5.0
 _BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
 _LOGGER = logging.getLogger("isplit.client")
@@ -143,6 +144,26 @@ class Transport:
             ProtocolError: the answer is not one of isplit or TorchServe, or it is too large.
         """
         return self._call(_Request("POST", path, body, headers, self._bytes_allowed(max_bytes)))
+
+    def for_pings(self) -> Transport:
+        """A transport to the same server for :meth:`is_answering`, which waits for less long."""
+        timeout = (min(self._connect_s, _PING_S), min(self._attempt_s, _PING_S))
+        return Transport(self._url, token=self._token, timeout=timeout, retries=0)
+
+    def is_answering(self) -> bool:
+        """Whether ``/ping`` gets an answer, in one attempt. It may be an error of the server.
+
+        502 to 504 are no answers: a proxy says so for a server that does not answer.
+        """
+        ends_at = time.monotonic() + self._call_s
+        try:
+            token = self._token_now()
+            status, *_ = self._attempt(_Request("GET", "/ping", None, {}, 4096), token, ends_at)
+        except (_BrokenError, ServerUnavailableError):
+            return False
+        except IsplitError:
+            return True
+        return status not in (502, 503, 504)
 
     def close(self) -> None:
         """Close the connections that are not in use; the next request opens a new one."""

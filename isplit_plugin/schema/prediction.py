@@ -62,6 +62,7 @@ class Prediction:
         device: what the server made of the device token, "ok" or "invalid: <reason>". Empty where
             none was sent or nobody could verify it.
         probe_rate: the share of its requests that the device is advised to follow with a probe.
+        fallback: whether the device ran the whole network because the server did not answer.
     """
 
     top: tuple[TopClass, ...]
@@ -73,6 +74,7 @@ class Prediction:
     request_id: str
     device: str = ""
     probe_rate: float = 0.0
+    fallback: bool = False
 
     @property
     def split_point(self) -> str:

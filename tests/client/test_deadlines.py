@@ -11,6 +11,7 @@ import pytest
 from toys import hostile
 from toys.client import BUSY, Server, hang, photo, reset
 from toys.hostile import Script
+from toys.polling import until
 
 from isplit_plugin.client import SplitClient, Timeout, Transport
 from isplit_plugin.errors import (
@@ -46,6 +47,7 @@ def test_an_answer_that_never_ends(script: Script) -> None:
         assert time.monotonic() - started < LONG_S
         if script is not hostile.silent:  # it notices when it sends
             assert server.ended.wait(LONG_S)  # before the transport is closed
+        until(lambda: server.accepted)
         assert server.accepted == 1  # the server may be working on it
         transport.close()
     assert threading.active_count() == threads
