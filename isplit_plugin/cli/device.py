@@ -40,7 +40,7 @@ examples:
   isplit device revoked --secret-file device.secret            # the revoked ids
   isplit device show --secret-file device.secret isplit1.WyJjYW1lcmEt...
 The server gets the same file through the environment variable ISPLIT_SECRET_FILE
-or the key isplit.secret_file in model-config.yaml; isplit serve --devices makes
+or the setting secret_file (isplit docs settings); isplit serve --devices makes
 one of its own. revoke adds a line to device.secret.revoked, which servers and
 forwarders read again when it changes; every host needs both files. A token that is
 issued after the revocation is valid again.

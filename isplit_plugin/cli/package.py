@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..schema import Cut, Manifest
 from ..terminal import table
@@ -30,9 +30,12 @@ examples:
       --profile resnet50.profile.safetensors --split-points layer2,layer3,layer4 --name resnet50
   isplit package --network torchvision:resnet50 --weights better.safetensors \\
       --profile better.profile.safetensors --name resnet50 --version 2.0
+  isplit package ... --set tail.sampling=0.1 --set torchserve.batchSize=8
 Without --split-points, those measured points are deployed whose smallest faithful codec (at
 least 99 % agreement) is smaller than the best faithful photo; if there is none, the three with
 the smallest.
+Settings: isplit docs settings. Those of one machine can be set where the server is
+started, too (isplit serve --set).
 """
 
 
@@ -69,6 +72,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="add PyTorch heads (.pt2), which are code: for trusted devices",
     )
     parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="KEY=VALUE",
+        help="a setting of the archive, tail.KEY or torchserve.KEY (may be repeated)",
+    )
+    parser.add_argument(
+        "--model-config",
+        type=Path,
+        metavar="FILE",
+        help="settings in YAML, merged into the archive's model-config.yaml",
+    )
+    parser.add_argument(
         "--no-output-head",
         action="store_true",
         help="leave out the head at output, the whole network",
@@ -90,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
 
     default = Cut.parse(options.default) if options.default else None
     profile = Profile.load(options.profile)
+    _config(options)  # a wrong setting is told before minutes of work
     common.make_folder(options.output)
     common.note(options, f"capturing {options.network} ...")
     loaded, net = load(options)
@@ -119,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
         bottlenecks=bottlenecks,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
+        config=_config(options),
         out_dir=options.output,
     )
     warnings = [*built.warnings, *_larger_than_photo(profile, built.manifest)]
@@ -147,6 +166,36 @@ def run(options: argparse.Namespace) -> int:
     if built.manifest.version != "1.0":
         print(f"or, beside other versions of a server that runs: isplit register {built.archive}")
     return 0
+
+
+def _config(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the options, in the form of a model-config.yaml.
+
+    Raises:
+        ServingError: a setting is unknown, or its value cannot be used.
+    """
+    from ..errors import ServingError
+    from ..serving.settings import TailSettings, check_torchserve_keys
+    from ..serving.settings_file import merged, parse_assignments, read_yaml
+
+    config: dict[str, Any] = {}
+    if options.model_config is not None:
+        config = read_yaml(options.model_config)
+        check_torchserve_keys(config, str(options.model_config))
+        TailSettings.of_archive(config, str(options.model_config))
+    assigned = parse_assignments(options.assignments)
+    for name in assigned:
+        if name not in ("tail", "torchserve"):
+            raise ServingError(
+                f"--set {name}: expected tail.KEY or torchserve.KEY; settings of the endpoint and "
+                "of one machine are set where the server is started (isplit serve --set)"
+            )
+    over = {**assigned.get("torchserve", {})}
+    if "tail" in assigned:
+        over["isplit"] = assigned["tail"]
+    check_torchserve_keys(over, "--set torchserve")
+    TailSettings.of_archive(over, "--set")
+    return merged(config, over)
 
 
 def _larger_than_photo(profile: Profile, manifest: Manifest) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import IsplitError
 from ..terminal import table
@@ -41,6 +41,7 @@ examples:
   isplit serve resnet50/2.0 resnet50/1.0        # two versions; 2.0 is the default one
   isplit serve --forward                        # and the forwarder, for this machine
   isplit serve --forward --forward-host 0.0.0.0 --certificate cert.pem --private-key key.pem
+  isplit serve --set tail.sampling=0.1 --set endpoint.min_gain=0.1
 Of several versions, the first one that is named is the server's default version,
 and without names the lowest: it answers requests that name no version.
 Statistics are kept in WORKDIR/store.db and survive a restart. Relative paths, in
@@ -75,6 +76,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="URL",
         help="SQLAlchemy URL of the store, or set ISPLIT_STORE (default: WORKDIR/store.db)",
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="settings of the workers in YAML, or set ISPLIT_SETTINGS (isplit docs settings)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="assignments",
+        metavar="KEY=VALUE",
+        help="one setting: tail.KEY, endpoint.KEY or models.NAME.KEY (may be repeated)",
     )
     parser.add_argument("--model-api", action="store_true", help="allow isplit register")
     parser.add_argument(
@@ -154,6 +169,7 @@ def run(options: argparse.Namespace) -> int:
         tokens=not options.no_tokens,
         token_minutes=options.token_minutes,
         model_api=options.model_api,
+        worker_settings=_worker_settings(options),
         timeout=options.timeout,
     ) as server:
         forwarder = _forwarder(server, options)
@@ -246,6 +262,18 @@ def _keep_tokens(server: TorchServe) -> None:
         server.keep_tokens()
     except IsplitError as error:
         print(f"isplit serve: {error.message}", file=sys.stderr)
+
+
+def _worker_settings(options: argparse.Namespace) -> dict[str, Any] | Path | None:
+    """The settings of the options; those of ``--set`` over those of the file."""
+    from ..serving.settings_file import SettingsFile, parse_assignments
+
+    if not options.assignments:
+        return options.settings  # type: ignore[no-any-return]
+    assigned = SettingsFile.of(parse_assignments(options.assignments), "--set", Path.cwd())
+    if options.settings is not None:
+        assigned = SettingsFile.read(options.settings).with_overrides(assigned)
+    return assigned.to_yaml()
 
 
 def _archives(options: argparse.Namespace) -> list[str] | None:

@@ -1,14 +1,16 @@
-"""Settings of the workers: the section ``isplit`` of their configuration file.
+"""Settings of the workers.
 
-Three environment variables of the server take precedence over the file: ``ISPLIT_STORE``,
-``ISPLIT_SECRET_FILE`` and ``ISPLIT_LABEL_SECRET_FILE``.
+They come from the section ``isplit`` of the archive's ``model-config.yaml``, from the settings file
+that ``ISPLIT_SETTINGS`` names, and from three more environment variables of the server:
+``ISPLIT_STORE``, ``ISPLIT_SECRET_FILE`` and ``ISPLIT_LABEL_SECRET_FILE``. The later ones take
+precedence. Each source is checked alone, so that a message names where the value stands.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
@@ -16,6 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..device_tokens import SECRET_VARIABLE
 from ..errors import ServingError
+from .settings_file import (
+    ENDPOINT,
+    PATH_KEYS,
+    SETTINGS_VARIABLE,
+    TAIL,
+    Layer,
+    SettingsFile,
+    absolute_paths,
+    absolute_store_url,
+    merged,
+)
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -30,6 +43,16 @@ _VARIABLES: Final = {
     "secret_file": SECRET_VARIABLE,
     "label_secret_file": LABEL_SECRET_VARIABLE,
 }
+_TORCHSERVE_NUMBERS: Final = (
+    "minWorkers",
+    "maxWorkers",
+    "batchSize",
+    "maxBatchDelay",
+    "responseTimeout",
+    "startupTimeout",
+    "maxRetryTimeoutInSec",
+)
+_TORCHSERVE_OTHER: Final = ("deviceType", "deviceIds")
 _KINDS: Final = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -44,23 +67,6 @@ def default_store_url() -> str:
 def store_url() -> str:
     """The store of a program without a configuration file: ``ISPLIT_STORE``, or the default."""
     return os.environ.get(STORE_VARIABLE) or default_store_url()
-
-
-def absolute_store_url(url: str) -> str:
-    """The URL with the absolute path of its SQLite file; another database's URL as it is."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url if "://" in url else f"sqlite:///{url}")
-    except ArgumentError:
-        return url  # opening the store reports it
-    path = parsed.database
-    if parsed.get_backend_name() != "sqlite" or not path or path == ":memory:":
-        return url
-    prefix = "file:" if path.startswith("file:") else ""
-    absolute = Path(path.removeprefix("file:")).absolute()
-    return parsed.set(database=f"{prefix}{absolute}").render_as_string(hide_password=False)
 
 
 def make_store_folder(url: str) -> None:
@@ -113,32 +119,85 @@ class WorkerSettings(BaseModel):
     model_config = _STRICT
 
     file: ClassVar[str]
-    """The configuration file, for error messages."""
+    """The configuration file that ships, for packaging."""
+    source: ClassVar[str]
+    """The file that a packaged model has, for error messages."""
+    kind: ClassVar[str]
+    """The section of a settings file."""
 
     store: str = Field(default_factory=default_store_url)
     secret_file: str | None = None
     label_secret_file: str | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None) -> Self:
-        """Settings from a parsed configuration file and the environment.
+    def of_archive(cls, config: Mapping[str, Any] | None, source: str) -> Self:
+        """The settings of an archive alone. ``source``: where they stand, for messages.
+
+        Raises as :meth:`from_config`.
+        """
+        return cls.model_validate(cls._checked(_archive_layer(config, source)))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | None, *, model: str | None = None) -> Self:
+        """Settings from the archive's configuration, the settings file and the environment.
+
+        Parameters:
+            config: the parsed configuration file of the archive.
+            model: the model's name, for its own section of the settings file.
 
         Raises:
-            ServingError: a key is unknown, or a value has the wrong type or is out of bounds. The
-                message names every such key, what was expected and what came.
+            ServingError: a key is unknown, a value has the wrong type or is out of bounds, or a
+                path is relative. The message names every such key, what was expected and what came,
+                and the file or variable.
         """
-        section = (config or {}).get("isplit")
-        if section is None:
-            section = {}
+        layers = [_archive_layer(config, cls.source)]
+        if path := os.environ.get(SETTINGS_VARIABLE):
+            if not Path(path).is_absolute():
+                raise ServingError(
+                    f"the variable {SETTINGS_VARIABLE}: expected an absolute path, because workers "
+                    f"run in folders of their own, got {path!r:.100}"
+                )
+            layers += SettingsFile.read(path).layers(cls.kind, model)
+        layers += _environment_layers()
+        values: dict[str, Any] = {}
+        for layer in layers:
+            values = merged(values, cls._checked(layer))
+        return cls.model_validate(values)
+
+    @classmethod
+    def check(cls, layers: Iterable[Layer]) -> None:
+        """Raise ServingError for the first layer that a worker would refuse."""
+        for layer in layers:
+            cls._checked(layer)
+
+    @classmethod
+    def _checked(cls, layer: Layer) -> dict[str, Any]:
+        """The values of one layer, with absolute paths. An empty value means the default."""
+        source, root, section, folder = layer
         if not isinstance(section, Mapping):
             raise ServingError(
-                f"{cls.file}: isplit: expected a section with keys, got {section!r:.100}"
+                f"{source}: {root}: expected a section with keys, got {section!r:.100}"
             )
+        values = {
+            key: value
+            for key, value in section.items()
+            if key not in _VARIABLES or value not in (None, "")
+        }
         try:
-            return cls.model_validate(_with_environment(section))
+            cls.model_validate(values)
         except ValidationError as error:
-            problems = "; ".join(_problem(cls, details) for details in error.errors())
-            raise ServingError(f"{cls.file}: {problems}") from None
+            problems = "; ".join(_problem(cls, root, details) for details in error.errors())
+            raise ServingError(f"{source}: {problems}") from None
+        absolute = absolute_paths(values, folder or Path())
+        if folder is None:
+            for key in _VARIABLES.keys() & values.keys():
+                if _is_relative(key, values[key]):
+                    raise ServingError(
+                        f"{source}: {f'{root}.{key}' if root else key}: expected an absolute path, "
+                        f"because workers run in folders of their own, got {values[key]!r:.100}"
+                    )
+            return values
+        return absolute
 
 
 class TailSettings(WorkerSettings):
@@ -156,6 +215,8 @@ class TailSettings(WorkerSettings):
     """
 
     file: ClassVar[str] = "model-config.yaml"
+    source: ClassVar[str] = "model-config.yaml in the model's archive"
+    kind: ClassVar[str] = TAIL
 
     statistics: bool = True
     sampling: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -176,6 +237,8 @@ class EndpointSettings(WorkerSettings):
     """
 
     file: ClassVar[str] = "endpoint-config.yaml"
+    source: ClassVar[str] = "model-config.yaml in isplit.mar"
+    kind: ClassVar[str] = ENDPOINT
 
     min_gain: Annotated[float, Field(ge=0, le=10)] = 0.05
     dwell_s: Annotated[float, Field(ge=0, le=1_000_000_000)] = 900.0
@@ -187,22 +250,70 @@ def _default_store_path() -> Path:
     return Path(state, "isplit", "isplit-store.sqlite3")
 
 
-def _with_environment(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with the environment's values. An empty value means the default."""
-    values = dict(section)
-    for key, variable in _VARIABLES.items():
-        value = os.environ.get(variable) or values.pop(key, None)
-        if value not in (None, ""):
-            values[key] = value
-    return values
+def check_torchserve_keys(config: Mapping[str, Any], source: str) -> None:
+    """Check the keys of an archive's configuration that TorchServe itself reads.
+
+    Raises:
+        ServingError: a key is unknown, or not a whole number where one is needed.
+    """
+    for key, value in config.items():
+        if key == "isplit" or key in _TORCHSERVE_OTHER:
+            continue
+        if key not in _TORCHSERVE_NUMBERS:
+            known = ", ".join(sorted((*_TORCHSERVE_NUMBERS, *_TORCHSERVE_OTHER, "isplit")))
+            raise ServingError(f"{source}: {key}: unknown key; known keys: {known}")
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ServingError(
+                f"{source}: {key}: expected a whole number from 1, got {value!r:.100}"
+            )
 
 
-def _problem(settings: type[BaseModel], error: ErrorDetails) -> str:
+def check_settings(settings: SettingsFile, models: Iterable[str] | None = None) -> None:
+    """Check a settings file as workers will.
+
+    ``models``: the models that are served, ``None`` where they are not known.
+
+    Raises:
+        ServingError: a key, a value or the name of a model that cannot be used.
+    """
+    known = None if models is None else sorted(set(models))
+    for name in settings.models:
+        if known is not None and name not in known:
+            raise ServingError(
+                f"{settings.source}: models.{name}: unknown model; known: {', '.join(known)}"
+            )
+    TailSettings.check(settings.layers(TAIL))
+    for name in settings.models:
+        TailSettings.check(settings.layers(TAIL, name))
+    EndpointSettings.check(settings.layers(ENDPOINT))
+
+
+def _archive_layer(config: Mapping[str, Any] | None, source: str) -> Layer:
+    section = (config or {}).get("isplit")
+    return Layer(source, "isplit", {} if section is None else section)
+
+
+def _environment_layers() -> list[Layer]:
+    """One layer for each variable that is set, so that a message names the variable."""
+    return [
+        Layer(f"the variable {variable}", "", {key: value})
+        for key, variable in _VARIABLES.items()
+        if (value := os.environ.get(variable))
+    ]
+
+
+def _is_relative(key: str, value: str) -> bool:
+    if key in PATH_KEYS:
+        return not Path(value).is_absolute()
+    return absolute_store_url(value, "/a") != absolute_store_url(value, "/b")
+
+
+def _problem(settings: type[BaseModel], root: str, error: ErrorDetails) -> str:
     """One error of pydantic in the words of this package."""
     *sections, key = error["loc"]
     for name in sections:
         settings = settings.model_fields[str(name)].annotation  # type: ignore[assignment]
-    where = ".".join(map(str, ("isplit", *error["loc"])))
+    where = ".".join(map(str, (*((root,) if root else ()), *error["loc"])))
     field = settings.model_fields.get(str(key))
     if field is None:
         return f"{where}: unknown key; known keys: {', '.join(sorted(settings.model_fields))}"

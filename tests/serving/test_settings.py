@@ -24,12 +24,13 @@ from isplit_plugin.serving.settings import (
     make_store_folder,
     store_url,
 )
+from isplit_plugin.serving.settings_file import SETTINGS_VARIABLE
 from isplit_plugin.serving.tail.metrics import DECLARED
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (STORE_VARIABLE, SECRET_VARIABLE, LABEL_SECRET_VARIABLE):
+    for variable in (STORE_VARIABLE, SECRET_VARIABLE, LABEL_SECRET_VARIABLE, SETTINGS_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -121,7 +122,9 @@ def test_the_log_configuration_is_xml() -> None:
     ],
 )
 def test_a_wrong_setting_of_a_tail_is_named(section: object, message: str) -> None:
-    with pytest.raises(ServingError, match=re.escape(f"model-config.yaml: {message}")):
+    with pytest.raises(
+        ServingError, match=re.escape(f"model-config.yaml in the model's archive: {message}")
+    ):
         TailSettings.from_config({"isplit": section})
 
 
@@ -137,7 +140,9 @@ def test_a_wrong_setting_of_a_tail_is_named(section: object, message: str) -> No
     ],
 )
 def test_a_wrong_setting_of_the_endpoint_is_named(section: object, message: str) -> None:
-    with pytest.raises(ServingError, match=re.escape(f"endpoint-config.yaml: {message}")):
+    with pytest.raises(
+        ServingError, match=re.escape(f"model-config.yaml in isplit.mar: {message}")
+    ):
         EndpointSettings.from_config({"isplit": section})
 
 
@@ -162,13 +167,41 @@ def test_every_wrong_setting_is_named_at_once() -> None:
 def test_the_environment_takes_precedence_over_the_file(
     settings: type[WorkerSettings], key: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = {"isplit": {key: "in the file"}}
-    assert getattr(settings.from_config(config), key) == "in the file"
-    monkeypatch.setenv(variable, "in the environment")
-    assert getattr(settings.from_config(config), key) == "in the environment"
-    assert getattr(settings.from_config(None), key) == "in the environment"
+    config = {"isplit": {key: "/in/the/file"}}
+    assert getattr(settings.from_config(config), key) == "/in/the/file"
+    monkeypatch.setenv(variable, "/in/the/environment")
+    assert getattr(settings.from_config(config), key) == "/in/the/environment"
+    assert getattr(settings.from_config(None), key) == "/in/the/environment"
     monkeypatch.setenv(variable, "")
-    assert getattr(settings.from_config(config), key) == "in the file"
+    assert getattr(settings.from_config(config), key) == "/in/the/file"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("store", "sqlite:///my.db"),
+        ("store", "my.db"),
+        ("secret_file", "my.secret"),
+        ("label_secret_file", "secrets/labels"),
+    ],
+)
+def test_a_relative_path_is_refused_where_nobody_knows_its_folder(
+    key: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ServingError, match=f"archive: isplit.{key}: expected an absolute path"):
+        TailSettings.from_config({"isplit": {key: value}})
+    with pytest.raises(ServingError, match=f"isplit.{key}: expected an absolute path"):
+        EndpointSettings.from_config({"isplit": {key: value}})
+    variables = {"store": STORE_VARIABLE, "secret_file": SECRET_VARIABLE}
+    variable = variables.get(key, LABEL_SECRET_VARIABLE)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ServingError, match=f"the variable {variable}: {key}: expected an absolute"):
+        TailSettings.from_config({})
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql+psycopg://u@h/d"])
+def test_a_store_without_a_path_is_not_relative(url: str) -> None:
+    assert TailSettings.from_config({"isplit": {"store": url}}).store == url
 
 
 def test_the_default_store_is_in_the_users_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:

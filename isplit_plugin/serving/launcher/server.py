@@ -16,11 +16,12 @@ from ...errors import AuthenticationError, ServerUnavailableError, ServingError,
 from ..model_store import archive_identity, find_archives
 from ..resources import config_file
 from ..settings import STORE_VARIABLE
+from ..settings_file import SETTINGS_VARIABLE
 from .key_file import KeyFile, TokenKind
 from .management import ModelStatus, call, describe_workers, model_status
 from .process import Frontend, free_ports, log_tail, read_properties
 from .registry import LOG_DELAY_S, load_failure, register, set_default, unregister
-from .worker_environment import check_secrets, worker_environment
+from .worker_environment import check_secrets, settings_of, worker_environment
 
 _START_TRIES: Final = 3
 _PORT_TAKEN: Final = ("Address already in use", "java.net.BindException")
@@ -65,6 +66,9 @@ class TorchServe:
         settings: more keys of TorchServe's ``config.properties``; they take precedence over the
             file that ships with this package.
         environment: more environment variables for the workers.
+        worker_settings: settings of the workers, in the sections ``tail``, ``models`` and
+            ``endpoint`` of a settings file; or the path of such a file. They take precedence over
+            what the archives hold, and over the file that ``ISPLIT_SETTINGS`` names.
         log_config: a log4j2 file, instead of the one that ships with this package.
         timeout: seconds within which all models must be ready.
 
@@ -74,7 +78,8 @@ class TorchServe:
         metrics_url: address of the metrics API; empty before the start.
 
     Raises:
-        ServingError: the model store, a model or a key of ``settings`` cannot be used.
+        ServingError: the model store, a model, a key of ``settings`` or a setting of the workers
+            cannot be used.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class TorchServe:
         model_api: bool = False,
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        worker_settings: Mapping[str, Any] | str | Path | None = None,
         log_config: str | Path | None = None,
         timeout: float = 180.0,
     ) -> None:
@@ -115,6 +121,11 @@ class TorchServe:
             )
         overrides = {STORE_VARIABLE: store} if store else {}
         self._environment = worker_environment(overrides | dict(environment or {}))
+        self._worker_settings = settings_of(
+            self._environment,
+            worker_settings,
+            [archive_identity(path)[0] for path in self._archives],
+        )
         self._log_config = Path(log_config) if log_config else config_file("log4j2.xml")
         self._timeout = timeout
         self._frontend: Frontend | None = None
@@ -305,6 +316,11 @@ class TorchServe:
         if self._devices:
             environment[SECRET_VARIABLE] = str(_make_secret(workdir))
         check_secrets(environment)
+        if self._worker_settings is not None:
+            settings_path = workdir / "settings.yaml"
+            workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._worker_settings.write(settings_path)
+            environment[SETTINGS_VARIABLE] = str(settings_path)
         self._frontend = Frontend(
             workdir,
             properties,

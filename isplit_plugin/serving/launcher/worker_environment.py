@@ -1,15 +1,18 @@
-"""What the launcher tells the workers through environment variables: the store and the secrets."""
+"""What the launcher tells the workers through environment variables: the store, the secrets, and
+their settings.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ...device_tokens import SECRET_VARIABLE, RevokedDevices, read_secret, revoked_path
 from ...errors import SecretError
-from ..settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE, absolute_store_url
+from ..settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE, check_settings
+from ..settings_file import SETTINGS_VARIABLE, SettingsFile, absolute_store_url
 
 _SECRETS: Final = (SECRET_VARIABLE, LABEL_SECRET_VARIABLE)
 
@@ -24,12 +27,42 @@ def worker_environment(overrides: Mapping[str, str]) -> dict[str, str]:
         overrides: variables that take precedence over this process's environment.
     """
     environment = dict(overrides)
-    for variable in (STORE_VARIABLE, *_SECRETS):
+    for variable in (STORE_VARIABLE, SETTINGS_VARIABLE, *_SECRETS):
         value = environment.get(variable) or os.environ.get(variable)
         if value:
             is_url = variable == STORE_VARIABLE
             environment[variable] = absolute_store_url(value) if is_url else _absolute(value)
     return environment
+
+
+def settings_of(
+    environment: Mapping[str, str],
+    worker_settings: Mapping[str, Any] | str | Path | None,
+    models: Iterable[str],
+) -> SettingsFile | None:
+    """The settings of the workers, checked as they will check them; ``None`` where none are set.
+
+    Parameters:
+        environment: of the workers; its settings file is the base.
+        worker_settings: settings, or the path of a settings file, over that.
+        models: the names of the models that are served.
+
+    Raises:
+        ServingError: a file cannot be read, or a key, value or model is unknown.
+    """
+    known = tuple(models)
+    settings = None
+    if path := environment.get(SETTINGS_VARIABLE):
+        settings = SettingsFile.read(path)
+        check_settings(settings)
+    if worker_settings is not None:
+        if isinstance(worker_settings, Mapping):
+            over = SettingsFile.of(worker_settings, "the settings", Path.cwd())
+        else:
+            over = SettingsFile.read(worker_settings)
+        check_settings(over, known)
+        settings = over if settings is None else settings.with_overrides(over)
+    return settings
 
 
 def check_secrets(environment: Mapping[str, str]) -> None:

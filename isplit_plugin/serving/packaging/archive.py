@@ -31,7 +31,8 @@ from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
 from ..model_store import archive_name, check_unused, head_bundle_name
 from ..optional import package_warnings
 from ..resources import config_file, handler_file
-from ..settings import TailSettings
+from ..settings import TailSettings, check_torchserve_keys
+from ..settings_file import merged
 from .bottlenecks import bottleneck_file, with_bottlenecks
 from .manifest import make_manifest
 
@@ -82,7 +83,7 @@ def package(
 
     Raises:
         BundleError: a file of another model and version has the name of one of the files.
-        ServingError: ``config`` has a key or value that a tail worker would refuse.
+        ServingError: ``config`` has a key or value that TorchServe or a tail worker would refuse.
         ProbeError: ``config`` turns probes on, and no deployed split point can have them.
     """
     profile = with_bottlenecks(profile, net, bottlenecks)
@@ -99,7 +100,8 @@ def package(
         bottlenecks=bottlenecks,
     )
     check_unused(Path(out_dir), manifest.model, manifest.version)
-    settings = TailSettings.from_config(config)
+    check_torchserve_keys(config or {}, "the settings")
+    settings = TailSettings.of_archive(config, "the settings")
     part_warnings = package_warnings(net, manifest, settings, pt2=pt2)
     archive = build_archive(
         net,
@@ -136,7 +138,7 @@ def build_archive(
 
     Parameters:
         manifest: of :func:`make_manifest`. config: overrides of the shipped ``model-config.yaml``;
-        its ``isplit`` section is merged key by key.
+        they are merged key by key.
 
     Raises ServingError where the archiver fails.
     """
@@ -233,9 +235,7 @@ def _write_config(path: Path, shipped: str, overrides: Mapping[str, Any] | None)
         shutil.copyfile(source, path)
         return
     base = yaml.safe_load(source.read_text("utf-8"))
-    section = {**base.get("isplit", {}), **overrides.get("isplit", {})}
-    merged = {**base, **overrides, "isplit": section}
-    path.write_text(yaml.safe_dump(merged, sort_keys=False), "utf-8")
+    path.write_text(yaml.safe_dump(merged(base, overrides), sort_keys=False), "utf-8")
 
 
 def _archive(stage: Path, files: Path, model: str, version: str, out_dir: Path) -> Path:

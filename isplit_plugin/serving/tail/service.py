@@ -65,7 +65,7 @@ class TailService:
         properties = context.system_properties
         config = context.model_yaml_config or {}
         folder = Path(properties["model_dir"])
-        self.settings = settings = TailSettings.from_config(config)
+        self.settings = settings = TailSettings.from_config(config, model=context.model_name)
         self.manifest = manifest = _read_manifest(folder)
         verify_files(folder, manifest)
         torch.set_num_threads(settings.threads)
@@ -180,8 +180,8 @@ class TailService:
             part.check(job.request)
         elif job.request.probe and not job.explain:
             raise ProbeError(
-                "probes are off for this model: the operator turns them on with "
-                "isplit.probes.enabled in model-config.yaml"
+                "probes are off for this model: the operator turns them on with the setting "
+                "probes.enabled"
             )
         plain = part is None and not job.explain
         items = job.request.batch * (1 if plain else explain.COST)

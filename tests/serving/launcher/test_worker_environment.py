@@ -12,12 +12,13 @@ from isplit_plugin.errors import SecretError
 from isplit_plugin.serving.launcher import TorchServe, process
 from isplit_plugin.serving.launcher.worker_environment import worker_environment
 from isplit_plugin.serving.settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE
+from isplit_plugin.serving.settings_file import SETTINGS_VARIABLE
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder; no variable is set."""
-    for variable in (STORE_VARIABLE, SECRET_VARIABLE, LABEL_SECRET_VARIABLE):
+    for variable in (STORE_VARIABLE, SECRET_VARIABLE, LABEL_SECRET_VARIABLE, SETTINGS_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
