@@ -56,6 +56,15 @@ def check_unused(folder: Path, model: str, version: str) -> None:
             )
 
 
+def packaged_network(folder: Path, model: str, version: str) -> str | None:
+    """The network hash of the head bundle of a version; ``None`` where there is none to read."""
+    path = folder / head_bundle_name(model, version)
+    try:
+        return str(_read_json(path, MANIFEST)["network_hash"])
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError):
+        return None
+
+
 def find_archives(folder: Path, words: Sequence[str] | None = None) -> list[Path]:
     """Archives of a model store, the lowest version of a model before its others.
 

@@ -266,9 +266,15 @@ class Store(ForkAware, Closing):
         after: StandingState,
         changes: Sequence[PickChange],
     ) -> bool:
-        """Replace the standing pick ``before``; ``False`` if another one stands by now."""
+        """Replace the standing pick ``before``; ``False`` if another one stands by now.
+
+        ``False``, too, if the version was forgotten.
+        """
+        version = (manifest.model, manifest.version, manifest.network_hash)
         with self._db.write() as (connection, _):
-            replaced = write_standing(connection, manifest, group, before, after, changes)
+            replaced = has_version(connection, *version) and write_standing(
+                connection, manifest, group, before, after, changes
+            )
             if not replaced:
                 connection.rollback()
             return replaced

@@ -92,6 +92,15 @@ def test_a_network_stays_while_a_version_has_it(both: Store) -> None:
     assert both.view(SECOND).observations == 0
 
 
+def test_a_forgotten_version_gets_no_standing_pick(both: Store) -> None:
+    """As from an endpoint that read the version a moment before."""
+    both.forget("toy", version="1.0")
+    state = StandingState(Cut("layer1", "uint8"), AT, "hash", 1)
+    revision = both.revision()
+    assert not both.put_standing(manifest(), "all", None, state, [])
+    assert both.revision() == revision
+
+
 def test_labels_of_forgotten_requests_are_refused(both: Store) -> None:
     both.forget("toy", version="1.0")
     gone, kept = both.add_labels([Label("1.0-0", 0), Label("2.0-0", 0)])

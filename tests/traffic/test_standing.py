@@ -27,6 +27,7 @@ def change(number: int) -> PickChange:
 
 def test_a_state_is_kept_by_model_version_and_group(store: Store) -> None:
     one, two = manifest(), manifest(version="2.0")
+    store.put_network(two, None)
     assert store.put_standing(one, "all", None, standing(1), [change(1)])
     assert store.standing_snapshot(one, "all").state == standing(1)
     assert store.standing_snapshot(one, "lab").state is None

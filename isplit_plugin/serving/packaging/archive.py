@@ -28,7 +28,7 @@ from ...files import file_sha256, write_atomically
 from ...profile import Profile
 from ...schema import OUTPUT, Cut, Manifest, Preprocessing
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
-from ..model_store import archive_name, check_unused, head_bundle_name
+from ..model_store import archive_name, check_unused, head_bundle_name, packaged_network
 from ..optional import package_warnings
 from ..resources import config_file, handler_file
 from ..settings import TailSettings, check_torchserve_keys
@@ -100,6 +100,12 @@ def package(
         bottlenecks=bottlenecks,
     )
     check_unused(Path(out_dir), manifest.model, manifest.version)
+    before = packaged_network(Path(out_dir), manifest.model, manifest.version)
+    if before not in (None, manifest.network_hash):
+        warnings += (
+            f"{manifest.model} {manifest.version} was another network so far, and its files are "
+            "overwritten: if devices use them, give this network another version",
+        )
     check_torchserve_keys(config or {}, "the settings")
     settings = TailSettings.of_archive(config, "the settings")
     part_warnings = package_warnings(net, manifest, settings, pt2=pt2)

@@ -37,6 +37,7 @@ from isplit_plugin.serving import resources
 from isplit_plugin.serving.files import verify_files
 from isplit_plugin.serving.model_store import archive_identity
 from isplit_plugin.serving.packaging import (
+    Built,
     build_archive,
     build_endpoint_archive,
     build_head_bundle,
@@ -152,6 +153,52 @@ def test_package_writes_three_files_of_one_network(
         "relu2",
     )  # 130 bytes against 900 of the JPEG; relu1 takes 1024
     assert built.manifest.default == Cut("relu2", "uint8")  # the one codec that was measured there
+
+
+def test_a_version_overwrites_no_other(
+    net: CapturedNetwork, profile: Profile, tmp_path: Path
+) -> None:
+    def build(version: str, model: str = "toy") -> Built:
+        return package(
+            net,
+            profile=profile,
+            preprocessing=PREPROCESSING,
+            classes=CLASSES,
+            model=model,
+            version=version,
+            deployed=["relu2"],
+            include_output=False,
+            out_dir=tmp_path,
+        )
+
+    first = build("1.0")
+    before = file_sha256(first.archive), file_sha256(first.bundle)
+    second = build("2.0")
+    assert second.archive == tmp_path / "toy-2.0.mar"
+    assert second.bundle == tmp_path / "toy-2.0.head.zip"
+    assert archive_identity(second.archive) == ("toy", "2.0")
+    assert (file_sha256(first.archive), file_sha256(first.bundle)) == before
+    with pytest.raises(BundleError, match=r"toy-2\.0\.mar: expected the file of toy-2\.0 1\.0"):
+        build("1.0", "toy-2.0")
+
+
+def test_another_network_under_the_same_version_is_warned_about(
+    net: CapturedNetwork, profile: Profile, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "toy.head.zip", "w") as bundle:
+        identity = {"model": "toy", "version": "1.0", "network_hash": "another"}
+        bundle.writestr("manifest.json", json.dumps(identity))
+    for expected in (1, 0):
+        built = package(
+            net,
+            profile=profile,
+            preprocessing=PREPROCESSING,
+            classes=CLASSES,
+            deployed=["relu2"],
+            include_output=False,
+            out_dir=tmp_path,
+        )
+        assert sum("give this network another version" in w for w in built.warnings) == expected
 
 
 def _measured(profile: Profile, *rows: tuple[str, str, float, int]) -> Profile:
