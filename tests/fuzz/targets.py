@@ -7,8 +7,10 @@ from typing import Final
 from .file_targets import FILE_TARGETS
 from .server_targets import SERVER_TARGETS
 from .target import Target
+from .transform_targets import TRANSFORM_TARGETS
 from .wire_targets import WIRE_TARGETS
 
 TARGETS: Final[dict[str, Target]] = {
-    target.name: target for target in (*WIRE_TARGETS, *FILE_TARGETS, *SERVER_TARGETS)
+    target.name: target
+    for target in (*WIRE_TARGETS, *TRANSFORM_TARGETS, *FILE_TARGETS, *SERVER_TARGETS)
 }

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import logging
+import operator
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["isplit_plugin", "PIL"]):
     import PIL.Image
@@ -36,6 +38,31 @@ HANG_S: Final = 20
 _EVERY: Final = 500
 
 
+_COMPARISONS: Final = (
+    operator.lt,
+    operator.le,
+    operator.eq,
+    operator.ne,
+    operator.gt,
+    operator.ge,
+)
+
+
+def keep_no_arrays() -> None:
+    """Make atheris compare arrays without tracing: it keeps the memory of each comparison's result.
+
+    Call it when atheris is running, for it puts its own functions in place at the start.
+    """
+    trace = atheris._trace_cmp
+
+    def compare(left: Any, right: Any, number: int, *more: Any) -> Any:
+        if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+            return _COMPARISONS[number](left, right)
+        return trace(left, right, number, *more)
+
+    atheris._trace_cmp = compare
+
+
 class MemoryGrowthError(Exception):
     """The process holds more and more memory."""
 
@@ -53,6 +80,8 @@ class Watch:
         self._failures: dict[str, dict[str, Any]] = {}
 
     def __call__(self, case: bytes) -> None:
+        if not self._executions:
+            keep_no_arrays()
         started = time.thread_time()
         try:
             check(self._target, case)

@@ -1,0 +1,95 @@
+"""Targets: the codec ``dct`` and the files of transforms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import safetensors.numpy
+from toys.transforms import toy_transform
+
+from isplit_plugin.errors import ArtifactError, WireError
+from isplit_plugin.wire import load_json
+from isplit_plugin.wire.transform import transform_file
+from isplit_plugin.wire.transform.codec import decode_items, encode_items
+from isplit_plugin.wire.transform.transform import QUALITIES
+from isplit_plugin.wire.transform.transform_file import pack_transforms, unpack_transforms
+
+from .target import Target
+
+_TRANSFORMS: Final = (
+    toy_transform(),
+    toy_transform((10, 8), 2, split_point="tokens", components=3),
+    toy_transform((3, 1, 1), 1, components=2),
+)
+
+
+def _dct(case: bytes) -> None:
+    """A case is: which transform, which quality, the number of items, the payload."""
+    if len(case) < 3:
+        return
+    transform = _TRANSFORMS[case[0] % len(_TRANSFORMS)]
+    quality = QUALITIES[case[1] % len(QUALITIES)]
+    shape = (1 + case[2] % 4, *transform.shape)
+    activation = decode_items(case[3:], shape, transform, quality)
+    assert activation.shape == shape
+    assert np.isfinite(activation).all()
+
+
+def _dct_seeds() -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    for number, transform in enumerate(_TRANSFORMS):
+        for quality in QUALITIES[::3]:
+            for items in (1, 3):
+                values = rng.normal(0, 3, (items, *transform.shape)).astype(np.float32)
+                payload = encode_items(values, transform, quality)
+                yield bytes((number, quality, items - 1)) + payload
+
+
+def _transforms(case: bytes) -> None:
+    """A case is a flag and then, with an even flag, the JSON of a file, else the file."""
+    if not case or case[0] % 2:
+        unpack_transforms(case[1:])
+        return
+    description = load_json(case[1:])
+    if isinstance(description, dict):
+        unpack_transforms(_file(description))
+
+
+def _file(description: dict[str, Any]) -> bytes:
+    """The file with this JSON, the arrays of the toy transforms, and the right SHA-256."""
+    whole = pack_transforms(_TRANSFORMS)
+    arrays = safetensors.numpy.load(whole)
+    sha256 = _digest(description, arrays)
+    signed = json.dumps({"content": description, "sha256": sha256})
+    return bytes(safetensors.numpy.save(arrays, metadata={transform_file._KEY: signed}))
+
+
+def _digest(description: dict[str, Any], arrays: transform_file.Arrays) -> str:
+    try:
+        return transform_file._digest(description, arrays)
+    except ValueError:  # 1e999, which the reader refuses too
+        return ""
+
+
+def _transforms_seeds() -> Iterator[bytes]:
+    described = [transform_file._described(transform) for transform in _TRANSFORMS]
+    yield b"\0" + json.dumps({"format": transform_file.FORMAT, "transforms": described}).encode()
+    yield b"\1" + pack_transforms(_TRANSFORMS[2:])
+
+
+TRANSFORM_TARGETS: Final = (
+    Target("dct", "the payload of the codec dct", _dct, _dct_seeds, (WireError,), json_at=None),
+    Target(
+        "transforms",
+        "a file of transforms",
+        _transforms,
+        _transforms_seeds,
+        (ArtifactError, WireError),
+        json_at=1,
+        max_bytes=16_384,
+        words=("network_hash", "split_point", "shape", "channel_axis", "spacing", "step"),
+    ),
+)
