@@ -100,11 +100,10 @@ def decide(
 ) -> Decision:
     """Choose the cut for one photo.
 
-    Without a deadline the option of the lowest expected latency (or of the fewest bytes) is taken.
-    With one, those that meet it with a probability of at least :data:`SURE` are compared in the
-    same way by bytes first: the cheapest of them is taken. If there is none, the likeliest to meet
-    it is. Options that are refused are never taken, unless all are: then the one that agrees best
-    is, because a photo must be answered.
+    The cheapest option is taken: the one of the lowest expected latency, or of the fewest bytes.
+    With a deadline, the cheapest of those that meet it with a probability of at least
+    :data:`SURE`; if there is none, the likeliest to meet it. Options that are refused are never
+    taken, unless all are: then the one that agrees best is, because a photo must be answered.
 
     Ties go to fewer bytes, then to less work on the device, then to the name of the cut.
 
@@ -146,18 +145,18 @@ def decide(
 def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
     """How long after the photo's arrival the device should start to answer by itself.
 
-    With a deadline, so late that the local answer is ready in time. Without one, after as long as
-    the local answer takes, or the remote one was expected to, if that is longer: whoever waits as
-    long as the alternative costs pays at most twice the better of the two (Karlin et al.,
-    *Algorithmica* 1988).
+    With a deadline, so late that the local answer is ready in time. Without one, or where it cannot
+    be in time, after as long as the local answer takes, or the remote one was expected to, if that
+    is longer: whoever waits as long as the alternative costs pays at most twice the better of the
+    two (Karlin et al., *Algorithmica* 1988).
 
     Returns ``None`` where the decision is local already, or the device has no local option.
     """
     local = next((rated for rated in decision.options if rated.option.is_local), None)
     if local is None or decision.taken.option.is_local or local.option.refused:
         return None
-    if deadline_ms is not None:
-        return max(0.0, deadline_ms - _MARGIN * local.expected_ms)
+    if deadline_ms is not None and deadline_ms >= _MARGIN * local.expected_ms:
+        return deadline_ms - _MARGIN * local.expected_ms
     return max(local.expected_ms, decision.taken.expected_ms)
 
 
@@ -197,15 +196,12 @@ def _best(
         option = options[index]
         return option.nbytes, _finite(expected[index]), _own_ms(option), str(option.cut)
 
+    cost, cheapest = (by_bytes, "fewest bytes") if objective == "bytes" else (by_latency, "fastest")
     if np.isnan(in_time).all():
-        if objective == "bytes":
-            return min(allowed, key=by_bytes), "sends the fewest bytes"
-        return min(allowed, key=by_latency), "fastest"
+        return min(allowed, key=cost), cheapest
     sure = [index for index in allowed if in_time[index] >= SURE]
     if sure:
-        return min(
-            sure, key=by_bytes
-        ), "sends the fewest bytes of those that surely meet the deadline"
+        return min(sure, key=cost), f"{cheapest} of those that surely meet the deadline"
     likeliest = min(allowed, key=lambda index: (-in_time[index], by_latency(index)))
     if in_time[likeliest] <= 0:
         return min(allowed, key=by_latency), "no cut can meet the deadline; this one is fastest"
@@ -226,11 +222,11 @@ def _why_not(
         return "its time is not known"
     if not math.isnan(in_time[index]) and in_time[index] < min(SURE, in_time[best]):
         return f"meets the deadline with probability {in_time[index]:.2f}"
-    if option.nbytes > taken.nbytes and not math.isnan(in_time[index]):
-        return f"{option.nbytes - taken.nbytes:.0f} bytes more than {taken.cut}"
     later_ms = expected[index] - expected[best]
     if later_ms > 0:
         return f"{later_ms:.3g} ms slower than {taken.cut}"
+    if option.nbytes > taken.nbytes:
+        return f"{option.nbytes - taken.nbytes:.0f} bytes more than {taken.cut}"
     return f"no better than {taken.cut}"
 
 

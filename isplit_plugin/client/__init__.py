@@ -12,19 +12,26 @@ from __future__ import annotations
 
 import logging
 
+from .adaptive_client import AdaptiveClient
 from .budget import Timeout
 from .bundle import HeadBundle
 from .class_list import fetch_classes
+from .explanation import Explanation
 from .key_file import read_key
 from .labels import LabelReport, send_labels
 from .recommendations import ENDPOINT, fetch_recommendation
 from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, RuntimeFactory, TorchHead
 from .splitclient import SplitClient
+from .stream import Frame, FrameStream
 from .transport import Token, Transport
 
 __all__ = [
     "ENDPOINT",
     "RUNTIMES",
+    "AdaptiveClient",
+    "Explanation",
+    "Frame",
+    "FrameStream",
     "HeadBundle",
     "HeadRuntime",
     "LabelReport",

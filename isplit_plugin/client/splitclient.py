@@ -15,9 +15,11 @@ from ..errors import (
     ImageError,
     NetworkMismatchError,
     ProtocolError,
+    QueryError,
     ServerBusyError,
     ServerUnavailableError,
     UnknownCodecError,
+    UnknownSplitPointError,
     UnknownVersionError,
     WireError,
     WireSizeError,
@@ -302,6 +304,13 @@ class SplitClient(Closing):
     def resolve(self, cut: Cut | str | None = None) -> Cut:
         """The complete cut that :meth:`predict` uses for ``cut``. Raises as :meth:`predict`."""
         return resolve(self.manifest, self._cut, cut)
+
+    def can_take(self, cut: Cut) -> bool:
+        """Whether this client can predict at a cut: it is deployed, and its head is here."""
+        try:
+            return self._local.has_head(self.resolve(cut).split_point)
+        except (UnknownSplitPointError, UnknownCodecError, BundleError, QueryError):
+            return False
 
     @property
     def cut(self) -> Cut:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .comparison import ADAPTIVE, ORACLE, PolicyResult, best_fixed, compare, summary
 from .kernel import Photo, PolicyFactory, Run, simulate
 from .policies import Adaptive, Choice, Fixed, Oracle, Policy
+from .proxy import SlowProxy
 from .scenario import Scenario, options_of, useful
 from .uplink import ConstantUplink, TraceUplink, Uplink, swinging_trace
 
@@ -26,6 +27,7 @@ __all__ = [
     "PolicyResult",
     "Run",
     "Scenario",
+    "SlowProxy",
     "TraceUplink",
     "Uplink",
     "best_fixed",

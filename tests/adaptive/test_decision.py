@@ -37,13 +37,16 @@ def test_the_fastest_cut_by_hand(mbps: float, cut: Cut, expected_ms: float) -> N
 
 
 def test_with_a_deadline_the_cheapest_of_the_sure_ones() -> None:
-    decision = decide(OPTIONS, FixedLink(20.0, 20.0), deadline_ms=150)
-    assert decision.cut == SPLIT.cut
-    assert [row.in_time for row in decision.options] == [0.0, 1.0, 1.0]
-    by_cut = {row.cut: row.reason for row in decision.options}
+    link = FixedLink(20.0, 20.0)
+    fastest = decide(OPTIONS, link, deadline_ms=150)
+    assert fastest.cut == PHOTO.cut
+    assert [row.in_time for row in fastest.options] == [0.0, 1.0, 1.0]
+    smallest = decide(OPTIONS, link, deadline_ms=150, objective="bytes")
+    assert smallest.cut == SPLIT.cut
+    by_cut = {row.cut: row.reason for row in smallest.options}
     assert by_cut[LOCAL.cut] == "meets the deadline with probability 0.00"
     assert by_cut[PHOTO.cut] == "10000 bytes more than layer2:dct@3"
-    assert decide(OPTIONS, FixedLink(20.0, 20.0), deadline_ms=301).cut == LOCAL.cut
+    assert decide(OPTIONS, link, deadline_ms=301, objective="bytes").cut == LOCAL.cut
 
 
 def test_a_deadline_that_nothing_meets() -> None:
@@ -75,7 +78,8 @@ def test_patience_is_what_the_local_answer_costs() -> None:
     fast = decide(OPTIONS, FixedLink(20.0, 20.0))
     assert patience_ms(fast, None) == 300
     assert patience_ms(fast, 500) == pytest.approx(500 - 1.2 * 300)
-    assert patience_ms(fast, 100) == 0
+    assert patience_ms(fast, 360) == pytest.approx(0)
+    assert patience_ms(fast, 100) == 300  # the local answer would be late anyway
     assert patience_ms(decide(OPTIONS, FixedLink(0.1, 20.0)), None) is None
     assert patience_ms(decide((PHOTO, SPLIT), FixedLink(0.1, 20.0)), 100) is None
 
@@ -155,6 +159,6 @@ def test_the_likeliest_is_taken_where_none_is_sure(
         return
     sure = [row for row in allowed if row.in_time >= SURE]
     if sure:
-        assert decision.taken.option.nbytes == min(row.option.nbytes for row in sure)
+        assert decision.taken.expected_ms == min(row.expected_ms for row in sure)
     else:
         assert decision.taken.in_time == max(row.in_time for row in allowed)

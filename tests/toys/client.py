@@ -12,6 +12,7 @@ import json
 import socket
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from isplit_plugin import image
+from isplit_plugin.client import HeadRuntime
 from isplit_plugin.errors import IsplitError
 from isplit_plugin.schema import (
     Cut,
@@ -323,6 +325,22 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.lower(), value)
         self.end_headers()
         self.wfile.write(body)
+
+
+class SlowRuntime:
+    """The heads of another runtime, with a pause before the whole network: a slow device."""
+
+    def __init__(self, runtime: HeadRuntime, local_ms: float) -> None:
+        self._runtime = runtime
+        self._local_ms = local_ms
+
+    def has(self, split_point: str) -> bool:
+        return self._runtime.has(split_point)
+
+    def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
+        if split_point == "output":
+            time.sleep(self._local_ms / 1000)
+        return self._runtime.run(split_point, x)
 
 
 def answering(status: int, body: bytes = b"", **headers: str) -> Fault:

@@ -1,0 +1,41 @@
+"""Why a photo goes the way it goes, for people and programs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..adaptive import Decision, LinkEstimate
+from ..schema import Recommendation
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a photo would go the way it would go now.
+
+    Attributes:
+        decision: every cut with its expected milliseconds, and why it would not be taken.
+        link: what is known of the link.
+        advice: the newest recommendation; ``None`` before the first.
+        server_down_s: seconds until the server is tried again after a failure; 0 while it is up.
+    """
+
+    decision: Decision
+    link: LinkEstimate
+    advice: Recommendation | None
+    server_down_s: float
+
+    def __str__(self) -> str:
+        lines = [f"link: {self.link}"]
+        if self.server_down_s > 0:
+            lines.append(f"the server failed; it is tried again in {self.server_down_s:.1f} s")
+        for row in sorted(self.decision.options, key=lambda row: _last_if_nan(row.expected_ms)):
+            option = row.option
+            lines.append(
+                f"{row.cut!s:<32} {row.expected_ms:8.1f} ms  {option.nbytes:8.0f} B  {row.reason}"
+            )
+        return "\n".join(lines)
+
+
+def _last_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value

@@ -1,0 +1,238 @@
+"""The adaptive client behind a slowed-down link: it follows the link, and no photo is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from toys.client import (
+    BUSY,
+    Handler,
+    Server,
+    SlowRuntime,
+    hang,
+    photo,
+    recommendation,
+    reset,
+    torchserve_error,
+)
+from toys.polling import until
+
+from isplit_plugin.client import AdaptiveClient, SplitClient
+from isplit_plugin.errors import ImageError, QueryError, ServerUnavailableError
+from isplit_plugin.schema import Cut, RatedCut, Recommendation
+from isplit_plugin.simulation import ConstantUplink, SlowProxy
+
+LOCAL = Cut("output", "none")
+POOL = Cut("pool", "fp32")
+DOUBLE = Cut("double", "fp32")
+REMOTE = {POOL, DOUBLE}  # about as fast as each other here
+BLUE = photo(0, 0, 255)
+
+
+def advice_of(local_ms: float = 60.0, **verdicts: str) -> Recommendation:
+    """Small at `pool`, larger at `double`, and `output` at ``local_ms``."""
+    rows = [
+        rated(POOL, 700, 0.5, 2.0, verdicts.get("pool", "picked")),
+        rated(DOUBLE, 900, 0.5, 2.0, verdicts.get("double", "slower")),
+        rated(LOCAL, 0, local_ms, 0.0, verdicts.get("local", "slower")),
+    ]
+    return recommendation(POOL, use=rows[0], cuts=tuple(rows))
+
+
+def rated(cut: Cut, nbytes: float, device_ms: float, server_ms: float, verdict: str) -> RatedCut:
+    usual = recommendation(cut).use
+    return replace(
+        usual,
+        cut=cut,
+        nbytes=nbytes,
+        device_ms=device_ms,
+        server_ms=server_ms,
+        verdict=verdict,
+        reason=f"it is {verdict}",
+    )
+
+
+@pytest.fixture
+def adapt(
+    server: Server, connect: Callable[..., SplitClient]
+) -> Iterator[Callable[..., AdaptiveClient]]:
+    """Makes adaptive clients whose device takes ``local_ms`` for the whole network."""
+    made: list[AdaptiveClient] = []
+
+    def make(
+        *, local_ms: float = 60.0, url: str | None = None, advised: bool = True, **options: Any
+    ) -> AdaptiveClient:
+        server.state.advice = options.pop("advice", advice_of(local_ms))
+        plain = connect()
+        assert plain.runtime is not None
+        runtime = SlowRuntime(plain.runtime, local_ms)
+        client = connect(url=url or server.url, runtime=runtime, timeout=20.0)
+        made.append(AdaptiveClient(client, **options))
+        if advised:
+            assert made[-1].wait_for_advice() is not None
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+def test_the_fastest_way_is_taken(adapt: Callable[..., AdaptiveClient]) -> None:
+    client = adapt(local_ms=400.0)
+    predictions = [client.predict(BLUE) for _ in range(5)]
+    assert {prediction.label for prediction in predictions} == {"blue"}
+    assert predictions[-1].cut in REMOTE
+    fast = adapt(local_ms=0.0)
+    assert [fast.predict(BLUE).cut for _ in range(5)][-1] == LOCAL
+
+
+def test_the_link_drops_and_comes_back(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    """At 20 Mbit/s the split takes few ms, at 0.004 Mbit/s 300 bytes take 600 ms."""
+    with SlowProxy(server.url, ConstantUplink(20.0), rtt_ms=4) as proxy:
+        client = adapt(local_ms=150.0, url=proxy.url)
+        assert [client.predict(BLUE).cut for _ in range(4)][-1] in REMOTE
+        proxy.uplink = ConstantUplink(0.004)
+        cuts = [client.predict(BLUE).cut for _ in range(4)]
+        # The first one is hedged, the second may be; then nothing is sent any more.
+        assert cuts[2:] == [LOCAL, LOCAL]
+        proxy.uplink = ConstantUplink(20.0)
+
+        def back() -> bool:
+            return client.predict(BLUE).cut in REMOTE
+
+        until(back)
+        assert client.predict(BLUE).label == "blue"
+
+
+def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:
+    client = adapt(local_ms=30.0, advice=advice_of(200.0))
+    client.predict(BLUE)
+    server.state.always = hang
+    started = time.perf_counter()
+    prediction = client.predict(BLUE, deadline_ms=600)
+    assert prediction.cut == LOCAL
+    assert prediction.fallback
+    assert prediction.label == "blue"
+    assert prediction.timings.round_trip_ms > 100  # what was lost on the server
+    assert time.perf_counter() - started < 1.5
+
+
+@pytest.mark.usefixtures("short_backoff")
+@pytest.mark.parametrize(
+    "fault",
+    [BUSY, reset, torchserve_error(404, "ModelNotFoundException", "Model not found: toy")],
+    ids=["busy", "reset", "unknown model"],
+)
+def test_no_photo_is_lost_while_the_server_fails(
+    server: Server, adapt: Callable[..., AdaptiveClient], fault: Callable[[Handler], None]
+) -> None:
+    client = adapt(local_ms=400.0)
+    # A local answer that was never given takes an unknown time: the server's is better.
+    assert client.predict(BLUE).label == "blue"
+    server.state.always = fault
+    predictions = [client.predict(BLUE) for _ in range(8)]
+    assert {prediction.label for prediction in predictions} == {"blue"}
+    assert predictions[-1].cut == LOCAL
+    assert client.explain().server_down_s > 0
+    assert "the server failed" in str(client.explain())
+    server.state.always = None
+    until(lambda: client.predict(BLUE).cut in REMOTE)
+    assert client.explain().server_down_s == 0
+
+
+@pytest.mark.usefixtures("short_backoff")
+def test_a_bundle_without_the_whole_network_says_so(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    client = adapt(advice=replace(advice_of(), cuts=advice_of().cuts[:2]))
+    assert client.predict(BLUE).cut in REMOTE
+    server.state.always = reset
+    with pytest.raises(ServerUnavailableError):
+        client.predict(BLUE)
+    server.state.always = None
+    assert client.predict(BLUE).cut in REMOTE
+
+
+def test_cuts_that_are_not_accurate_are_never_taken(
+    adapt: Callable[..., AdaptiveClient],
+) -> None:
+    client = adapt(advice=advice_of(pool="inaccurate", local="violates"))
+    predictions = [client.predict(BLUE) for _ in range(3)]
+    assert {prediction.cut for prediction in predictions} == {DOUBLE}
+    reasons = {row.cut: row.reason for row in client.explain().decision.options}
+    assert reasons[POOL] == "it is inaccurate"
+
+
+def test_an_endpoint_that_is_away_fails_no_photo(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    client = adapt(advised=False, advice=replace(advice_of(), network_hash="another"))
+    predictions = [client.predict(BLUE) for _ in range(3)]
+    assert {prediction.label for prediction in predictions} == {"blue"}
+    assert {prediction.cut for prediction in predictions} <= {DOUBLE, LOCAL}
+
+
+def test_a_photo_that_cannot_be_read(adapt: Callable[..., AdaptiveClient]) -> None:
+    client = adapt()
+    with pytest.raises(ImageError):
+        client.predict(b"no image")
+    assert client.predict(BLUE).label == "blue"
+
+
+def test_an_impossible_deadline_gets_the_fastest_answer(
+    adapt: Callable[..., AdaptiveClient],
+) -> None:
+    client = adapt()
+    client.predict(BLUE)
+    assert client.predict(BLUE, deadline_ms=0.01).label == "blue"
+    assert client.explain(deadline_ms=0.01).decision.hopeless
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline_ms": 0.0}, "deadline_ms: expected a positive number"),
+        ({"deadline_ms": float("nan")}, "deadline_ms: expected a positive number"),
+        ({"objective": "luck"}, "objective: expected latency or bytes"),
+        ({"tolerance": 1.5}, "tolerance: expected 0 to 1"),
+        ({"refresh_s": 0.0}, "refresh_s: expected a positive number"),
+    ],
+)
+def test_bad_parameters(
+    connect: Callable[..., SplitClient], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        AdaptiveClient(connect(), **options)
+
+
+def test_several_threads_and_async(adapt: Callable[..., AdaptiveClient]) -> None:
+    client = adapt()
+    colours = [photo(255, 0, 0), photo(0, 255, 0), BLUE]
+    labels = ["red", "green", "blue"]
+    with ThreadPoolExecutor(4) as pool:
+        predictions = list(pool.map(client.predict, colours * 10))
+    assert [prediction.label for prediction in predictions] == labels * 10
+
+    async def three() -> list[str]:
+        answers = await asyncio.gather(*(client.predict_async(colour) for colour in colours))
+        return [answer.label for answer in answers]
+
+    assert asyncio.run(three()) == labels
+
+
+def test_no_thread_stays(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:
+    client = adapt()
+    client.predict(BLUE)
+    server.state.always = hang
+    client.predict(BLUE, deadline_ms=50)
+    client.close()
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("isplit ")])
