@@ -39,10 +39,18 @@ class Proof(NamedTuple):
 
 
 def live_size(live: LiveView) -> float:
-    """How many observations the live mix is worth: at least the sum of their weights."""
+    """How many observations the live mix is worth: at least the sum of their weights.
+
+    Where devices are known, it is the effective number of their votes (Kish, 1965).
+    """
     counts = live.class_counts
     usable = np.isfinite(counts.weight) & (counts.weight > 0)
     usable &= (counts.count > 0) & (counts.count <= MAX_COUNT)
+    if counts.weight2 is not None:
+        weight = float(counts.weight[usable].sum())
+        weight2 = float(counts.weight2[usable].sum())
+        votes = weight / math.sqrt(weight2) if weight2 > 0 and math.isfinite(weight2) else 0.0
+        return min(votes**2, float(counts.count[usable].sum()))
     # No observation weighs more than the newest, which weighs 1.
     return float(np.minimum(counts.weight[usable], counts.count[usable]).sum())
 

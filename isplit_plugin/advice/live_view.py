@@ -152,14 +152,24 @@ class OutcomeRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """The live mix: predicted classes, their decayed weights and request counts, shapes (S,)."""
+    """The live mix: predicted classes, their decayed weights and request counts, shapes (S,).
+
+    Attributes:
+        weight: of requests; where devices are known, of the devices' votes.
+        weight2: the sums of squared weights of votes; ``None`` where requests count.
+    """
 
     class_ids: I64 = field(default_factory=_no_ids)
     weight: F64 = field(default_factory=_no_weights)
     count: F64 = field(default_factory=_no_weights)
+    weight2: F64 | None = None
 
     def __post_init__(self) -> None:
         shapes = [np.shape(self.class_ids), np.shape(self.weight), np.shape(self.count)]
+        if self.weight2 is not None and np.shape(self.weight2) != shapes[0]:
+            raise StoreError(
+                f"class counts: expected weight2 {shapes[0]}, got {np.shape(self.weight2)}"
+            )
         if len(set(shapes)) != 1 or len(shapes[0]) != 1:
             raise StoreError(f"class counts: expected three arrays of shape (S,), got {shapes}")
 

@@ -14,6 +14,7 @@ from .names import NetworkNames
 from .rows.clock import skew_of
 from .rows.device import close_buckets, write_device_sums
 from .rows.importance import write_moments
+from .rows.mix import close_votes, write_votes
 from .rows.networks import mean0_of
 from .rows.outcome import write_outcomes
 from .rows.request import write_requests
@@ -81,6 +82,8 @@ def _write_devices(
     oldest = -math.inf
     if before.as_of is not None:
         oldest = oldest_open_bucket(before.as_of, delta.half_life_s)
+    write_votes(connection, network, delta.device_classes, oldest)
+    close_votes(connection, network, delta.half_life_s, after.as_of)
     write_device_sums(connection, network, delta.device_sums, len(delta.mean0), oldest)
     closed = close_buckets(
         connection, network, delta.mean0, delta.half_life_s, after.as_of, after.horizon

@@ -18,13 +18,14 @@ from sqlalchemy import Connection
 
 from ..advice import StandingState
 from .aggregates.counts import ServedCounts
-from .aggregates.devices import DeviceKey, DeviceSums, bucket_of
+from .aggregates.devices import DeviceClassKey, DeviceKey, DeviceSums, bucket_of
 from .aggregates.keys import HOUR_S, ServedKey
 from .aggregates.moments import Moments, landmark, rescale
 from .aggregates.sketch import merge_sketches, sketch_from_bytes
 from .rows import tables
 from .rows.clock import MAX_SKEW_S
 from .rows.device import write_device_sums
+from .rows.mix import write_votes
 from .rows.revisions import note_change, read_progress
 from .rows.served import counts_of, write_served
 from .rows.sql import cut_of, upsert
@@ -62,6 +63,7 @@ def repair_network(
         _limit_importance(connection, network, int(points), now, half_life_s)
         _move_device_buckets(connection, network, int(points), now, half_life_s)
     _limit_outcomes(connection, network, now, half_life_s)
+    _limit_mix(connection, network, now, half_life_s)
     _move_sketches(connection, network, now)
     _move_served(connection, network, now)
     moved = ((tables.model, "as_of"), (tables.request, "at"), (tables.ticket, "used_at"))
@@ -107,6 +109,43 @@ def _limit_outcomes(connection: Connection, network: str, now: float, half_life_
             limited = {name: weight * factor for name, weight in weights.items()}
             rows.append({**row._asdict(), "epoch": epoch, **limited})
     upsert(connection, table, rows)
+
+
+def _limit_mix(connection: Connection, network: str, now: float, half_life_s: float) -> None:
+    """The votes of devices. Their number is not known, but no class has more than requests."""
+    epoch, unit = landmark(now, half_life_s)
+    table = tables.mix
+    numbers = sa.select(
+        tables.outcome.c.device_group,
+        tables.outcome.c.class_id,
+        sa.func.sum(tables.outcome.c.number),
+    ).where(tables.outcome.c.network == network)
+    keys = (tables.outcome.c.device_group, tables.outcome.c.class_id)
+    most = {tuple(row[:2]): int(row[2]) for row in connection.execute(numbers.group_by(*keys))}
+    rows = []
+    for row in connection.execute(sa.select(table).where(table.c.network == network)):
+        number = most.get((row.device_group, row.class_id), 0)
+        factor = _limit(row.weight, row.epoch, number * unit, epoch)
+        if factor is not None:
+            weights = {"weight": row.weight * factor, "weight2": row.weight2 * factor**2}
+            rows.append({**row._asdict(), "epoch": epoch, **weights})
+    upsert(connection, table, rows)
+    _move_votes(connection, network, now, half_life_s)
+    hours = tables.device_hours
+    ahead = sa.and_(hours.c.network == network, hours.c.level > now / half_life_s + 20)
+    connection.execute(hours.delete().where(ahead))
+
+
+def _move_votes(connection: Connection, network: str, now: float, half_life_s: float) -> None:
+    table = tables.device_class
+    newest = bucket_of(now, half_life_s)
+    ahead = sa.and_(table.c.network == network, table.c.bucket > newest)
+    votes: dict[DeviceClassKey, int] = {}
+    for row in connection.execute(sa.select(table).where(ahead)):
+        key = DeviceClassKey(newest, row.device, row.device_group, row.class_id)
+        votes[key] = votes.get(key, 0) + row.number
+    connection.execute(table.delete().where(ahead))
+    write_votes(connection, network, votes, -math.inf)
 
 
 def _limit(weight: float, epoch: int, most: float, now_epoch: int) -> float | None:

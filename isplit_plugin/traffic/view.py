@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from ..advice import ALL_GROUPS, ImportanceRows, LiveView
+from ..advice import ALL_GROUPS, ClassCounts, ImportanceRows, LiveView
 from .aggregates.keys import Population
 from .aggregates.moments import F64, HEADER, landmark
 from .aggregates.sketch import DeviceSketch, count_devices, merge_sketches
 from .rows.device import DeviceSets, read_device_means, read_device_sets
 from .rows.importance import ClassSums, read_sums
+from .rows.mix import Share, read_mix
 from .rows.networks import mean0_of
 from .rows.outcome import read_outcomes
 from .rows.revisions import newest_time, revision_text
@@ -39,6 +40,9 @@ def read_view(
     sums = read_sums(connection, network, group, epoch, len(mean0), means)
     devices = read_device_sets(connection, network, group, means)
     outcomes, class_counts = read_outcomes(connection, network, group, epoch, unit)
+    votes = read_mix(connection, network, group, half_life_s)
+    if votes is not None:
+        class_counts = _counts_of_devices(class_counts, votes, epoch, unit)
     served = read_served(connection, network, group, as_of)
     return LiveView(
         importance=_importance(sums, devices, len(mean0), unit),
@@ -49,6 +53,21 @@ def read_view(
         as_of=as_of,
         observations=int(sum(row.requests for row in served)),
         group=group,
+    )
+
+
+def _counts_of_devices(
+    requests: ClassCounts, votes: Mapping[int, Share], epoch: int, unit: float
+) -> ClassCounts:
+    """The live mix by the votes of devices, with the number of requests of each class."""
+    shares = {class_id: share.at_epoch(epoch) for class_id, share in votes.items()}
+    nothing = Share(epoch, 0.0, 0.0)
+    parts = [shares.get(class_id, nothing) for class_id in requests.class_ids.tolist()]
+    return ClassCounts(
+        requests.class_ids,
+        np.array([part.weight for part in parts]) / unit,
+        requests.count,
+        np.array([part.weight2 for part in parts]) / unit**2,
     )
 
 

@@ -17,7 +17,15 @@ from ...errors import QueryError
 from ...schema import Cut, Observation
 from ..rows.request import PendingRequest, fairest_requests, request_key
 from .counts import LimitedNames, OutcomeCounts, ServedCounts
-from .devices import OTHER_DEVICE, DeviceKey, DeviceSums, bucket_of, bucket_s, device_of
+from .devices import (
+    OTHER_DEVICE,
+    DeviceClassKey,
+    DeviceKey,
+    DeviceSums,
+    bucket_of,
+    bucket_s,
+    device_of,
+)
 from .keys import (
     HOUR_S,
     NAME_LIMITS,
@@ -45,8 +53,8 @@ class Delta:
         half_life_s: the half-life of the weights, in seconds.
         classes: the number of classes of the network.
         max_keys: the largest number of keys.
-        by_device: average importance by device and bucket (:mod:`.devices`); else every request
-            counts by itself.
+        by_device: average importance and predicted classes by device and bucket
+            (:mod:`.devices`); else every request counts by itself.
         keep_requests: keep the requests for their labels
             (:mod:`isplit_plugin.traffic.rows.request`).
     """
@@ -76,13 +84,15 @@ class Delta:
         self.as_of = -math.inf
         self.moments: dict[tuple[Population, int], Moments] = {}
         self.device_sums: dict[DeviceKey, DeviceSums] = {}
+        self.device_classes: dict[DeviceClassKey, int] = {}
         self.served: dict[ServedKey, ServedCounts] = {}
         self.outcomes: dict[OutcomeKey, OutcomeCounts] = {}
         self.requests: dict[str, PendingRequest] = {}
         self.signed_groups: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self.moments) + len(self.device_sums) + len(self.served) + len(self.outcomes)
+        by_device = len(self.device_sums) + len(self.device_classes)
+        return len(self.moments) + by_device + len(self.served) + len(self.outcomes)
 
     def add_observation(self, observation: Observation) -> None:
         """Count one request.
@@ -109,6 +119,11 @@ class Delta:
             epoch, weight = landmark(at, self.half_life_s)
             outcome = OutcomeCounts(epoch, count=1, predictions=weight)
             self._add_outcome(OutcomeKey(cut, group, class_id), outcome)
+            if self._by_device:
+                bucket = bucket_of(at, self.half_life_s)
+                self._add_vote(
+                    DeviceClassKey(bucket, device_of(observation.device), group, class_id)
+                )
             if self._keep_requests and observation.request_id:
                 device = device_of(observation.device)
                 pending = PendingRequest(at, cut, class_id, group, device)
@@ -190,6 +205,9 @@ class Delta:
             renamed.add_moments(moved, class_id, moments)
         for device_key, sums in self.device_sums.items():
             renamed.device_sums[device_key] = replace(sums, group=fit_group(sums.group))
+        for vote, number in self.device_classes.items():
+            vote_key = vote._replace(device_group=fit_group(vote.device_group))
+            renamed.device_classes[vote_key] = renamed.device_classes.get(vote_key, 0) + number
         for key, counts in self.served.items():
             served_key = ServedKey(fit_cut(key.cut), fit_group(key.group), key.bucket)
             renamed.served.setdefault(served_key, ServedCounts()).add(counts)
@@ -211,6 +229,7 @@ class Delta:
         moved.as_of = self.as_of
         moved.signed_groups = self.signed_groups
         moved.device_sums = self.device_sums
+        moved.device_classes = self.device_classes
         moved.served = self.served
         moved.outcomes = self.outcomes
         moved.requests = self.requests
@@ -238,6 +257,9 @@ class Delta:
             moved_key = device_key._replace(bucket=later(device_key.bucket, length))
             before = moved.device_sums.get(moved_key)
             moved.device_sums[moved_key] = sums if before is None else before.merge(sums)
+        for vote, number in self.device_classes.items():
+            moved_vote = vote._replace(bucket=later(vote.bucket, length))
+            moved.device_classes[moved_vote] = moved.device_classes.get(moved_vote, 0) + number
         for served_key, counts in self.served.items():
             hour = served_key._replace(bucket=later(served_key.bucket, HOUR_S))
             moved.served.setdefault(hour, ServedCounts()).add(counts)
@@ -270,6 +292,12 @@ class Delta:
         before = self.device_sums.get(key)
         self.device_sums[key] = sums if before is None else before.merge(sums)
         return True
+
+    def _add_vote(self, key: DeviceClassKey) -> None:
+        if key not in self.device_classes and len(self) >= self._max_keys:
+            key = key._replace(device=OTHER_DEVICE)
+        if self._has_room(key in self.device_classes):
+            self.device_classes[key] = self.device_classes.get(key, 0) + 1
 
     def _add_outcome(self, key: OutcomeKey, outcome: OutcomeCounts) -> None:
         if key in self.outcomes:

@@ -63,6 +63,15 @@ class DeviceKey(NamedTuple):
     device: str
 
 
+class DeviceClassKey(NamedTuple):
+    """Requests of one device, in one device group, for which one class was predicted."""
+
+    bucket: int
+    device: str
+    device_group: str
+    class_id: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceSums:
     """The sum of the curves that one device sent about a class within a bucket. Immutable.

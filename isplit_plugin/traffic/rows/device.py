@@ -2,7 +2,8 @@
 
 A bucket is open until the newest observation lies in the second bucket after it. Until then the
 curves of each device add up in a row. Then the bucket closes: the mean of each row is added to the
-moments as one observation, and the row is deleted. A view adds the means of open buckets in the
+moments as one observation, which weighs the less, the more hours the device already has of that
+class (:mod:`.device_hours`), and the row is deleted. A view adds the means of open buckets in the
 same way, so that closing a bucket does not change it. A curve that comes later counts in the oldest
 open bucket, where its device has one mean as well.
 
@@ -22,12 +23,14 @@ import numpy.typing as npt
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from ...advice import ALL_GROUPS
 from ...errors import StoreError
 from ..aggregates.devices import OTHER_DEVICE, DeviceKey, DeviceSums, oldest_open_bucket
 from ..aggregates.keys import Population
 from ..aggregates.moments import F64, Moments, landmark, rescale
 from ..aggregates.sketch import DeviceSketch, merge_sketches, sketch_from_bytes, sketch_of
 from . import tables
+from .device_hours import Damping, hour_key, with_levels, write_levels
 from .sql import chunks, equals, in_group, population_columns, population_of, upsert
 
 MAX_DEVICES: Final = 256
@@ -64,8 +67,12 @@ def read_device_means(
 ) -> dict[Population, DeviceMeans]:
     """The means in the open buckets of one device group, or of all groups."""
     table = tables.device_bucket
-    rows = connection.execute(sa.select(table).where(in_group(table, network, group)))
-    return _means_of(rows, mean0, half_life_s)
+    # All groups, for a device may have used another one in the bucket before.
+    rows = connection.execute(with_levels(table).where(table.c.network == network)).all()
+    damping = _damping(rows, half_life_s)
+    if group != ALL_GROUPS:
+        rows = [row for row in rows if row.device_group == group]
+    return _means_of(rows, damping, mean0, half_life_s)
 
 
 def write_device_sums(
@@ -116,10 +123,12 @@ def close_buckets(  # noqa: PLR0917
     is_closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
     )
-    rows = connection.execute(sa.select(table).where(is_closed))
-    means = _means_of(rows, mean0, half_life_s)
+    rows = connection.execute(with_levels(table).where(is_closed)).all()
+    damping = _damping(rows, half_life_s)
+    means = _means_of(rows, damping, mean0, half_life_s)
     if means:
         connection.execute(table.delete().where(is_closed))
+        write_levels(connection, network, damping.levels, newest, half_life_s)
         _write_sketches(connection, network, means, horizon - KEEP_HALF_LIVES * half_life_s)
     return means
 
@@ -163,27 +172,51 @@ def read_device_sets(
 # ------------------------------------------------------------------------------------------- means
 
 
+def _damping(rows: Iterable[Row[Any]], half_life_s: float) -> Damping:
+    try:
+        return Damping(((hour_key(row), row.bucket, row.level) for row in rows), half_life_s)
+    except TypeError as error:
+        raise StoreError(f"device means: expected buckets in seconds, got {error}") from error
+
+
 def _means_of(
-    rows: Iterable[Row[Any]], mean0: F64, half_life_s: float
+    rows: Iterable[Row[Any]], damping: Damping, mean0: F64, half_life_s: float
 ) -> dict[Population, DeviceMeans]:
     """The mean of each row, as an observation at the begin of its bucket. Raises StoreError.
 
     Rows are added in a fixed order, so that equal contents give equal sums to the last bit.
     """
-    keyed = [(population_of(row), row.class_id, row.bucket, row.device, row.sums) for row in rows]
+    keyed = [
+        _MeanRow(
+            population_of(row),
+            row.class_id,
+            row.bucket,
+            row.device,
+            row.sums,
+            damping.factor(hour_key(row), row.bucket),
+        )
+        for row in rows
+    ]
     keyed.sort(key=lambda row: row[:4])
     return {
-        population: _population_means([row[1:] for row in group], mean0, half_life_s)
-        for population, group in groupby(keyed, key=lambda row: row[0])
+        population: _population_means(list(group), mean0, half_life_s)
+        for population, group in groupby(keyed, key=lambda row: row.population)
     }
 
 
-def _population_means(
-    rows: list[tuple[int, int, str, bytes]], mean0: F64, half_life_s: float
-) -> DeviceMeans:
-    """The means of rows (class, bucket, device, sums), sorted by class."""
+class _MeanRow(NamedTuple):
+    population: Population
+    class_id: int
+    bucket: int
+    device: str
+    sums: bytes
+    factor: float
+
+
+def _population_means(rows: list[_MeanRow], mean0: F64, half_life_s: float) -> DeviceMeans:
+    """The means of the rows of one population, sorted by class."""
     points = len(mean0)
-    classes, buckets, devices, raws = zip(*rows, strict=True)
+    _, classes, buckets, devices, raws, factors = zip(*rows, strict=True)
     if any(len(raw) != 16 * points for raw in raws):
         raise StoreError(f"device means: expected {16 * points} bytes ({points} points) in each")
     sums = np.frombuffer(b"".join(raws), "<f8").astype(np.float64).reshape(-1, 2, points)
@@ -196,7 +229,7 @@ def _population_means(
         bucket: rescale(weight, bucket_epoch, epoch)
         for bucket, (bucket_epoch, weight) in landmarks.items()
     }
-    weight = np.array([weight_of[bucket] for bucket in buckets])
+    weight = np.array([weight_of[bucket] for bucket in buckets]) * np.array(factors)
     weighted = weight[:, None] * deviation
     scalars = np.stack([np.ones(len(rows)), weight, weight * weight], axis=1)
     vectors = np.concatenate([scalars, weighted, weighted * deviation], axis=1)

@@ -7,6 +7,7 @@ have slots of their own, which no unsigned name takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,11 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..aggregates.counts import OutcomeCounts, ServedCounts
+from ..aggregates.devices import DeviceClassKey
 from ..aggregates.keys import DAY_S, OTHER, OutcomeKey
 from ..aggregates.moments import Moments
 from ..aggregates.sketch import merge_sketches, sketch_from_bytes
 from . import tables
 from .importance import write_moments
+from .mix import Share, write_mix, write_votes
 from .outcome import write_outcomes
 from .served import counts_of, read_counts, served_row
 from .sql import cut_of, equals, population_of, upsert
@@ -42,7 +45,16 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
     _fold_sketches(connection, network, group)
     _fold_outcomes(connection, network, group)
     _fold_served(connection, network, group)
-    for table in (tables.importance, tables.device_sketch, tables.outcome, tables.served):
+    _fold_mix(connection, network, group)
+    counted = (
+        tables.importance,
+        tables.device_sketch,
+        tables.outcome,
+        tables.served,
+        tables.mix,
+        tables.device_class,
+    )
+    for table in counted:
         connection.execute(table.delete().where(_of(table, network, group)))
     for table in (tables.device_bucket, tables.request):
         update = table.update().where(_of(table, network, group))
@@ -98,6 +110,19 @@ def _fold_served(connection: Connection, network: str, group: str) -> None:
         merged.add(counts_of(row))
         rows.append(served_row(key, merged))
     upsert(connection, table, rows)
+
+
+def _fold_mix(connection: Connection, network: str, group: str) -> None:
+    shares = {
+        (OTHER, row.class_id): Share(row.epoch, row.weight, row.weight2)
+        for row in _rows(connection, tables.mix, network, group)
+    }
+    write_mix(connection, network, shares)
+    votes = {
+        DeviceClassKey(row.bucket, row.device, OTHER, row.class_id): row.number
+        for row in _rows(connection, tables.device_class, network, group)
+    }
+    write_votes(connection, network, votes, -math.inf)
 
 
 def _delete_picks(connection: Connection, network: str, group: str) -> None:

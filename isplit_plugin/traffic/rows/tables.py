@@ -155,6 +155,42 @@ device_sketch = Table(
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
+device_hours = Table(
+    "isplit_device_hours",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("target", String(16), primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("device", String(64), primary_key=True),
+    Column("level", Double, nullable=False),  # see device_hours.py
+    Index("isplit_device_hours_level", "network", "level"),
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+device_class = Table(
+    "isplit_device_class",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),  # epoch seconds of its begin
+    Column("device", String(64), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),  # of requests
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+mix = Table(
+    "isplit_mix",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("weight", Double, nullable=False),
+    Column("weight2", Double, nullable=False),
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
 request = Table(
     "isplit_request",
     metadata,
