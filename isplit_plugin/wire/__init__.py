@@ -53,8 +53,21 @@ from .reader import Buffer
 from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest
 from .response import TailResponse, decode_response, label, top_k
 from .tensor import Tensor
+from .transform.coefficients import ALPHABET, bucket_bounds, symbols_of
+from .transform.grid import Grid
+from .transform.rans import PRECISION
+from .transform.transform import CLASSES_PER_OCTAVE, QUALITIES, ROUNDING, Transform
+from .transform.transform_file import (
+    check_transform,
+    load_transforms,
+    pack_transforms,
+    save_transforms,
+    unpack_transforms,
+)
 
 __all__ = [
+    "ALPHABET",
+    "CLASSES_PER_OCTAVE",
     "CODECS",
     "DEFAULT_MAX_BATCH",
     "GRADIENTS",
@@ -62,15 +75,19 @@ __all__ = [
     "MAX_LABEL",
     "MAX_TOP_K",
     "OUTPUTS",
+    "PRECISION",
     "P_DEVICE",
     "P_NETWORK",
     "P_SPLIT_POINT",
     "P_TAIL_MS",
+    "QUALITIES",
+    "ROUNDING",
     "SCORES",
     "AnswerBounds",
     "Buffer",
     "Codec",
     "EncodeOptions",
+    "Grid",
     "InferRequest",
     "InferResponse",
     "Payload",
@@ -80,9 +97,12 @@ __all__ = [
     "TailRequest",
     "TailResponse",
     "Tensor",
+    "Transform",
     "WithZstd",
     "activation_layout",
+    "bucket_bounds",
     "calibrate",
+    "check_transform",
     "codec_names",
     "codings",
     "decode_activation",
@@ -102,8 +122,13 @@ __all__ = [
     "is_codec",
     "label",
     "load_json",
+    "load_transforms",
+    "pack_transforms",
     "read_text",
     "register",
+    "save_transforms",
+    "symbols_of",
     "top_k",
     "unknown_codec",
+    "unpack_transforms",
 ]

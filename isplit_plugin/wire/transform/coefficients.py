@@ -121,3 +121,10 @@ def _read_raw_bits(
     if bits[count:].any():
         raise WireError(f"{reader.subject}: an unused bit is set")
     return bits[:count]
+
+
+def bucket_bounds() -> npt.NDArray[np.float64]:
+    """(ALPHABET + 1,): the smallest magnitude of each symbol, and one above the largest."""
+    octaves = np.arange(_SMALL_OCTAVE, 18)
+    halves = np.stack([2.0**octaves, 1.5 * 2.0**octaves], axis=1).ravel()
+    return np.concatenate([np.arange(_SMALL, dtype=np.float64), halves, [MAX_MAGNITUDE + 1.0]])

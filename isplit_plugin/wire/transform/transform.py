@@ -85,25 +85,20 @@ class Transform:
 
     def encode(self, item: FloatArray, quality: int) -> bytes:
         """Write one item (*shape). Raises WireError where a value is too large to be coded."""
-        plan = self._plan(quality)
+        plan = self.plan(quality)
         return coefficients.encode(plan.quantise(item), plan.rows, self._tables)
 
     def decode(self, reader: Reader, quality: int) -> FloatArray:
         """Read one item (*shape). Raises WireError for bytes that :meth:`encode` did not write."""
-        plan = self._plan(quality)
+        plan = self.plan(quality)
         return plan.reconstruct(coefficients.decode(reader, plan.rows, self._tables))
 
     def components(self, quality: int) -> int:
         """The number of components that are computed at this quality."""
-        return len(self._plan(quality).encoder)
+        return len(self.plan(quality).encoder)
 
-    def decode_exactly(self, item: FloatArray, quality: int) -> tuple[FloatArray, Coefficients]:
-        """What the other side gets of one item, and its coefficients, without the bytes."""
-        plan = self._plan(quality)
-        coded = plan.quantise(item)
-        return plan.reconstruct(coded), coded
-
-    def _plan(self, quality: int) -> Plan:
+    def plan(self, quality: int) -> Plan:
+        """What coding at this quality needs."""
         if quality not in self._plans:
             self._plans[quality] = Plan(self, quality)
         return self._plans[quality]
@@ -146,13 +141,20 @@ class Plan:
         self._centres = self.encoder @ self._means
 
     def quantise(self, item: FloatArray) -> Coefficients:
-        """The coefficients (n,) of one item. Raises WireError where they are not finite."""
-        transform = self._transform
+        """The coefficients (n,) of one item (*shape). Raises WireError: not finite."""
+        return self.rounded(self.scaled(channels_first(item, self._transform.channel_axis)))
+
+    def scaled(self, values: FloatArray) -> FloatArray:
+        """The coefficients (n,) of one item (C, P) before they are rounded."""
         with np.errstate(over="ignore", invalid="ignore"):
-            values = self.encoder @ channels_first(item, transform.channel_axis)
-            values -= self._centres
-            scaled = transform.grid.transform(values).ravel()[self._index]
+            components = self.encoder @ values
+            components -= self._centres
+            scaled = self._transform.grid.transform(components).ravel()[self._index]
             scaled *= self._inverse_steps
+        return scaled
+
+    def rounded(self, scaled: FloatArray) -> Coefficients:
+        """The coefficients (n,), rounded. Raises WireError where one is not a number."""
         magnitudes = np.abs(scaled)
         magnitudes += np.float32(ROUNDING)
         np.minimum(magnitudes, MAX_MAGNITUDE, out=magnitudes)
