@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import photos, resnet50
+from . import photos, resnet50, transform
 from .harness import table
 
 NAMES = (
@@ -25,6 +25,7 @@ NAMES = (
     "probes",
     "bias",
     "client",
+    "transform",
 )
 
 
@@ -41,13 +42,22 @@ def main() -> int:
     )
     parser.add_argument(
         "--photos",
+        "--data",
         type=Path,
         metavar="FOLDER",
-        help=f"photos for `photos`; default: ${photos.VARIABLE}, or those of foolbox",
+        help=f"photos for `photos` and `transform`; default: ${photos.VARIABLE}, or those of "
+        "foolbox",
+    )
+    parser.add_argument(
+        "--cuts",
+        metavar="A,B",
+        help="cuts for `transform`, such as efficientnet-lite0:_blocks.5",
     )
     options = parser.parse_args()
     if options.photos is not None:
         os.environ[photos.VARIABLE] = str(options.photos)
+    if options.cuts is not None:
+        os.environ[transform.CUTS] = options.cuts
     if options.resnet50 is not None:
         os.environ[resnet50.VARIABLE] = str(options.resnet50)
     result: dict[str, object] = {

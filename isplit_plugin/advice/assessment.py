@@ -259,6 +259,7 @@ def deployment_hash(manifest: Manifest, profile: Profile) -> str:
         manifest.version,
         manifest.deployed,
         manifest.codecs,
+        manifest.transforms,
         manifest.classes,
     ]
     return _hash(json.dumps(deployment).encode(), _profile_bytes(profile))

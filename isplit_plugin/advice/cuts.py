@@ -60,7 +60,8 @@ def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]
     order = {point.name: i + 1 for i, point in enumerate(manifest.split_points)}
     # A bottleneck stands where its split point does.
     order |= {b.point.name: order[b.of] for b in manifest.bottlenecks if b.of in order}
-    codecs = sorted({*manifest.codecs} - {*manifest.photos, *IMAGE_CODECS, ON_DEVICE.codec})
+    others = {*manifest.photos, *IMAGE_CODECS, ON_DEVICE.codec}
+    codecs = sorted({*manifest.codings(INPUT)} - others)
     accepted = {Cut.of(INPUT, coding) for coding in (*manifest.photos, PHOTO_FILE, *codecs)}
     measured = {m.cut for m in profile.measurements}
     at_input = measured & accepted
@@ -71,6 +72,7 @@ def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]
         manifest.split_point(name).name for name in manifest.deployed if name not in (INPUT, OUTPUT)
     }
     for name in sorted(deployed, key=lambda name: (order[name], name)):
+        codecs = sorted({*manifest.codings(name)} - others)
         own = [Cut.of(name, codec) for codec in codecs]
         cuts += [(cut, order[name]) for cut in own if cut.quality is None or cut in measured]
     return [*cuts, (ON_DEVICE, len(manifest.split_points) + 1)]

@@ -13,6 +13,7 @@ from .network_options import add_network, load
 
 if TYPE_CHECKING:
     from ..profile import Profile
+    from ..wire import Transform
 
 HELP: Final = "build the .mar for TorchServe and the head bundle for the device"
 DESCRIPTION: Final = """\
@@ -43,6 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     parser.add_argument(
         "--profile", required=True, type=Path, metavar="FILE", help="written by isplit profile"
+    )
+    transforms = parser.add_mutually_exclusive_group()
+    transforms.add_argument(
+        "--transforms",
+        type=Path,
+        metavar="FILE",
+        help="for the codec dct, written by isplit profile (default: the file beside the profile)",
+    )
+    transforms.add_argument(
+        "--no-transforms", action="store_true", help="serve without the codec dct"
     )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument(
@@ -135,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
         deployed=deployed,
         default=default,
         bottlenecks=bottlenecks,
+        transforms=_transforms(options),
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         config=_config(options),
@@ -196,6 +208,20 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
     check_torchserve_keys(over, "--set torchserve")
     TailSettings.of_archive(over, "--set")
     return merged(config, over)
+
+
+def _transforms(options: argparse.Namespace) -> tuple[Transform, ...]:
+    """Those of ``--transforms``, or of the file beside the profile. Raises ArtifactError."""
+    from ..wire import load_transforms
+
+    if options.no_transforms:
+        return ()
+    if options.transforms is not None:
+        return load_transforms(options.transforms)
+    ending = ".profile.safetensors"
+    name = options.profile.name
+    beside = options.profile.with_name(f"{name.removesuffix(ending)}.transforms.safetensors")
+    return load_transforms(beside) if name.endswith(ending) and beside.is_file() else ()
 
 
 def _larger_than_photo(profile: Profile, manifest: Manifest) -> list[str]:

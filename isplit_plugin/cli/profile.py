@@ -18,7 +18,7 @@ from .profile_summary import render, summary
 from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
-    from ..network import CapturedNetwork, LoadedNetwork
+    from ..network import CapturedNetwork, FittedTransforms, LabelledPhoto, LoadedNetwork
     from ..profile import Profile
 
 HELP: Final = "measure a network on calibration photos"
@@ -49,7 +49,8 @@ examples:
   isplit profile --network mypackage.nets:build --classes labels.txt --data photos.csv \\
       --split-points layer2,layer3 -o mynet
 
-The first writes resnet50.profile.safetensors, and resnet50.html with figures for a browser.
+The first writes resnet50.profile.safetensors, resnet50.transforms.safetensors with what the
+codec dct needs, and resnet50.html with figures for a browser.
 Next: isplit package with the same --network and --weights.
 """
 
@@ -107,6 +108,12 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         f"{len(PHOTOS)} of JPEG, WebP and AVIF); those that prove hopeless are dropped early",
     )
     group.add_argument(
+        "--no-transforms",
+        action="store_true",
+        help="do not fit a transform at each split point for the codec dct, which takes the fewest "
+        "bytes but about doubles the time (docs/explanation/transform-codec.md)",
+    )
+    group.add_argument(
         "--tolerance",
         type=float,
         default=0.01,
@@ -155,35 +162,45 @@ def run(options: argparse.Namespace) -> int:
     for class_id in shown_classes or ():
         if class_id >= len(loaded.classes):
             raise UnknownClassError.of(class_id, (f"0 to {len(loaded.classes) - 1}",))
-    profile = _measure(options, loaded, net, codecs)
+    profile, transforms = _measure(options, loaded, net, codecs)
     profile_path = options.output.with_name(f"{options.output.name}.profile.safetensors")
     profile.save(profile_path)
+    transforms_path = None
+    if transforms is not None:
+        from ..wire import save_transforms
+
+        transforms_path = options.output.with_name(f"{options.output.name}.transforms.safetensors")
+        save_transforms(transforms_path, tuple(transforms.transforms.values()))
     page_path = None
     if not options.no_report:
         from ..report import write_report
 
         page_path = options.output.with_name(f"{options.output.name}.html")
         write_report(page_path, profile, shown_classes=shown_classes)
+    paths = {"profile": profile_path, "transforms": transforms_path, "report": page_path}
     if options.json:
-        paths = {"profile": str(profile_path), "report": page_path and str(page_path)}
-        common.emit_json(summary(profile, options.tolerance) | paths)
+        names = {kind: path and str(path) for kind, path in paths.items()}
+        common.emit_json(summary(profile, options.tolerance) | names)
     else:
         print(render(profile, options.tolerance))
-        print(f"\nwrote {profile_path}" + (f" and {page_path}" if page_path else ""))
+        print(f"\nwrote {' and '.join(str(path) for path in paths.values() if path)}")
     return 0
 
 
 def _measure(
     options: argparse.Namespace, loaded: LoadedNetwork, net: CapturedNetwork, codecs: Sequence[str]
-) -> Profile:
+) -> tuple[Profile, FittedTransforms | None]:
     from ..network import calibration_folder, profile
 
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
-    common.note(options, f"measuring on {len(images)} photos, then the times of head and tail ...")
     with ExitStack() as stack:
         progress: bool | ProgressLines = not options.json
         if progress and not sys.stderr.isatty():
             progress = stack.enter_context(ProgressLines())
+        transforms = _transforms(options, loaded, net, images, progress)
+        common.note(
+            options, f"measuring on {len(images)} photos, then the times of head and tail ..."
+        )
         measured = profile(
             net,
             images,
@@ -197,15 +214,46 @@ def _measure(
             batch_size=options.batch_size,
             threads=options.threads,
             progress=progress,
+            transforms=transforms,
         )
     if not options.predictors:
-        return measured
+        return measured, transforms
     from ..bottleneck import Photos
     from ..evaluation import profile_predictions
 
     photos = Photos(images, loaded.preprocessing, len(loaded.classes))
-    return replace(
-        measured, predictions=profile_predictions(net, photos, _words(options.predictors))
+    predictions = profile_predictions(net, photos, _words(options.predictors))
+    return replace(measured, predictions=predictions), transforms
+
+
+def _transforms(
+    options: argparse.Namespace,
+    loaded: LoadedNetwork,
+    net: CapturedNetwork,
+    images: Sequence[LabelledPhoto],
+    progress: bool | ProgressLines,
+) -> FittedTransforms | None:
+    """The transforms for the codec ``dct``; ``None`` where none are wanted or photos are few."""
+    from ..network import MIN_PHOTOS, fit_transforms
+
+    if options.no_transforms:
+        return None
+    if len(images) < MIN_PHOTOS:
+        common.note(
+            options,
+            f"no transforms for the codec dct: they take at least {MIN_PHOTOS} photos, "
+            f"got {len(images)}",
+        )
+        return None
+    common.note(options, f"fitting transforms for the codec dct on {len(images)} photos ...")
+    return fit_transforms(
+        net,
+        images,
+        preprocessing=loaded.preprocessing,
+        split_points=_split_points(options.split_points, net),
+        batch_size=options.batch_size,
+        threads=options.threads,
+        progress=progress,
     )
 
 

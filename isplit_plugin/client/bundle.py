@@ -1,4 +1,5 @@
-"""Head bundles: ``manifest.json`` and ``heads/SPLIT_POINT.onnx`` (or ``.pt2``) in a zip file.
+"""Head bundles: ``manifest.json`` and ``heads/SPLIT_POINT.onnx`` (or ``.pt2``) in a zip file, and
+``transforms/SPLIT_POINT.safetensors`` for the codec ``dct``.
 
 A folder with the same files is a bundle, too.
 
@@ -18,13 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ..errors import ArtifactError, BundleError, WireError
+from ..errors import ArtifactError, BundleError, NetworkMismatchError, WireError
 from ..schema import Manifest
-from ..wire import load_json
+from ..wire import Transform, check_transform, load_json, unpack_transforms
 
 MANIFEST: Final = "manifest.json"
 MAX_FILES: Final = 1024
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+MAX_TRANSFORM_BYTES: Final = 256 * 1024 * 1024
 MAX_FILE_BYTES: Final = 2 * 1024**3
 """Largest head: the limit of protobuf, and so of ONNX."""
 MAX_EXPANSION: Final = 20
@@ -50,7 +52,10 @@ _DAMAGE: Final = (
     zlib.error,
 )
 """What zipfile raises for damaged files."""
-_PATH: Final = re.compile(r"heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)\Z")
+_PATH: Final = re.compile(
+    r"(heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)"
+    r"|transforms/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.safetensors)\Z"
+)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -117,6 +122,24 @@ class HeadBundle:
                 f"head bundle {self.path} has no {_head_path(split_point, suffix)}"
             ) from None
 
+    def transform(self, split_point: str) -> Transform:
+        """The transform of a split point, checked. Raises BundleError if there is none that fits."""
+        name = f"transforms/{split_point}.safetensors"
+        where = f"head bundle {self.path}: {name}"
+        if name not in self.manifest.files:
+            raise BundleError(f"{where} is missing: no codec 'dct' there", file=name)
+        data = b"".join(self._chunks(name, MAX_TRANSFORM_BYTES))
+        self._verify(name, iter([data]))
+        try:
+            (transform,) = unpack_transforms(data, where=where)
+            point = self.manifest.split_point(split_point)
+            check_transform(transform, self.manifest.network_hash, point, where=where)
+        except (ArtifactError, NetworkMismatchError) as error:
+            raise BundleError(error.message, file=name) from error
+        except ValueError as error:
+            raise BundleError(f"{where}: expected one transform", file=name) from error
+        return transform
+
     def close(self) -> None:
         self._source.close()
 
@@ -139,7 +162,8 @@ class HeadBundle:
             if not _PATH.match(name) or not _SHA256.match(digest):
                 raise BundleError(
                     f"head bundle {self.path}: {MANIFEST} lists {name[:200]!a} with hash "
-                    f"{digest[:80]!a}; expected heads/<split point>.onnx or .pt2 with a SHA-256",
+                    f"{digest[:80]!a}; expected heads/<split point>.onnx or .pt2, or "
+                    "transforms/<split point>.safetensors, with a SHA-256",
                     file=name[:200],
                 )
         for name in self._source.names():

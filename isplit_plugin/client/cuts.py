@@ -136,7 +136,8 @@ def _codings(manifest: Manifest, split_point: str) -> tuple[str, ...]:
     """The codings of a split point, the usual one first where the manifest names none."""
     if split_point == OUTPUT:
         return (NO_CODEC,)
+    codecs = manifest.codings(split_point)
     if split_point == INPUT:
-        return (*manifest.photos, PHOTO_FILE, *manifest.codecs)
+        return (*manifest.photos, PHOTO_FILE, *codecs)
     rank = {codec: number for number, codec in enumerate(_PREFERRED)}
-    return tuple(sorted(manifest.codecs, key=lambda codec: rank.get(codec, len(rank))))
+    return tuple(sorted(codecs, key=lambda codec: rank.get(codec, len(rank))))

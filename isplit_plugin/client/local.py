@@ -14,7 +14,7 @@ from ..errors import BundleError, ImageError
 from ..image import Image
 from ..photo_codecs import write_photo
 from ..schema import INPUT, MAX_QUALITY, OUTPUT, PHOTO_FILE, Cut, FloatArray, Manifest
-from ..wire import Tensor, encode_activation, encode_images
+from ..wire import Tensor, Transform, encode_activation, encode_images, needs_transform
 from .bundle import HeadBundle
 from .photo_bytes import file_bytes
 from .runtimes import HeadRuntime
@@ -58,6 +58,8 @@ class LocalNetwork:
 
     def __init__(self, bundle: HeadBundle | None, runtime: HeadRuntime | None) -> None:
         self.manifest: Manifest | None = None if bundle is None else bundle.manifest
+        self._bundle = bundle
+        self._transforms: dict[str, Transform] = {}
         self.runtime = runtime
 
     def has_head(self, split_point: str) -> bool:
@@ -124,11 +126,12 @@ class LocalNetwork:
         watch = _Stopwatch()
         x = self._preprocessed(images)
         self._load(cut.split_point)
+        transform = self._transform(cut) if needs_transform(cut.coding) else None
         prepare_ms = watch.lap_ms()
         activation = self._run(cut.split_point, x)
         head_ms = watch.lap_ms()
         axis = self.required_manifest().split_point(cut.split_point).channel_axis
-        tensor = encode_activation(activation, cut.coding, channel_axis=axis)
+        tensor = encode_activation(activation, cut.coding, channel_axis=axis, transform=transform)
         return EncodedImages(tensor, prepare_ms, head_ms, watch.lap_ms())
 
     def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
@@ -140,6 +143,14 @@ class LocalNetwork:
         load = getattr(self.runtime, "load", None)
         if load is not None:
             load(split_point)
+
+    def _transform(self, cut: Cut) -> Transform:
+        """The transform of a split point, read at its first use. Raises BundleError."""
+        if cut.split_point not in self._transforms:
+            self.required_manifest()
+            assert self._bundle is not None  # noqa: S101  a manifest comes from a bundle
+            self._transforms[cut.split_point] = self._bundle.transform(cut.split_point)
+        return self._transforms[cut.split_point]
 
     def _run(self, split_point: str, x: FloatArray) -> FloatArray:
         self.required_manifest()

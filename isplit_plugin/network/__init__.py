@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .calibration import calibration_folder
+from .calibration import LabelledPhoto, calibration_folder
 from .captured_network import CapturedNetwork
 from .execution import activations, cpu_threads, on_device
 from .export import export_head, export_part
@@ -11,14 +11,19 @@ from .head_importance import HeadImportance, HeadPass
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .profiling import profile
+from .transforms.fitted import FittedTransforms
+from .transforms.fitting import MIN_PHOTOS, fit_transforms
 from .weights import load_weights
 from .zoo import efficientnet_lite0
 
 __all__ = [
+    "MIN_PHOTOS",
     "CapturedNetwork",
+    "FittedTransforms",
     "HeadImportance",
     "HeadPass",
     "Importance",
+    "LabelledPhoto",
     "LoadedNetwork",
     "activations",
     "calibration_folder",
@@ -27,6 +32,7 @@ __all__ = [
     "efficientnet_lite0",
     "export_head",
     "export_part",
+    "fit_transforms",
     "load_network",
     "load_weights",
     "on_device",

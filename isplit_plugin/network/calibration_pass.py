@@ -20,6 +20,7 @@ from .captured_network import CapturedNetwork
 from .codec_meter import CodecMeter
 from .execution import activations
 from .photo_meter import Photo, PhotoMeter
+from .transforms.fitted import FittedTransforms
 from .wording import listing
 
 __all__ = ["CalibrationPass", "LabelledImage"]
@@ -81,6 +82,7 @@ class CalibrationPass:
         split_points: Sequence[str] | None,
         codecs: Sequence[str],
         photos: Sequence[str],
+        transforms: FittedTransforms | None = None,
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
@@ -97,6 +99,7 @@ class CalibrationPass:
             {name: net.bisect(name)[1] for name in (INPUT, *self._measured)},
             codecs,
             {point.name: point.channel_axis for point in net.split_points},
+            transforms,
         )
         self.photo_meter = PhotoMeter(photos, preprocessing)
 
@@ -124,7 +127,7 @@ class CalibrationPass:
                     f"{self.net.classes - 1}"
                 )
             try:
-                photo = _open_photo(image, self._preprocessing, name)
+                photo = _open_photo(image, self._preprocessing, name, number)
             except ImageError as error:
                 self.skipped.add(name, error.message)
                 continue
@@ -160,8 +163,9 @@ class CalibrationPass:
         self.top += top.tolist()
         self.photo_meter.add(photos, self._scores, top)
         self.meter.add_activations(INPUT, x, top)
+        numbers = [photo.number for photo in photos]
         for name in self._measured:
-            self.meter.add_activations(name, tensors[name], top)
+            self.meter.add_activations(name, tensors[name], top, numbers)
 
     def _scores(self, inputs: FloatArray) -> torch.Tensor:
         with torch.inference_mode():
@@ -180,13 +184,13 @@ def _measured_points(net: CapturedNetwork, names: Sequence[str] | None) -> tuple
     return tuple(dict.fromkeys(inner))
 
 
-def _open_photo(image: im.Image, preprocessing: Preprocessing, name: str) -> Photo:
+def _open_photo(image: im.Image, preprocessing: Preprocessing, name: str, number: int) -> Photo:
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        return Photo(name, None, None, im.preprocess(image, preprocessing))
+        return Photo(name, None, None, im.preprocess(image, preprocessing), number)
     crop = im.crop(image, preprocessing)
     file_bytes = None
     if isinstance(image, (str, Path)):
         file_bytes = Path(image).stat().st_size
     elif isinstance(image, (bytes, bytearray, memoryview)):
         file_bytes = memoryview(image).nbytes
-    return Photo(name, crop, file_bytes, im.normalize(crop, preprocessing))
+    return Photo(name, crop, file_bytes, im.normalize(crop, preprocessing), number)

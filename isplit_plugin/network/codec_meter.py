@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from ..errors import WireError
 from ..profile import CutMeasurement
 from ..schema import Cut, FloatArray
-from ..wire import codings, decode_activation, encode_activation
+from ..wire import (
+    Transform,
+    codings,
+    decode_activation,
+    encode_activation,
+    needs_transform,
+)
+from .transforms.fitted import FittedTransforms
 
 __all__ = ["CodecMeter", "Samples", "cut_measurements"]
 
@@ -80,6 +87,7 @@ class CodecMeter:
         codecs: the codecs to measure at each split point, each in all its qualities (``dct``), and
             codings (``dct@3``).
         channel_axes: split point -> channel axis, counted with the batch (default 1).
+        transforms: for codecs that need one; they are measured where there is one.
 
     Raises UnknownCodecError.
     """
@@ -89,24 +97,37 @@ class CodecMeter:
         tails: Mapping[str, nn.Module],
         codecs: Sequence[str],
         channel_axes: Mapping[str, int] | None = None,
+        transforms: FittedTransforms | None = None,
     ) -> None:
+        self._transforms = transforms
         self._tails = tails
         self._channel_axes = dict(channel_axes or {})
         self._codings = codings(codecs)
         self._samples: dict[Cut, Samples] = {}
 
     def add_activations(
-        self, split_point: str, activations: Tensor, top: npt.NDArray[np.int64]
+        self,
+        split_point: str,
+        activations: Tensor,
+        top: npt.NDArray[np.int64],
+        numbers: Sequence[int] = (),
     ) -> None:
         """Measure every codec, in each of its qualities, on one batch.
 
-        ``activations``: (N, ...); ``top``: (N,), the full network's top-1 classes.
+        Parameters:
+            activations: (N, ...).
+            top: (N,), the full network's top-1 classes.
+            numbers: (N,), the numbers of the calibration photos. Each is measured with a transform
+                that was fitted without it.
         """
+        transforms = [self._unseen(split_point, number) for number in numbers]
         exact = np.ascontiguousarray(activations.float().cpu().numpy())
         agreements: dict[bytes, list[float]] = {}
         for coding in self._codings:
+            if needs_transform(coding) and None in (transforms or [None]):
+                continue
             samples = self._samples.setdefault(Cut.of(split_point, coding), Samples())
-            decoded = self._encode_and_decode(split_point, coding, exact, samples)
+            decoded = self._encode_and_decode(split_point, coding, exact, transforms, samples)
             digest = hashlib.blake2b(decoded.data).digest()
             if digest not in agreements:
                 if np.array_equal(exact, decoded):
@@ -124,24 +145,35 @@ class CodecMeter:
         return cut_measurements(self._samples, rows, classes)
 
     def _encode_and_decode(
-        self, split_point: str, coding: str, exact: FloatArray, samples: Samples
+        self,
+        split_point: str,
+        coding: str,
+        exact: FloatArray,
+        transforms: Sequence[Transform | None],
+        samples: Samples,
     ) -> FloatArray:
         """What the tail decodes, (N, ...); NaN for an item that the codec cannot carry."""
         channel_axis = self._channel_axes.get(split_point, 1)
         decoded = np.full_like(exact, np.nan)
         for row in range(len(exact)):
             item = exact[row : row + 1]
+            transform = transforms[row] if transforms else None
             try:
                 start = time.perf_counter()
-                tensor = encode_activation(item, coding, channel_axis=channel_axis)
+                tensor = encode_activation(
+                    item, coding, channel_axis=channel_axis, transform=transform
+                )
                 middle = time.perf_counter()
                 decoded[row : row + 1] = decode_activation(
-                    tensor, shape=item.shape[1:], max_batch=1
+                    tensor, shape=item.shape[1:], max_batch=1, transform=transform
                 )
                 samples.add(tensor.nbytes, middle - start, time.perf_counter() - middle)
             except WireError:  # the activation is not finite
                 samples.add(math.nan, math.nan, math.nan)
         return decoded
+
+    def _unseen(self, split_point: str, number: int) -> Transform | None:
+        return None if self._transforms is None else self._transforms.unseen(split_point, number)
 
     def _run_tail(self, split_point: str, decoded: FloatArray, like: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -38,12 +38,14 @@ class Photo:
         crop: the pixels that the network sees; ``None`` for an array of network inputs.
         file_bytes: the size of the image file; ``None`` for an image that is not a file.
         array: the network's input, (C, H, W).
+        number: of the image among all that were given.
     """
 
     name: str
     crop: PIL.Image.Image | None
     file_bytes: int | None
     array: FloatArray
+    number: int = 0
 
 
 class PhotoMeter:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,16 @@ from .. import __version__
 from ..errors import DataError
 from ..photo_codecs import PHOTOS
 from ..profile import TARGETS, CutMeasurement, Profile
-from ..schema import ON_DEVICE, Preprocessing
+from ..schema import ON_DEVICE, TRANSFORM_CODEC, Preprocessing
 from ..wire import CODECS
 from .calibration_pass import CalibrationPass, LabelledImage
 from .captured_network import CapturedNetwork
 from .execution import cpu_threads, full_precision, on_best_device, on_device
 from .part_times import head_and_tail_ms
+from .progress import Progress, reporter
+from .transforms.fitted import FittedTransforms
 
 __all__ = ["profile"]
-
-Progress = Callable[[int, int | None], None]
-"""Called with the number of images done, and of all images where it is known."""
 
 
 def profile(
@@ -43,6 +41,7 @@ def profile(
     threads: int | None = None,
     device: str | None = None,
     progress: bool | Progress | None = None,
+    transforms: FittedTransforms | None = None,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -68,6 +67,8 @@ def profile(
         device: where importance and agreement are computed; by default a CUDA device if there is
             one and the network runs on it.
         progress: ``True`` for a bar on stderr, or a function (:data:`Progress`).
+        transforms: from :func:`fit_transforms` on the same images, in the same order. With them the
+            codec ``dct`` is measured too, each image with a transform that was fitted without it.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -81,11 +82,14 @@ def profile(
         preprocessing=preprocessing,
         target=target,
         split_points=split_points,
-        codecs=codecs,
+        codecs=codecs
+        if transforms is None or TRANSFORM_CODEC in codecs
+        else (*codecs, TRANSFORM_CODEC),
         photos=photos,
+        transforms=transforms,
     )
     total = len(images) if isinstance(images, Sized) else None
-    with cpu_threads(threads), full_precision(), _reporter(progress, total) as report:
+    with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
         calibration.run(images, batch_size, report)
         used_threads = torch.get_num_threads()
     if not calibration.top:
@@ -199,28 +203,3 @@ def _photo_forms(calibration: CalibrationPass) -> str:
     forms, dropped = meter.forms
     early = f", {dropped} of them dropped early" if dropped else ""
     return f"{forms} forms{early}; {meter.seconds:.0f} s of {calibration.seconds:.0f} s for all measurements"
-
-
-@contextmanager
-def _reporter(
-    progress: bool | Progress | None, total: int | None
-) -> Iterator[Callable[[int], None]]:
-    """A function that shows or passes on the number of images done."""
-    if progress is True:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (
-            TextColumn("profiling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("profiling", total=total)
-            yield lambda done: bar.update(task, completed=done)
-    elif progress:
-        yield lambda done: progress(done, total)
-    else:
-        yield lambda done: None

@@ -14,6 +14,7 @@ from .cut import (
     OUTPUT,
     PHOTO_CODECS,
     PHOTO_FILE,
+    TRANSFORM_CODEC,
     Cut,
 )
 from .network import (
@@ -47,6 +48,7 @@ __all__ = [
     "OUTPUT",
     "PHOTO_CODECS",
     "PHOTO_FILE",
+    "TRANSFORM_CODEC",
     "BottleneckPoint",
     "Candidate",
     "ClassShare",

@@ -20,6 +20,8 @@ PHOTO_FILE: Final = "file"
 """The codec of a photo as it is, without a crop."""
 IMAGE_CODECS: Final = (*PHOTO_CODECS, PHOTO_FILE)
 """The codecs of photos, at split point `input`."""
+TRANSFORM_CODEC: Final = "dct"
+"""The codec that works only where a transform was fitted for the split point."""
 MAX_QUALITY: Final = 99
 """The highest quality of a codec that has several."""
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ..errors import ArtifactError, QueryError, UnknownSplitPointError
-from .cut import INPUT, OUTPUT, PHOTO_FILE, Cut
+from .cut import INPUT, OUTPUT, PHOTO_FILE, TRANSFORM_CODEC, Cut
 
 MANIFEST_FORMAT: Final = 1
 """Version of the manifest's format."""
@@ -155,6 +155,7 @@ class Manifest:
             photo as it is, codec ``file``, always is besides.
         usual: what a cut means that leaves something out: the first cut at a split point is the
             split point's, the first of a codec there is the codec's.
+        transforms: the deployed split points with a transform, where the codec ``dct`` works.
     """
 
     model: str
@@ -172,12 +173,22 @@ class Manifest:
     bottlenecks: tuple[BottleneckPoint, ...] = ()
     photos: tuple[str, ...] = ("jpeg@90",)
     usual: tuple[Cut, ...] = ()
+    transforms: tuple[str, ...] = ()
 
     @property
     def usual_photo(self) -> Cut:
         """The photo that is sent at `input` where nobody says in which form."""
         photos = (*self.usual, *(Cut.of(INPUT, coding) for coding in self.photos))
         return next((cut for cut in photos if cut.is_photo), Cut(INPUT, PHOTO_FILE))
+
+    def codings(self, split_point: str) -> tuple[str, ...]:
+        """The codings of activations that the tail accepts at a split point.
+
+        They are ``codecs``, without those of the codec ``dct`` where there is no transform.
+        """
+        if split_point in self.transforms:
+            return self.codecs
+        return tuple(c for c in self.codecs if c.partition("@")[0] != TRANSFORM_CODEC)
 
     def split_point(self, name: str) -> SplitPoint:
         """The split point or bottleneck of a name or alias. Raises UnknownSplitPointError."""
@@ -221,6 +232,7 @@ class Manifest:
                 bottlenecks=tuple(BottleneckPoint.from_json(v) for v in raw.get("bottlenecks", ())),
                 photos=tuple(str(coding) for coding in raw["photos"]),
                 usual=tuple(Cut.parse(str(cut)) for cut in raw["usual"]),
+                transforms=tuple(str(n) for n in raw.get("transforms", ())),
             )
         except (
             KeyError,

@@ -29,6 +29,7 @@ from .codecs import (
     describe,
     find_coding,
     is_codec,
+    needs_transform,
     register,
     unknown_codec,
 )
@@ -56,7 +57,7 @@ from .tensor import Tensor
 from .transform.coefficients import ALPHABET, bucket_bounds, symbols_of
 from .transform.grid import Grid
 from .transform.rans import PRECISION
-from .transform.transform import CLASSES_PER_OCTAVE, QUALITIES, ROUNDING, Transform
+from .transform.transform import CLASSES_PER_OCTAVE, QUALITIES, ROUNDING, Transform, ideal_bits
 from .transform.transform_file import (
     check_transform,
     load_transforms,
@@ -119,10 +120,12 @@ __all__ = [
     "find_header",
     "header_length",
     "http_headers",
+    "ideal_bits",
     "is_codec",
     "label",
     "load_json",
     "load_transforms",
+    "needs_transform",
     "pack_transforms",
     "read_text",
     "register",

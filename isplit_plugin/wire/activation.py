@@ -24,6 +24,7 @@ from .plain import PLAIN_CODECS
 from .quantize import Ranges
 from .reader import Buffer
 from .tensor import BYTES, DATATYPES, Tensor, parse_shape, raw_bytes
+from .transform.transform import Transform
 
 DEFAULT_MAX_BATCH: Final = 64
 """The largest batch that a tail accepts by default."""
@@ -39,6 +40,7 @@ def encode_activation(
     *,
     channel_axis: int = 1,
     ranges: Ranges | None = None,
+    transform: Transform | None = None,
 ) -> Tensor:
     """Code an activation.
 
@@ -49,15 +51,18 @@ def encode_activation(
         channel_axis: The axis of the channels, counted with the batch as
             :attr:`SplitPoint.channel_axis` is. Only codecs per channel use it.
         ranges: Ranges from :func:`calibrate`. Without them a codec uses each item's own.
+        transform: The transform that was fitted for the split point, for the codec ``dct``.
 
     Raises:
         UnknownCodecError: No codec has this name, or it has no such quality.
-        WireError: The array is empty or has no batch, a value is NaN or infinite, or the ranges
-            or the channel axis do not fit.
+        WireError: The array is empty or has no batch, a value is NaN or infinite, or ranges,
+            channel axis or transform do not fit.
     """
     coder, quality = find_coding(codec)
     activation = _finite_activation(array)
-    options = EncodeOptions(channel_axis=channel_axis, ranges=ranges, quality=quality)
+    options = EncodeOptions(
+        channel_axis=channel_axis, ranges=ranges, quality=quality, transform=transform
+    )
     payload = coder.encode(activation, options)
     datatype = _DATATYPES.get(codec)
     if datatype is not None:
@@ -69,7 +74,11 @@ def encode_activation(
 
 
 def decode_activation(
-    tensor: Tensor, *, shape: Sequence[int], max_batch: int = DEFAULT_MAX_BATCH
+    tensor: Tensor,
+    *,
+    shape: Sequence[int],
+    max_batch: int = DEFAULT_MAX_BATCH,
+    transform: Transform | None = None,
 ) -> FloatArray:
     """Read an activation (N, *shape), 1 <= N <= max_batch, as finite, row-major float32.
 
@@ -80,6 +89,7 @@ def decode_activation(
         tensor: The tensor from the network.
         shape: The split point's shape, without the batch.
         max_batch: The largest batch that is accepted.
+        transform: The transform of the split point, for the codec ``dct``.
 
     Raises WireError, also for an unknown codec; WireSizeError for a batch that is too large.
     """
@@ -90,7 +100,7 @@ def decode_activation(
     check_batch(full_shape, shape, max_batch, tensor.name)
     data = tensor.items[0] if tensor.datatype == BYTES else raw_bytes(tensor.array)
     codec, quality = find_coding(name)
-    activation = codec.decode(Payload(data, tensor.parameters, quality), full_shape)
+    activation = codec.decode(Payload(data, tensor.parameters, quality, transform), full_shape)
     if activation.shape != full_shape:
         raise WireError(
             f"tensor {tensor.name!r}: codec {name!r} decoded the shape {list(activation.shape)}, "

@@ -232,9 +232,11 @@ def _read_codec(
 ) -> str:
     """The coding of an activation, where manifest and split point accept the tensor."""
     codec, full_shape = activation_layout(tensor)
-    if codec not in manifest.codecs:
+    accepted = manifest.codings(split_point)
+    if codec not in accepted:
         photos = (*manifest.photos, PHOTO_FILE) if split_point == INPUT else ()
-        raise unknown_codec(codec, (*manifest.codecs, *photos))
+        at = split_point if codec in manifest.codecs else ""
+        raise unknown_codec(codec, (*accepted, *photos), at=at)
     check_batch(full_shape, shape, max_batch, tensor.name)
     return codec
 

@@ -11,6 +11,7 @@ from ..schema import FloatArray
 from .parameters import Scalar
 from .quantize import Ranges
 from .reader import Buffer
+from .transform.transform import Transform
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,11 +23,13 @@ class Payload:
         parameters: Scalars that travel beside the bytes, as parameters of the tensor.
         quality: When it is decoded, the quality that the tensor states, one of
             :attr:`Codec.qualities`; ``None`` for a codec without them. ``encode`` leaves it out.
+        transform: When it is decoded, the transform of the split point; ``None`` where none is.
     """
 
     data: Buffer
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
     quality: int | None = None
+    transform: Transform | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -39,11 +42,13 @@ class EncodeOptions:
         channel_axis: The axis of the channels; axis 0 is the batch.
         ranges: Calibrated ranges (:meth:`Codec.calibrate`). ``None``: each item's own range.
         quality: One of :attr:`Codec.qualities`; ``None`` for a codec without them.
+        transform: The transform of the split point; ``None`` where none was fitted.
     """
 
     channel_axis: int = 1
     ranges: Ranges | None = None
     quality: int | None = None
+    transform: Transform | None = None
 
 
 class Codec(ABC):
@@ -69,6 +74,11 @@ class Codec(ABC):
         ``encode`` gets the one to use in its options, ``decode`` in the payload.
         """
         return ()
+
+    @property
+    def needs_transform(self) -> bool:
+        """Whether the codec works only where a transform was fitted for the split point."""
+        return False
 
     @abstractmethod
     def encode(self, activation: FloatArray, options: EncodeOptions) -> Payload:

@@ -4,6 +4,7 @@ Built-in names::
 
     fp32 | fp16 | uint8          each also with +zstd
     q<2-8>[c][+rle]+zstd
+    dct@<0-7>                    where a transform was fitted for the split point
 
 Other packages add codecs as entry points of the group ``isplit.codecs``: a :class:`Codec`, or
 several of them. Each is known under its own ``name``. A built-in name cannot be replaced.
@@ -22,6 +23,7 @@ from ..errors import UnknownCodecError
 from ..registry import Registry
 from ..schema import IMAGE_CODECS, MAX_QUALITY, NO_CODEC
 from .codec import Codec
+from .dct import DCT
 from .entropy import WithZstd
 from .linear import FAMILY
 from .plain import PLAIN_CODECS
@@ -35,7 +37,11 @@ percentage point of agreement somewhere (docs/explanation/codecs.md)."""
 
 _BUILT_IN: Final[dict[str, Codec]] = {
     codec.name: codec
-    for codec in (*(form for plain in PLAIN_CODECS for form in (plain, WithZstd(plain))), *FAMILY)
+    for codec in (
+        *(form for plain in PLAIN_CODECS for form in (plain, WithZstd(plain))),
+        *FAMILY,
+        DCT,
+    )
 }
 _FAMILY_PATTERN: Final = "q<2-8>[c][+rle]+zstd"
 _RESERVED: Final = (*IMAGE_CODECS, NO_CODEC)
@@ -55,8 +61,16 @@ def register(codec: Codec) -> None:
 
 
 def codec_names() -> tuple[str, ...]:
-    """The activation codecs known in this process, those of other packages included."""
-    return tuple(_CODECS)
+    """The activation codecs known in this process, those of other packages included.
+
+    Those that need a transform, which not every split point has, are left out.
+    """
+    return tuple(name for name, codec in _CODECS.items() if not codec.needs_transform)
+
+
+def needs_transform(coding: str) -> bool:
+    """Whether a coding works only where a transform was fitted. Raises UnknownCodecError."""
+    return find_coding(coding)[0].needs_transform
 
 
 def codings(names: Iterable[str] | None = None) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from .parameters import (
 )
 from .reader import Buffer
 from .tensor import Tensor
+from .transform.transform import Transform
 
 ACTIVATION: Final = "activation"
 """The name of the input tensor; at split point `input` it is `input`."""
@@ -107,14 +108,17 @@ class TailRequest:
         """N, the number of items."""
         return self.tensor.shape[0] if self.is_image else activation_layout(self.tensor)[1][0]
 
-    def activation(self) -> FloatArray:
+    def activation(self, transform: Transform | None = None) -> FloatArray:
         """The decoded activation (N, *shape), float32.
 
-        The batch was bounded when the request was decoded. Raises WireError.
+        The batch was bounded when the request was decoded. ``transform``: of the split point, for
+        the codec ``dct``. Raises WireError.
         """
         if self.is_image:
             raise WireError(f"codec {self.codec!r} carries image files, not an activation")
-        return decode_activation(self.tensor, shape=self.shape, max_batch=self.batch)
+        return decode_activation(
+            self.tensor, shape=self.shape, max_batch=self.batch, transform=transform
+        )
 
     def images(self) -> tuple[Buffer, ...]:
         """The N image files: of codec "file" as they are, of the others cropped on the device.

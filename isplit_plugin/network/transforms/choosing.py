@@ -102,7 +102,8 @@ def choose(
         curve = _curve(trial, other, divergence)
         bits = _at(curve, TARGET)
         if best is None or bits < best[0]:
-            best = bits, metric, _steps(curve)
+            largest = 0.5 * float(np.sqrt(trial.basis.variances.mean()))
+            best = bits, metric, _steps(curve, largest)
     assert best is not None  # noqa: S101  there is at least one metric
     return best[1], best[2]
 
@@ -158,13 +159,19 @@ def _at(curve: Sequence[_Point], divergence: float) -> float:
     )
 
 
-def _steps(curve: Sequence[_Point]) -> Steps:
-    """Steps that lead from :data:`COARSEST` to :data:`FINEST`."""
+def _steps(curve: Sequence[_Point], largest: float) -> Steps:
+    """Steps that lead from :data:`COARSEST` to :data:`FINEST`.
+
+    ``largest``: the largest step of the best quality, for an answer that hardly depends on the
+    activation.
+    """
     points = sorted(curve, key=lambda point: point.step)
     divergences = [point.divergence for point in points]
     steps = [point.step for point in points]
     coarse = _through(COARSEST, divergences[-2:], steps[-2:])
     fine = _through(FINEST, divergences[:2], steps[:2])
+    if fine > largest:
+        coarse, fine = min(coarse, 16 * largest), largest
     classes = 4 * np.log2(max(coarse / fine, 1.0))
     spacing = int(np.clip(round(classes / QUALITIES[-1]), 1, MAX_SPACING))
     # The middle of the range stays where it is, whatever rounding does to its ends.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,49 +17,21 @@ from ...wire import Grid, Transform
 from ..captured_network import CapturedNetwork
 from ..execution import cpu_threads, full_precision, on_best_device, on_device
 from ..importance import DetachedRun, recordable
+from ..progress import Progress, reporter
 from .choosing import Sample, Steps, choose, scales
 from .closed_form import BasisFamily, Metric
 from .finishing import finished_transform
+from .fitted import FOLD_LENGTH, FOLDS, FittedTransforms, fold_of
 from .statistics import PointStatistics, centres, means
 
-FOLDS: Final = 2
-"""Each fold's photos are measured with transforms that were fitted without them."""
 MAX_CHANNELS: Final = 1024
 """Split points with more channels get no transform by default: their matrices are too large."""
 SAMPLE_BYTES: Final = 512 * 1024 * 1024
 """Memory for the photos that scales and steps are found on."""
 MAX_SAMPLE: Final = 64
 
-_FOLD_LENGTH: Final = 8
-_MIN_PHOTOS: Final = 4
-
-
-def fold_of(number: int) -> int:
-    """The fold of a calibration photo by its number: eight photos in turn, so that neighbours,
-    which may be views of one photo, are in one fold."""
-    return number // _FOLD_LENGTH % FOLDS
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FittedTransforms:
-    """What :func:`fit_transforms` found.
-
-    Attributes:
-        transforms: split point -> its transform, fitted on all photos. These are deployed.
-        without_fold: for each fold, the transforms that were fitted without its photos. With them,
-            the photos of the fold are measured.
-        metrics: split point -> the metric that was chosen.
-        photos: how many photos were used.
-    """
-
-    transforms: Mapping[str, Transform]
-    without_fold: tuple[Mapping[str, Transform], ...]
-    metrics: Mapping[str, Metric]
-    photos: int
-
-    def unseen(self, split_point: str, number: int) -> Transform | None:
-        """The transform that calibration photo ``number`` is measured with."""
-        return self.without_fold[fold_of(number)].get(split_point)
+MIN_PHOTOS: Final = 2 * FOLD_LENGTH
+"""The fewest photos that transforms are fitted on."""
 
 
 def fit_transforms(
@@ -73,7 +45,7 @@ def fit_transforms(
     threads: int | None = None,
     device: str | None = None,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Progress | None = None,
 ) -> FittedTransforms:
     """Fit a transform for the codec ``dct`` at each split point.
 
@@ -87,27 +59,34 @@ def fit_transforms(
         draws: classes drawn for each photo, for the gradient metric.
         device: where the network runs; by default a CUDA device if there is one.
         seed: of the drawn classes.
-        progress: called with the number of photos done.
+        progress: ``True`` for a bar on stderr, or a function (:data:`Progress`). A split point whose
+            transform is chosen counts as a photo.
 
     Raises:
-        DataError: fewer than four usable photos.
+        DataError: fewer than :data:`MIN_PHOTOS` usable photos.
         SplitPointError, UnknownSplitPointError: for ``split_points``.
     """
     points = _points(net, split_points)
     runner = on_best_device(net) if device is None else on_device(net, device)
-    with cpu_threads(threads), full_precision():
+    total = len(images) + len(points)
+    with (
+        cpu_threads(threads),
+        full_precision(),
+        reporter(progress, total, "fitting transforms") as report,
+    ):
         collection = _Collection(runner, points, len(images), draws, seed)
         for batch in _batches(images, preprocessing, batch_size):
             collection.add([number for number, _ in batch], np.stack([x for _, x in batch]))
-            if progress is not None:
-                progress(batch[-1][0] + 1)
-        if collection.photos < _MIN_PHOTOS or not all(collection.fold_photos):
+            report(batch[-1][0] + 1)
+        if collection.photos < MIN_PHOTOS or not all(collection.fold_photos):
             raise DataError(
-                f"fitting transforms takes at least {_FOLD_LENGTH + 1} photos, "
-                f"got {collection.photos}"
+                f"fitting transforms takes at least {MIN_PHOTOS} photos, got {collection.photos}"
             )
         network_hash = net.network_hash(preprocessing)
-        fits = {point.name: _fit_point(collection, point, network_hash) for point in points}
+        fits = {}
+        for done, point in enumerate(points, start=len(images)):
+            report(done)
+            fits[point.name] = _fit_point(collection, point, network_hash)
     return FittedTransforms(
         {name: fit.transform for name, fit in fits.items()},
         tuple({name: fit.without[fold] for name, fit in fits.items()} for fold in range(FOLDS)),

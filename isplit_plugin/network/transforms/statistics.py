@@ -44,12 +44,17 @@ class MatrixSum:
             self.count + other.count,
         )
 
-    def shrunk_mean(self) -> Tensor:
-        """The mean, shrunk by the share of its variance in its distance from ``m I``."""
+    def shrunk_mean(self, centre: Tensor | None = None) -> Tensor:
+        """The mean, shrunk by the share of its variance in its distance from ``m I``.
+
+        ``centre``: (C,), the mean of the vectors; with it the matrix is about it.
+        """
         mean = self.total / self.count
+        variance = max(self.squared_norms / self.count - float(mean.square().sum()), 0.0)
+        if centre is not None:
+            mean = mean - torch.outer(centre, centre)
         channels = len(mean)
         target = torch.eye(channels, dtype=torch.float64) * (mean.trace() / channels)
-        variance = max(self.squared_norms / self.count - float(mean.square().sum()), 0.0)
         distance = float((mean - target).square().sum())
         share = min(variance / self.count / distance, 1.0) if distance > 0 else 1.0
         return share * target + (1 - share) * mean
@@ -114,8 +119,7 @@ class PointStatistics:
 
     def covariance(self) -> Tensor:
         """(C, C), float64, about the mean and shrunk."""
-        rest = (self.sums / self.activations.count)[0]
-        return self.activations.shrunk_mean() - torch.outer(rest, rest)
+        return self.activations.shrunk_mean((self.sums / self.activations.count)[0])
 
     def metric(self) -> Tensor:
         """The gradient metric (C, C), float64, shrunk and with trace C; the identity where there

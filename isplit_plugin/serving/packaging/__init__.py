@@ -8,6 +8,7 @@ from .archive import Built, build_archive, build_endpoint_archive, build_head_bu
 from .bottlenecks import load_bottlenecks
 from .deployment import choose_deployed
 from .manifest import make_manifest
+from .transforms import deployed_transforms
 
 __all__ = [
     "Built",
@@ -15,6 +16,7 @@ __all__ = [
     "build_endpoint_archive",
     "build_head_bundle",
     "choose_deployed",
+    "deployed_transforms",
     "load_bottlenecks",
     "make_manifest",
     "package",

@@ -27,6 +27,7 @@ from ...errors import ServingError
 from ...files import file_sha256, write_atomically
 from ...profile import Profile
 from ...schema import OUTPUT, Cut, Manifest, Preprocessing
+from ...wire import Transform
 from ..files import ENDPOINT_MODEL, MANIFEST, NETWORK, PROFILE
 from ..model_store import archive_name, check_unused, head_bundle_name, packaged_network
 from ..optional import package_warnings
@@ -35,6 +36,7 @@ from ..settings import TailSettings, check_torchserve_keys
 from ..settings_file import merged
 from .bottlenecks import bottleneck_file, with_bottlenecks
 from .manifest import make_manifest
+from .transforms import write_transforms
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
@@ -67,6 +69,7 @@ def package(
     codecs: Sequence[str] | None = None,
     default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
+    transforms: Sequence[Transform] = (),
     pt2: bool = False,
     include_output: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -75,8 +78,10 @@ def package(
     """Write the three files that belong together: archive, head bundle and the endpoint's archive.
 
     The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their
-    measurements to its profile. Parameters and errors: see :func:`make_manifest`,
-    :func:`build_archive`, :func:`build_head_bundle`.
+    measurements to its profile. ``transforms`` of deployed split points go to both.
+
+    Parameters and errors: see :func:`make_manifest`, :func:`build_archive`,
+    :func:`build_head_bundle`.
 
     Parameters:
         config: settings of the tail worker; see :func:`build_archive`.
@@ -98,6 +103,7 @@ def package(
         codecs=codecs,
         default=default,
         bottlenecks=bottlenecks,
+        transforms=transforms,
     )
     check_unused(Path(out_dir), manifest.model, manifest.version)
     before = packaged_network(Path(out_dir), manifest.model, manifest.version)
@@ -114,6 +120,7 @@ def package(
         manifest=manifest,
         profile=profile,
         bottlenecks=bottlenecks,
+        transforms=transforms,
         config=config,
         out_dir=out_dir,
     )
@@ -121,6 +128,7 @@ def package(
         net,
         manifest=manifest,
         bottlenecks=bottlenecks,
+        transforms=transforms,
         pt2=pt2,
         include_output=include_output,
         out_dir=out_dir,
@@ -135,6 +143,7 @@ def build_archive(
     manifest: Manifest,
     profile: Profile,
     bottlenecks: Sequence[Bottleneck] = (),
+    transforms: Sequence[Transform] = (),
     config: Mapping[str, Any] | None = None,
     out_dir: str | Path,
 ) -> Path:
@@ -155,6 +164,7 @@ def build_archive(
         profile.save(files / PROFILE)
         for bottleneck in bottlenecks:
             bottleneck.save(files / bottleneck_file(bottleneck.deployed_name))
+        write_transforms(files, transforms, manifest, bundle=False)
         shutil.copyfile(handler_file("tail_handler.py"), files / "tail_handler.py")
         _write_config(files / "model-config.yaml", "model-config.yaml", config)
         _write_manifest(files, manifest)
@@ -181,14 +191,16 @@ def build_head_bundle(
     *,
     manifest: Manifest,
     bottlenecks: Sequence[Bottleneck] = (),
+    transforms: Sequence[Transform] = (),
     pt2: bool = False,
     include_output: bool = True,
     out_dir: str | Path,
 ) -> Path:
     """Write ``<model>.head.zip`` into ``out_dir`` and return its path.
 
-    A version other than 1.0 is part of the name: ``<model>-<version>.head.zip``. The
-    bundle holds ``manifest.json``, and ``heads/<split point>.onnx`` for every deployed split point.
+    A version other than 1.0 is part of the name: ``<model>-<version>.head.zip``. The bundle holds
+    ``manifest.json``, ``heads/<split point>.onnx`` for every deployed split point, and
+    ``transforms/<split point>.safetensors`` where there is a transform.
 
     Parameters:
         include_output: add the whole network, for a device that runs everything itself.
@@ -211,6 +223,7 @@ def build_head_bundle(
                     export_encoder(net, encoders[name], path, format=kind)
                 else:
                     export_head(net, name, path, format=kind)
+        write_transforms(files, transforms, manifest, bundle=True)
         _write_manifest(files, manifest)
         built = stage / "head.zip"
         with zipfile.ZipFile(built, "w", zipfile.ZIP_STORED) as bundle:

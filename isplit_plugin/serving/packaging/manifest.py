@@ -7,18 +7,28 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...errors import BundleError, ProfileError, UnknownCodecError, UnknownSplitPointError
 from ...photo_codecs import PHOTOS
 from ...profile import Profile
-from ...schema import INPUT, NO_CODEC, OUTPUT, PHOTO_FILE, Cut, Manifest, Preprocessing
-from ...wire import CODECS, codings, is_codec
+from ...schema import (
+    INPUT,
+    NO_CODEC,
+    OUTPUT,
+    PHOTO_FILE,
+    TRANSFORM_CODEC,
+    Cut,
+    Manifest,
+    Preprocessing,
+)
+from ...wire import CODECS, Transform, codings, is_codec, needs_transform
 from ..files import ENDPOINT_MODEL
 from .bottlenecks import check_bottlenecks
 from .deployment import choose_deployed, first_cut, usual_cuts
+from .transforms import shipped_transforms
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
@@ -40,6 +50,7 @@ def make_manifest(
     codecs: Sequence[str] | None = None,
     default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
+    transforms: Sequence[Transform] = (),
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a model, without files, and warnings for the operator.
 
@@ -50,10 +61,13 @@ def make_manifest(
         default: the cut that a client starts with; by default :func:`first_cut`. A bottleneck may
             be named by its short name.
         bottlenecks: trained for this network, and deployed besides.
+        transforms: for the codec ``dct``, which is accepted at their split points.
 
     Raises:
         BundleError: a name that TorchServe cannot carry, or nothing to deploy.
-        ProfileError, NetworkMismatchError: the profile or a bottleneck is another network's.
+        ArtifactError: a transform is another split point's.
+        ProfileError, NetworkMismatchError: the profile, a bottleneck or a transform is another
+            network's.
         UnknownSplitPointError, UnknownCodecError: of something that is not there.
     """
     from ...bottleneck import bottleneck_point
@@ -63,18 +77,27 @@ def make_manifest(
     check_bottlenecks(bottlenecks, network_hash)
     bottleneck_points = tuple(bottleneck_point(net, bottleneck) for bottleneck in bottlenecks)
     if deployed is None:
-        deployed = choose_deployed(profile)
+        deployed = choose_deployed(_without_transforms(profile, transforms))
     names = [net.split_point(name).name for name in deployed]
     names += [bottleneck.point.name for bottleneck in bottleneck_points]
     deployed = tuple(dict.fromkeys(names))
     if not deployed:
         raise BundleError("no split point to deploy: name at least one")
-    accepted = _accepted_codecs(profile, codecs)
+    shipped = shipped_transforms(transforms, network_hash, net.split_points, deployed)
+    profile = _without_transforms(profile, tuple(shipped.values()))
+    accepted = _accepted_codecs(profile, codecs, has_transforms=bool(shipped))
     photos = _accepted_photos(profile)
     if default is None:
         default = first_cut(profile, deployed, accepted, photos)
     else:
-        default = _check_default(net, default, deployed, (*accepted, *photos), bottlenecks)
+        default = _check_default(
+            net,
+            default,
+            deployed,
+            (*accepted, *photos),
+            bottlenecks=bottlenecks,
+            transforms=shipped,
+        )
     manifest = Manifest(
         model=model,
         version=version,
@@ -90,6 +113,7 @@ def make_manifest(
         bottlenecks=bottleneck_points,
         photos=photos,
         usual=usual_cuts(profile, deployed, accepted, photos),
+        transforms=tuple(name for name in deployed if name in shipped),
     )
     return manifest, _warnings(net, profile, manifest)
 
@@ -120,12 +144,26 @@ def _check_network(net: CapturedNetwork, profile: Profile, preprocessing: Prepro
     return network_hash
 
 
-def _accepted_codecs(profile: Profile, codecs: Sequence[str] | None) -> tuple[str, ...]:
+def _accepted_codecs(
+    profile: Profile, codecs: Sequence[str] | None, *, has_transforms: bool
+) -> tuple[str, ...]:
     """The codings of activations that the tail accepts. Raises UnknownCodecError."""
     if codecs is None:
         measured = (m.cut.coding for m in profile.measurements)
-        codecs = (*CODECS, *(coding for coding in measured if is_codec(coding)))
-    return codings(codecs)
+        fitted = (TRANSFORM_CODEC,) if has_transforms else ()
+        codecs = (*CODECS, *(coding for coding in measured if is_codec(coding)), *fitted)
+    return tuple(c for c in codings(codecs) if has_transforms or not needs_transform(c))
+
+
+def _without_transforms(profile: Profile, transforms: Sequence[Transform]) -> Profile:
+    """The profile without the measurements of codecs that need a transform that is not there."""
+    names = {transform.split_point for transform in transforms}
+    measurements = tuple(
+        m for m in profile.measurements if m.split_point in names or m.codec != TRANSFORM_CODEC
+    )
+    if len(measurements) == len(profile.measurements):
+        return profile
+    return replace(profile, measurements=measurements)
 
 
 def _accepted_photos(profile: Profile) -> tuple[str, ...]:
@@ -139,7 +177,9 @@ def _check_default(
     cut: Cut,
     deployed: Sequence[str],
     codecs: Sequence[str],
+    *,
     bottlenecks: Sequence[Bottleneck],
+    transforms: Collection[str],
 ) -> Cut:
     """The cut under the name that its split point is deployed by."""
     if cut.split_point in (INPUT, OUTPUT):
@@ -153,6 +193,8 @@ def _check_default(
         name = net.split_point(name).name
     if name not in deployed:
         raise UnknownSplitPointError.of(cut.split_point, (INPUT, *deployed, OUTPUT))
+    if name not in transforms:
+        codecs = [c for c in codecs if c.partition("@")[0] != TRANSFORM_CODEC]
     if cut.coding not in codecs:
         raise UnknownCodecError.of(cut.coding, codecs)
     return replace(cut, split_point=name)

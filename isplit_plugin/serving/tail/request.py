@@ -14,7 +14,7 @@ from ... import image
 from ...device_tokens import DEVICE_HEADER, TokenVerifier
 from ...errors import ImageError, IsplitError, WireError, WireSizeError
 from ...schema import FloatArray, Manifest, Observation
-from ...wire import TailRequest, TailResponse, decode_request, find_header, header_length
+from ...wire import TailRequest, TailResponse, Transform, decode_request, find_header, header_length
 from ..plausible import ReportLimits
 from ..replies import request_body
 from .sender import NOBODY, Sender, identify
@@ -54,12 +54,16 @@ class TailJob:
         """Bytes of the tensor on the wire."""
         return self.request.tensor.nbytes
 
-    def decode(self, manifest: Manifest) -> None:
-        """Fill ``values`` and ``decode_ms``. Raises WireError, ImageError."""
+    def decode(self, manifest: Manifest, transforms: Mapping[str, Transform]) -> None:
+        """Fill ``values`` and ``decode_ms``. Raises WireError, ImageError.
+
+        ``transforms``: by split point, for the codec ``dct``.
+        """
         started = time.perf_counter()
-        self.values = (
-            _images(self.request, manifest) if self.request.is_image else _activation(self.request)
-        )
+        if self.request.is_image:
+            self.values = _images(self.request, manifest)
+        else:
+            self.values = _activation(self.request, transforms.get(self.request.split_point))
         self.decode_ms = self.read_ms + (time.perf_counter() - started) * 1e3
 
 
@@ -140,7 +144,7 @@ def failure(job: TailJob, error: BaseException) -> Observation:
     )
 
 
-def _activation(request: TailRequest) -> FloatArray:
+def _activation(request: TailRequest, transform: Transform | None) -> FloatArray:
     nbytes = 4 * request.batch * math.prod(request.shape)
     if nbytes > MAX_DECODED_BYTES:
         raise WireSizeError(
@@ -148,7 +152,7 @@ def _activation(request: TailRequest) -> FloatArray:
             f"at most {MAX_DECODED_BYTES}",
             limit=MAX_DECODED_BYTES,
         )
-    return request.activation()
+    return request.activation(transform)
 
 
 def _images(request: TailRequest, manifest: Manifest) -> FloatArray:

@@ -26,6 +26,7 @@ from ...wire import TailResponse
 from .. import replies
 from ..files import MANIFEST, PROFILE, verify_files
 from ..optional import TailContext, TailPart, tail_parts
+from ..packaging import deployed_transforms
 from ..plausible import ReportLimits
 from ..settings import TailSettings
 from . import explain
@@ -57,6 +58,7 @@ class TailService:
 
     Raises:
         BundleError: a file of the archive is not the one that was packaged.
+        ArtifactError, NetworkMismatchError: a transform cannot be used.
         ServingError: the configuration has an unknown key or a value that cannot be used.
         SecretError: the operator's secret, or the list of revoked ids, cannot be used.
     """
@@ -76,6 +78,7 @@ class TailService:
             max_batch=settings.max_batch,
             timeout_s=timeout_of(config),
         )
+        self._transforms = deployed_transforms(folder, manifest)
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != manifest.network_hash:
             raise BundleError(
@@ -150,7 +153,7 @@ class TailService:
                 return
             checked = self._check(batch, index, row, headers)
             job = checked  # from here on, a failure counts in the statistics
-            job.decode(self.manifest)
+            job.decode(self.manifest, self._transforms)
             part = self._part_for(job)
             if job.explain or part is not None:
                 batch.others.append((job, part))

@@ -123,6 +123,14 @@ def _read_raw_bits(
     return bits[:count]
 
 
+def ideal_bits(magnitudes: Magnitudes, rows: Rows, tables: Tables) -> float:
+    """The bits of magnitudes (n,) and their signs under the tables (Shannon 1948)."""
+    symbols = symbols_of(magnitudes)
+    large = magnitudes[symbols >= _SMALL]
+    raw = np.count_nonzero(symbols) + int((_octaves(large) - 1).sum())
+    return float(tables.cost[rows * tables.alphabet + symbols].sum()) + raw
+
+
 def bucket_bounds() -> npt.NDArray[np.float64]:
     """(ALPHABET + 1,): the smallest magnitude of each symbol, and one above the largest."""
     octaves = np.arange(_SMALL_OCTAVE, 18)

@@ -86,12 +86,12 @@ class Transform:
     def encode(self, item: FloatArray, quality: int) -> bytes:
         """Write one item (*shape). Raises WireError where a value is too large to be coded."""
         plan = self.plan(quality)
-        return coefficients.encode(plan.quantise(item), plan.rows, self._tables)
+        return coefficients.encode(plan.quantise(item), plan.rows, self.frequency_tables)
 
     def decode(self, reader: Reader, quality: int) -> FloatArray:
         """Read one item (*shape). Raises WireError for bytes that :meth:`encode` did not write."""
         plan = self.plan(quality)
-        return plan.reconstruct(coefficients.decode(reader, plan.rows, self._tables))
+        return plan.reconstruct(coefficients.decode(reader, plan.rows, self.frequency_tables))
 
     def components(self, quality: int) -> int:
         """The number of components that are computed at this quality."""
@@ -108,8 +108,16 @@ class Transform:
         return {}
 
     @cached_property
-    def _tables(self) -> Tables:
+    def frequency_tables(self) -> Tables:
+        """The tables, ready for coding."""
         return Tables(self.tables)
+
+
+def ideal_bits(transform: Transform, item: FloatArray, quality: int) -> float:
+    """The bits of one item (*shape) in an ideal entropy coder of the transform's tables."""
+    plan = transform.plan(quality)
+    magnitudes = np.abs(plan.quantise(item)).astype(np.int64)
+    return coefficients.ideal_bits(magnitudes, plan.rows, transform.frequency_tables)
 
 
 class Plan:
@@ -166,13 +174,13 @@ class Plan:
         """The activation (*shape) of coefficients (n,)."""
         transform = self._transform
         grid = transform.grid
-        values = np.zeros(len(self.encoder) * grid.positions, np.float32)
+        values = np.zeros((len(self.encoder), grid.positions), np.float32)
         (present,) = np.nonzero(coded)
         signed = coded[present]
         kind = np.minimum(np.abs(signed), 3) - 1
         offsets = np.copysign(self._centroids[self.rows[present], kind], signed)
-        values[self._index[present]] = (signed + offsets) * self._steps[present]
-        activation = self._decoder @ grid.inverse(values.reshape(len(self.encoder), -1))
+        values.ravel()[self._index[present]] = (signed + offsets) * self._steps[present]
+        activation = self._decoder @ grid.inverse(values)
         activation += self._means
         np.clip(activation, transform.low, transform.high, out=activation)
         return np.ascontiguousarray(

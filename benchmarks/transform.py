@@ -1,0 +1,322 @@
+"""The codec ``dct``: bytes against what they do to the answer, beside photos and other codecs.
+
+``python -m benchmarks transform --data FOLDER`` fits transforms on 300 photos of the folder, drawn
+at random, and measures on 200 others. What is measured is the mean Kullback-Leibler divergence of
+the answer from the full network's, in nats, and the agreement of the top-1 class. The networks are
+EfficientNet-Lite0 and, with ``--resnet50``, ResNet-50. ``--cuts`` picks some of the cuts, such as
+``efficientnet-lite0:_blocks.5``; ``input`` stands for the photos.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import PIL.Image
+import torch
+
+from isplit_plugin import image
+from isplit_plugin.network import (
+    CapturedNetwork,
+    LoadedNetwork,
+    activations,
+    capture,
+    efficientnet_lite0,
+    fit_transforms,
+    part_times,
+)
+from isplit_plugin.photo_codecs import PHOTOS, can_write, write_photo
+from isplit_plugin.schema import FloatArray
+from isplit_plugin.wire import (
+    QUALITIES,
+    Transform,
+    decode_activation,
+    encode_activation,
+    ideal_bits,
+    pack_transforms,
+)
+
+from . import photos as photo_forms
+from . import resnet50
+from .harness import Row, row
+
+CUTS: Final = "ISPLIT_CUTS"
+"""The environment variable with the cuts, with commas between them; ``--cuts`` sets it."""
+DEFAULT_CUTS: Final = {
+    "efficientnet-lite0": ("input", "_blocks.2", "_blocks.4", "_blocks.5", "_blocks.10"),
+    "resnet50": ("input", "layer2", "layer3"),
+}
+OTHER_CODECS: Final = ("uint8+zstd", "q4+zstd", "q4c+zstd", "q3c+zstd", "q2c+zstd")
+FITTED: Final = 300
+MEASURED: Final = 200
+TARGETS: Final = (0.02, 0.05)
+"""Divergences at which bytes are compared, by a line through logarithms."""
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One coding on every photo.
+
+    Attributes:
+        nbytes: (N,). divergence: (N,), in nats. agrees: (N,).
+    """
+
+    label: str
+    nbytes: Array
+    divergence: Array
+    agrees: Array
+    encode_ms: float
+    decode_ms: float
+
+    def row(self, **more: object) -> Row:
+        return row(
+            f"{self.label}: divergence {self.divergence.mean():.4f} nats, "
+            f"agreement {self.agrees.mean():.1%}",
+            float(self.nbytes.mean()),
+            "bytes",
+            divergence=float(self.divergence.mean()),
+            agreement=float(self.agrees.mean()),
+            encode_ms=self.encode_ms,
+            decode_ms=self.decode_ms,
+            **more,
+        )
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Rows for each network and cut. Times are medians for one photo on one thread."""
+    folder = os.environ.get(photo_forms.VARIABLE)
+    if not folder:
+        print("no photos: --data FOLDER", file=sys.stderr)
+        return []
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    order = np.random.default_rng(0).permutation(len(files))
+    fitted, measured = (24, 8) if quick else (FITTED, MEASURED)
+    chosen = [files[number] for number in order[: fitted + measured]]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows: list[Row] = []
+        for network, cuts in _wanted().items():
+            loaded = efficientnet_lite0() if network != "resnet50" else resnet50.with_weights()
+            if loaded is not None:
+                rows += _network_rows(network, loaded, cuts, chosen[:fitted], chosen[fitted:])
+        return rows
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _wanted() -> dict[str, tuple[str, ...]]:
+    """The cuts of each network."""
+    named = os.environ.get(CUTS)
+    if not named:
+        return DEFAULT_CUTS
+    pairs = [word.strip().split(":", 1) for word in named.split(",")]
+    return {
+        network: tuple(cut for own, cut in pairs if own == network)
+        for network in dict.fromkeys(network for network, _ in pairs)
+    }
+
+
+def _network_rows(
+    network: str,
+    loaded: LoadedNetwork,
+    cuts: Sequence[str],
+    fitted: Sequence[Path],
+    measured: Sequence[Path],
+) -> list[Row]:
+    net = capture(loaded.model, loaded.example_input)
+    pre = loaded.preprocessing
+    crops = [image.crop(file, pre) for file in measured]
+    inputs = torch.from_numpy(np.stack([image.normalize(crop, pre) for crop in crops]))
+    inner = [cut for cut in cuts if cut != "input"]
+    kept: dict[str, list[torch.Tensor]] = {name: [] for name in inner}
+    scores = []
+    for part in inputs.split(10):
+        tensors, part_scores = activations(net, inner, part)
+        scores.append(part_scores)
+        for name in inner:
+            kept[name].append(tensors[name])
+    judge = Judge(torch.log_softmax(torch.cat(scores), dim=1))
+    rows: list[Row] = []
+    photos: list[Measured] = []
+    if "input" in cuts:
+        photos = list(_photos(network, net, loaded, crops, judge))
+        rows += [each.row() for each in photos]
+    head_ms, tail_ms = part_times.head_and_tail_ms(net, inner) if inner else ({}, {})
+    for name in inner:
+        exact = torch.cat(kept.pop(name)).numpy()
+        label = f"{network} {name}"
+        started = time.perf_counter()
+        fits = fit_transforms(
+            net,
+            [(file, None) for file in fitted],
+            preprocessing=pre,
+            split_points=[name],
+            threads=1,
+        )
+        seconds = time.perf_counter() - started
+        transform = fits.transforms[name]
+        rows.append(row(f"{label}: fitting on {len(fitted)} photos", seconds, "s"))
+        metric = f"metric {fits.metrics[name].exponent:g}"
+        size = len(pack_transforms([transform]))
+        rows.append(row(f"{label}: the transform, {metric}", size, "bytes"))
+        rows.append(row(f"{label}: head", head_ms[name], "ms"))
+        rows.append(row(f"{label}: tail", tail_ms[name], "ms"))
+        codes = list(_codes(label, net, name, exact, judge, transform=transform))
+        rows += codes_rows(codes, transform, exact)
+        rows += _against_photos(label, codes, photos)
+        others = _codes(label, net, name, exact, judge)
+        rows += [each.row() for each in others]
+    return rows
+
+
+class Judge:
+    """Compares answers with the full network's, whose log probabilities (N, classes) are given."""
+
+    def __init__(self, full: torch.Tensor) -> None:
+        self._full = full
+        self._top = full.argmax(dim=1)
+
+    def __call__(
+        self, run: Callable[[torch.Tensor], torch.Tensor], values: FloatArray
+    ) -> tuple[Array, Array]:
+        """Divergence and agreement (N,) of the answers that ``run`` makes of values (N, ...)."""
+        with torch.inference_mode():
+            scores = torch.cat([run(part) for part in torch.from_numpy(values).split(10)])
+        answers = torch.log_softmax(scores, dim=1)
+        divergence = (self._full.exp() * (self._full - answers)).sum(dim=1)
+        agrees = answers.argmax(dim=1) == self._top
+        return divergence.numpy(), agrees.numpy().astype(np.float64)
+
+
+def _photos(
+    network: str,
+    net: CapturedNetwork,
+    loaded: LoadedNetwork,
+    crops: Sequence[PIL.Image.Image],
+    judge: Judge,
+) -> Iterator[Measured]:
+    for coding in PHOTOS:
+        codec, _, quality = coding.partition("@")
+        if not can_write(codec):
+            continue
+        sizes, encode_s, decode_s, inputs = [], [], [], []
+        for crop in crops:
+            start = time.perf_counter()
+            data = write_photo(crop, codec, int(quality))
+            middle = time.perf_counter()
+            inputs.append(image.normalize(image.load(data), loaded.preprocessing))
+            decode_s.append(time.perf_counter() - middle)
+            encode_s.append(middle - start)
+            sizes.append(len(data))
+        divergence, agrees = judge(net.model, np.stack(inputs))
+        yield Measured(
+            f"{network} input:{coding}",
+            np.array(sizes, np.float64),
+            divergence,
+            agrees,
+            1e3 * statistics.median(encode_s),
+            1e3 * statistics.median(decode_s),
+        )
+
+
+def _codes(
+    label: str,
+    net: CapturedNetwork,
+    name: str,
+    exact: FloatArray,
+    judge: Judge,
+    *,
+    transform: Transform | None = None,
+) -> Iterator[Measured]:
+    """Every quality of the transform; without one, the other codecs."""
+    codings = OTHER_CODECS if transform is None else [f"dct@{q}" for q in QUALITIES]
+    tail = net.bisect(name)[1]
+    axis = net.split_point(name).channel_axis
+    for coding in codings:
+        sizes, encode_s, decode_s = [], [], []
+        decoded = np.empty_like(exact)
+        for number in range(len(exact)):
+            item = exact[number : number + 1]
+            start = time.perf_counter()
+            tensor = encode_activation(item, coding, channel_axis=axis, transform=transform)
+            middle = time.perf_counter()
+            decoded[number] = decode_activation(tensor, shape=item.shape[1:], transform=transform)[
+                0
+            ]
+            decode_s.append(time.perf_counter() - middle)
+            encode_s.append(middle - start)
+            sizes.append(tensor.nbytes)
+        divergence, agrees = judge(tail, decoded)
+        yield Measured(
+            f"{label}:{coding}",
+            np.array(sizes, np.float64),
+            divergence,
+            agrees,
+            1e3 * statistics.median(encode_s),
+            1e3 * statistics.median(decode_s),
+        )
+
+
+def codes_rows(codes: Sequence[Measured], transform: Transform, exact: FloatArray) -> list[Row]:
+    """The codes with their overhead over an ideal coder of the same model."""
+    rows = []
+    for quality, code in zip(QUALITIES, codes, strict=True):
+        few = exact[:20]
+        ideal = np.mean([ideal_bits(transform, item, quality) / 8 for item in few])
+        overhead = float(code.nbytes[: len(few)].mean() / ideal - 1)
+        rows.append(
+            code.row(overhead=overhead, components=transform.components(quality))
+            | {"expected": f"{overhead:.1%} over ideal, encode {code.encode_ms:.1f} ms, "
+               f"decode {code.decode_ms:.1f} ms"}
+        )  # fmt: skip
+    return rows
+
+
+def _against_photos(
+    label: str, codes: Sequence[Measured], photos: Sequence[Measured]
+) -> Iterator[Row]:
+    """Bytes at equal divergence against the best photo, with a paired bootstrap over photos."""
+    if not photos:
+        return
+    formats = sorted({photo.label.partition("@")[0] for photo in photos})
+    rng = np.random.default_rng(0)
+    count = len(codes[0].nbytes)
+    draws = [np.arange(count), *rng.integers(0, count, (500, count))]
+    for target in TARGETS:
+        ratios = []
+        for rows in draws:
+            own = _bytes_at(codes, rows, target)
+            best = min(
+                _bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
+                for name in formats
+            )
+            ratios.append(own / best)
+        low, high = np.quantile(ratios[1:], [0.025, 0.975])
+        yield row(
+            f"{label}: bytes at {target} nats, 95 % of {low:.2f} to {high:.2f}",
+            _bytes_at(codes, draws[0], target),
+            "bytes",
+            ratio=ratios[0],
+            rival="best photo",
+            low=float(low),
+            high=float(high),
+        )
+
+
+def _bytes_at(measured: Sequence[Measured], rows: Array, target: float) -> float:
+    """Mean bytes at a mean divergence, between the two codings around it."""
+    points = sorted(
+        (float(m.divergence[rows].mean()), float(m.nbytes[rows].mean())) for m in measured
+    )
+    divergences, sizes = np.log([max(d, 1e-9) for d, _ in points]), np.log([s for _, s in points])
+    return float(np.exp(np.interp(np.log(target), divergences, sizes)))
