@@ -4,7 +4,8 @@
 at random, and measures on 200 others. What is measured is the mean Kullback-Leibler divergence of
 the answer from the full network's, in nats, and the agreement of the top-1 class. The networks are
 EfficientNet-Lite0 and, with ``--resnet50``, ResNet-50. ``--cuts`` picks some of the cuts, such as
-``efficientnet-lite0:_blocks.5``; ``input`` stands for the photos.
+``efficientnet-lite0:_blocks.5``; ``input`` stands for the photos, and ``input:avif`` for those of one
+format. The rows of a cut are shown as soon as they are measured.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from isplit_plugin.wire import (
 
 from . import photos as photo_forms
 from . import resnet50
-from .harness import Row, row
+from .harness import Row, row, table
 
 CUTS: Final = "ISPLIT_CUTS"
 """The environment variable with the cuts, with commas between them; ``--cuts`` sets it."""
@@ -137,7 +138,7 @@ def _network_rows(
     pre = loaded.preprocessing
     crops = [image.crop(file, pre) for file in measured]
     inputs = torch.from_numpy(np.stack([image.normalize(crop, pre) for crop in crops]))
-    inner = [cut for cut in cuts if cut != "input"]
+    inner = [cut for cut in cuts if not cut.startswith("input")]
     kept: dict[str, list[torch.Tensor]] = {name: [] for name in inner}
     scores = []
     for part in inputs.split(10):
@@ -148,8 +149,8 @@ def _network_rows(
     judge = Judge(torch.log_softmax(torch.cat(scores), dim=1))
     rows: list[Row] = []
     photos: list[Measured] = []
-    if "input" in cuts:
-        photos = list(_photos(network, net, loaded, crops, judge))
+    if any(cut.startswith("input") for cut in cuts):
+        photos = list(_photos(network, net, loaded, crops, judge, formats=_formats(cuts)))
         rows += [each.row() for each in photos]
     head_ms, tail_ms = part_times.head_and_tail_ms(net, inner) if inner else ({}, {})
     for name in inner:
@@ -172,11 +173,23 @@ def _network_rows(
         rows.append(row(f"{label}: head", head_ms[name], "ms"))
         rows.append(row(f"{label}: tail", tail_ms[name], "ms"))
         codes = list(_codes(label, net, name, exact, judge, transform=transform))
-        rows += codes_rows(codes, transform, exact)
+        rows += _code_rows(codes, transform, exact)
         rows += _against_photos(label, codes, photos)
+        _show(rows)
         others = _codes(label, net, name, exact, judge)
         rows += [each.row() for each in others]
     return rows
+
+
+def _formats(cuts: Sequence[str]) -> tuple[str, ...]:
+    """The formats of photos that are measured; empty: all."""
+    named = [cut.partition(":")[2] for cut in cuts if cut.startswith("input")]
+    return tuple(name for name in named if name) if all(named) else ()
+
+
+def _show(rows: Sequence[Row]) -> None:
+    """The rows so far on stderr: a long run that is ended loses nothing."""
+    print(table(rows), file=sys.stderr, flush=True)
 
 
 class Judge:
@@ -204,10 +217,12 @@ def _photos(
     loaded: LoadedNetwork,
     crops: Sequence[PIL.Image.Image],
     judge: Judge,
+    *,
+    formats: Sequence[str],
 ) -> Iterator[Measured]:
     for coding in PHOTOS:
         codec, _, quality = coding.partition("@")
-        if not can_write(codec):
+        if not can_write(codec) or (formats and codec not in formats):
             continue
         sizes, encode_s, decode_s, inputs = [], [], [], []
         for crop in crops:
@@ -219,6 +234,7 @@ def _photos(
             encode_s.append(middle - start)
             sizes.append(len(data))
         divergence, agrees = judge(net.model, np.stack(inputs))
+        print(f"{network} input:{coding}", file=sys.stderr, flush=True)
         yield Measured(
             f"{network} input:{coding}",
             np.array(sizes, np.float64),
@@ -267,7 +283,7 @@ def _codes(
         )
 
 
-def codes_rows(codes: Sequence[Measured], transform: Transform, exact: FloatArray) -> list[Row]:
+def _code_rows(codes: Sequence[Measured], transform: Transform, exact: FloatArray) -> list[Row]:
     """The codes with their overhead over an ideal coder of the same model."""
     rows = []
     for quality, code in zip(QUALITIES, codes, strict=True):
