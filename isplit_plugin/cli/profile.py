@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError, UnknownClassError
 from ..photo_codecs import PHOTOS
+from ..schema import TRANSFORM_CODEC
 from . import common
 from .network_options import add_network, load
 from .profile_summary import render, summary
@@ -110,8 +111,9 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-transforms",
         action="store_true",
-        help="do not fit a transform at each split point for the codec dct, which takes the fewest "
-        "bytes but about doubles the time (docs/explanation/transform-codec.md)",
+        help="leave out the codec dct, which takes the fewest bytes: without it no transform is "
+        "fitted at each split point, in about half the time "
+        "(docs/explanation/transform-codec.md)",
     )
     group.add_argument(
         "--tolerance",
@@ -236,7 +238,7 @@ def _transforms(
     """The transforms for the codec ``dct``; ``None`` where none are wanted or photos are few."""
     from ..network import MIN_PHOTOS, fit_transforms
 
-    if options.no_transforms:
+    if options.no_transforms or not _has_transform_codec(options.codecs):
         return None
     if len(images) < MIN_PHOTOS:
         common.note(
@@ -257,6 +259,13 @@ def _transforms(
     )
 
 
+def _has_transform_codec(text: str | None) -> bool:
+    """Whether the codec ``dct`` is measured: by default, with all codecs, and where it is named."""
+    if text is None or text == "all":
+        return True
+    return any(word.partition("@")[0] == TRANSFORM_CODEC for word in _words(text))
+
+
 def _split_points(text: str | None, net: CapturedNetwork) -> list[str] | None:
     if text == "all":
         return [point.name for point in net.split_points]
@@ -273,7 +282,7 @@ def _codecs(text: str | None, names: Sequence[str]) -> Sequence[str]:
         return names
     codecs = _words(text)
     for codec in codecs:
-        if codec not in names and not is_codec(codec):
+        if codec not in (*names, TRANSFORM_CODEC) and not is_codec(codec):
             raise unknown_codec(codec, CODECS, names)
     return codecs
 

@@ -31,7 +31,7 @@ MAX_TABLES: Final = 128
 MAX_VALUES: Final = 2**27
 """The most values of an activation."""
 
-_KEY: Final = "isplit_transforms"
+KEY: Final = "isplit_transforms"
 # name -> (dtype, shape in letters: K components, C channels, M means, B bands, T tables,
 # A symbols)
 _ARRAYS: Final[dict[str, tuple[type[np.generic], str]]] = {
@@ -55,10 +55,10 @@ def pack_transforms(transforms: Sequence[Transform]) -> bytes:
         for number, transform in enumerate(transforms)
         for name in _ARRAYS
     }
-    description = {"format": FORMAT, "transforms": [_described(each) for each in transforms]}
+    description = described(transforms)
     # One metadata key, because safetensors writes several in random order.
-    signed = _canonical({"content": description, "sha256": _digest(description, arrays)})
-    return bytes(safetensors.numpy.save(arrays, metadata={_KEY: signed}))
+    signed = _canonical({"content": description, "sha256": digest(description, arrays)})
+    return bytes(safetensors.numpy.save(arrays, metadata={KEY: signed}))
 
 
 def unpack_transforms(data: bytes, *, where: str = "transforms") -> tuple[Transform, ...]:
@@ -117,15 +117,20 @@ def check_transform(
         )
 
 
-def _described(transform: Transform) -> dict[str, Any]:
-    return {
-        "network_hash": transform.network_hash,
-        "split_point": transform.split_point,
-        "shape": list(transform.shape),
-        "channel_axis": transform.channel_axis,
-        "spacing": transform.spacing,
-        **{name: getattr(transform, name) for name in _NUMBERS},
-    }
+def described(transforms: Sequence[Transform]) -> dict[str, Any]:
+    """The JSON part of a file."""
+    parts = [
+        {
+            "network_hash": transform.network_hash,
+            "split_point": transform.split_point,
+            "shape": list(transform.shape),
+            "channel_axis": transform.channel_axis,
+            "spacing": transform.spacing,
+            **{name: getattr(transform, name) for name in _NUMBERS},
+        }
+        for transform in transforms
+    ]
+    return {"format": FORMAT, "transforms": parts}
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], Arrays]:
@@ -134,13 +139,13 @@ def _read(data: bytes) -> tuple[dict[str, Any], Arrays]:
     arrays = safetensors.numpy.load(data)
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if _KEY not in metadata:
-        raise ArtifactError(f"expected transforms, got safetensors without metadata {_KEY!r}")
-    signed = json.loads(metadata[_KEY])
+    if KEY not in metadata:
+        raise ArtifactError(f"expected transforms, got safetensors without metadata {KEY!r}")
+    signed = json.loads(metadata[KEY])
     description = signed["content"]
     if int(description["format"]) > FORMAT:
         raise ArtifactError(f"expected format {FORMAT} or older, got {description['format']}")
-    sha256 = _digest(description, arrays)
+    sha256 = digest(description, arrays)
     if sha256 != signed["sha256"]:
         raise ArtifactError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
     return description, arrays
@@ -200,7 +205,8 @@ def _transform(raw: Mapping[str, Any], arrays: Arrays) -> Transform:
     )
 
 
-def _digest(description: Mapping[str, Any], arrays: Arrays) -> str:
+def digest(description: Mapping[str, Any], arrays: Arrays) -> str:
+    """SHA-256 over both parts of a file, in hexadecimal digits."""
     sha = hashlib.sha256(_canonical(description).encode())
     for name in sorted(arrays):
         array = arrays[name]
