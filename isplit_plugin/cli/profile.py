@@ -113,7 +113,7 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="leave out the codec dct, which takes the fewest bytes: without it no transform is "
         "fitted at each split point, in about half the time "
-        "(docs/explanation/transform-codec.md)",
+        "(isplit docs transform-codec)",
     )
     group.add_argument(
         "--tolerance",

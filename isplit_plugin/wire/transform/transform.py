@@ -33,6 +33,7 @@ QUALITIES: Final = tuple(range(8))
 ROUNDING: Final = 0.35
 """Added before rounding down: less than one half makes more zeros, which cost little."""
 CLASSES_PER_OCTAVE: Final = 4
+"""Classes of coefficients whose sizes differ by a factor of two."""
 
 Float16Array = npt.NDArray[np.float16]
 
