@@ -14,10 +14,8 @@ from typing import Final
 
 import numpy as np
 import PIL.Image
-import safetensors.numpy
 from toys import advice as toys
 from toys.client import bundle_files, make_manifest
-from toys.transforms import toy_transform
 
 from isplit_plugin import image
 from isplit_plugin.client import HeadBundle
@@ -25,8 +23,7 @@ from isplit_plugin.errors import ArtifactError, BundleError, ImageError, Profile
 from isplit_plugin.profile import Profile
 from isplit_plugin.profile.profile_file import pack, parts_of
 from isplit_plugin.schema import Manifest, Preprocessing
-from isplit_plugin.wire import load_json, pack_transforms, unpack_transforms
-from isplit_plugin.wire.transform import transform_file
+from isplit_plugin.wire import load_json
 
 from .target import Target
 
@@ -164,46 +161,7 @@ def _profile_seeds() -> Iterator[bytes]:
     yield b"\1" + toys.profile().to_bytes()
 
 
-# A case is a flag and then, with an even flag, the description of transforms, whose file the target
-# makes with the right SHA-256, and otherwise the file itself.
-
-
-def _transforms(case: bytes) -> None:
-    if not case or case[0] % 2:
-        unpack_transforms(case[1:])
-        return
-    signed = {"content": load_json(case[1:])}
-    arrays = _transform_arrays()
-    try:
-        signed["sha256"] = transform_file.digest(signed["content"], arrays)
-        metadata = {transform_file.KEY: json.dumps(signed, allow_nan=False)}
-    except ValueError:  # 1e999, which no file has
-        return
-    for transform in unpack_transforms(safetensors.numpy.save(arrays, metadata=metadata)):
-        zeros = np.zeros(transform.shape, np.float32)
-        transform.encode(zeros, 3)
-
-
-def _transform_arrays() -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = safetensors.numpy.load(pack_transforms([toy_transform()]))
-    return arrays
-
-
-def _transforms_seeds() -> Iterator[bytes]:
-    transform = toy_transform()
-    yield b"\0" + json.dumps(transform_file.described([transform])).encode()
-    yield b"\1" + pack_transforms([transform])
-
-
 FILE_TARGETS: Final = (
-    Target(
-        "transforms",
-        "a file of transforms",
-        _transforms,
-        _transforms_seeds,
-        (ArtifactError, WireError),
-        json_at=1,
-    ),
     Target("image", "a photo", _image, _image_seeds, (ImageError,), json_at=None),
     Target(
         "bundle",

@@ -11,9 +11,9 @@ import safetensors.numpy
 from toys.transforms import toy_transform
 
 from isplit_plugin.errors import ArtifactError, WireError
-from isplit_plugin.wire import load_json
+from isplit_plugin.wire import EncodeOptions, Payload, load_json
+from isplit_plugin.wire.dct import DCT
 from isplit_plugin.wire.transform import transform_file
-from isplit_plugin.wire.transform.codec import decode_items, encode_items
 from isplit_plugin.wire.transform.transform import QUALITIES
 from isplit_plugin.wire.transform.transform_file import pack_transforms, unpack_transforms
 
@@ -33,7 +33,8 @@ def _dct(case: bytes) -> None:
     transform = _TRANSFORMS[case[0] % len(_TRANSFORMS)]
     quality = QUALITIES[case[1] % len(QUALITIES)]
     shape = (1 + case[2] % 4, *transform.shape)
-    activation = decode_items(case[3:], shape, transform, quality)
+    payload = Payload(case[3:], quality=quality, transform=transform)
+    activation = DCT.decode(payload, shape)
     assert activation.shape == shape
     assert np.isfinite(activation).all()
 
@@ -44,8 +45,9 @@ def _dct_seeds() -> Iterator[bytes]:
         for quality in QUALITIES[::3]:
             for items in (1, 3):
                 values = rng.normal(0, 3, (items, *transform.shape)).astype(np.float32)
-                payload = encode_items(values, transform, quality)
-                yield bytes((number, quality, items - 1)) + payload
+                options = EncodeOptions(transform=transform, quality=quality)
+                payload = DCT.encode(values, options)
+                yield bytes((number, quality, items - 1)) + bytes(payload.data)
 
 
 def _transforms(case: bytes) -> None:
@@ -64,19 +66,18 @@ def _file(description: dict[str, Any]) -> bytes:
     arrays = safetensors.numpy.load(whole)
     sha256 = _digest(description, arrays)
     signed = json.dumps({"content": description, "sha256": sha256})
-    return bytes(safetensors.numpy.save(arrays, metadata={transform_file._KEY: signed}))
+    return bytes(safetensors.numpy.save(arrays, metadata={transform_file.KEY: signed}))
 
 
 def _digest(description: dict[str, Any], arrays: transform_file.Arrays) -> str:
     try:
-        return transform_file._digest(description, arrays)
+        return transform_file.digest(description, arrays)
     except ValueError:  # 1e999, which the reader refuses too
         return ""
 
 
 def _transforms_seeds() -> Iterator[bytes]:
-    described = [transform_file._described(transform) for transform in _TRANSFORMS]
-    yield b"\0" + json.dumps({"format": transform_file.FORMAT, "transforms": described}).encode()
+    yield b"\0" + json.dumps(transform_file.described(_TRANSFORMS)).encode()
     yield b"\1" + pack_transforms(_TRANSFORMS[2:])
 
 

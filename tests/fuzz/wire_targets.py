@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Final
 
 import numpy as np
 from toys.client import make_manifest, recommendation
-from toys.transforms import toy_transform
 
 from isplit_plugin.errors import (
     ArtifactError,
@@ -21,18 +19,16 @@ from isplit_plugin.errors import (
     from_json,
 )
 from isplit_plugin.probing.messages import ProbeResponse, decode_probe_response
-from isplit_plugin.schema import TRANSFORM_CODEC, Cut, Recommendation
+from isplit_plugin.schema import Cut, Recommendation
 from isplit_plugin.wire import (
     CODECS,
     OUTPUTS,
-    QUALITIES,
     Buffer,
     EncodeOptions,
     Scalar,
     TailRequest,
     TailResponse,
     Tensor,
-    Transform,
     WithZstd,
     codings,
     decode_activation,
@@ -227,36 +223,6 @@ def _activation_seeds() -> Iterator[bytes]:
             yield head + json.dumps(dict(payload.parameters)).encode() + b"\0" + bytes(payload.data)
 
 
-# A case is: the quality, the number of items, the code.
-
-
-def _transform_code(case: bytes) -> None:
-    if len(case) < 2:
-        return
-    transform = _transform()
-    shape = (1 + case[1] % 3, *transform.shape)
-    coding = f"{TRANSFORM_CODEC}@{case[0] % len(QUALITIES)}"
-    stated: dict[str, Scalar] = {P_CODEC: coding, P_SHAPE: ",".join(map(str, shape))}
-    tensor = Tensor.of_bytes("activation", [case[2:]], stated)
-    activation = decode_activation(tensor, shape=shape[1:], transform=transform)
-    _check_activation(activation, shape)
-
-
-@cache
-def _transform() -> Transform:
-    return toy_transform()
-
-
-def _transform_code_seeds() -> Iterator[bytes]:
-    transform = _transform()
-    for quality in QUALITIES:
-        for items in (1, 3):
-            shape = (items, *transform.shape)
-            values = np.random.default_rng(quality).normal(size=shape).astype(np.float32)
-            tensor = encode_activation(values, f"{TRANSFORM_CODEC}@{quality}", transform=transform)
-            yield bytes((quality, items - 1)) + bytes(tensor.items[0])
-
-
 def _check_activation(activation: np.ndarray, shape: tuple[int, ...]) -> None:
     assert activation.dtype == np.float32
     assert activation.shape == shape
@@ -304,14 +270,6 @@ WIRE_TARGETS: Final = (
         (WireError,),
         json_at=3,
         words=("scale", "zero_point"),
-    ),
-    Target(
-        "transform-code",
-        "the payload of the codec dct",
-        _transform_code,
-        _transform_code_seeds,
-        (WireError,),
-        json_at=None,
     ),
     Target(
         "probe-response",
