@@ -7,9 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from ..errors import BundleError, UnknownCodecError, UnknownSplitPointError
+from ..errors import (
+    BundleError,
+    NetworkMismatchError,
+    UnknownCodecError,
+    UnknownSplitPointError,
+)
 from ..photo_codecs import can_write
-from ..schema import IMAGE_CODECS, INPUT, NO_CODEC, OUTPUT, PHOTO_FILE, Cut, Manifest
+from ..schema import (
+    IMAGE_CODECS,
+    INPUT,
+    NO_CODEC,
+    OUTPUT,
+    PHOTO_FILE,
+    Cut,
+    Manifest,
+    Recommendation,
+)
 from ..wire import codec_names, describe, unknown_codec
 
 _LOGGER = logging.getLogger("isplit.client")
@@ -61,6 +75,21 @@ def writable(manifest: Manifest | None, cut: Cut) -> Cut:
     other = next(others, WHOLE_PHOTO)
     _LOGGER.warning("this Pillow cannot write %s: photos are sent as %s", cut.coding, other.coding)
     return other
+
+
+def recommended(manifest: Manifest | None, recommendation: Recommendation) -> Cut:
+    """The cut of a recommendation, in a form that this device can write (:func:`writable`).
+
+    Raises as :func:`resolve`, and NetworkMismatchError for a recommendation for another network.
+    """
+    if manifest is not None and recommendation.network_hash != manifest.network_hash:
+        raise NetworkMismatchError(
+            f"the head belongs to network {manifest.network_hash}, the recommendation is for "
+            f"{recommendation.network_hash}",
+            head=manifest.network_hash,
+            tail=recommendation.network_hash,
+        )
+    return writable(manifest, resolve(manifest, None, recommendation.cut))
 
 
 def _complete(manifest: Manifest, cut: Cut | str) -> Cut:

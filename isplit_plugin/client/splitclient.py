@@ -41,7 +41,7 @@ from .answers import check_answer, predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
-from .cuts import refused, resolve, writable
+from .cuts import recommended, refused, resolve
 from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
@@ -285,15 +285,7 @@ class SplitClient(Closing):
             UnknownSplitPointError: the bundle's network is not deployed at the split point.
             UnknownCodecError: this client does not know the codec.
         """
-        manifest = self.manifest
-        if manifest is not None and recommendation.network_hash != manifest.network_hash:
-            raise NetworkMismatchError(
-                f"the head belongs to network {manifest.network_hash}, the recommendation is for "
-                f"{recommendation.network_hash}",
-                head=manifest.network_hash,
-                tail=recommendation.network_hash,
-            )
-        cut = writable(manifest, resolve(manifest, None, recommendation.cut))
+        cut = recommended(self.manifest, recommendation)
         if not self._local.has_head(cut.split_point):
             raise BundleError(
                 f"the server recommends {cut.split_point!r}, but there is no head for it here"

@@ -229,6 +229,28 @@ def test_addresses_that_are_none(url: str) -> None:
     assert "pw" not in str(caught.value)
 
 
+def test_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.state.always = answering(200, b"through the proxy")
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "")
+    transport = Transport("http://192.0.2.1:8080", token=TOKEN, timeout=5)
+    for _ in range(2):
+        assert transport.get("/ping").body == b"through the proxy"
+    transport.close()
+    assert server.state.seen[-1].path == "http://192.0.2.1:8080/ping"
+    assert len(server.state.connections) == 1
+    assert server.state.ended.wait(10)
+
+
+def test_no_cookie_is_kept(connect: Connect, server: Server) -> None:
+    server.state.faults = [answering(400, b"{}", Set_Cookie="track=me; Path=/")]
+    client = connect()
+    with pytest.raises(TransportError):
+        client.predict(GREEN)
+    client.predict(GREEN)
+    assert "Cookie" not in server.state.seen[-1].headers
+
+
 def test_a_prefix_and_a_trailing_slash(server: Server) -> None:
     with pytest.raises(UnknownModelError):
         fetch_recommendation(server.url + "/proxy/", "toy")
