@@ -20,6 +20,7 @@ NAMES = (
     "photos",
     "bottleneck",
     "serving",
+    "forwarder",
     "store",
     "memory",
     "probes",

@@ -41,7 +41,8 @@ def handle(data, context):
 """
 
 
-def _do_nothing(folder: Path, store: Path) -> None:
+def do_nothing(folder: Path, store: Path) -> None:
+    """Package a handler that answers without looking at its request."""
     handler = folder / "nothing_handler.py"
     handler.write_text(_NOTHING)
     config = folder / "nothing.yaml"
@@ -123,7 +124,7 @@ def run(quick: bool = False) -> list[Row]:
                 out_dir=store,
             )
             bundles[name] = built.bundle
-        _do_nothing(folder, store)
+        do_nothing(folder, store)
         with TorchServe(model_store=store, store=f"sqlite:///{folder / 'store.db'}") as server:
             rows += _latency(server, bundles["everything"], photos[0].path, points, rounds)
             rows += _cost_of_statistics(server, bundles, photos[0].path, seconds, repeats)

@@ -41,7 +41,7 @@ from isplit_plugin.traffic.aggregates.keys import OutcomeKey, Population, Served
 from isplit_plugin.traffic.aggregates.moments import Moments, landmark
 
 from .harness import Row, against, row
-from .serving import _do_nothing
+from .serving import do_nothing
 
 CLASSES, POINTS, GROUPS = 1000, 40, 1
 NETWORK = "benchmark"
@@ -263,7 +263,7 @@ def run(quick: bool = False) -> list[Row]:
         archives = Path(folder, "models")
         archives.mkdir()
         build_endpoint_archive(archives)
-        _do_nothing(Path(folder), archives)
+        do_nothing(Path(folder), archives)
         for size, seen in (("10^4", 1e4), ("10^9", 1e9)):
             random = np.random.default_rng(0)
             url = f"sqlite:///{folder}/{size}.db"

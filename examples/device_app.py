@@ -1,7 +1,7 @@
 """A device that classifies the photos of a folder and cuts where the server recommends.
 
-    python examples/device_app.py photos/ --url http://127.0.0.1:8080 --model resnet50 \
-        --head resnet50.head.zip --key-file key_file.json
+    python examples/device_app.py photos/ --url http://127.0.0.1:8443 --model resnet50 \
+        --head resnet50.head.zip --token-file phone-1.token
 
 It needs only the light client: pip install '.[onnx]' in a checkout.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from isplit_plugin.client import SplitClient, read_key
+from isplit_plugin.client import SplitClient
 from isplit_plugin.errors import (
     BundleError,
     ImageError,
     IsplitError,
     NetworkMismatchError,
+    TokenError,
     TransportError,
 )
 
@@ -30,7 +31,8 @@ def main() -> None:
         options.url,
         model=options.model,
         head=options.head,
-        token=lambda: read_key(options.key_file),  # read again when the token has expired
+        # Read again when the forwarder refuses it, such as after it has expired.
+        device_token=lambda: options.token_file.read_text().strip(),
         cut=options.cut,
         raw_scores=False,  # the best classes are enough here, and the answer is smaller
         local_fallback=True,  # while the server is away, the whole network runs here
@@ -70,7 +72,7 @@ def classify(client: SplitClient, photo: Path, cut: str | None) -> str | None:
     except NetworkMismatchError as error:
         print(f"this device needs a new head bundle: {error.message}")
         return classify(client, photo, "output")
-    except (ImageError, TransportError, BundleError) as error:
+    except (ImageError, TransportError, TokenError, BundleError) as error:
         print(f"{photo.name}: not classified, {error.message}")
     else:
         print(
@@ -86,10 +88,10 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="folder of photos")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="inference address")
+    parser.add_argument("--url", default="http://127.0.0.1:8443", help="address of the forwarder")
     parser.add_argument("--model", required=True, help="name that the model is registered by")
     parser.add_argument("--head", required=True, type=Path, help="head bundle, MODEL.head.zip")
-    parser.add_argument("--key-file", required=True, type=Path, help="TorchServe's key file")
+    parser.add_argument("--token-file", required=True, type=Path, help="this device's token")
     parser.add_argument("--cut", help="cut to start with, such as layer2:uint8+zstd")
     return parser.parse_args()
 

@@ -53,7 +53,7 @@ class Run:
     ) -> None:
         self.app, self.server, self.bundle, self.folder = app, server, bundle, folder
         self.monkeypatch, self.capsys = monkeypatch, capsys
-        (folder / "keys.json").write_text(json.dumps({"inference": {"key": "token"}}))
+        (folder / "phone.token").write_text("token\n")
         (folder / "photos").mkdir()
         for number in range(2):
             image = PIL.Image.fromarray(photo(51, 204, 0))
@@ -62,7 +62,7 @@ class Run:
     def __call__(self, *options: str) -> list[str]:
         words = ["device_app.py", str(self.folder / "photos"), "--url", self.server.url]
         words += ["--model", "toy", "--head", str(self.bundle)]
-        words += ["--key-file", str(self.folder / "keys.json"), *options]
+        words += ["--token-file", str(self.folder / "phone.token"), *options]
         self.monkeypatch.setattr(sys, "argv", words)
         self.app.main()
         return self.capsys.readouterr().out.splitlines()

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from toys.client import (
     KILLED,
     TOKEN,
     Fault,
+    Handler,
     Server,
     answering,
     hang,
@@ -34,10 +36,12 @@ from isplit_plugin.errors import (
     AuthenticationError,
     ProtocolError,
     QueryError,
+    RateLimitError,
     ServerBusyError,
     ServerTimeoutError,
     ServerUnavailableError,
     StoreError,
+    TokenError,
     TransportError,
     UnknownModelError,
     WireError,
@@ -340,3 +344,68 @@ def test_a_refusal_that_comes_before_the_body_was_read(size: int) -> None:
             transport.post("/predictions/toy", bytes(size), {})
         transport.close()
         thread.join()
+
+
+def test_a_forwarder_says_when_to_try_again(
+    server: Server, connect: Callable[..., SplitClient]
+) -> None:
+    def refusing(status: int, code: str, **details: Any) -> Fault:
+        body = {"error": "later", "code": code, "details": details}
+        return answering(status, json.dumps(body).encode())
+
+    server.state.faults += [
+        refusing(429, "rate_limited", retry_after_s=0.01),
+        refusing(503, "unavailable", retry_after_s=0.01),
+    ]
+    assert connect().predict(photo(200, 0, 0)).label == "red"
+    assert len(server.state.seen) == 3
+    server.state.always = refusing(429, "rate_limited", retry_after_s=3600)
+    started = time.monotonic()
+    with pytest.raises(RateLimitError):
+        connect(deadline=30.0).predict(photo(200, 0, 0))
+    assert time.monotonic() - started < 20
+    assert len(server.state.seen) == 4
+    for odd in (float("inf"), -1, "1", True, None):
+        server.state.seen.clear()
+        server.state.always = refusing(503, "unavailable", retry_after_s=str(odd))
+        with pytest.raises(ServerUnavailableError):
+            connect().predict(photo(200, 0, 0))
+        assert len(server.state.seen) == 1
+    server.state.seen.clear()
+    server.state.always = refusing(409, "probe_refused", retry_after_s=0.01)
+    with pytest.raises(errors.ProbeError):
+        connect().predict(photo(200, 0, 0))
+    assert len(server.state.seen) == 1
+
+
+def test_a_device_token_lets_a_client_in_where_there_is_no_other(
+    server: Server, connect: Callable[..., SplitClient]
+) -> None:
+    server.state.token = "device"
+    connect(device_token="device").predict(photo(0, 0, 0))
+    connect(token="device", device_token="other").predict(photo(0, 0, 0))
+    with pytest.raises(AuthenticationError):
+        connect(token="other", device_token="device").predict(photo(0, 0, 0))
+
+
+def test_a_refused_device_token_is_read_again_once(
+    server: Server, connect: Callable[..., SplitClient]
+) -> None:
+    body = {"error": "expired", "code": "bad_device_token", "details": {"reason": "expired"}}
+    refused = answering(403, json.dumps(body).encode())
+    current = ["old"]
+
+    def refused_and_replaced(handler: Handler) -> None:
+        current[0] = "new"
+        refused(handler)
+
+    server.state.faults = [refused_and_replaced]
+    connect(device_token=lambda: current[0]).predict(photo(0, 0, 0))
+    assert [seen.headers["Authorization"] for seen in server.state.seen] == [
+        "Bearer old",
+        "Bearer new",
+    ]
+    server.state.always = refused
+    with pytest.raises(TokenError):
+        connect(device_token=lambda: "old").predict(photo(0, 0, 0))
+    assert len(server.state.seen) == 4

@@ -1,11 +1,15 @@
-"""The README says what works: its Python runs, its curl commands answer, its commands parse."""
+"""The README says what works: what a device runs is run as printed, and its commands parse."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,8 @@ from PIL import Image
 from toys.live_server import Live
 
 from isplit_plugin.cli import COMMANDS, build_parser
+from isplit_plugin.device_tokens import new_secret
+from isplit_plugin.forwarder import Forwarder, ForwarderSettings
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -27,46 +33,95 @@ def commands(start: str) -> list[str]:
     return [line for line in lines if line.startswith(start)]
 
 
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's folder: a photo, the head bundle, and what `isplit serve` leaves there."""
+    made = tmp_path_factory.mktemp("readme")
     pixels = np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)
-    path = tmp_path / "photo.jpg"
-    Image.fromarray(pixels).save(path)
-    return path
+    Image.fromarray(pixels).save(made / "photo.jpg")
+    shutil.copy(live.toy.built.bundle, made / "resnet50.head.zip")
+    (made / "isplit-run").mkdir()
+    new_secret(made / "isplit-run" / "device.secret")
+    return made
 
 
-def here(text: str, live: Live, photo: Path) -> str:
-    """The README's example with this server's addresses and names."""
-    text = text.replace("http://127.0.0.1:8080", live.server.inference_url).replace(
-        "photo.jpg", str(photo)
+@pytest.fixture(scope="module")
+def forwarder(live: Live, folder: Path) -> Iterator[Forwarder]:
+    settings = ForwarderSettings(
+        models=("toy",),
+        secret_file=folder / "isplit-run" / "device.secret",
+        url=live.server.inference_url,
+        key_file=live.server.key_path,
+        management_url=live.server.management_url,
+        port=0,
     )
-    text = text.replace("resnet50.head.zip", str(live.toy.built.bundle)).replace("resnet50", "toy")
-    text = text.replace("key_file.json", str(live.server.key_path))
-    return text.replace("classes/281,282", "classes/0,2").replace("$TOKEN", live.server.token())
+    with Forwarder(settings) as running:
+        yield running
 
 
-def test_the_python_example_runs(
-    live: Live, photo: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def issued(forwarder: Forwarder, folder: Path) -> str:
+    """The token that the README issues, as it issues it."""
+    (command,) = commands("isplit device issue")
+    run(command, forwarder, folder)
+    return (folder / "phone-1.token").read_text().strip()
+
+
+def run(script: str, forwarder: Forwarder, folder: Path) -> str:
+    """Run a script of the README as printed, except for the names of the model and the port."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", here(script, forwarder)],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def here(text: str, forwarder: Forwarder) -> str:
+    text = text.replace("http://127.0.0.1:8443", forwarder.url)
+    text = re.sub(r"resnet50(?!\.head)", "toy", text)
+    return text.replace("classes/281,282", "classes/0,2")
+
+
+def test_the_device_commands_run_as_printed(
+    live: Live, forwarder: Forwarder, folder: Path, issued: str
 ) -> None:
+    (export,) = commands("export ")
+    (predict,) = commands("isplit predict")
+    (recommend,) = commands("isplit recommend")
+    assert run(f"{export}\n{predict}", forwarder, folder).startswith("photo.jpg: ")
+    assert "What to use now" in run(f"{export}\n{recommend}", forwarder, folder)
+
+
+def test_the_python_example_runs(  # noqa: PLR0917
+    live: Live,
+    forwarder: Forwarder,
+    folder: Path,
+    issued: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ISPLIT_URL", forwarder.url)
+    monkeypatch.setenv("ISPLIT_DEVICE_TOKEN", issued)
     (example,) = blocks("python")
-    exec(here(example, live, photo), {})  # noqa: S102
+    exec(here(example, forwarder), {})  # noqa: S102
     assert capsys.readouterr().out.split()[0] in live.toy.manifest.classes
 
 
-def test_the_curl_examples_answer(live: Live, photo: Path) -> None:
-    found = commands("curl")
-    assert len(found) == 4
-    for command in found:
-        words = shlex.split(here(command, live, photo))
-        done = subprocess.run(
-            [*words, "-sS", "--fail-with-body"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
-        assert '"error"' not in done.stdout
+def test_the_curl_examples_answer(forwarder: Forwarder, folder: Path, issued: str) -> None:
+    (export,) = commands("export ")
+    examples = commands("curl")
+    assert len(examples) == 4
+    for example in examples:
+        printed = run(f"{export}\n{example} -sS --fail-with-body", forwarder, folder)
+        assert "error" not in json.loads(printed)
 
 
 def test_the_commands_parse() -> None:
@@ -85,18 +140,14 @@ def test_every_link_leads_somewhere() -> None:
         assert (root / target).exists(), target
 
 
-def test_the_example_of_a_device_runs(live: Live, photo: Path) -> None:
-    root = Path(__file__).parents[2]
-    (photo.parent / "notes.txt").write_text("no photo")
-    words = [
-        sys.executable,
-        str(root / "examples" / "device_app.py"),
-        str(photo.parent),
-        "--model",
-        "toy",
-    ]
-    words += ["--url", live.server.inference_url, "--head", str(live.toy.built.bundle)]
-    words += ["--key-file", str(live.server.key_path)]
+def test_the_example_of_a_device_runs(
+    live: Live, forwarder: Forwarder, folder: Path, issued: str, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "photo.jpg", tmp_path)
+    (tmp_path / "notes.txt").write_text("no photo")
+    words = [sys.executable, str(Path(__file__).parents[2] / "examples" / "device_app.py")]
+    words += [str(tmp_path), "--model", "toy", "--url", forwarder.url]
+    words += ["--head", str(live.toy.built.bundle), "--token-file", str(folder / "phone-1.token")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert "cutting at" in done.stdout
     assert "photo.jpg: " in done.stdout

@@ -18,7 +18,8 @@ from toys.polling import until
 from isplit_plugin.serving.launcher.process import free_ports
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
-PORTS = ("8080", "8081", "8082")
+PORTS = ("8080", "8081", "8082", "8443")
+SERVE = "isplit serve --forward\n"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
@@ -33,11 +34,11 @@ class Lesson:
     def __init__(self, folder: Path, ports: list[str]) -> None:
         self.folder = folder
         self.ports = dict(zip(PORTS, ports, strict=True))
+        self.export = ""
         # As in the reader's environment: `isplit` and `python` are those of this one.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {
             "PATH": path,
-            "ISPLIT_URL": f"http://127.0.0.1:{self.ports['8080']}",
         }
 
     def here(self, text: str) -> str:
@@ -47,7 +48,7 @@ class Lesson:
 
     def run(self, script: str) -> str:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.here(script)],
+            ["bash", "-euo", "pipefail", "-c", self.here(f"{self.export}\n{script}")],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -68,12 +69,13 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lesson]:
     )
     install, *steps = blocks("register-a-split-model.md", "sh")
     assert install.startswith("make setup")
-    before = steps[: steps.index("isplit serve\n")]
+    before = steps[: steps.index(SERVE)]
     assert len(before) == 3
     for step in before:
         lesson.run(step)
-    command = ["isplit", "serve"]
-    for option, port in zip(("inference", "management", "metrics"), PORTS, strict=True):
+    command = SERVE.split()
+    options = ("inference", "management", "metrics", "forward")
+    for option, port in zip(options, PORTS, strict=True):
         command += [f"--{option}-port", lesson.ports[port]]
     with (lesson.folder / "serve.log").open("w") as log:
         server = subprocess.Popen(
@@ -81,6 +83,9 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lesson]:
         )
         try:
             until(lambda: "Ctrl-C" in (lesson.folder / "serve.log").read_text(), 300)
+            issue, export = steps[steps.index(SERVE) + 1 :][:2]
+            lesson.run(issue)
+            lesson.export = export
             yield lesson
         finally:
             server.terminate()
@@ -89,7 +94,8 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lesson]:
 
 def test_register_a_split_model(lesson: Lesson) -> None:
     steps = blocks("register-a-split-model.md", "sh")
-    curl, predict = steps[steps.index("isplit serve\n") + 1 :]
+    issue, export, curl, predict = steps[steps.index(SERVE) + 1 :]
+    assert (issue.split()[:3], export.split()[0]) == (["isplit", "device", "issue"], "export")
     assert "bald eagle" in lesson.run(curl)
     assert lesson.run(predict).count("cut at _blocks.10") == 20
 
@@ -105,9 +111,7 @@ def test_call_the_head_client(lesson: Lesson) -> None:
 
 def test_read_the_recommendation(lesson: Lesson) -> None:
     steps = blocks("read-the-recommendation.md", "sh")
-    token, _, _ = steps[0].partition("\n")
-    assert token.startswith("TOKEN=")
-    printed = [lesson.run(f"{token}\n{step}") for step in steps]
+    printed = [lesson.run(step) for step in steps]
     answers = [
         json.loads(text) for step, text in zip(steps, printed, strict=True) if "curl" in step
     ]
