@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ def run(quick: bool = False) -> list[Row]:
             crop = image.crop(image.load(file), loaded.preprocessing)
             forms = [*ladder.values(), *(variants.values() if number < VARIANT_PHOTOS else ())]
             _measure(loaded, crop, forms)
+            if number % 25 == 24:
+                print(f"photos: {number + 1} of {len(files)}", file=sys.stderr, flush=True)
         return [_row(name, form) for name, form in {**ladder, **variants}.items()]
     finally:
         torch.set_num_threads(threads)
