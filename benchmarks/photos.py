@@ -32,8 +32,8 @@ from .harness import Row, row
 
 VARIABLE: Final = "ISPLIT_BENCHMARK_PHOTOS"
 """The environment variable with the folder of photos."""
-LADDER: Final = {"jpeg": (95, 90, 85, 80, 75), "webp": (95, 90, 85, 80, 75, 60),
-                 "avif": (90, 85, 80, 75, 70, 60)}  # fmt: skip
+LADDER: Final = {"jpeg": (98, 95, 90, 85, 75), "webp": (98, 95, 90, 85, 75),
+                 "avif": (98, 95, 90, 85, 80, 70, 60)}  # fmt: skip
 VARIANT_PHOTOS: Final = 60
 
 Write = Callable[[PIL.Image.Image], bytes]
@@ -89,20 +89,20 @@ def _ladder() -> dict[str, Form]:
 def _variants() -> dict[str, Form]:
     """Other efforts, other chroma, and photos made smaller before they are sent."""
     forms: dict[str, Form] = {}
-    for quality in (90, 80):
+    for quality in (95, 85):
         forms[f"jpeg@{quality}, not optimised"] = _form("JPEG", quality=quality)
         forms[f"jpeg@{quality}, 4:4:4"] = _form(
             "JPEG", quality=quality, optimize=True, subsampling="4:4:4"
         )
     for method in (0, 4, 6):
         forms[f"webp@85, method {method}"] = _form("WEBP", quality=85, method=method)
-    for quality in (85, 75):
+    for quality in (95, 85):
         forms[f"avif@{quality}, 4:2:0"] = _form(
             "AVIF", quality=quality, speed=10, subsampling="4:2:0", max_threads=1
         )
     for speed in (8, 6):
-        forms[f"avif@80, speed {speed}"] = _form(
-            "AVIF", quality=80, speed=speed, subsampling="4:4:4", max_threads=1
+        forms[f"avif@85, speed {speed}"] = _form(
+            "AVIF", quality=85, speed=speed, subsampling="4:4:4", max_threads=1
         )
     for share in (0.875, 0.75):
         name = f"{share:.1%} of each side"

@@ -17,9 +17,9 @@ from .schema import MAX_QUALITY, PHOTO_CODECS
 __all__ = ["PHOTOS", "can_write", "write_photo"]
 
 PHOTOS: Final = (
-    *("jpeg@95", "jpeg@90", "jpeg@85", "jpeg@75"),
-    *("webp@95", "webp@90", "webp@85", "webp@75"),
-    *("avif@90", "avif@80", "avif@70", "avif@60"),
+    *("jpeg@98", "jpeg@95", "jpeg@90", "jpeg@80"),
+    *("webp@98", "webp@95", "webp@90", "webp@75"),
+    *("avif@98", "avif@95", "avif@90", "avif@80", "avif@70"),
 )
 """The codings that are measured and accepted by default."""
 

@@ -105,8 +105,10 @@ def test_call_the_head_client(lesson: Lesson) -> None:
     script.write_text(lesson.here("\n".join(blocks("call-the-head-client.md", "python"))))
     printed = lesson.run(f"python {script}")
     assert printed.startswith("bald eagle")
-    for cut in ("input:jpeg", "_blocks.5:uint8", "_blocks.10:uint8+zstd", "output:none"):
+    for cut in ("input:jpeg@90", "_blocks.5:uint8", "_blocks.10:uint8+zstd", "output:none"):
         assert f"\n{cut} " in printed
+    assert printed.count("\ninput:") == 2
+    assert "_blocks.5:q4c+zstd" in printed
 
 
 def test_read_the_recommendation(lesson: Lesson) -> None:
