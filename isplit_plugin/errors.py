@@ -107,7 +107,7 @@ class IsplitError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
 
-    def __init__(self, message: str, **details: Any) -> None:
+    def __init__(self, message: str, /, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details: dict[str, Any] = details
@@ -432,11 +432,7 @@ def from_json(body: Mapping[str, Any], *, status: int) -> IsplitError:
         message = f"HTTP {status} without a message"
     if not isinstance(details, Mapping):
         details = {}
-    named_details = {
-        name: value
-        for name, value in details.items()
-        if isinstance(name, str) and name != "message"
-    }
+    named_details = {name: value for name, value in details.items() if isinstance(name, str)}
     error = classes_by_code().get(code, ProtocolError) if isinstance(code, str) else ProtocolError
     return error(message, **named_details)
 

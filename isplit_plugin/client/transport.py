@@ -12,7 +12,6 @@ Redirects are not followed, because a token is for one address only.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -51,6 +50,7 @@ _DIED: Final = (500, 507)
 _PING_S: Final = 5.0
 _BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
+_MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 _LOGGER = logging.getLogger("isplit.client")
 
 
@@ -395,7 +395,7 @@ def _retry_after_s(error: IsplitError) -> float:
     seconds = error.details.get("retry_after_s")
     if not isinstance(error, TransportError) or not isinstance(seconds, int | float):
         return 0.0
-    return float(seconds) if 0 < seconds < math.inf else 0.0
+    return float(seconds) if 0 < seconds < _MAX_RETRY_AFTER_S else 0.0
 
 
 def _checked_url(url: str) -> str:

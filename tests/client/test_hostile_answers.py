@@ -197,6 +197,28 @@ def test_a_huge_error_body_is_not_read_to_its_end(connect: Connect, server: Serv
     assert client.predict(GREEN).label == "green"
 
 
+@pytest.mark.parametrize("code", ["bad_query", "busy", "probe_budget", "unknown_codec", "timeout"])
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"self": 1, "message": 2, "cls": 3, "details": 4},
+        {"retry_after_s": 10**400},
+        {"retry_after_s": -1},
+        {"retry_after_s": True},
+        {"retry_after_s": [1]},
+        {"known": 5, "client": 6},
+    ],
+    ids=str,
+)
+def test_details_that_are_none(
+    connect: Connect, server: Server, code: str, details: dict[str, Any]
+) -> None:
+    body = json.dumps({"error": "no", "code": code, "details": details}).encode()
+    server.state.always = answering(503, body)
+    with pytest.raises(IsplitError, match="no"):
+        connect(retries=1, deadline=3).predict(GREEN)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(201, 599),
