@@ -22,11 +22,17 @@ from isplit_plugin.client import (
 )
 from isplit_plugin.client.answered_errors import answered_error
 from isplit_plugin.client.answers import predictions
-from isplit_plugin.errors import ArtifactError, IsplitError, ProtocolError, QueryError
+from isplit_plugin.errors import (
+    ArtifactError,
+    IsplitError,
+    ProtocolError,
+    QueryError,
+    WireError,
+)
 from isplit_plugin.printable import printable, printable_json
 from isplit_plugin.schema import Cut, Recommendation, Timings
 from isplit_plugin.terminal import recommendation_text
-from isplit_plugin.wire import TailResponse, http_headers
+from isplit_plugin.wire import AnswerBounds, TailResponse, decode_response, http_headers
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)
@@ -159,6 +165,35 @@ def test_labels_are_printable(connect: Connect, server: Server) -> None:
     )
     (prediction,) = predictions(local, Cut("output", "none"), Timings())
     assert prediction.label.isprintable()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=12)), max_size=4),
+    st.one_of(st.none(), st.integers(-1, 2000)),
+    st.booleans(),
+)
+def test_a_damaged_answer_is_refused_or_within_bounds(
+    changes: list[tuple[int, bytes]], json_length: int | None, keeps_length: bool
+) -> None:
+    scores = np.array([[0.4, 3.2, 0.0, -1.5]], np.float32)
+    whole = TailResponse.from_scores(
+        scores, ["a", "b", "c", "d"], k=2, with_scores=True, split_point="pool", network_hash="feed"
+    )
+    encoded, length = whole.encode({"scores", "top_class", "top_probability"})
+    body = bytearray(encoded)
+    for place, piece in changes:
+        at = place % len(body)
+        body[at : at + len(piece) if keeps_length else at] = piece
+    bounds = AnswerBounds(items=1, top_k=2, classes=4, scores=True)
+    try:
+        answer = decode_response(body, length if json_length is None else json_length, bounds)
+    except WireError:
+        return
+    assert set(answer.top_class[0].tolist()) < {0, 1, 2, 3}
+    assert (answer.top_probability >= 0).all()
+    assert (answer.top_probability <= 1.001).all()
+    assert answer.scores is None or answer.scores.shape == (1, 4)
 
 
 ERRORS = {
