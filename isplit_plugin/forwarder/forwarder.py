@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import ssl
 import threading
 from types import TracebackType
@@ -15,7 +16,7 @@ from ..errors import ServingError
 from .admission import Admission
 from .connections import Connections
 from .passing import Passing
-from .settings import ForwarderSettings
+from .settings import ForwarderSettings, Limits
 from .tls import Certificate, certificate_of
 from .upstream import Upstream
 
@@ -23,6 +24,7 @@ _LOGGER = logging.getLogger(__name__)
 _HANDSHAKE_S: Final = 10.0
 _LOAD_EVERY_S: Final = 5.0
 _BACKLOG: Final = 256
+_OTHER_FILES: Final = 256
 
 
 class Forwarder:
@@ -65,6 +67,7 @@ class Forwarder:
     def start(self) -> Self:
         """Listen. Returns when devices can connect. Raises ServingError if the address is taken."""
         self._ready.clear()
+        _allow_files(self._settings.limits)
         self._errors.clear()
         self._thread = threading.Thread(target=self._run, name="isplit-forwarder", daemon=True)
         self._thread.start()
@@ -142,6 +145,22 @@ class Forwarder:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"{'https' if settings.tls else 'http'}://{host}:{port}"
         return listener
+
+
+def _allow_files(limits: Limits) -> None:
+    """Let this process have as many sockets as the limits allow, as far as the system lets it."""
+    needed = _OTHER_FILES + limits.connections + 2 * limits.requests
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        _LOGGER.warning(
+            "the system allows %d open files, which is less than %d connections need",
+            allowed,
+            limits.connections,
+        )
 
 
 async def _keep_certificate(certificate: Certificate) -> None:

@@ -17,6 +17,7 @@ from .settings import ForwarderSettings
 
 _CONNECT_S: Final = 5.0
 _KEEP_S: Final = 30.0
+_HEALTH_S: Final = 1.0
 _SMALL: Final = 4096
 _REFUSED_TOKEN: Final = "InvalidKeyException"  # noqa: S105  TorchServe's name of an error
 _OWN_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -41,6 +42,9 @@ class Upstream:
         self._url = settings.url.rstrip("/")
         self._answer_s = settings.limits.answer_s
         self._session: aiohttp.ClientSession | None = None
+        self._asking = asyncio.Lock()
+        self._asked_at = -_HEALTH_S
+        self._healthy = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -93,7 +97,18 @@ class Upstream:
             yield answer
 
     async def is_healthy(self) -> bool:
-        """Whether TorchServe answers that it is healthy."""
+        """Whether TorchServe answered within the last second that it is healthy.
+
+        Anybody may ask the forwarder, so TorchServe is asked once for all of them.
+        """
+        async with self._asking:
+            now = asyncio.get_running_loop().time()
+            if now >= self._asked_at + _HEALTH_S:
+                self._healthy = await self._ask_health()
+                self._asked_at = now
+            return self._healthy
+
+    async def _ask_health(self) -> bool:
         try:
             token = None if self.token is None else self.token.current()
             headers = {} if token is None else {"Authorization": f"Bearer {token}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -160,3 +161,17 @@ def test_serve_checks_the_certificate_before_it_starts_torchserve(
     assert main(["serve", *options, "--forward-host", "0.0.0.0"]) == 5
     assert "expected a certificate" in capsys.readouterr().err
     assert not (started / "torchserve.log").exists()
+
+
+def test_the_limit_of_open_files_is_raised(forward: Forward) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 700 if hard == resource.RLIM_INFINITY else min(700, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        forward(connections=600, requests=128)
+        raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert raised == (1112 if hard == resource.RLIM_INFINITY else min(1112, hard))
+        forward(connections=10, requests=10)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == raised
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -277,6 +277,9 @@ def test_health_needs_no_token(server: Server, forward: Forward) -> None:
     server.state.always = answering(200, b'{"status": "Healthy"}')
     answer = requests.get(f"{forward().url}/ping", timeout=10)
     assert (answer.status_code, answer.json()) == (200, {"status": "Healthy"})
+    url = forward().url
+    assert all(requests.get(f"{url}/ping", timeout=10).status_code == 200 for _ in range(10))
+    assert len(server.state.seen) < 8  # strangers may ask: TorchServe is asked once a second
     away = requests.get(f"{forward(url='http://127.0.0.1:9').url}/ping", timeout=10)
     assert (away.status_code, away.json()["code"]) == (503, "unavailable")
 
