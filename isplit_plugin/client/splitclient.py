@@ -71,8 +71,7 @@ class SplitClient(Closing):
 
         client = SplitClient(url, model="resnet50", head=head, token=token, cut="layer2:uint8+zstd")
         client.predict("cat.jpg")                    # the head up to layer2 runs here
-        client.predict("cat.jpg", cut="input")       # the photo is sent, in its usual form
-        client.predict("cat.jpg", cut="input:webp@75")  # as WebP of quality 75
+        client.predict("cat.jpg", cut="input:webp@75")  # the photo is sent, as WebP of quality 75
         client.predict("cat.jpg", cut="output")      # the whole network runs here
 
     Or follow the server's recommendation, and ask again now and then::
@@ -196,9 +195,8 @@ class SplitClient(Closing):
                 uint8 pixels of shape (H, W, 3), or a preprocessed float32 array of shape (C, H, W).
                 Files are JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PNM.
             cut: a deployed cut, such as ``"layer2:uint8+zstd"``, or a split point alone, which
-                gets its usual codec. At `input` the photo is sent, at `output` nothing is. A codec
-                with several qualities gets its usual one where none is named: ``"input:webp"`` or
-                ``"input:webp@75"``.
+                gets its usual codec; a codec alone (``"input:webp"``) gets its usual quality. At
+                `input` the photo is sent, at `output` nothing is.
 
         Raises:
             ImageError: the image cannot be read.
@@ -276,8 +274,7 @@ class SplitClient(Closing):
     def use(self, recommendation: Recommendation) -> None:
         """Make the recommended cut the default of :meth:`predict`.
 
-        A photo that this device cannot write, such as AVIF with an old Pillow, becomes the usual
-        one that it can, and a warning is logged.
+        A photo that this Pillow cannot write becomes the usual one that it can, with a warning.
 
         Raises:
             NetworkMismatchError: the recommendation is for another network than the bundle's.
