@@ -80,7 +80,7 @@ def test_no_deadline_is_missed_while_the_server_stalls(live: Live, device: Adapt
     pid = live.server.pid
     assert pid is not None
     latencies = []
-    os.kill(pid, signal.SIGSTOP)
+    os.killpg(pid, signal.SIGSTOP)
     try:
         ends_at = time.monotonic() + 8
         while time.monotonic() < ends_at:
@@ -89,7 +89,7 @@ def test_no_deadline_is_missed_while_the_server_stalls(live: Live, device: Adapt
             latencies.append((time.monotonic() - started) * 1e3)
             assert prediction.cut == ON_DEVICE
     finally:
-        os.kill(pid, signal.SIGCONT)
+        os.killpg(pid, signal.SIGCONT)
     assert len(latencies) > 5
     assert max(latencies) < 3 * LOCAL_MS
     until(lambda: device.predict(photo).cut != ON_DEVICE)
