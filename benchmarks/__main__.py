@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import photos, resnet50, transform
+from . import adaptive, photos, resnet50, transform
 from .harness import table
 
 NAMES = (
@@ -27,6 +27,7 @@ NAMES = (
     "bias",
     "client",
     "transform",
+    "adaptive",
 )
 
 
@@ -54,11 +55,19 @@ def main() -> int:
         metavar="A,B",
         help="cuts for `transform`, such as efficientnet-lite0:_blocks.5",
     )
+    parser.add_argument(
+        "--traces",
+        type=Path,
+        metavar="FOLDER",
+        help=f"recorded links for `adaptive`, *.up; default: ${adaptive.VARIABLE}",
+    )
     options = parser.parse_args()
     if options.photos is not None:
         os.environ[photos.VARIABLE] = str(options.photos)
     if options.cuts is not None:
         os.environ[transform.CUTS] = options.cuts
+    if options.traces is not None:
+        os.environ[adaptive.VARIABLE] = str(options.traces)
     if options.resnet50 is not None:
         os.environ[resnet50.VARIABLE] = str(options.resnet50)
     result: dict[str, object] = {
