@@ -35,8 +35,9 @@ PRECISION: Final = 14
 MAX_LANES: Final = 256
 RAW_BITS: Final = 16
 """The bits that each lane carries besides its symbols."""
-BITS_FOR_LANE: Final = 192
-"""A lane costs about 4 bits, so with one for each 192 bits the lanes take two per cent."""
+BITS_FOR_LANE: Final = 112
+"""There is at most one lane for each 112 bits. A lane costs about 4 bits, so the lanes take 2 to 4
+per cent; half as many lanes would take twice the time."""
 
 _LOW: Final = np.uint32(1 << 16)
 _SHIFT: Final = np.uint32(PRECISION)
