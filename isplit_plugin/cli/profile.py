@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import QueryError, UnknownClassError
+from ..errors import DataError, QueryError, UnknownClassError
 from ..photo_codecs import PHOTOS
 from ..schema import TRANSFORM_CODEC
 from . import common
@@ -195,11 +195,11 @@ def _measure(
     from ..network import calibration_folder, profile
 
     images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
+    transforms = _transforms(options, loaded, net, images)
     with ExitStack() as stack:
         progress: bool | ProgressLines = not options.json
         if progress and not sys.stderr.isatty():
             progress = stack.enter_context(ProgressLines())
-        transforms = _transforms(options, loaded, net, images, progress)
         common.note(
             options, f"measuring on {len(images)} photos, then the times of head and tail ..."
         )
@@ -233,7 +233,6 @@ def _transforms(
     loaded: LoadedNetwork,
     net: CapturedNetwork,
     images: Sequence[LabelledPhoto],
-    progress: bool | ProgressLines,
 ) -> FittedTransforms | None:
     """The transforms for the codec ``dct``; ``None`` where none are wanted or photos are few."""
     from ..network import MIN_PHOTOS, fit_transforms
@@ -248,15 +247,26 @@ def _transforms(
         )
         return None
     common.note(options, f"fitting transforms for the codec dct on {len(images)} photos ...")
-    return fit_transforms(
-        net,
-        images,
-        preprocessing=loaded.preprocessing,
-        split_points=_split_points(options.split_points, net),
-        batch_size=options.batch_size,
-        threads=options.threads,
-        progress=progress,
-    )
+    with ExitStack() as stack:
+        progress: bool | ProgressLines = not options.json
+        if progress and not sys.stderr.isatty():
+            lines = ProgressLines(
+                doing="fitting transforms", things="steps", afterwards="fitting transforms"
+            )
+            progress = stack.enter_context(lines)
+        try:
+            return fit_transforms(
+                net,
+                images,
+                preprocessing=loaded.preprocessing,
+                split_points=_split_points(options.split_points, net),
+                batch_size=options.batch_size,
+                threads=options.threads,
+                progress=progress,
+            )
+        except DataError as error:  # too few photos can be read: they are reported later
+            common.note(options, f"no transforms for the codec dct: {error.message}")
+            return None
 
 
 def _has_transform_codec(text: str | None) -> bool:

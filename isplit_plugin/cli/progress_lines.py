@@ -19,9 +19,19 @@ class ProgressLines:
 
     Parameters:
         interval_s: seconds between two lines.
+        doing: what the lines say is going on. things: what is counted.
+        afterwards: what goes on when all is done.
     """
 
-    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        interval_s: float = INTERVAL_S,
+        *,
+        doing: str = "measuring",
+        things: str = "photos",
+        afterwards: str = "measuring the times of head and tail",
+    ) -> None:
+        self._doing, self._things, self._afterwards = doing, things, afterwards
         self._interval_s = interval_s
         self._progress: tuple[int, int | None] = (0, None)
         self._ended = threading.Event()
@@ -52,5 +62,5 @@ class ProgressLines:
     def _line(self) -> str:
         done, total = self._progress
         if done == total:
-            return "measuring the times of head and tail"
-        return f"measuring: {done} of {'?' if total is None else total} photos"
+            return self._afterwards
+        return f"{self._doing}: {done} of {'?' if total is None else total} {self._things}"

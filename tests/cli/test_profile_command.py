@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import PIL.Image
 import pytest
 from toys import advice as toys
 from toys.polling import until
+from toys.serving import CLASSES, PREPROCESSING, toy_network
 
 from isplit_plugin.cli import main
+from isplit_plugin.cli import package as package_command
 from isplit_plugin.cli import profile as command
 from isplit_plugin.cli.profile_summary import render, render_smallest, summary
 from isplit_plugin.cli.progress_lines import ProgressLines
 from isplit_plugin.errors import DataError, QueryError, UnknownCodecError
-from isplit_plugin.wire import CODECS, codec_names
+from isplit_plugin.profile import Profile
+from isplit_plugin.wire import CODECS, QUALITIES, codec_names, load_transforms
 
 
 def test_the_smallest_codec_of_each_measured_point() -> None:
@@ -170,3 +176,56 @@ def test_a_tolerance_beyond_one_is_refused_before_anything_is_loaded() -> None:
     )
     with pytest.raises(QueryError, match="--tolerance"):
         command.run(options)
+
+
+def smooth_photos(folder: Path, count: int) -> Path:
+    """PNG files of coarse colours."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).resize((16, 16)).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "photos", "fitted"),
+    [
+        ([], 16, True),
+        (["--codecs", "dct"], 16, True),
+        (["--codecs", "uint8"], 16, False),
+        (["--no-transforms"], 16, False),
+        ([], 15, False),
+    ],
+)
+def test_transforms_are_written_beside_the_profile(
+    words: list[str],
+    photos: int,
+    fitted: bool,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loaded = SimpleNamespace(classes=CLASSES, preprocessing=PREPROCESSING)
+    monkeypatch.setattr(command, "load", lambda _: (loaded, toy_network()))
+    data = smooth_photos(tmp_path / "photos", photos)
+    arguments = ["profile", "--network", "x:y", "--data", str(data), "-o", str(tmp_path / "toy")]
+    arguments += ["--split-points", "relu1", "--photo-codecs", "jpeg@90", "--no-report", "--json"]
+    assert main([*arguments, "--threads", "1", *words]) == 0
+    output = json.loads(capsys.readouterr().out)
+    file = tmp_path / "toy.transforms.safetensors"
+    assert file.is_file() is fitted
+    assert output["transforms"] == (str(file) if fitted else None)
+    measured = Profile.load(tmp_path / "toy.profile.safetensors").measurements
+    qualities = [m.cut.quality for m in measured if m.codec == "dct"]
+    assert qualities == ([*QUALITIES] if fitted else [])
+    if fitted:
+        [transform] = load_transforms(file)
+        assert transform.split_point == "relu1"
+        options = argparse.Namespace(
+            profile=tmp_path / "toy.profile.safetensors", transforms=None, no_transforms=False
+        )
+        assert [t.split_point for t in package_command._transforms(options)] == ["relu1"]
+        options.no_transforms = True
+        assert package_command._transforms(options) == ()

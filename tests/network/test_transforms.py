@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toys.network import Transformer, seeded
 from toys.serving import CLASSES, PREPROCESSING, toy_network
 
 from isplit_plugin.errors import DataError, UnknownSplitPointError
-from isplit_plugin.network import CapturedNetwork, FittedTransforms, fit_transforms, profile
+from isplit_plugin.network import (
+    CapturedNetwork,
+    FittedTransforms,
+    capture,
+    fit_transforms,
+    profile,
+)
 from isplit_plugin.network.transforms.closed_form import BasisFamily
 from isplit_plugin.network.transforms.fitted import fold_of
 from isplit_plugin.network.transforms.statistics import MatrixSum, PointStatistics
@@ -148,6 +155,32 @@ def test_a_profile_measures_every_quality(net: CapturedNetwork, fits: FittedTran
     assert measured.measurement(Cut("pool", "uint8")) is not None
 
 
+def test_tokens_are_a_picture_and_a_class_token() -> None:
+    net = capture(seeded(Transformer), torch.zeros(1, 3, 16, 16))
+    tokens = [p for p in net.split_points if p.shape == (17, 8)]
+    patches = [p for p in net.split_points if p.shape == (8, 16)]
+    assert {p.channel_axis for p in tokens} == {2}
+    assert {p.channel_axis for p in patches} == {1}
+    names = [tokens[-1].name, patches[0].name]
+    fits = fit_transforms(
+        net, smooth_images(32), preprocessing=PREPROCESSING, split_points=names, threads=1
+    )
+    inputs = torch.from_numpy(np.stack([x for x, _ in smooth_images(4, seed=9)]))
+    for name, prefix in zip(names, (1, 0), strict=True):
+        transform = fits.transforms[name]
+        assert (transform.grid.prefix, transform.grid.height, transform.grid.width) == (
+            prefix,
+            4,
+            4,
+        )
+        assert len(transform.mean) == 1 + prefix
+        with torch.inference_mode():
+            exact = np.ascontiguousarray(net.bisect(name)[0](inputs).numpy())
+        tensor = encode_activation(exact, "dct@7", transform=transform)
+        back = decode_activation(tensor, shape=exact.shape[1:], transform=transform)
+        assert float(((back - exact) ** 2).mean()) < 0.1 * float(exact.var())
+
+
 def test_few_photos_and_unknown_split_points_are_refused(net: CapturedNetwork) -> None:
     options: dict[str, Any] = {"preprocessing": PREPROCESSING, "threads": 1}
     with pytest.raises(DataError, match="at least 16 photos, got 15"):
@@ -209,3 +242,14 @@ def test_tables_add_up_and_leave_nothing_out() -> None:
     assert np.allclose(prior.sum(axis=1), 1)
     # The larger the class, the rarer a zero.
     assert (np.diff(prior[:, 0]) < 0).all()
+
+
+def test_photos_whose_activations_are_not_finite_are_left_out(
+    net: CapturedNetwork,
+) -> None:
+    images = smooth_images(32)
+    broken = [*images[:31], (np.full((3, 16, 16), 3e38, np.float32), None)]
+    options: dict[str, Any] = {"preprocessing": PREPROCESSING, "threads": 1}
+    fits = fit_transforms(net, broken, split_points=["relu1"], **options)
+    assert fits.photos == 31
+    assert np.isfinite(fits.transforms["relu1"].mean).all()

@@ -51,7 +51,8 @@ def fit_transforms(
 
     One forward pass and ``draws`` backward passes over all photos give the statistics of all split
     points at once. Scales and steps are found on a sample of at most :data:`MAX_SAMPLE` photos.
-    Images that cannot be read are left out.
+    Images that cannot be read, and those whose activations or gradients are not finite, are left
+    out.
 
     Parameters:
         images: with their class ids, which are not used.
@@ -136,6 +137,16 @@ class _Collection:
     def add(self, numbers: Sequence[int], inputs: np.ndarray[Any, Any]) -> None:
         x = torch.from_numpy(inputs).to(self.net.device, self.net.dtype)
         values, gradients = self._run(x)
+        tensors = [*values.values(), *(g for own in gradients.values() for g in own)]
+        finite = torch.stack([t.flatten(1).isfinite().all(dim=1) for t in tensors]).all(dim=0)
+        if not bool(finite.all()):
+            values = {name: value[finite] for name, value in values.items()}
+            gradients = {name: [g[finite] for g in own] for name, own in gradients.items()}
+            numbers = [
+                n for n, is_finite in zip(numbers, finite.tolist(), strict=True) if is_finite
+            ]
+        if not numbers:
+            return
         folds = np.array([fold_of(number) for number in numbers])
         for fold in range(FOLDS):
             self.fold_photos[fold] += int((folds == fold).sum())
@@ -187,11 +198,12 @@ class _Collection:
         with torch.inference_mode(False), torch.enable_grad():
             scores = DetachedRun(self.net.model, self._columns, observe).run(x)
             log_probabilities = torch.log_softmax(scores.float(), dim=1)
+            # A photo whose scores are not finite is left out later; a class must be drawn anyway.
+            probabilities = log_probabilities.detach().exp().cpu().nan_to_num(nan=1.0)
             tensors = [kept[column] for column in range(len(names))]
             for draw in range(self._draws if scores.requires_grad else 0):
-                drawn = torch.multinomial(
-                    log_probabilities.detach().exp().cpu(), 1, generator=self._generator
-                ).to(scores.device)
+                drawn = torch.multinomial(probabilities, 1, generator=self._generator)
+                drawn = drawn.to(scores.device)
                 found = torch.autograd.grad(
                     log_probabilities.gather(1, drawn).sum(),
                     tensors,
