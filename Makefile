@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast lint format docs bench fuzz clean distclean
+.PHONY: help setup demo test test-fast lint format docs bench fuzz soak clean distclean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench: $(VENV)/.dev  ## speed and memory, JSON and a table
 
 fuzz: $(VENV)/.fuzz  ## fuzz all readers of foreign bytes, 20 s each; ARGS='--seconds 60 request'
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
+soak: $(VENV)/.dev  ## load with faults on a real TorchServe and PostgreSQL; ARGS='--minutes 60'
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean:  ## remove build products and caches
 	rm -rf build dist docs/reference/api *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -262,7 +262,7 @@ def _candidate_from_json(raw: Mapping[str, Any]) -> Candidate:
 def _check_time(seconds: Any) -> None:
     """Raise ValueError for epoch seconds that no clock shows."""
     if isinstance(seconds, int | float) and not 0 <= seconds <= _LATEST:
-        raise ValueError(f"expected seconds since 1970, got {seconds:.3g}")
+        raise ValueError(f"expected seconds since 1970, got {str(seconds)[:20]}")
 
 
 def _slots(row: RatedCut | Candidate) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""A soak: load on a real TorchServe for minutes or hours, while parts of it fail. ``make soak``."""

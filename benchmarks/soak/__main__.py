@@ -1,0 +1,195 @@
+"""Load on a real TorchServe with two versions of a model on PostgreSQL, while workers are killed
+and stopped, the database restarts and clocks go wrong.
+
+Prints figures and bounds, and ends with 1 where a bound is broken. Memory counts from the end of
+the warm-up, 40 % of the time. Ten minutes show a leak of tens of MB an hour; to show that there is
+less than 5 MB an hour takes hours, and the confidence interval says which of both was shown.
+Everything that was started ends with the soak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from isplit_plugin.device_tokens import new_secret, read_secret
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.terminal import table
+from isplit_plugin.traffic import Store
+
+from .clock import Clocks
+from .database import database
+from .faults import Fault, Faults
+from .load import Load
+from .models import NAME, WORKERS, build
+from .verdict import MAX_SLOPE, ProcessFigures, Row, prediction_rows, process_figures
+from .watch import Watch
+
+WARM_UP: float = 0.4
+"""Share of the time after which memory counts."""
+SETTLE_S: float = 10.0
+"""Seconds of load after the last fault."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="make soak ARGS='...'",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, metavar="M", help="of load (default: 10)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="machine-readable result")
+    options = parser.parse_args()
+    if not 1 <= options.minutes <= 100_000:
+        parser.error(f"--minutes: expected 1 or more, got {options.minutes:g}")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
+    result = soak(60 * options.minutes)
+    print(_report(result["rows"], result["processes"]))
+    broken = [row.name for row in result["rows"] if not row.ok]
+    print(f"\nbroken: {', '.join(broken)}" if broken else "\nall bounds hold")
+    if options.json is not None:
+        options.json.write_text(json.dumps(_to_json(options.minutes, result), indent=1) + "\n")
+    return int(bool(broken))
+
+
+def soak(seconds: float) -> dict[str, Any]:
+    """Run it. Returns rows, processes and faults."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isplit-soak-")))
+        _say("packaging two versions of a small network")
+        model_store = folder / "model_store"
+        model_store.mkdir()
+        versions = build(model_store)
+        clocks = Clocks(folder)
+        secret = new_secret(folder / "labels.secret")
+        _say("starting PostgreSQL and TorchServe")
+        postgres = stack.enter_context(database())
+        server = stack.enter_context(
+            TorchServe(
+                model_store=model_store,
+                models=[*(version.archive for version in versions), "isplit.mar"],
+                store=postgres.url,
+                environment={"ISPLIT_LABEL_SECRET_FILE": str(secret), **clocks.environment()},
+            )
+        )
+        store = stack.enter_context(Store(postgres.url))
+        for version in versions:
+            _wait_for_workers(server, version.number)
+        load = Load(server, versions, read_secret(secret).decode())
+        faults = Faults(server, postgres, clocks, versions, _say_fault, load.check)
+        processes = {
+            **{f"worker of {number}": pid for number, pid in faults.steady.items()},
+            "worker of the endpoint": server.status("isplit").pids[0],
+        }
+        watch = Watch(processes)
+        started = time.monotonic()
+        _say(f"load for {seconds / 60:g} minutes")
+        with watch.running(), load.running():
+            faults.run(seconds - SETTLE_S)
+            time.sleep(max(0.0, started + seconds - time.monotonic()))
+        _wait_for_flush(store)
+        store.check()
+        figures = [
+            process_figures(name, samples, started + WARM_UP * seconds)
+            for name, samples in watch.samples.items()
+        ]
+        rows = prediction_rows(load, faults.made, store)
+        rows += _process_rows(figures)
+        for failure in [*load.failed, *load.unanswered][:40]:
+            _say(f"{failure.at - started:.1f} s: {failure.what}: {failure.error}")
+        return {"rows": rows, "processes": figures, "faults": faults.made, "started": started}
+
+
+def _wait_for_workers(server: TorchServe, version: str) -> None:
+    deadline = time.monotonic() + 120
+    while server.status(NAME, version=version).workers.count("READY") < WORKERS:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"version {version} has fewer than {WORKERS} workers")
+        time.sleep(0.2)
+
+
+def _wait_for_flush(store: Store) -> None:
+    """Until nothing was written for three seconds, that is for some flushes."""
+    deadline, revision, since = time.monotonic() + 60, -1, time.monotonic()
+    while time.monotonic() < min(deadline, since + 3):
+        if store.revision() != revision:
+            revision, since = store.revision(), time.monotonic()
+        time.sleep(0.2)
+
+
+def _process_rows(figures: list[ProcessFigures]) -> list[Row]:
+    rows = []
+    for one in figures:
+        trend, low, high = one.slope
+        rows.append(
+            Row(
+                f"memory of the {one.process}, MB an hour",
+                f"{trend:+.1f} ({low:+.1f} to {high:+.1f})",
+                f"not proven above {MAX_SLOPE:g}",
+                not one.grows,
+            )
+        )
+        fewest, most = one.descriptors
+        rows.append(
+            Row(
+                f"descriptors of the {one.process}",
+                f"{fewest} to {most}",
+                "constant",
+                not one.descriptors_grow,
+            )
+        )
+    return rows
+
+
+def _report(rows: list[Row], figures: list[ProcessFigures]) -> str:
+    verdicts = [(row.name, row.value, row.bound, "" if row.ok else "BROKEN") for row in rows]
+    memory = [(one.process, one.samples, *one.rss_mb) for one in figures]
+    return "\n\n".join(
+        [
+            table(("what", "value", "bound", ""), verdicts),
+            table(("process after the warm-up", "samples", "first MB", "last MB"), memory),
+        ]
+    )
+
+
+def _to_json(minutes: float, result: dict[str, Any]) -> dict[str, Any]:
+    started = result["started"]
+    return {
+        "minutes": minutes,
+        "ok": all(row.ok for row in result["rows"]),
+        "rows": [asdict(row) for row in result["rows"]],
+        "processes": [one.to_json() for one in result["processes"]],
+        "faults": [
+            {
+                "kind": f.kind,
+                "at_s": round(f.at - started, 2),
+                "until_s": round(f.until - started, 2),
+            }
+            for f in result["faults"]
+        ],
+    }
+
+
+def _say_fault(fault: Fault) -> None:
+    whose = f" of process {fault.pid}" if fault.pid else ""
+    _say(f"{fault.kind}{whose}, over after {fault.until - fault.at:.1f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Memory and descriptors of processes over time, and whether memory grows."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import psutil
+import scipy.stats
+
+EVERY_S: Final = 1.0
+BLOCKS: Final = 20
+"""Blocks that a series is cut into: within a block values depend on each other."""
+
+
+class Sample(NamedTuple):
+    """One look at a process. ``at``: monotonic seconds; ``rss``: bytes."""
+
+    at: float
+    rss: int
+    descriptors: int
+
+
+class Slope(NamedTuple):
+    """The trend of memory in MB an hour, and its 95 % confidence interval."""
+
+    mb_per_hour: float
+    low: float
+    high: float
+
+
+@dataclass
+class Watch:
+    """Samples processes once a second. ``processes``: their pids by name."""
+
+    processes: Mapping[str, int]
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Samples are taken within it."""
+        self.samples.update({name: [] for name in self.processes})
+        thread = threading.Thread(target=self._loop)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _loop(self) -> None:
+        processes = {name: psutil.Process(pid) for name, pid in self.processes.items()}
+        while not self._stop.wait(EVERY_S):
+            for name, process in processes.items():
+                try:
+                    with process.oneshot():
+                        rss, descriptors = process.memory_info().rss, process.num_fds()
+                except psutil.NoSuchProcess:
+                    continue
+                self.samples[name].append(Sample(time.monotonic(), rss, descriptors))
+
+
+def slope(samples: list[Sample]) -> Slope:
+    """The trend of memory: least squares through the means of blocks.
+
+    The residuals of neighbouring blocks still depend on each other, because memory grows in steps.
+    So the standard error is that of fewer independent blocks, by their first autocorrelation
+    (Wilks, *Statistical Methods in the Atmospheric Sciences*, 2011, section 5.2.4). Too few samples
+    for twenty blocks give an infinite interval.
+    """
+    if len(samples) < 2 * BLOCKS:
+        return Slope(math.nan, -math.inf, math.inf)
+    hours = np.array([sample.at for sample in samples]) / 3600
+    mb = np.array([sample.rss for sample in samples]) / 2**20
+    x = np.array([part.mean() for part in np.array_split(hours, BLOCKS)])
+    y = np.array([part.mean() for part in np.array_split(mb, BLOCKS)])
+    x -= x.mean()
+    trend = float(x @ y / (x @ x))
+    residuals = y - y.mean() - trend * x
+    power = float(residuals @ residuals)
+    if power <= 1e-18:
+        return Slope(trend, trend, trend)
+    dependence = float(residuals[1:] @ residuals[:-1]) / power
+    dependence = min(max(dependence, 0.0), 0.9)
+    independent = BLOCKS * (1 - dependence) / (1 + dependence)
+    degrees = max(independent - 2, 1.0)
+    error = math.sqrt(power / degrees / float(x @ x))
+    reach = float(scipy.stats.t.ppf(0.975, degrees)) * error
+    return Slope(trend, trend - reach, trend + reach)
+
+
+def descriptors_grow(samples: list[Sample]) -> bool:
+    """Whether even the fewest of the last quarter are more than the most of the first quarter."""
+    quarter = len(samples) // 4
+    if not quarter:
+        return False
+    first = max(sample.descriptors for sample in samples[:quarter])
+    last = min(sample.descriptors for sample in samples[-quarter:])
+    return last > first
