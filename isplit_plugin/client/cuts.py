@@ -68,13 +68,18 @@ def writable(manifest: Manifest | None, cut: Cut) -> Cut:
 
     A Pillow without AVIF or WebP cannot. The last resort is the file as it is.
     """
-    if manifest is None or not cut.is_photo or cut.codec == PHOTO_FILE or can_write(cut.codec):
+    if manifest is None or writes(cut):
         return cut
     photos = sorted((Cut.of(INPUT, coding) for coding in manifest.photos), reverse=True)
     others = (other for other in (*manifest.usual, *photos) if can_write(other.codec))
     other = next(others, WHOLE_PHOTO)
     _LOGGER.warning("this Pillow cannot write %s: photos are sent as %s", cut.coding, other.coding)
     return other
+
+
+def writes(cut: Cut) -> bool:
+    """Whether this device can write the photo of a cut; true where none is written."""
+    return not cut.is_photo or cut.codec == PHOTO_FILE or can_write(cut.codec)
 
 
 def recommended(manifest: Manifest | None, recommendation: Recommendation) -> Cut:

@@ -41,7 +41,7 @@ from .answers import check_answer, predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
-from .cuts import recommended, refused, resolve
+from .cuts import recommended, refused, resolve, writes
 from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
@@ -295,9 +295,9 @@ class SplitClient(Closing):
         return resolve(self.manifest, self._cut, cut)
 
     def can_take(self, cut: Cut) -> bool:
-        """Whether this client can predict at a cut: it is deployed, and its head is here."""
+        """Whether this client can predict at a cut: deployed, and with what it needs here."""
         try:
-            return self._local.has_head(self.resolve(cut).split_point)
+            return self._local.has_head(self.resolve(cut).split_point) and writes(cut)
         except (UnknownSplitPointError, UnknownCodecError, BundleError, QueryError):
             return False
 

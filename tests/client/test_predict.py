@@ -354,6 +354,8 @@ def test_a_device_without_avif_sends_what_it_can(
     assert str(client.predict(GREEN, "input").cut) == "input:webp@75"
     client.use(recommendation(Cut("input", "avif", 60)))
     assert str(client.predict(GREEN).cut) == "input:webp@75"
+    assert client.can_take(Cut("input", "webp", 75))
+    assert not client.can_take(Cut("input", "avif", 60))
     with pytest.raises(MissingCodecError, match="Pillow"):
         client.predict(GREEN, "input:avif@60")
     default = make_manifest(**changes, default=Cut("input", "avif", 60))
