@@ -75,8 +75,9 @@ def classify(client: SplitClient, photo: Path, cut: str | None) -> str | None:
     except (ImageError, TransportError, TokenError, BundleError) as error:
         print(f"{photo.name}: not classified, {error.message}")
     else:
+        fallback = "the server is away, " if prediction.fallback else ""
         print(
-            f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), "
+            f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), {fallback}"
             f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, "
             f"{prediction.timings.total_ms:.0f} ms"
         )

@@ -100,8 +100,13 @@ class CoolDown:
             self._state = _State.SILENT
             self._trial_runs = False
             self._outages += 1
-            self._thread = threading.Thread(target=self._watch, name=THREAD_NAME, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._watch, name=THREAD_NAME, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the device is out of threads: the next prediction is the trial
+                self._state = _State.ON_TRIAL
+            else:
+                self._thread = thread
 
     def stop(self) -> None:
         """Let the thread end, without waiting for it."""

@@ -169,6 +169,15 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.closed
 
 
+def test_a_device_that_is_out_of_threads(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = connect(url="http://127.0.0.1:9", local_fallback=True)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert [client.predict(GREEN).fallback for _ in range(2)] == [True, True]
+
+
 def test_closing_ends_a_ping_that_hangs(bundle: Path) -> None:
     with hostile.hostile(hostile.silent) as server:
         client = SplitClient(
