@@ -51,9 +51,9 @@ def add_management(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the management API is and which token it gets."""
     parser.add_argument(
         "--management-url",
-        default="http://127.0.0.1:8081",
+        default=os.environ.get("ISPLIT_MANAGEMENT_URL", "http://127.0.0.1:8081"),
         metavar="URL",
-        help="management address (default: %(default)s)",
+        help="management address, or set ISPLIT_MANAGEMENT_URL (default: %(default)s)",
     )
     parser.add_argument(
         "--token-file", type=Path, metavar="FILE", help="TorchServe's key_file.json"

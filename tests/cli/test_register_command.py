@@ -168,3 +168,12 @@ def test_unregister(server: ManagementServer, capsys: pytest.CaptureFixture[str]
     server.answers["DELETE", "/models/toy"] = (200, {})
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"model": "toy", "version": "1.0"}
+
+
+def test_the_management_address_may_come_from_the_environment(
+    server: ManagementServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISPLIT_MANAGEMENT_URL", server.url)
+    server.answers["GET", "/models/toy/all"] = (200, _described("toy", "1.0"))
+    server.answers["DELETE", "/models/toy/1.0"] = (200, {})
+    assert main(["unregister", "toy", "--version", "1.0"]) == 0
