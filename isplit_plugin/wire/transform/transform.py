@@ -26,7 +26,7 @@ from ..reader import Reader
 from . import coefficients
 from .coefficients import MAX_MAGNITUDE, Coefficients
 from .grid import Grid, channels_back, channels_first
-from .rans import Tables
+from .rans import Rows, Tables
 
 QUALITIES: Final = tuple(range(8))
 """The qualities of the codec ``dct``."""
@@ -109,6 +109,12 @@ class Transform:
         return {}
 
     @cached_property
+    def matrices(self) -> tuple[FloatArray, FloatArray]:
+        """Encoder and transposed decoder in single precision, both (K, C)."""
+        decoder = np.ascontiguousarray(self.decoder.T, np.float32)
+        return self.encoder.astype(np.float32), decoder
+
+    @cached_property
     def frequency_tables(self) -> Tables:
         """The tables, ready for coding."""
         return Tables(self.tables)
@@ -122,11 +128,10 @@ def ideal_bits(transform: Transform, item: FloatArray, quality: int) -> float:
 
 
 class Plan:
-    """What coding at one quality needs, made once.
+    """What coding at one quality needs, made once. It takes 9 bytes for each coefficient.
 
     Attributes:
-        rows: (n,), the classes of the n coefficients that are coded, component by component.
-        encoder: those of the components that are computed.
+        encoder: (K', C), of the components that are computed.
     """
 
     def __init__(self, transform: Transform, quality: int) -> None:
@@ -137,17 +142,22 @@ class Plan:
         (coded,) = np.nonzero((classes > 0).any(axis=1))
         count = int(coded[-1]) + 1 if len(coded) else 0
         by_position = classes[:count, grid.bands].ravel()
-        (self._index,) = np.nonzero(by_position > 0)
-        self.rows = by_position[self._index].astype(np.intp)
+        self._index = np.flatnonzero(by_position > 0).astype(np.int32)
+        self._classes = by_position[self._index].astype(np.uint8)
         step = transform.step * 2.0 ** (-quality * transform.spacing / CLASSES_PER_OCTAVE)
         widths = transform.widths[:count, grid.bands].astype(np.float32).ravel()
         self._steps = widths[self._index] * np.float32(step)
-        self._inverse_steps = 1 / self._steps
         self._centroids = transform.centroids.astype(np.float32)
-        self.encoder = transform.encoder[:count].astype(np.float32)
-        self._decoder = np.ascontiguousarray(transform.decoder[:, :count], np.float32)
+        encoder, decoder = transform.matrices
+        self.encoder = encoder[:count]
+        self._decoder = decoder[:count].T
         self._means = _by_position(transform.mean, grid)
         self._centres = self.encoder @ self._means
+
+    @property
+    def rows(self) -> Rows:
+        """(n,), the classes of the n coefficients that are coded, component by component."""
+        return self._classes.astype(np.intp)
 
     def quantise(self, item: FloatArray) -> Coefficients:
         """The coefficients (n,) of one item (*shape). Raises WireError: not finite."""
@@ -159,7 +169,7 @@ class Plan:
             components = self.encoder @ values
             components -= self._centres
             scaled = self._transform.grid.transform(components).ravel()[self._index]
-            scaled *= self._inverse_steps
+            scaled /= self._steps
         return scaled
 
     def rounded(self, scaled: FloatArray) -> Coefficients:
@@ -179,7 +189,7 @@ class Plan:
         (present,) = np.nonzero(coded)
         signed = coded[present]
         kind = np.minimum(np.abs(signed), 3) - 1
-        offsets = np.copysign(self._centroids[self.rows[present], kind], signed)
+        offsets = np.copysign(self._centroids[self._classes[present], kind], signed)
         values.ravel()[self._index[present]] = (signed + offsets) * self._steps[present]
         activation = self._decoder @ grid.inverse(values)
         activation += self._means
