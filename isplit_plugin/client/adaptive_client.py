@@ -286,6 +286,9 @@ class AdaptiveClient(Closing):
             self._pause_s = _FIRST_PAUSE_S
             if _ms_since(started) < 2 * self._expected_here_ms():
                 self._probe_s = _PROBE_S
+            estimate = self._link.estimate()
+        known = estimate.bandwidth_known
+        self._client.report_bandwidth(estimate.bandwidth_mbps if known else None)
 
     def _expected_here_ms(self) -> float:
         ms = self._times.measured_ms(ON_DEVICE)

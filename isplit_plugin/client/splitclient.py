@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from ..wire import (
     AnswerBounds,
     TailRequest,
     TailResponse,
+    Tensor,
     decode_response,
     header_length,
     http_headers,
@@ -163,6 +165,7 @@ class SplitClient(Closing):
         self._group = group
         self._max_batch = max_batch
         self._cool_down: CoolDown | None = None
+        self._bandwidth_mbps: float | None = None
         self._transport = Transport(
             url,
             token=device_token if token is None else token,
@@ -331,6 +334,16 @@ class SplitClient(Closing):
         """The connections, for further requests to the same server."""
         return self._transport
 
+    def report_bandwidth(self, mbps: float | None) -> None:
+        """From here on, tell the server with each request how long its bytes take on the uplink.
+
+        The server's advice for this device group then rests on the links that its devices have.
+
+        Parameters:
+            mbps: the uplink in megabits per second; ``None`` if it is not known.
+        """
+        self._bandwidth_mbps = mbps
+
     def device_token(self) -> str | None:
         """This device's token now; ``None`` without one.
 
@@ -372,6 +385,7 @@ class SplitClient(Closing):
             binary_outputs=frozenset({SCORES}) if self._raw_scores else frozenset(),
             head_ms=encoded.head_ms,
             encode_ms=encoded.encode_ms,
+            uplink_ms=_uplink_ms(encoded.tensor, self._bandwidth_mbps),
             group=self.group,
             device_token=self.device_token(),
         )
@@ -444,6 +458,13 @@ class SplitClient(Closing):
         )
         timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
         return predictions(answer, ON_DEVICE, timings, fallback=fallback)
+
+
+def _uplink_ms(tensor: Tensor, mbps: float | None) -> float:
+    """How long the tensor's bytes take; NaN where the bandwidth is not known."""
+    if mbps is None:
+        return math.nan
+    return tensor.nbytes * 8 / (1000 * mbps)
 
 
 def _ms_since(started: float) -> float:

@@ -20,6 +20,8 @@ SLOWEST: Final = 1000.0
 DEVIATIONS: Final = 100.0
 """By Cantelli's inequality, at most one value in 10,000 is this many standard deviations above the
 mean, however the values are distributed."""
+SLOWEST_UPLINK_MBPS: Final = 1e-3
+FASTEST_UPLINK_MBPS: Final = 1e5
 _ALLOWANCE_MS: Final = 1e3
 
 
@@ -45,6 +47,13 @@ class ReportLimits:
     def encode_ms(self, cut: Cut, ms: float, items: int = 1) -> float:
         """As :meth:`head_ms`, for the time that encoding took."""
         return ms if ms <= items * self._encode_ms.get(cut, math.inf) else math.nan
+
+    def uplink_ms(self, nbytes: int, ms: float) -> float:
+        """The reported time of ``nbytes`` on the uplink; NaN if no uplink has such a rate."""
+        megabits = nbytes * 8e-6
+        if ms > 0 and SLOWEST_UPLINK_MBPS <= megabits / (ms * 1e-3) <= FASTEST_UPLINK_MBPS:
+            return ms
+        return math.nan
 
 
 def curve_limits(profile: Profile) -> npt.NDArray[np.float64]:

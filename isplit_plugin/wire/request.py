@@ -31,6 +31,7 @@ from .parameters import (
     P_PROBE,
     P_SPLIT_POINT,
     P_TOP_K,
+    P_UPLINK_MS,
     Scalar,
 )
 from .reader import Buffer
@@ -65,6 +66,8 @@ class TailRequest:
         binary_outputs: The outputs that are wanted in binary.
         head_ms: How long the head took on the device; NaN: not reported.
         encode_ms: How long the codec took on the device; NaN: not reported.
+        uplink_ms: How long the device expects the bytes to take on its uplink, without the round
+            trip; NaN: not reported.
         group: The device group.
         id: The client's id; the answer repeats it.
         shape: The activation's shape without the batch, where the request was decoded.
@@ -81,6 +84,7 @@ class TailRequest:
     binary_outputs: frozenset[str] = frozenset()
     head_ms: float = math.nan
     encode_ms: float = math.nan
+    uplink_ms: float = math.nan
     group: str = DEFAULT_GROUP
     id: str = ""
     shape: tuple[int, ...] = ()
@@ -152,7 +156,12 @@ class TailRequest:
             parameters[P_NETWORK] = self.network_hash
         if self.top_k != DEFAULT_TOP_K:
             parameters[P_TOP_K] = self.top_k
-        for key, milliseconds in ((P_HEAD_MS, self.head_ms), (P_ENCODE_MS, self.encode_ms)):
+        times = {
+            P_HEAD_MS: self.head_ms,
+            P_ENCODE_MS: self.encode_ms,
+            P_UPLINK_MS: self.uplink_ms,
+        }
+        for key, milliseconds in times.items():
             if not math.isnan(milliseconds):
                 parameters[key] = round(milliseconds, 3)
         if self.group != DEFAULT_GROUP:

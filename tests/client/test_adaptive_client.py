@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 from toys.client import (
     BUSY,
@@ -111,6 +114,29 @@ def test_the_link_drops_and_comes_back(
 
         until(back)
         assert client.predict(BLUE).label == "blue"
+
+
+def test_the_link_is_reported_once_it_is_known(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    """Photos of some KB over 0.5 Mbit/s."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    advice = advice_of(5000.0)
+    sent = rated(Cut("input", "file"), 10_000, 0.5, 2.0, "picked")
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "PNG")
+    with SlowProxy(server.url, ConstantUplink(0.5), rtt_ms=10) as proxy:
+        client = adapt(
+            local_ms=5000.0,
+            url=proxy.url,
+            advice=replace(advice, use=sent, cuts=(sent, advice.cuts[2])),
+        )
+        assert not client.explain().link.bandwidth_known
+        until(lambda: client.predict(buffer.getvalue()) and client.explain().link.bandwidth_known)
+        client.predict(buffer.getvalue())
+    bodies = [seen.body for seen in server.state.seen if seen.method == "POST"]
+    assert b"isplit_uplink_ms" not in bodies[0]
+    assert b"isplit_uplink_ms" in bodies[-1]
 
 
 def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:

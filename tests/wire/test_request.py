@@ -72,6 +72,7 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
         binary_outputs=frozenset({"scores"}),
         head_ms=12.3456,
         encode_ms=0.25,
+        uplink_ms=40.5,
         group="north wing",
         id="r1",
     )
@@ -81,7 +82,7 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
     assert (decoded.shape, decoded.batch) == ((4, 5, 5), 2)
     assert (decoded.top_k, decoded.scores) == (3, True)
     assert decoded.binary_outputs == {"scores"}
-    assert (decoded.head_ms, decoded.encode_ms) == (12.346, 0.25)
+    assert (decoded.head_ms, decoded.encode_ms, decoded.uplink_ms) == (12.346, 0.25, 40.5)
     assert (decoded.group, decoded.id) == ("north wing", "r1")
     assert decoded.network_hash == "abc123"
     assert not decoded.is_image
@@ -111,6 +112,7 @@ def test_defaults_are_not_written(manifest: Manifest) -> None:
     assert (decoded.top_k, decoded.scores, decoded.group, decoded.id) == (5, False, "all", "")
     assert math.isnan(decoded.head_ms)
     assert math.isnan(decoded.encode_ms)
+    assert math.isnan(decoded.uplink_ms)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "file"])
@@ -278,6 +280,7 @@ def test_shape_name_and_batch(manifest: Manifest) -> None:
         ({"isplit_head_ms": -0.1}, "milliseconds"),
         ({"isplit_head_ms": 3_600_001}, "milliseconds"),
         ({"isplit_encode_ms": "1"}, "milliseconds"),
+        ({"isplit_uplink_ms": "1"}, "milliseconds"),
         ({"isplit_encode_ms": False}, "milliseconds"),
         ({"isplit_group": "x" * 65}, "at most 64"),
         ({"isplit_group": "a\nb"}, "cannot be printed"),

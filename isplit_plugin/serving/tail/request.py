@@ -107,6 +107,7 @@ def observations(
     request, count, at = job.request, len(job.values), time.time()
     head_ms = limits.head_ms(request.split_point, request.head_ms, count)
     encode_ms = limits.encode_ms(request.cut, request.encode_ms, count)
+    uplink_ms = limits.uplink_ms(job.nbytes, request.uplink_ms)
     for item in range(count):
         yield Observation(
             request_id=response.request_id if count == 1 else f"{response.request_id}:{item}",
@@ -119,6 +120,7 @@ def observations(
             at=at,
             head_ms=head_ms / count,
             encode_ms=encode_ms / count,
+            uplink_ms=uplink_ms / count,
             group=job.group,
             device=job.sender.device,
             signed_group=job.sender.group is not None,

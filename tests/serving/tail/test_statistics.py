@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,11 @@ def test_what_was_served_and_its_importance(
 ) -> None:
     torch.manual_seed(8)
     x = torch.randn(4, 3, 16, 16)
-    worker(_ask(manifest, head_of(net, "relu1", x[:3]), "relu1", head_ms=6.0, group="lab"))
+    worker(
+        _ask(
+            manifest, head_of(net, "relu1", x[:3]), "relu1", head_ms=6.0, uplink_ms=9.0, group="lab"
+        )
+    )
     worker(_ask(manifest, x[3:].numpy(), "input"))
     broken = Ask(b"x", {})
     worker(broken)
@@ -72,6 +77,7 @@ def test_what_was_served_and_its_importance(
     served = {r.cut.split_point: r for r in view.served}
     assert (served["relu1"].requests, served["input"].requests) == (3, 1)
     assert served["relu1"].head.mean_ms == 2.0  # three images in 6 ms
+    assert served["relu1"].uplink.mean_ms == 3.0
     row_of: dict[tuple[str, int], tuple[ImportanceRows, int]] = {
         (rows.source, int(class_id)): (rows, row)
         for rows in view.importance
@@ -85,6 +91,20 @@ def test_what_was_served_and_its_importance(
             np.testing.assert_array_equal(rows.count[at], known * len(expected))
             mean = mean0[known] + rows.sum1[at][known] / rows.weight[at][known]
             np.testing.assert_allclose(mean, expected.mean(axis=0)[known], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("uplink_ms", [1e-3, 1e6, math.nan])
+def test_an_uplink_that_nobody_has_is_not_counted(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, store_url: str, uplink_ms: float
+) -> None:
+    """A body of 1 KB in a thousandth of a millisecond, or in a quarter of an hour, or unknown."""
+    values = np.tile(head_of(net, "relu1", torch.zeros(1, 3, 16, 16)), (16, 1, 1, 1))
+    worker(_ask(manifest, values, "relu1", uplink_ms=uplink_ms))
+    worker.close()
+    with Store(store_url) as store:
+        (row,) = store.view(manifest.network_hash).served
+    assert row.requests == 16
+    assert row.uplink.count == 0
 
 
 @pytest.mark.parametrize(
