@@ -155,6 +155,7 @@ class Transport:
 
         502 to 504 are no answers: a proxy says so for a server that does not answer.
         """
+        self._session()
         ends_at = time.monotonic() + self._call_s
         try:
             token = self._token_now()
@@ -186,6 +187,7 @@ class Transport:
         return limit if max_bytes is None else min(limit, max_bytes)
 
     def _call(self, request: _Request) -> Reply:
+        self._session()  # loading requests at the first call is not the server's time
         ends_at = time.monotonic() + self._call_s
         retries = 0
         may_renew_token = callable(self._token)

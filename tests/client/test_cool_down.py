@@ -46,13 +46,13 @@ def predictions(server: Server) -> int:
 def test_only_the_first_photo_pays_for_a_silent_server(bundle: Path) -> None:
     with hostile.hostile(hostile.silent) as server:
         client = SplitClient(
-            server.url, model="toy", head=bundle, timeout=0.3, local_fallback=True, cool_down=LATER
+            server.url, model="toy", head=bundle, timeout=1, local_fallback=True, cool_down=LATER
         )
         with client:
             first, *others = [client.predict(GREEN) for _ in range(20)]
         until(lambda: server.accepted)
         assert server.accepted == 1
-    assert first.timings.round_trip_ms >= 300
+    assert first.timings.round_trip_ms >= 1000
     assert {prediction.timings.round_trip_ms for prediction in others} == {0.0}
     for prediction in (first, *others):
         assert (prediction.fallback, prediction.label, prediction.split_point) == (
