@@ -52,7 +52,10 @@ def answered_error(status: int, body: bytes, sent: int) -> IsplitError:
             sent=sent,
         )
     if kind == "InvalidKeyException" or status in (401, 403):
-        return AuthenticationError(f"the server refused the token, or requires one ({answer})")
+        return AuthenticationError(
+            "TorchServe refused the token, or requires one: expected its own token, from its key "
+            f"file, or the address of a forwarder, which takes device tokens ({answer})"
+        )
     if status == 404 and kind.startswith("ModelVersion"):
         return UnknownVersionError(answer)
     if status == 404 and kind.startswith("Model"):

@@ -19,6 +19,7 @@ _MAX_TARGET: Final = 4096
 _BODY: Final = ("POST", "PUT")
 _KNOWN: Final = (
     "POST /predictions/<model>[/<version>]",
+    "POST /v2/models/<model>/infer",
     "POST /explanations/<model>[/<version>] (where explanations are on)",
     "GET /predictions/isplit/1.0/<question>/<model>...",
     "POST /predictions/isplit",
@@ -73,7 +74,7 @@ def read_route(
     if kind is None:
         raise UnknownRouteError.of(f"{method[:20]} {target[:100]}", _KNOWN)
     if kind is Kind.PREDICTION:
-        check_model(segments[1], models)
+        check_model(segments[2] if segments[0] == "v2" else segments[1], models)
     elif kind is Kind.QUESTION and segments[3:] != ["help"]:
         check_model(segments[4] if len(segments) > 4 else "", models)
     return Route(kind, "/" + "/".join(quote(segment, safe=",:@~") for segment in segments))
@@ -93,6 +94,8 @@ def _kind(method: str, segments: list[str], *, explanations: bool) -> Kind | Non
             return Kind.QUESTION if method == "GET" else None
         case ["predictions", name] | ["predictions", name, _] if name != ENDPOINT_MODEL:
             return Kind.PREDICTION if method in _BODY else None
+        case ["v2", "models", name, "infer"] if name != ENDPOINT_MODEL:
+            return Kind.PREDICTION if method == "POST" else None
         case ["explanations", name] | ["explanations", name, _] if name != ENDPOINT_MODEL:
             return Kind.PREDICTION if method in _BODY and explanations else None
     return None

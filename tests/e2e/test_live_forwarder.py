@@ -7,17 +7,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import torch
-from toys.live_server import Live
+from toys.live_server import Live, Model
 from toys.polling import until
 from toys.serving import head_of, tensor_request, toy_photos
 
-from isplit_plugin.client import SplitClient, Transport, fetch_recommendation, send_labels
+from isplit_plugin.client import (
+    SplitClient,
+    Transport,
+    fetch_recommendation,
+    read_key,
+    send_labels,
+)
 from isplit_plugin.device_tokens import issue, new_secret, read_secret, revoke, revoked_path
 from isplit_plugin.errors import (
     NetworkMismatchError,
@@ -27,7 +34,7 @@ from isplit_plugin.errors import (
     WireError,
 )
 from isplit_plugin.forwarder import Forwarder, ForwarderSettings, Limits
-from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.launcher.process import free_ports
 from isplit_plugin.wire import http_headers
 
 
@@ -144,63 +151,60 @@ def test_a_revoked_device(live: Live, forwarder: Forwarder, secret_file: Path) -
         fetch_recommendation(forwarder.url, "toy", lost)
 
 
-def test_torchserve_restarts_under_the_forwarder(
-    live: Live, model_store: Path, tmp_path: Path, secret_file: Path, token: str
-) -> None:
-    def server(port: int) -> TorchServe:
-        return TorchServe(
-            model_store=model_store,
-            models=["isplit.mar"],
-            workdir=tmp_path / "run",
-            inference_port=port,
-            store=f"sqlite:///{tmp_path / 'store.db'}",
-        )
-
-    with server(0) as first:
-        port = int(first.inference_url.rpartition(":")[2])
-        settings = ForwarderSettings(
-            models=("toy",),
-            secret_file=secret_file,
-            url=first.inference_url,
-            key_file=first.key_path,
-            port=0,
-        )
-        forwarder = Forwarder(settings).start()
-        transport = Transport(forwarder.url, token=token, retries=0)
-        old = first.token()
-        transport.get("/predictions/isplit/1.0/help")
-    try:
-        with pytest.raises(ServerUnavailableError, match="TorchServe does not answer"):
-            transport.get("/predictions/isplit/1.0/help")
-        with server(port) as second:
-            assert second.token() != old
-            transport.get("/predictions/isplit/1.0/help")
-    finally:
-        transport.close()
-        forwarder.stop()
-
-
-def test_one_command_serves_and_forwards(live: Live, model_store: Path, tmp_path: Path) -> None:
-    ports = [f"--{name}-port=0" for name in ("inference", "management", "metrics", "forward")]
-    command = [sys.executable, "-m", "isplit_plugin", "serve", "toy", "--forward", "--json", *ports]
-    environment = ["--model-store", str(model_store), "--workdir", str(tmp_path / "run")]
+@contextmanager
+def served(model_store: Path, workdir: Path, port: int) -> Iterator[dict[str, Any]]:
+    """`isplit serve --forward` with the toy network, from its first line to SIGTERM."""
+    command = [sys.executable, "-m", "isplit_plugin", "serve", "toy", "--forward", "--json"]
+    command += [f"--{name}-port=0" for name in ("management", "metrics", "forward")]
+    command += [f"--inference-port={port}", "--workdir", str(workdir)]
     running = subprocess.Popen(
-        [*command, *environment], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--model-store", str(model_store)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert running.stdout is not None
     try:
-        started: dict[str, Any] = json.loads(running.stdout.readline())
-        token = issue(read_secret(started["secret_file"]), "phone-1", days=1)
-        with SplitClient(
-            started["forwarder_url"],
-            model="toy",
-            head=live.toy.built.bundle,
-            device_token=token,
-        ) as client:
-            prediction = client.predict(toy_photos(1)[0], cut="relu1:fp32")
-        assert prediction.device == "ok"
+        line = running.stdout.readline()
+        assert line, running.communicate()[1]
+        yield json.loads(line)
     finally:
         running.send_signal(signal.SIGTERM)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 143, errors
     assert "Traceback" not in errors
+
+
+def test_one_command_serves_and_a_forwarder_outlives_a_restart(
+    toy: Model, model_store: Path, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    workdir = tmp_path / "run"
+    with served(model_store, workdir, port) as first:
+        token = issue(read_secret(first["secret_file"]), "phone-1", days=1)
+        with SplitClient(
+            first["forwarder_url"], model="toy", head=toy.built.bundle, device_token=token
+        ) as client:
+            prediction = client.predict(toy_photos(1)[0], cut="relu1:fp32")
+        assert prediction.device == "ok"
+        beside = Forwarder(
+            ForwarderSettings(
+                models=("toy",),
+                secret_file=Path(first["secret_file"]),
+                url=first["inference_url"],
+                key_file=Path(first["key_file"]),
+                port=0,
+            )
+        ).start()
+        transport = Transport(beside.url, token=token, retries=0)
+        transport.get("/predictions/isplit/1.0/help")
+        old = read_key(first["key_file"])
+    try:
+        with pytest.raises(ServerUnavailableError, match="TorchServe does not answer"):
+            transport.get("/predictions/isplit/1.0/help")
+        with served(model_store, workdir, port) as second:
+            assert read_key(second["key_file"]) != old
+            transport.get("/predictions/isplit/1.0/help")
+    finally:
+        transport.close()
+        beside.stop()

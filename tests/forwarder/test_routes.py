@@ -20,6 +20,7 @@ ENDPOINT = "/predictions/isplit/1.0"
         ("PUT", "/predictions/toy/1.0", Kind.PREDICTION),
         ("POST", "/predictions/a.b%20c", Kind.PREDICTION),
         ("POST", "/explanations/toy", Kind.PREDICTION),
+        ("POST", "/v2/models/toy/infer", Kind.PREDICTION),
         ("POST", "/predictions/isplit", Kind.MESSAGE),
         ("GET", f"{ENDPOINT}/help", Kind.QUESTION),
         ("GET", f"{ENDPOINT}/recommendations/toy", Kind.QUESTION),
@@ -57,7 +58,12 @@ def test_a_path_is_written_in_one_way() -> None:
         ("GET", "/metrics"),
         ("GET", "/api-description"),
         ("POST", "/v1/models/toy:predict"),
-        ("POST", "/v2/models/toy/infer"),
+        ("GET", "/v2/models/toy"),
+        ("GET", "/v2/health/ready"),
+        ("PUT", "/v2/models/toy/infer"),
+        ("POST", "/v2/models/isplit/infer"),
+        ("POST", "/v2/models/toy/infer/x"),
+        ("POST", "/v2/repository/index"),
         ("POST", "/wfpredict/toy"),
         ("POST", "/PREDICTIONS/toy"),
         ("POST", "/explanations/isplit"),
@@ -111,6 +117,7 @@ def test_tricks_with_paths(method: str, target: str) -> None:
         ("POST", "/predictions/TOY"),
         ("POST", "/predictions/toy%20"),
         ("POST", "/predictions/other/1.0"),
+        ("POST", "/v2/models/other/infer"),
         ("GET", f"{ENDPOINT}/recommendations/other"),
         ("GET", f"{ENDPOINT}/recommendations"),
         ("GET", f"{ENDPOINT}/models"),
@@ -128,7 +135,21 @@ def test_other_models(method: str, target: str) -> None:
     st.text(max_size=60)
     | st.lists(
         st.sampled_from(
-            ["/", ".", "%2f", "%2e", "predictions", "isplit", "toy", "1.0", "%25", "x", "models"]
+            [
+                "/",
+                ".",
+                "%2f",
+                "%2e",
+                "predictions",
+                "isplit",
+                "toy",
+                "1.0",
+                "%25",
+                "x",
+                "models",
+                "v2",
+                "infer",
+            ]
         ),
         max_size=12,
     ).map("".join),
@@ -140,6 +161,6 @@ def test_what_passes_means_what_was_checked(method: str, target: str) -> None:
         return
     assert read_route(method, route.path, MODELS, explanations=True) == route
     segments = route.path.split("/")[1:]
-    assert segments[0] in ("predictions", "explanations")
+    assert segments[0] in ("predictions", "explanations", "v2")
     assert not {"", ".", ".."} & set(segments)
     assert "%2f" not in route.path.lower()
