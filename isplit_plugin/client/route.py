@@ -107,7 +107,8 @@ class Route:
     def _versions(self) -> list[str]:
         """The model's versions that the endpoint lists, for a message; empty where it cannot."""
         try:
-            reply = self._transport.get(f"{ENDPOINT}/1.0/models", max_bytes=_MAX_LISTING)
+            path = f"{ENDPOINT}/1.0/models/{quote(self.model, safe='')}"
+            reply = self._transport.get(path, max_bytes=_MAX_LISTING)
             listing: Any = load_json(reply.body, "models", max_values=_MAX_LISTING // 16)
             names = [row["version"] for row in listing["models"] if row["model"] == self.model]
             return [printable(name, limit=_SHOWN) for name in names[:_SHOWN]]

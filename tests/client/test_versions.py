@@ -89,7 +89,7 @@ def test_a_named_version_that_is_not_there_names_those_that_are(
     with pytest.raises(UnknownVersionError, match=r"no version '3\.0' of model 'toy'") as caught:
         client.predict(PHOTO)
     assert caught.value.details == {"known": ["1.0", "2.0\N{REPLACEMENT CHARACTER}"]}
-    assert paths(server) == ["/predictions/toy/3.0", "/predictions/isplit/1.0/models"]
+    assert paths(server) == ["/predictions/toy/3.0", "/predictions/isplit/1.0/models/toy"]
 
 
 @pytest.mark.parametrize(

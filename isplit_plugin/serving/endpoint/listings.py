@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ...advice import LiveView, PickChange, bare_profile, class_curves, live_weights, wilson
-from ...errors import QueryError, StoreError, UnknownClassError
+from ...errors import QueryError, StoreError, UnknownClassError, UnknownModelError
 from ...profile import Profile
 from ...schema import Cut, Manifest
 from ...traffic import Group, StoredNetwork
@@ -20,8 +20,14 @@ MAX_ROWS: Final = 20_000
 MAX_CURVES: Final = 100
 
 
-def models(networks: Sequence[StoredNetwork]) -> dict[str, Any]:
-    """The versions of all models in the store, by name and version."""
+def models(networks: Sequence[StoredNetwork], model: str = "") -> dict[str, Any]:
+    """The versions of all models in the store, or of one, by name and version.
+
+    Raises UnknownModelError.
+    """
+    listed = [network for network in networks if model in ("", network.model)]
+    if model and not listed:
+        raise UnknownModelError.of(model, dict.fromkeys(network.model for network in networks))
     return {
         "models": [
             {
@@ -32,7 +38,7 @@ def models(networks: Sequence[StoredNetwork]) -> dict[str, Any]:
                 "as_of": network.as_of,
                 "current": network.current,
             }
-            for network in networks
+            for network in listed
         ]
     }
 

@@ -95,8 +95,10 @@ def read_question(
     fields = {**path_fields, **fields}
     if topic is None:
         topic = "recommendations" if fields else "help"
-    if topic in ("help", "models"):
+    if topic == "help" or (topic == "models" and "model" not in fields):
         return Question(topic)
+    if topic == "models":
+        return Question(topic, read_text("model", fields["model"], MAX_NAME))
     if "model" not in fields:
         raise QueryError(
             f"model: expected a model's name, got none; {topic}/<model>", field="model"
@@ -127,10 +129,8 @@ def _path(raw: str) -> tuple[str | None, dict[str, Any]]:
     topic, *rest = parts
     if topic not in TOPICS:
         raise UnknownNameError.of(topic, ROUTES)
-    if topic in ("help", "models"):
-        if rest:
-            raise UnknownNameError.of("/".join(parts), ROUTES)
-        return topic, {}
+    if len(rest) > {"help": 0, "models": 1}.get(topic, MAX_PATH):
+        raise UnknownNameError.of("/".join(parts), ROUTES)
     fields: dict[str, Any] = {}
     if rest:
         model, *rest = rest

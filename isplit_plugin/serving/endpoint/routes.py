@@ -9,7 +9,7 @@ from ... import __version__
 
 ROUTES: Final[Mapping[str, str]] = {
     "help": "this page",
-    "models": "the models in the store",
+    "models[/<model>]": "the versions of all models in the store, or of one",
     "recommendations/<model>": (
         "the cut to use now, and where a bottleneck is worth training, for the live mix"
     ),

@@ -138,7 +138,7 @@ class Endpoint:
 
     def _compute(self, store: Store, snapshot: Snapshot, question: Question) -> dict[str, Any]:
         if question.topic == "models":
-            return listings.models(store.networks())
+            return listings.models(store.networks(), question.model)
         manifest = snapshot.manifest(question.model, question.version, question.network_hash)
         groups = snapshot.groups(manifest.network_hash)
         if question.topic == "groups":

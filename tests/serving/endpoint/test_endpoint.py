@@ -174,6 +174,9 @@ def test_models_lists_what_is_in_the_store(ask: Ask, store: Store) -> None:
             "current": True,
         }
     ]
+    store.put_network(toys.manifest(model="other"), None)
+    assert len(one(ask, path="models")[1]["models"]) == 2
+    assert one(ask, path="models/toy")[1] == body
 
 
 def test_classes_lists_ids_and_labels(ask: Ask, store: Store) -> None:
@@ -251,7 +254,8 @@ def test_limits_reach_the_advice_from_query_string_and_json(ask: Ask, store: Sto
         ({"path": "recommendations/toy/classes/" + ",".join(["1"] * 1500)}, 400, ["1 to 1000"]),
         ({"path": "recommendations/toy/colour/red"}, 400, ["'colour'", "classes"]),
         ({"path": "x" * 20_000}, 400, ["16384"]),
-        ({"path": "models/toy"}, 404, ["models"]),
+        ({"path": "models/toy/1.0"}, 404, ["models"]),
+        ({"path": "models/cat"}, 404, ["unknown model 'cat'", "known: toy"]),
         ({"path": "curves/toy"}, 400, ["classes", "none"]),
         ({"parts": {"modell": b"toy"}}, 400, ["'modell'", "model"]),
         ({"parts": {"model": b"toy", "rtt_ms": b"soon"}}, 400, ["rtt_ms", "'soon'"]),
