@@ -14,8 +14,8 @@ from torch import nn
 
 from ..errors import WireError
 from ..network import CapturedNetwork
-from ..schema import FloatArray
-from ..wire import codec_names, codings, decode_activation, encode_activation
+from ..schema import Cut, FloatArray
+from ..wire import codec_names, codings, decode_activation, encode_activation, request_bytes
 from .features import Targets, compute_targets
 from .parts import decoder_tail, encoder_head
 from .photos import Photos, input_batches
@@ -62,7 +62,7 @@ def measure_codes(
     answers_by_quantiser: dict[str, list[tuple[FloatArray, Ids]]] = {}
     measurements = []
     for codec in quantised_codecs() if codecs is None else codings(codecs):
-        decoded, costs = _transmit(codec, codes)
+        decoded, costs = _transmit(Cut.of(bottleneck.deployed_name, codec), codes)
         cache = answers_by_quantiser.setdefault(codec.partition("+")[0], [])
         answers = next((a for d, a in cache if np.array_equal(d, decoded, equal_nan=True)), None)
         if answers is None:
@@ -82,7 +82,7 @@ def _encode(net: CapturedNetwork, bottleneck: Bottleneck, photos: Photos, rows: 
     return np.concatenate(batches)
 
 
-def _transmit(codec: str, codes: FloatArray) -> tuple[FloatArray, tuple[float, float, float]]:
+def _transmit(cut: Cut, codes: FloatArray) -> tuple[FloatArray, tuple[float, float, float]]:
     """Each code encoded and decoded; mean bytes and median milliseconds to encode and to decode.
 
     A code that cannot be encoded because it is not finite becomes NaN.
@@ -94,13 +94,13 @@ def _transmit(codec: str, codes: FloatArray) -> tuple[FloatArray, tuple[float, f
     for i in range(len(codes)):
         start = time.perf_counter()
         try:
-            tensor = encode_activation(codes[i : i + 1], codec)
+            tensor = encode_activation(codes[i : i + 1], cut.coding)
             encoded = time.perf_counter()
             decoded[i] = decode_activation(tensor, shape=codes.shape[1:], max_batch=1)[0]
         except WireError:
             continue
         end = time.perf_counter()
-        nbytes.append(tensor.nbytes)
+        nbytes.append(request_bytes(cut, tensor))
         encode_ms.append(1e3 * (encoded - start))
         decode_ms.append(1e3 * (end - encoded))
     if not nbytes:

@@ -41,7 +41,7 @@ class CodeMeasurement:
 
     Attributes:
         codec: name of the codec.
-        nbytes: mean bytes on the wire for one image.
+        nbytes: mean bytes of the body of a request with one image.
         encode_ms, decode_ms: median milliseconds for one image.
         images: images of each class, by the full network's top-1 class.
         agreeing: those of them whose top-1 class equals the full network's.

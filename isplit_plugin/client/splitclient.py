@@ -100,7 +100,7 @@ class SplitClient(Closing):
             a :class:`HeadRuntime`.
         cut: the cut that :meth:`predict` uses by default; by default the bundle's own.
         top_k: classes in an answer, 1 to 100.
-        raw_scores: whether answers carry the scores of all classes.
+        raw_scores: whether answers carry the scores of all classes; four bytes for each class.
         group: the device group in which the server's statistics count this device.
         timeout: seconds for one attempt of a request, from connecting to the last byte of the
             answer; or two numbers, seconds to connect and seconds for the attempt.
@@ -144,7 +144,7 @@ class SplitClient(Closing):
         runtime: str | HeadRuntime = "onnxruntime",
         cut: Cut | str | None = None,
         top_k: int = 5,
-        raw_scores: bool = True,
+        raw_scores: bool = False,
         group: str | None = None,
         timeout: Timeout = DEFAULT_TIMEOUT,
         deadline: float | None = None,

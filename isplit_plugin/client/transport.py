@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from .. import __version__
 from ..errors import (
     AuthenticationError,
     IsplitError,
@@ -332,6 +333,9 @@ def _open_session() -> tuple[requests.Session, BoundedAdapter]:
     from .bounded_http import BoundedAdapter
 
     session = requests.Session()
+    # Each request carries them: what HTTP/1.1 means anyway is left out.
+    session.headers.clear()
+    session.headers["User-Agent"] = f"isplit/{__version__}"
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # keep none
     adapter = BoundedAdapter()
     session.mount("http://", adapter)

@@ -23,6 +23,7 @@ from ..wire import (
     decode_activation,
     encode_activation,
     needs_transform,
+    request_bytes,
 )
 from .transforms.fitted import FittedTransforms
 
@@ -167,7 +168,9 @@ class CodecMeter:
                 decoded[row : row + 1] = decode_activation(
                     tensor, shape=item.shape[1:], max_batch=1, transform=transform
                 )
-                samples.add(tensor.nbytes, middle - start, time.perf_counter() - middle)
+                decoded_at = time.perf_counter()
+                nbytes = request_bytes(Cut.of(split_point, coding), tensor)
+                samples.add(nbytes, middle - start, decoded_at - middle)
             except WireError:  # the activation is not finite
                 samples.add(math.nan, math.nan, math.nan)
         return decoded

@@ -19,6 +19,7 @@ from ..errors import QueryError, UnknownCodecError
 from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import CutMeasurement
 from ..schema import INPUT, PHOTO_CODECS, PHOTO_FILE, Cut, FloatArray, Preprocessing
+from ..wire import encode_images, request_bytes
 from .codec_meter import Samples, cut_measurements
 
 __all__ = ["Photo", "PhotoMeter"]
@@ -147,7 +148,9 @@ class PhotoMeter:
         data = write_photo(photo.crop, cut.codec, cut.quality)
         middle = time.perf_counter()
         decoded = im.load(data).convert(self._preprocessing.mode)
-        samples.add(len(data), middle - start, time.perf_counter() - middle)
+        decoded_at = time.perf_counter()
+        nbytes = request_bytes(cut, encode_images([data], cut.coding))
+        samples.add(nbytes, middle - start, decoded_at - middle)
         return im.normalize(decoded, self._preprocessing)
 
     def _add_files(self, photos: Sequence[Photo]) -> None:
@@ -157,7 +160,8 @@ class PhotoMeter:
                 samples.skip()
             else:
                 # The server preprocesses the same file in the same way.
-                samples.add(photo.file_bytes, 0.0, 0.0)
+                tensor = encode_images([bytes(photo.file_bytes)], PHOTO_FILE)
+                samples.add(request_bytes(Cut(INPUT, PHOTO_FILE), tensor), 0.0, 0.0)
                 samples.agrees.append(1.0)
 
 

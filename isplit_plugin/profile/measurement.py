@@ -34,7 +34,7 @@ class CutMeasurement:
     """What was measured of one cut on the calibration set.
 
     Attributes:
-        nbytes: mean bytes on the wire for one image.
+        nbytes: mean bytes of the body of a request with one image, as a client sends it.
         encode_ms, decode_ms: milliseconds for one image on one thread.
         images: images of each class row, shape (K,) int64.
         agreeing: those of them whose top-1 class equals the full network's, shape (K,) int64.

@@ -53,7 +53,7 @@ class RatedCut:
         agreement: share of images whose top-1 class equals the full network's, for the classes of
             the mix, with its Wilson interval ``agreement_low`` to ``agreement_high``; ``None``
             where it was never measured.
-        nbytes: mean bytes on the wire for one image.
+        nbytes: mean bytes of the body of a request with one image.
         latency_ms: predicted for one image on the link of the question; NaN (JSON null) where a
             part of it is unknown.
         device_ms, server_ms: the parts of the latency that are not the link's: head and encoding

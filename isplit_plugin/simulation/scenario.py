@@ -85,7 +85,7 @@ def options_of(
         server_slowdown: the same for the server.
         tolerance: the share of photos that may differ from the full network's answer.
         max_head_macs: cuts whose head needs more are refused.
-        envelope_bytes: of each request beside the coded tensor.
+        envelope_bytes: of each request beside its body, such as HTTP headers.
 
     Raises:
         QueryError: a number is out of range.

@@ -51,7 +51,7 @@ from .message import (
 from .parameters import P_DEVICE, P_NETWORK, P_SPLIT_POINT, P_TAIL_MS, Scalar, read_text
 from .quantize import Ranges
 from .reader import Buffer
-from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest
+from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest, request_bytes
 from .response import TailResponse, decode_response, label, top_k
 from .tensor import Tensor
 from .transform.coefficients import ALPHABET, bucket_bounds, symbols_of
@@ -129,6 +129,7 @@ __all__ = [
     "pack_transforms",
     "read_text",
     "register",
+    "request_bytes",
     "save_transforms",
     "symbols_of",
     "top_k",

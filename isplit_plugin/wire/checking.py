@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from ..errors import (
@@ -21,6 +22,7 @@ from .codecs import unknown_codec
 from .message import InferRequest
 from .parameters import (
     MAX_MS,
+    MIN_HASH,
     P_CODEC,
     P_DEVICE,
     P_ENCODE_MS,
@@ -29,6 +31,7 @@ from .parameters import (
     P_HEAD_MS,
     P_NETWORK,
     P_PROBE,
+    P_SHAPE,
     P_SPLIT_POINT,
     P_TOP_K,
     P_UPLINK_MS,
@@ -133,6 +136,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         )
     coding = _read_image_codec(tensor, manifest, max_batch) if split_point == INPUT else None
     if coding is None:
+        tensor = _with_shape(tensor, shape)
         coding = _read_codec(tensor, split_point, shape, manifest, max_batch)
     cut = Cut.of(split_point, coding)
     network = parameters.get(P_NETWORK)
@@ -140,7 +144,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
     return TailRequest(
         cut=cut,
         tensor=tensor,
-        network_hash=None if network is None else str(network),
+        network_hash=None if network is None else manifest.network_hash,
         top_k=read_integer(parameters, P_TOP_K, DEFAULT_TOP_K, low=1, high=MAX_TOP_K),
         scores=any(output.name == SCORES for output in request.outputs),
         binary_outputs=_read_binary_outputs(request),
@@ -160,7 +164,9 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
 def _check_network(network: Scalar | None, manifest: Manifest) -> None:
     if network is None:
         return
-    if read_text(network, P_NETWORK) != manifest.network_hash:
+    prefix = read_text(network, P_NETWORK)
+    is_short = len(prefix) < min(MIN_HASH, len(manifest.network_hash))
+    if is_short or not manifest.network_hash.startswith(prefix):
         raise NetworkMismatchError(
             f"the head belongs to network {network}, this tail to {manifest.network_hash}",
             head=network,
@@ -241,6 +247,14 @@ def _read_codec(
         raise unknown_codec(codec, (*accepted, *photos), at=at)
     check_batch(full_shape, shape, max_batch, tensor.name)
     return codec
+
+
+def _with_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A coded activation that states no shape holds one item of the split point's."""
+    if tensor.datatype != BYTES or P_SHAPE in tensor.parameters:
+        return tensor
+    stated = ",".join(map(str, (1, *shape)))
+    return replace(tensor, parameters={**tensor.parameters, P_SHAPE: stated})
 
 
 def _read_binary_outputs(request: InferRequest) -> frozenset[str]:

@@ -29,10 +29,6 @@ MAX_JSON_BYTES: Final = 16 * 1024 * 1024
 """The longest body that is all JSON. Parsed, JSON numbers take up to 16 times their bytes."""
 MAX_TENSORS: Final = 16
 
-# Spaces after the JSON put the first tensor on this boundary. A view into the body is then aligned
-# and needs no copy.
-_ALIGNMENT: Final = 16
-
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutput:
@@ -241,10 +237,22 @@ def _encode(
         raise WireError(f"a parameter that JSON cannot carry ({error})") from error
     if not any(binary):
         return head, None
-    head += b" " * (-len(head) % _ALIGNMENT)
+    head += b" " * (-len(head) % _alignment(tensors, binary))
     if len(head) > MAX_HEADER_BYTES:
         raise WireSizeError(f"the JSON takes {len(head)} bytes, at most {MAX_HEADER_BYTES}")
     return b"".join([head, *chunks]), len(head)
+
+
+def _alignment(tensors: Sequence[Tensor], binary: Sequence[bool]) -> int:
+    """The size of an item of the first binary tensor.
+
+    Spaces after the JSON put the tensor on this boundary. A view into the body is then aligned and
+    needs no copy. Byte strings need no boundary.
+    """
+    for tensor, is_binary in zip(tensors, binary, strict=True):
+        if is_binary:
+            return 1 if tensor.datatype == BYTES else DATATYPES[tensor.datatype].itemsize
+    return 1
 
 
 def _open(

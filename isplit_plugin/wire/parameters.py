@@ -26,11 +26,14 @@ MAX_MS: Final = 3_600_000.0
 P_CODEC: Final = "isplit_codec"
 """Of a tensor: the coding, a codec's name and its quality where it has several: ``dct@3``."""
 P_SHAPE: Final = "isplit_shape"
-"""Of a tensor: the activation's shape with the batch, such as ``1,512,28,28``."""
+"""Of a tensor: the activation's shape with the batch, such as ``1,512,28,28``. Without it, the tensor
+holds one item of the split point's shape."""
 P_SPLIT_POINT: Final = "isplit_split_point"
 """The split point."""
 P_NETWORK: Final = "isplit_network"
-"""The network hash."""
+"""The network hash. Of a request: at least its first 16 digits."""
+MIN_HASH: Final = 16
+"""The fewest digits of a network hash that a request may have: enough to tell networks apart."""
 P_TOP_K: Final = "isplit_top_k"
 """Of a request: the number of classes to answer."""
 P_HEAD_MS: Final = "isplit_head_ms"

@@ -13,15 +13,16 @@ In a handler::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..errors import WireError
-from ..schema import Cut, FloatArray
+from ..schema import INPUT, Cut, FloatArray
 from . import message
 from .activation import activation_layout, decode_activation
 from .message import InferRequest, RequestedOutput
 from .parameters import (
+    MIN_HASH,
     P_DEVICE,
     P_ENCODE_MS,
     P_GRADIENT,
@@ -29,13 +30,14 @@ from .parameters import (
     P_HEAD_MS,
     P_NETWORK,
     P_PROBE,
+    P_SHAPE,
     P_SPLIT_POINT,
     P_TOP_K,
     P_UPLINK_MS,
     Scalar,
 )
 from .reader import Buffer
-from .tensor import Tensor
+from .tensor import BYTES, Tensor
 from .transform.transform import Transform
 
 ACTIVATION: Final = "activation"
@@ -146,24 +148,35 @@ class TailRequest:
                 if self.scores if name == SCORES else is_binary:
                     flags: dict[str, Scalar] = {"binary_data": True} if is_binary else {}
                     outputs.append(RequestedOutput(name, flags))
-        request = InferRequest((self.tensor,), tuple(outputs), self.id, parameters)
+        request = InferRequest((self._sent_tensor(),), tuple(outputs), self.id, parameters)
         return message.encode_infer_request(request, binary=binary)
+
+    def _sent_tensor(self) -> Tensor:
+        """The tensor without what the tail knows from the network: the shape of a single item."""
+        tensor, known = self.tensor, self.tensor.parameters
+        if self.network_hash is None or tensor.datatype != BYTES or P_SHAPE not in known:
+            return tensor
+        if not str(known[P_SHAPE]).startswith("1,"):
+            return tensor
+        others = {name: value for name, value in known.items() if name != P_SHAPE}
+        return replace(tensor, parameters=others)
 
     def _parameters(self) -> dict[str, Scalar]:
         """The parameters of the request; those with their default value are left out."""
         parameters: dict[str, Scalar] = {P_SPLIT_POINT: self.split_point}
         if self.network_hash is not None:
-            parameters[P_NETWORK] = self.network_hash
+            parameters[P_NETWORK] = self.network_hash[:MIN_HASH]
         if self.top_k != DEFAULT_TOP_K:
             parameters[P_TOP_K] = self.top_k
         times = {
-            P_HEAD_MS: self.head_ms,
+            # At `input` there is no head.
+            P_HEAD_MS: math.nan if self.split_point == INPUT else self.head_ms,
             P_ENCODE_MS: self.encode_ms,
             P_UPLINK_MS: self.uplink_ms,
         }
         for key, milliseconds in times.items():
             if not math.isnan(milliseconds):
-                parameters[key] = round(milliseconds, 3)
+                parameters[key] = _three_digits(milliseconds)
         if self.group != DEFAULT_GROUP:
             parameters[P_GROUP] = self.group
         if self.device_token is not None:
@@ -173,3 +186,21 @@ class TailRequest:
             if self.gradient != GRADIENTS[0]:
                 parameters[P_GRADIENT] = self.gradient
         return parameters
+
+
+def request_bytes(cut: Cut, tensor: Tensor) -> int:
+    """Bytes of the body of a request with this tensor, as :class:`SplitClient` sends it.
+
+    It has the network hash and the device's times. A device token, a device group and raw scores
+    add to it.
+    """
+    sample = TailRequest(
+        cut=cut, tensor=tensor, network_hash="0" * 64, head_ms=12.3, encode_ms=1.23
+    )
+    body, _ = sample.encode()
+    return len(body)
+
+
+def _three_digits(milliseconds: float) -> float:
+    """A time in three digits: it is a measurement, and its digits travel."""
+    return float(f"{milliseconds:.3g}")

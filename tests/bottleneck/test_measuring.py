@@ -9,7 +9,8 @@ from toys.bottleneck import toy_network
 
 from isplit_plugin.bottleneck import Bottleneck, CodeMeasurement, Photos, measure_codes
 from isplit_plugin.errors import UnknownCodecError
-from isplit_plugin.wire import decode_activation, encode_activation
+from isplit_plugin.schema import Cut
+from isplit_plugin.wire import decode_activation, encode_activation, request_bytes
 
 CODECS = ("uint8", "q2+zstd", "q2+rle+zstd", "q3+zstd")
 
@@ -41,13 +42,14 @@ def test_measurements_equal_an_independent_loop(
             answer = int(tail(bottleneck.decoder(decoded)).argmax())
             full = int(net.model(x).argmax())
             label = int(test_photos.labels[row])
-            sizes.append(tensor.nbytes)
+            sizes.append(request_bytes(Cut.of(bottleneck.deployed_name, codec), tensor))
             expected["images"][full] += 1
             expected["agreeing"][full] += answer == full
             expected["labelled"][label] += 1
             expected["correct"][label] += answer == label
     measurement = measurements[codec]
-    assert measurement.nbytes == pytest.approx(np.mean(sizes))
+    # Alone and in a batch, the last digit of a scale may differ.
+    assert measurement.nbytes == pytest.approx(np.mean(sizes), abs=0.2)
     for name, counts in expected.items():
         assert getattr(measurement, name).tolist() == counts.tolist(), name
     assert measurement.accuracy == pytest.approx(expected["correct"].sum() / 36)

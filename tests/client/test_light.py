@@ -46,7 +46,7 @@ from isplit_plugin.client import SplitClient
 plan = json.loads(sys.argv[1])
 out = {"installed": [m for m in ("torch", "sqlalchemy", "ts", "onnx", "scipy") if importlib.util.find_spec(m)]}
 picture = np.array(plan["picture"], np.uint8)
-with SplitClient(plan["url"], model="toy", head=plan["head"]) as client:
+with SplitClient(plan["url"], model="toy", head=plan["head"], raw_scores=True) as client:
     for cut in plan["cuts"]:
         prediction = client.predict(picture, cut)
         out[prediction.split_point] = [prediction.label, prediction.scores.tolist(), prediction.bytes_sent]

@@ -148,7 +148,7 @@ def test_a_head_of_another_network(live: Live) -> None:
     values = head_of(live.toy.net, "relu1", torch.zeros(1, 3, 16, 16))
     answer = live.send("toy", tensor_request(values, "relu1", network_hash="f" * 64))
     assert (answer.status_code, answer.json()["code"]) == (409, "network_mismatch")
-    assert answer.json()["details"] == {"head": "f" * 64, "tail": live.toy.manifest.network_hash}
+    assert answer.json()["details"] == {"head": "f" * 16, "tail": live.toy.manifest.network_hash}
 
 
 @pytest.mark.usefixtures("alive")

@@ -36,7 +36,14 @@ from isplit_plugin.network.execution import full_precision
 from isplit_plugin.photo_codecs import PHOTOS, write_photo
 from isplit_plugin.profile import Profile
 from isplit_plugin.schema import ON_DEVICE, PHOTO_CODECS, Cut, Preprocessing
-from isplit_plugin.wire import CODECS, codecs, decode_activation, encode_activation
+from isplit_plugin.wire import (
+    CODECS,
+    codecs,
+    decode_activation,
+    encode_activation,
+    encode_images,
+    request_bytes,
+)
 
 PRE = Preprocessing(crop=(12, 12), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 CLASSES = ("a", "b", "c", "d")
@@ -153,7 +160,7 @@ def test_agreement_and_bytes_are_those_of_each_image_on_its_own(
             parts = [head(x[start : start + 4]) for start in range(0, len(x), 4)]
             for i, activation in enumerate(torch.cat(parts).numpy()):
                 tensor = encode_activation(activation[None], cut.codec)
-                nbytes.append(tensor.nbytes)
+                nbytes.append(request_bytes(cut, tensor))
                 array = decode_activation(tensor, shape=activation.shape)
                 agrees.append(int(tail(torch.from_numpy(array)).argmax()) == int(top[i]))
         assert measurement.nbytes == pytest.approx(np.mean(nbytes))
@@ -174,7 +181,8 @@ def test_photos_are_measured_in_every_form(
     assert measured is not None
     assert cut.quality is not None
     files = [write_photo(im.crop(image, PRE), cut.codec, cut.quality) for image in images]
-    assert measured.nbytes == pytest.approx(np.mean([len(f) for f in files]))
+    sizes = [request_bytes(cut, encode_images([file], coding)) for file in files]
+    assert measured.nbytes == pytest.approx(np.mean(sizes))
     with torch.inference_mode():
         decoded = [im.normalize(im.load(f).convert("RGB"), PRE) for f in files]
         again = net.model(torch.from_numpy(np.stack(decoded))).argmax(1)
@@ -259,7 +267,9 @@ def test_files_are_measured_as_they_are(net: CapturedNetwork, tmp_path: Path) ->
     result = run(net, [(path, None) for path in paths], split_points=[], codecs=["fp32"])
     file = result.measurement(Cut("input", "file"))
     assert file is not None
-    assert file.nbytes == pytest.approx(np.mean([p.stat().st_size for p in paths]))
+    tensors = [encode_images([path.read_bytes()], "file") for path in paths]
+    sizes = [request_bytes(Cut("input", "file"), tensor) for tensor in tensors]
+    assert file.nbytes == pytest.approx(np.mean(sizes))
     assert file.agreeing.sum() == file.images.sum() == 3
     jpeg = result.measurement(Cut("input", "jpeg", 90))
     assert jpeg is not None

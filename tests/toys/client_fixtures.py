@@ -39,7 +39,8 @@ def connect(server: Server, bundle: Path) -> Iterator[Callable[..., SplitClient]
     def make(**options: Any) -> SplitClient:
         made.append(
             SplitClient(
-                options.pop("url", server.url), **{"model": "toy", "head": bundle, **options}
+                options.pop("url", server.url),
+                **{"model": "toy", "head": bundle, "raw_scores": True, **options},
             )
         )
         return made[-1]

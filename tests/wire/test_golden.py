@@ -57,8 +57,8 @@ GOLDEN_ANSWER = (
 )
 
 
-def padded(golden: tuple[bytes, bytes]) -> tuple[bytes, int]:
-    head = golden[0] + b" " * (-len(golden[0]) % 16)
+def padded(golden: tuple[bytes, bytes], boundary: int = 1) -> tuple[bytes, int]:
+    head = golden[0] + b" " * (-len(golden[0]) % boundary)
     return head + golden[1], len(head)
 
 
@@ -121,6 +121,6 @@ def test_golden_answer() -> None:
         model="toy",
         version="1.0",
     )
-    assert sent.encode(frozenset({"scores"})) == padded(GOLDEN_ANSWER)
-    decoded = decode_response(*padded(GOLDEN_ANSWER))
+    assert sent.encode(frozenset({"scores"})) == padded(GOLDEN_ANSWER, 4)
+    decoded = decode_response(*padded(GOLDEN_ANSWER, 4))
     assert (decoded.top_label, decoded.tail_ms) == ((("bee", "cat"),), 7.5)

@@ -32,6 +32,7 @@ class TailJob:
         explain: whether importance is asked for instead of classes.
         read_ms: milliseconds that reading took.
         sender: who sent it, as far as a token proves it.
+        nbytes: of the body.
         values: the decoded activation, (N, *shape) float32; empty before :meth:`decode`.
         decode_ms: milliseconds that reading and decoding took.
     """
@@ -41,6 +42,7 @@ class TailJob:
     explain: bool
     read_ms: float
     sender: Sender = NOBODY
+    nbytes: int = 0
     values: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
     decode_ms: float = 0.0
 
@@ -48,11 +50,6 @@ class TailJob:
     def group(self) -> str:
         """The device group: the one that the operator signed, else the one that the device names."""
         return self.sender.group or self.request.group
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor on the wire."""
-        return self.request.tensor.nbytes
 
     def decode(self, manifest: Manifest, transforms: Mapping[str, Transform]) -> None:
         """Fill ``values`` and ``decode_ms``. Raises WireError, ImageError.
@@ -93,7 +90,8 @@ def read_tail_job(
     # The forwarder names the device that it admitted, which outranks what the body claims.
     token = find_header(headers, DEVICE_HEADER) or request.device_token
     sender = identify(verifier, token)
-    return TailJob(index, request, explain, (time.perf_counter() - started) * 1e3, sender)
+    read_ms = (time.perf_counter() - started) * 1e3
+    return TailJob(index, request, explain, read_ms, sender, _body_bytes(body, headers, request))
 
 
 def observations(
@@ -135,7 +133,7 @@ def failure(job: TailJob, error: BaseException) -> Observation:
         cut=request.cut,
         class_id=None,
         confidence=math.nan,
-        bytes_received=request.tensor.nbytes,
+        bytes_received=job.nbytes,
         decode_ms=math.nan,
         tail_ms=math.nan,
         at=time.time(),
@@ -144,6 +142,15 @@ def failure(job: TailJob, error: BaseException) -> Observation:
         signed_group=job.sender.group is not None,
         error=error.code if isinstance(error, IsplitError) else IsplitError.code,
     )
+
+
+def _body_bytes(body: Any, headers: Mapping[str, str], request: TailRequest) -> int:
+    """The length of the body. Of JSON, which TorchServe has parsed, the header says it."""
+    if not isinstance(body, Mapping):
+        return len(body)
+    stated = find_header(headers, "Content-Length") or ""
+    known = stated.isascii() and stated.isdigit() and len(stated) < 12
+    return int(stated) if known else request.tensor.nbytes
 
 
 def _activation(request: TailRequest, transform: Transform | None) -> FloatArray:

@@ -215,7 +215,7 @@ def test_requests_that_do_not_fit_this_network(
         ask(manifest, values[:, :, :4], "relu1"),
     )
     assert (stale.status, stale.json["code"]) == (409, "network_mismatch")
-    assert stale.json["details"] == {"head": "0" * 64, "tail": manifest.network_hash}
+    assert stale.json["details"] == {"head": "0" * 16, "tail": manifest.network_hash}
     assert (unknown.status, unknown.json["code"]) == (404, "unknown_split_point")
     assert (not_deployed.status, not_deployed.json["code"]) == (404, "unknown_split_point")
     assert (codec.status, codec.json["code"]) == (400, "malformed_request")
@@ -411,7 +411,9 @@ def test_metrics_are_written_as_torchserve_reads_them(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    worker(ask(manifest, head_of(net, "relu1", x[:1]), "relu1"), Ask(b"", {}))
+    asked = ask(manifest, head_of(net, "relu1", x[:1]), "relu1")
+    assert asked.body is not None
+    worker(asked, Ask(b"", {}))
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("[METRICS]isplit")]
     names = {line.removeprefix("[METRICS]").split(".")[0] for line in lines}
     assert names == {
@@ -422,7 +424,7 @@ def test_metrics_are_written_as_torchserve_reads_them(
         "isplit_errors_total",
     }
     assert any(
-        "isplit_received_bytes_total.Count:1024|#ModelName:toy,ModelVersion:1.0,SplitPoint:relu1,Codec:fp32"
+        f"isplit_received_bytes_total.Count:{len(asked.body)}|#ModelName:toy,ModelVersion:1.0,SplitPoint:relu1,Codec:fp32"
         in n
         for n in lines
     )
