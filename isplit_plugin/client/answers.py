@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from ..errors import ProtocolError
+from ..errors import ProtocolError, WireError
 from ..printable import printable
-from ..schema import Cut, Prediction, Timings, TopClass
-from ..wire import MAX_LABEL, TailRequest, TailResponse
+from ..schema import Cut, Manifest, Prediction, Timings, TopClass
+from ..wire import (
+    MAX_LABEL,
+    AnswerBounds,
+    TailRequest,
+    TailResponse,
+    decode_response,
+    header_length,
+)
+from .transport import Reply
+
+
+def bounds_of(request: TailRequest, images: int, manifest: Manifest | None) -> AnswerBounds:
+    """What the answer to ``request`` may hold. ``manifest``: of the head bundle, if there is one."""
+    classes = None if manifest is None else len(manifest.classes)
+    return AnswerBounds(images, request.top_k, classes, request.scores)
+
+
+def read_answer(reply: Reply, request: TailRequest, bounds: AnswerBounds) -> TailResponse:
+    """The tail's answer to ``request``. Raises ProtocolError for anything else."""
+    try:
+        answer = decode_response(reply.body, header_length(reply.headers), bounds)
+    except WireError as error:
+        raise ProtocolError(f"the tail's answer: {error.message}") from error
+    check_answer(answer, request, bounds.items)
+    return answer
 
 
 def check_answer(answer: TailResponse, request: TailRequest, images: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ class EncodedImages:
     prepare_ms: float = 0.0
     head_ms: float = 0.0
     encode_ms: float = 0.0
+
+    def uplink_ms(self, mbps: float | None) -> float:
+        """How long the tensor's bytes take; NaN where the bandwidth is not known."""
+        return math.nan if mbps is None else self.tensor.nbytes * 8 / (1000 * mbps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,6 @@ from ..errors import (
     BundleError,
     ImageError,
     NetworkMismatchError,
-    ProtocolError,
     QueryError,
     ServerBusyError,
     ServerUnavailableError,
@@ -31,15 +29,11 @@ from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
     SCORES,
-    AnswerBounds,
     TailRequest,
     TailResponse,
-    Tensor,
-    decode_response,
-    header_length,
     http_headers,
 )
-from .answers import check_answer, predictions
+from .answers import bounds_of, predictions, read_answer
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
@@ -385,16 +379,11 @@ class SplitClient(Closing):
             binary_outputs=frozenset({SCORES}) if self._raw_scores else frozenset(),
             head_ms=encoded.head_ms,
             encode_ms=encoded.encode_ms,
-            uplink_ms=_uplink_ms(encoded.tensor, self._bandwidth_mbps),
+            uplink_ms=encoded.uplink_ms(self._bandwidth_mbps),
             group=self.group,
             device_token=self.device_token(),
         )
-        bounds = AnswerBounds(
-            len(images),
-            self._top_k,
-            None if manifest is None else len(manifest.classes),
-            self._raw_scores,
-        )
+        bounds = bounds_of(request, len(images), manifest)
         body, json_length = request.encode()
         started = time.perf_counter()
         try:
@@ -402,11 +391,7 @@ class SplitClient(Closing):
         except UnknownCodecError as error:
             raise refused(error) from error
         round_trip_ms = _ms_since(started)
-        try:
-            answer = decode_response(reply.body, header_length(reply.headers), bounds)
-        except WireError as error:
-            raise ProtocolError(f"the tail's answer: {error.message}") from error
-        check_answer(answer, request, len(images))
+        answer = read_answer(reply, request, bounds)
         timings = Timings(
             prepare_ms=encoded.prepare_ms,
             head_ms=encoded.head_ms,
@@ -458,13 +443,6 @@ class SplitClient(Closing):
         )
         timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
         return predictions(answer, ON_DEVICE, timings, fallback=fallback)
-
-
-def _uplink_ms(tensor: Tensor, mbps: float | None) -> float:
-    """How long the tensor's bytes take; NaN where the bandwidth is not known."""
-    if mbps is None:
-        return math.nan
-    return tensor.nbytes * 8 / (1000 * mbps)
 
 
 def _ms_since(started: float) -> float:
