@@ -26,7 +26,7 @@ from .rows import tables
 from .rows.clock import MAX_SKEW_S
 from .rows.device import write_device_sums
 from .rows.mix import write_votes
-from .rows.revisions import note_change, read_progress
+from .rows.revisions import note_change, read_progress, read_revision
 from .rows.served import counts_of, write_served
 from .rows.sql import cut_of, upsert
 
@@ -82,6 +82,7 @@ def _limit_importance(
     connection: Connection, network: str, points: int, now: float, half_life_s: float
 ) -> None:
     table = tables.importance
+    revision = read_revision(connection)
     epoch, unit = landmark(now, half_life_s)
     rows = []
     for row in connection.execute(sa.select(table).where(table.c.network == network)):
@@ -93,12 +94,14 @@ def _limit_importance(
             vector[0] = moments.count
             vector[2] = moments.weight2 * factor**2
             limited = Moments(epoch, vector)
-            rows.append({**row._asdict(), "epoch": epoch, "moments": limited.to_bytes()})
+            changed = {"epoch": epoch, "moments": limited.to_bytes(), "revision": revision}
+            rows.append({**row._asdict(), **changed})
     upsert(connection, table, rows)
 
 
 def _limit_outcomes(connection: Connection, network: str, now: float, half_life_s: float) -> None:
     table = tables.outcome
+    revision = read_revision(connection)
     epoch, unit = landmark(now, half_life_s)
     rows = []
     for row in connection.execute(sa.select(table).where(table.c.network == network)):
@@ -107,7 +110,7 @@ def _limit_outcomes(connection: Connection, network: str, now: float, half_life_
         if factor is not None:
             weights = {name: getattr(row, name) for name in ("predictions", "labelled", "correct")}
             limited = {name: weight * factor for name, weight in weights.items()}
-            rows.append({**row._asdict(), "epoch": epoch, **limited})
+            rows.append({**row._asdict(), "epoch": epoch, **limited, "revision": revision})
     upsert(connection, table, rows)
 
 

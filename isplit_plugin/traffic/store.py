@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
 
 from ..advice import LiveView, PickChange, StandingState
 from ..closing import Closing
@@ -20,6 +24,7 @@ from .flush import Written, write_delta, write_timed
 from .forgetting import Forgotten, choose_versions, forget, look_up
 from .labels import Label, LabelResult, take_labels
 from .lifecycle import ForkAware
+from .live_rows import LiveRowsCache
 from .repair import read_future, repair_network
 from .rows import tables
 from .rows.clock import skew_of, store_time
@@ -79,6 +84,8 @@ class Store(ForkAware, Closing):
             url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s
         )
         self._networks = NetworkReader()
+        self._live_rows = LiveRowsCache()
+        self._viewing = threading.Lock()
         super().__init__()
 
     @property
@@ -173,7 +180,7 @@ class Store(ForkAware, Closing):
         It is empty for a network without traffic, and for one that is not in the store.
         """
         with self._db.read() as connection:
-            return read_view(connection, network_hash, group, self.half_life_s)
+            return self._read_view(connection, network_hash, group)
 
     def groups(self, network_hash: str) -> tuple[Group, ...]:
         """The device groups of the last 90 days; ``other`` holds all above the limit."""
@@ -254,7 +261,7 @@ class Store(ForkAware, Closing):
     def standing_snapshot(self, manifest: Manifest, group: str) -> StandingSnapshot:
         """The live view of a device group and its standing pick, as of one moment."""
         with self._db.read() as connection:
-            live = read_view(connection, manifest.network_hash, group, self.half_life_s)
+            live = self._read_view(connection, manifest.network_hash, group)
             state = read_standing(connection, manifest, group)
             return StandingSnapshot(live, state)
 
@@ -367,5 +374,12 @@ class Store(ForkAware, Closing):
             vacuum(connection)
         return before, self.size()
 
+    def _read_view(self, connection: Connection, network: str, group: str | None) -> LiveView:
+        with self._viewing:
+            rows = partial(self._live_rows.read, connection, self.opened, network)
+            return read_view(connection, rows, network, group, self.half_life_s)
+
     def _after_fork(self) -> None:
+        self._viewing = threading.Lock()
+        self._live_rows.clear()
         self._db.after_fork()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -13,33 +13,39 @@ from ..advice import ALL_GROUPS, ClassCounts, ImportanceRows, LiveView
 from .aggregates.keys import Population
 from .aggregates.moments import F64, HEADER, landmark
 from .aggregates.sketch import DeviceSketch, count_devices, merge_sketches
+from .live_rows import LiveRows
 from .rows.device import DeviceSets, read_device_means, read_device_sets
-from .rows.importance import ClassSums, read_sums
+from .rows.importance import ClassSums
 from .rows.mix import Share, read_mix
-from .rows.networks import mean0_of
-from .rows.outcome import read_outcomes
-from .rows.revisions import newest_time, revision_text
+from .rows.revisions import ViewHead, read_head
 from .rows.served import read_served
 
 
 def read_view(
-    connection: Connection, network: str, group: str | None, half_life_s: float
+    connection: Connection,
+    rows: Callable[[ViewHead, int], LiveRows],
+    network: str,
+    group: str | None,
+    half_life_s: float,
 ) -> LiveView:
     """The live view of a network for one device group, or for all (``None`` or "all").
+
+    ``rows``: reads the rows of the network for its head and its number of points.
 
     Weights are relative to the newest observation, which weighs 1.
     """
     group = group or ALL_GROUPS
-    revision = revision_text(connection)
-    as_of = newest_time(connection, network)
-    if as_of is None:
-        return LiveView.empty(group, revision)
+    head = read_head(connection, network)
+    as_of = head.as_of
+    if as_of is None or head.mean0 is None:
+        return LiveView.empty(group, head.text)
     epoch, unit = landmark(as_of, half_life_s)
-    mean0 = mean0_of(connection, network)
+    mean0 = np.frombuffer(head.mean0, "<f8").astype(np.float64)
     means = read_device_means(connection, network, group, mean0, half_life_s)
-    sums = read_sums(connection, network, group, epoch, len(mean0), means)
+    live_rows = rows(head, len(mean0))
+    sums = live_rows.importance.sums(group, epoch, means)
     devices = read_device_sets(connection, network, group, means)
-    outcomes, class_counts = read_outcomes(connection, network, group, epoch, unit)
+    outcomes, class_counts = live_rows.outcomes.outcomes(group, epoch, unit)
     votes = read_mix(connection, network, group, half_life_s)
     if votes is not None:
         class_counts = _counts_of_devices(class_counts, votes, epoch, unit)
@@ -49,7 +55,7 @@ def read_view(
         served=served,
         outcomes=outcomes,
         class_counts=class_counts,
-        revision=revision,
+        revision=head.text,
         as_of=as_of,
         observations=int(sum(row.requests for row in served)),
         group=group,

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
-from isplit_plugin.advice import StandingState
+from isplit_plugin.advice import StandingState, live_weights
+from isplit_plugin.advice.live_moments import live_moments
 from isplit_plugin.cli import main
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import Delta, Label, Recorder, Store
-from isplit_plugin.traffic.rows import clock
+from isplit_plugin.traffic.rows import clock, tables
 from isplit_plugin.traffic.rows.clock import MAX_SKEW_S
 from isplit_plugin.traffic.rows.revisions import GAP_S, Progress
 
@@ -250,6 +251,20 @@ def test_repair_mends_a_store_from_the_future(  # noqa: PLR0917
     assert add(honest, 2000, 1, time.time(), 2) == 0.0
     labels = honest.add_labels([Label(f"r{i}", 0) for i in (10, 1000, 2000)])
     assert [label.error for label in labels] == [None] * 3
+
+
+@pytest.mark.parametrize("half_lives", [600, 1100, 100_000])
+def test_rows_that_are_newer_than_the_newest_observation_warn_of_nothing(
+    honest: Store, half_lives: int
+) -> None:
+    """Whoever changed `as_of` by hand gets an answer without live values, and no warning."""
+    with honest._db.write() as (connection, _):
+        then = max(0.0, time.time() - half_lives * honest.half_life_s)
+        connection.execute(tables.progress.update().values(as_of=then))
+    view = honest.view(NETWORK)
+    moments = live_moments(view.importance, np.arange(CLASSES), honest.mean0(NETWORK), "predicted")
+    assert np.isfinite(moments.n).all()
+    assert np.isfinite(live_weights(view, CLASSES)[0]).all()
 
 
 def test_a_sound_store_is_not_changed_by_repair(

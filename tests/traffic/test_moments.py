@@ -87,6 +87,20 @@ def test_centuries_apart_underflows_to_zero_and_never_overflows() -> None:
     assert rescale(1.0, 0, 10**12) == 0.0
 
 
+@given(curves, st.integers(-(2**40), 2**40))
+def test_rows_move_to_any_landmark_without_a_warning(
+    drawn: list[tuple[float, ...]], to_epoch: int
+) -> None:
+    """Warnings are errors here. Rows newer than the landmark overflow where rows are damaged."""
+    total = merged([Moments.of(np.array(row), T0, HALF_LIFE) for row in drawn])
+    for epoch in (to_epoch, total.epoch - 2000, total.epoch - 600, total.epoch + 2000):
+        (moved,) = rescale_rows(total.vector[None], np.array([total.epoch]), epoch)
+        assert moved[0] == len(drawn)
+        assert moved[1] == rescale(total.weight, total.epoch, epoch)
+        assert not np.isnan(moved).any()
+    assert rescale(1.0, 5000, 0) == math.inf
+
+
 def test_against_river_mean_and_variance() -> None:
     """With one landmark and equal weights the sums give river's Mean and Var."""
     x = np.random.default_rng(0).normal(3.0, 2.0, 500)

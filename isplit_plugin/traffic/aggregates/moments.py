@@ -43,8 +43,14 @@ def landmark(at: float, half_life_s: float) -> tuple[int, float]:
 
 
 def rescale(weight: float, epoch: int, to_epoch: int) -> float:
-    """A weight relative to ``to_epoch`` instead of ``epoch``. Exact, except for underflow to 0."""
-    return math.ldexp(weight, max(-_MAX_SHIFT, min(_MAX_SHIFT, epoch - to_epoch)))
+    """A weight relative to ``to_epoch`` instead of ``epoch``.
+
+    Exact, except for underflow to 0, and overflow to infinity where ``to_epoch`` is far in the past.
+    """
+    try:
+        return math.ldexp(weight, max(-_MAX_SHIFT, min(_MAX_SHIFT, epoch - to_epoch)))
+    except OverflowError:
+        return math.copysign(math.inf, weight)
 
 
 def shift_of(epochs: npt.ArrayLike, to_epoch: int) -> npt.NDArray[np.int64]:
@@ -154,14 +160,24 @@ class Moments:
 
 
 def rescale_rows(vectors: F64, epochs: npt.NDArray[np.int64], to_epoch: int) -> F64:
-    """Vectors of :class:`Moments` (K, 3 + 2 P), moved from ``epochs`` (K,) to ``to_epoch``."""
+    """Vectors of :class:`Moments` (K, 3 + 2 P), moved from ``epochs`` (K,) to ``to_epoch``.
+
+    What is too large becomes infinite, as in a damaged store with rows that are newer than its
+    newest observation; readers leave out what is not finite.
+    """
     shift = shift_of(epochs, to_epoch)
     if not shift.any():
         return vectors
-    out = np.ldexp(vectors, shift[:, None])
+    out = rescale_array(vectors, shift[:, None])
     out[:, 0] = vectors[:, 0]
-    out[:, 2] = np.ldexp(vectors[:, 2], 2 * shift)
+    out[:, 2] = rescale_array(vectors[:, 2], 2 * shift)
     return out
+
+
+def rescale_array(weights: F64, shift: npt.NDArray[np.int64]) -> F64:
+    """Weights times the powers of two ``shift``; infinite where that is too large."""
+    with np.errstate(over="ignore"):
+        return np.ldexp(weights, shift)
 
 
 def shift_from(start: int, by: F64) -> F64:

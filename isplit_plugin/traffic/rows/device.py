@@ -68,7 +68,7 @@ def read_device_means(
     """The means in the open buckets of one device group, or of all groups."""
     table = tables.device_bucket
     # All groups, for a device may have used another one in the bucket before.
-    rows = connection.execute(with_levels(table).where(table.c.network == network)).all()
+    rows = connection.execute(with_levels(table), {"network": network}).all()
     damping = _damping(rows, half_life_s)
     if group != ALL_GROUPS:
         rows = [row for row in rows if row.device_group == group]
@@ -123,7 +123,7 @@ def close_buckets(  # noqa: PLR0917
     is_closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
     )
-    rows = connection.execute(with_levels(table).where(is_closed)).all()
+    rows = connection.execute(with_levels(table).where(is_closed), {"network": network}).all()
     damping = _damping(rows, half_life_s)
     means = _means_of(rows, damping, mean0, half_life_s)
     if means:

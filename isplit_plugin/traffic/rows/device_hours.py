@@ -13,6 +13,7 @@ loud.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -40,8 +41,9 @@ class HourKey(NamedTuple):
     device: str
 
 
+@lru_cache
 def with_levels(table: sa.Table, *, target: str | None = None) -> sa.Select[Any]:
-    """The query for all columns of a table of open buckets, and the column ``level``.
+    """The query for the rows of ``:network`` in a table of open buckets, with the column ``level``.
 
     ``target``: of the device hours, where the table has no targets and classes of its own.
     """
@@ -52,7 +54,8 @@ def with_levels(table: sa.Table, *, target: str | None = None) -> sa.Select[Any]
     else:
         same = sa.and_(hours.c.target == target, hours.c.class_id == -1)
     joined = table.outerjoin(hours, sa.and_(on, same))
-    return sa.select(*table.c, hours.c.level).select_from(joined)
+    query = sa.select(*table.c, hours.c.level).select_from(joined)
+    return query.where(table.c.network == sa.bindparam("network"))
 
 
 class Damping:

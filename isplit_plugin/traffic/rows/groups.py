@@ -23,6 +23,7 @@ from . import tables
 from .importance import write_moments
 from .mix import Share, write_mix, write_votes
 from .outcome import write_outcomes
+from .revisions import note_rewritten
 from .served import counts_of, read_counts, served_row
 from .sql import cut_of, equals, population_of, upsert
 
@@ -60,6 +61,7 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
         update = table.update().where(_of(table, network, group))
         connection.execute(update.values(device_group=OTHER))
     _delete_picks(connection, network, group)
+    note_rewritten(connection, network)
     names = tables.name
     kinds = names.c.kind.in_(tuple(EXPIRE_S))
     connection.execute(

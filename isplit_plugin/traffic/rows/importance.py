@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from ...advice import ALL_GROUPS
 from ...errors import StoreError
@@ -16,7 +16,13 @@ from ..aggregates.keys import Population
 from ..aggregates.moments import F64, HEADER, Moments, rescale_rows, shift_from
 from . import tables
 from .device import DeviceMeans
-from .sql import chunks, equals, in_group, population_columns, upsert
+from .revisions import read_revision
+from .sql import chunks, equals, population_columns, population_of, upsert
+
+_CHANGED: Final = sa.select(tables.importance).where(
+    tables.importance.c.network == sa.bindparam("network"),
+    tables.importance.c.revision > sa.bindparam("since"),
+)
 
 
 class ClassSums:
@@ -56,6 +62,7 @@ def write_moments(
     for (population, class_id), more in moments.items():
         populations.setdefault(population, {})[class_id] = more
     rows: list[dict[str, Any]] = []
+    revision = read_revision(connection)
     for population, by_class in populations.items():
         columns = population_columns(network, population)
         for ids in chunks(sorted(by_class)):
@@ -64,64 +71,103 @@ def write_moments(
                 points = by_class[row.class_id].points
                 stored = Moments.from_bytes(row.moments, row.epoch, points)
                 by_class[row.class_id] = stored.merge(by_class[row.class_id])
-        rows += _rows(columns, by_class)
+        rows += _rows(columns, by_class, revision)
     upsert(connection, table, rows)
 
 
 def move_shift(connection: Connection, network: str, old: F64, new: F64) -> None:
     """Change all moments of a network from the shift ``old`` to the shift ``new``."""
     table = tables.importance
-    for population in _read_populations(connection, network, ALL_GROUPS):
+    key = (table.c.device_group, table.c.source, table.c.target, table.c.start)
+    query = sa.select(*key).distinct().where(table.c.network == network)
+    revision = read_revision(connection)
+    for population in [Population(*row) for row in connection.execute(query)]:
         columns = population_columns(network, population)
         by = shift_from(population.start, new - old)
         moved = {
             row.class_id: Moments.from_bytes(row.moments, row.epoch, len(old)).shifted(by)
             for row in connection.execute(sa.select(table).where(equals(table, columns)))
         }
-        upsert(connection, table, _rows(columns, moved))
+        upsert(connection, table, _rows(columns, moved, revision))
 
 
-def read_sums(  # noqa: PLR0917
-    connection: Connection,
-    network: str,
-    group: str,
-    epoch: int,
-    points: int,
-    device_means: Mapping[Population, DeviceMeans],
-) -> dict[Population, ClassSums]:
-    """The sums of each population, with the means of open buckets, relative to ``epoch``.
+class ImportanceTable:
+    """The importance rows of a network as arrays, brought up to date row by row.
 
-    Populations come in a fixed order, so that equal contents give equal sums to the last bit.
+    Parameters:
+        points: the number of points of the network.
+
+    Attributes:
+        populations: the rows of each population.
     """
-    sums = {
-        population: _read_population(connection, network, population, points, epoch)
-        for population in _read_populations(connection, network, group)
-    }
-    for population, means in device_means.items():
-        epochs = np.full(len(means.ids), means.epoch)
-        classes = sums.setdefault(population, ClassSums(points, epoch))
-        classes.add(means.ids, means.vectors, epochs)
-    return sums
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+        self.populations: dict[Population, PopulationRows] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(rows.vectors.nbytes for rows in self.populations.values())
+
+    def update(self, connection: Connection, network: str, since: int) -> None:
+        """Read the rows that changed after the revision ``since``. Raises StoreError."""
+        changed: dict[Population, list[Row[Any]]] = {}
+        for row in connection.execute(_CHANGED, {"network": network, "since": since}):
+            changed.setdefault(population_of(row), []).append(row)
+        for population, rows in changed.items():
+            rows.sort(key=lambda row: row.class_id)
+            fresh = PopulationRows(
+                np.array([row.class_id for row in rows], np.int64),
+                np.array([row.epoch for row in rows], np.int64),
+                _vectors([row.moments for row in rows], self._points),
+            )
+            before = self.populations.get(population)
+            self.populations[population] = fresh if before is None else before.updated(fresh)
+
+    def sums(
+        self, group: str, epoch: int, device_means: Mapping[Population, DeviceMeans]
+    ) -> dict[Population, ClassSums]:
+        """The sums of each population of a group or of all, with the means of open buckets.
+
+        They are relative to the landmark ``epoch``. Populations come in a fixed order, so that
+        equal contents give equal sums to the last bit.
+        """
+        sums: dict[Population, ClassSums] = {}
+        for population, rows in sorted(self.populations.items()):
+            if group in (ALL_GROUPS, population.group):
+                sums[population] = ClassSums(self._points, epoch)
+                sums[population].add(rows.ids, rows.vectors, rows.epochs)
+        for population, means in device_means.items():
+            epochs = np.full(len(means.ids), means.epoch)
+            classes = sums.setdefault(population, ClassSums(self._points, epoch))
+            classes.add(means.ids, means.vectors, epochs)
+        return sums
 
 
-def _read_populations(connection: Connection, network: str, group: str) -> list[Population]:
-    table = tables.importance
-    key = (table.c.device_group, table.c.source, table.c.target, table.c.start)
-    query = sa.select(*key).distinct().where(in_group(table, network, group)).order_by(*key)
-    return [Population(*row) for row in connection.execute(query)]
+class PopulationRows(NamedTuple):
+    """The rows of one population.
 
+    Attributes:
+        ids: (K,) class ids, sorted.
+        epochs: (K,) landmarks.
+        vectors: (K, 3 + 2 P) vectors of :class:`.moments.Moments`.
+    """
 
-def _read_population(
-    connection: Connection, network: str, population: Population, points: int, epoch: int
-) -> ClassSums:
-    table = tables.importance
-    query = sa.select(table.c.class_id, table.c.epoch, table.c.moments)
-    query = query.where(equals(table, population_columns(network, population)))
-    rows = connection.execute(query.order_by(table.c.class_id)).all()
-    ids, epochs, raws = zip(*rows, strict=True)
-    sums = ClassSums(points, epoch)
-    sums.add(np.array(ids, np.int64), _vectors(raws, points), np.array(epochs, np.int64))
-    return sums
+    ids: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
+    vectors: F64
+
+    def updated(self, fresh: PopulationRows) -> PopulationRows:
+        """These rows, with those in ``fresh`` in their places."""
+        ids = np.union1d(self.ids, fresh.ids)
+        epochs = np.empty(len(ids), np.int64)
+        vectors = np.empty((len(ids), self.vectors.shape[1]))
+        for rows in (self, fresh):
+            at = np.searchsorted(ids, rows.ids)
+            epochs[at] = rows.epochs
+            vectors[at] = rows.vectors
+        return PopulationRows(ids, epochs, vectors)
 
 
 def _vectors(raws: Sequence[bytes], points: int) -> F64:
@@ -132,8 +178,16 @@ def _vectors(raws: Sequence[bytes], points: int) -> F64:
     return vectors.astype(np.float64, copy=False)
 
 
-def _rows(columns: dict[str, Any], by_class: Mapping[int, Moments]) -> list[dict[str, Any]]:
+def _rows(
+    columns: dict[str, Any], by_class: Mapping[int, Moments], revision: int
+) -> list[dict[str, Any]]:
     return [
-        {**columns, "class_id": class_id, "epoch": sums.epoch, "moments": sums.to_bytes()}
+        {
+            **columns,
+            "class_id": class_id,
+            "epoch": sums.epoch,
+            "moments": sums.to_bytes(),
+            "revision": revision,
+        }
         for class_id, sums in by_class.items()
     ]

@@ -87,7 +87,8 @@ def close_votes(connection: Connection, network: str, half_life_s: float, newest
     closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
     )
-    rows = connection.execute(with_levels(table, target=MIX_TARGET).where(closed)).all()
+    query = with_levels(table, target=MIX_TARGET).where(closed)
+    rows = connection.execute(query, {"network": network}).all()
     if not rows:
         return
     connection.execute(table.delete().where(closed))
@@ -115,8 +116,8 @@ def read_mix(
     """The shares of the classes in the mix of a group or of all; ``None`` without devices."""
     closed = _read_mix(connection, in_group(tables.mix, network, group))
     table = tables.device_class
-    query = with_levels(table, target=MIX_TARGET).where(table.c.network == network)
-    rows = connection.execute(query).all()
+    query = with_levels(table, target=MIX_TARGET)
+    rows = connection.execute(query, {"network": network}).all()
     votes = _votes(rows, _damping(rows, half_life_s), half_life_s)
     shares: dict[int, Share] = {}
     for (device_group, class_id), share in [*sorted(closed.items()), *sorted(votes.items())]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ...advice import ClassCounts, OutcomeRow
+from ...advice import ALL_GROUPS, ClassCounts, OutcomeRow
 from ...schema import Cut
 from ..aggregates.counts import OutcomeCounts
 from ..aggregates.keys import OutcomeKey
-from ..aggregates.moments import shift_of
+from ..aggregates.moments import rescale_array, shift_of
 from . import tables
-from .sql import chunks, cut_columns, equals, in_group, upsert
+from .revisions import read_revision
+from .sql import chunks, cut_columns, equals, upsert
+
+_CHANGED: Final = sa.select(tables.outcome).where(
+    tables.outcome.c.network == sa.bindparam("network"),
+    tables.outcome.c.revision > sa.bindparam("since"),
+)
 
 
 def write_outcomes(
@@ -26,6 +33,7 @@ def write_outcomes(
     for key, outcome in outcomes.items():
         places.setdefault((key.cut, key.group), {})[key.class_id] = outcome
     rows: list[dict[str, Any]] = []
+    revision = read_revision(connection)
     for (cut, group), by_class in places.items():
         columns = {"network": network, **cut_columns(cut), "device_group": group}
         for ids in chunks(sorted(by_class)):
@@ -44,58 +52,112 @@ def write_outcomes(
                 "predictions": outcome.predictions,
                 "labelled": outcome.labelled,
                 "correct": outcome.correct,
+                "revision": revision,
             }
             for class_id, outcome in by_class.items()
         ]
     upsert(connection, table, rows)
 
 
-def read_outcomes(
-    connection: Connection, network: str, group: str, epoch: int, unit: float
-) -> tuple[tuple[OutcomeRow, ...], ClassCounts]:
-    """Outcomes added over device groups, and the predicted classes added over cuts as well.
+class OutcomeTable:
+    """The outcome rows of a network as arrays, brought up to date row by row."""
 
-    ``unit``: the weight, relative to the landmark ``epoch``, that becomes 1.
-    """
-    table = tables.outcome
-    query = sa.select(
-        table.c.split_point,
-        table.c.codec,
-        table.c.class_id,
-        table.c.epoch,
-        table.c.number,
-        table.c.predictions,
-        table.c.labelled,
-        table.c.correct,
-    )
-    query = query.where(in_group(table, network, group)).order_by(*table.primary_key)
-    rows = connection.execute(query).all()
-    if not rows:
-        return (), ClassCounts()
-    split_points, codecs, classes, epochs, numbers, *sums = zip(*rows, strict=True)
-    weights = np.ldexp(np.array(sums, np.float64), shift_of(epochs, epoch)) / unit
-    row_cuts = list(zip(split_points, codecs, strict=True))
-    cut_names = sorted(set(row_cuts))
-    cut_numbers = {name: i for i, name in enumerate(cut_names)}
-    row_classes = np.array(classes, np.int64)
-    lowest = row_classes.min()
-    span = row_classes.max() - lowest + 1
-    # Cut and class as one number: numpy's unique takes ten times as long for pairs.
-    row_cut_numbers = np.array([cut_numbers[name] for name in row_cuts])
-    keys, inverse = np.unique(row_cut_numbers * span + row_classes - lowest, return_inverse=True)
-    key_cuts, key_classes = np.divmod(keys, span)
-    totals = [np.bincount(inverse, weights=part).tolist() for part in weights]
-    cuts = [Cut.of(*name) for name in cut_names]
-    outcomes = tuple(
-        map(
-            OutcomeRow,
-            [cuts[number] for number in key_cuts.tolist()],
-            (key_classes + lowest).tolist(),
-            *totals,
+    def __init__(self) -> None:
+        self._keys: list[_Key] = []
+        self._positions: dict[_Key, int] = {}
+        self._epochs = np.zeros(0, np.int64)
+        self._numbers = np.zeros(0)
+        self._sums = np.zeros((3, 0))
+        self._layouts: dict[str, _Layout] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def update(self, connection: Connection, network: str, since: int) -> None:
+        """Read the rows that changed after the revision ``since``. Raises StoreError."""
+        rows = connection.execute(_CHANGED, {"network": network, "since": since}).all()
+        if not rows:
+            return
+        keys = [_Key(row.split_point, row.codec, row.device_group, row.class_id) for row in rows]
+        self._make_places(keys)
+        at = [self._positions[key] for key in keys]
+        self._epochs[at] = [row.epoch for row in rows]
+        self._numbers[at] = [row.number for row in rows]
+        self._sums[:, at] = np.array(
+            [[row.predictions, row.labelled, row.correct] for row in rows], np.float64
+        ).T
+
+    def outcomes(
+        self, group: str, epoch: int, unit: float
+    ) -> tuple[tuple[OutcomeRow, ...], ClassCounts]:
+        """Outcomes added over device groups, and predicted classes added over cuts as well.
+
+        ``unit``: the weight, relative to the landmark ``epoch``, that becomes 1.
+        """
+        if group not in self._layouts:
+            self._layouts[group] = _Layout(self._keys, group)
+        layout = self._layouts[group]
+        if not len(layout.at):
+            return (), ClassCounts()
+        shifts = shift_of(self._epochs[layout.at], epoch)
+        weights = rescale_array(self._sums[:, layout.at], shifts) / unit
+        totals = [np.bincount(layout.outcome, weights=part).tolist() for part in weights]
+        outcomes = tuple(map(OutcomeRow, layout.cuts, layout.classes, *totals))
+        weight = np.bincount(layout.class_number, weights=weights[0]).astype(np.float64)
+        numbers = self._numbers[layout.at]
+        count = np.bincount(layout.class_number, weights=numbers).astype(np.float64)
+        predicted = count > 0
+        return outcomes, ClassCounts(
+            layout.class_ids[predicted], weight[predicted], count[predicted]
         )
-    )
-    class_ids, inverse = np.unique(row_classes, return_inverse=True)
-    weight = np.bincount(inverse, weights=weights[0]).astype(np.float64)
-    count = np.bincount(inverse, weights=np.array(numbers, np.float64)).astype(np.float64)
-    predicted = count > 0
-    return outcomes, ClassCounts(class_ids[predicted], weight[predicted], count[predicted])
+
+    def _make_places(self, keys: list[_Key]) -> None:
+        """Places for new keys. The order is that of the keys: equal contents give equal sums."""
+        new = {key for key in keys if key not in self._positions}
+        if not new:
+            return
+        before = self._keys
+        self._keys = sorted([*before, *new])
+        self._positions = {key: i for i, key in enumerate(self._keys)}
+        at = [self._positions[key] for key in before]
+        for name in ("_epochs", "_numbers", "_sums"):
+            array = getattr(self, name)
+            larger = np.zeros((*array.shape[:-1], len(self._keys)), array.dtype)
+            larger[..., at] = array
+            setattr(self, name, larger)
+        self._layouts.clear()
+
+
+class _Key(NamedTuple):
+    split_point: str
+    codec: str
+    group: str
+    class_id: int
+
+
+class _Layout:
+    """Which rows of a table add up, for one group or for all.
+
+    Attributes:
+        at: (R,) the rows of the group.
+        outcome: (R,) the number of the outcome that a row adds to.
+        cuts, classes: of each outcome.
+        class_number: (R,) the number of the class.
+        class_ids: (S,) the classes, sorted.
+    """
+
+    def __init__(self, keys: Sequence[_Key], group: str) -> None:
+        chosen = [i for i, key in enumerate(keys) if group in (ALL_GROUPS, key.group)]
+        self.at = np.array(chosen, np.int64)
+        if not chosen:
+            return
+        pairs = [((keys[i].split_point, keys[i].codec), keys[i].class_id) for i in chosen]
+        outcomes = sorted(set(pairs))
+        numbers = {pair: i for i, pair in enumerate(outcomes)}
+        self.outcome = np.array([numbers[pair] for pair in pairs])
+        cuts = {name: Cut.of(*name) for name, _ in outcomes}
+        self.cuts = [cuts[name] for name, _ in outcomes]
+        self.classes = [class_id for _, class_id in outcomes]
+        self.class_ids, self.class_number = np.unique(
+            np.array([class_id for _, class_id in pairs], np.int64), return_inverse=True
+        )

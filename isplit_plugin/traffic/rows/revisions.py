@@ -53,6 +53,52 @@ def meta_value(key: str) -> sa.Select[Any]:
     return sa.select(tables.meta.c.value).where(tables.meta.c.key == key)
 
 
+class ViewHead(NamedTuple):
+    """What a view needs to know of a network and the store before it reads rows.
+
+    Attributes:
+        store_id, revision: of the store.
+        as_of: the time of the network's newest observation; ``None`` without traffic.
+        rewritten: the revision of its last loss of importance or outcome rows.
+        mean0: the bytes of its shift; ``None`` for a network that is not in the store.
+    """
+
+    store_id: int
+    revision: int
+    as_of: float | None
+    rewritten: int
+    mean0: bytes | None
+
+    @property
+    def text(self) -> str:
+        """``<store id, hexadecimal>.<revision>``: a different text for different contents."""
+        return f"{self.store_id:x}.{self.revision}"
+
+
+def _head_query() -> sa.Select[Any]:
+    network: sa.BindParameter[str] = sa.bindparam("network")
+    progress, networks = tables.progress, tables.network
+    of_network = progress.c.network == network
+    columns = [
+        meta_value("store_id"),
+        meta_value("revision"),
+        sa.select(progress.c.as_of).where(of_network),
+        sa.select(progress.c.rewritten).where(of_network),
+        sa.select(networks.c.mean0).where(networks.c.network == network),
+    ]
+    return sa.select(*(column.scalar_subquery() for column in columns))
+
+
+_HEAD: Final = _head_query()
+
+
+def read_head(connection: Connection, network: str) -> ViewHead:
+    """The head of a view."""
+    row = connection.execute(_HEAD, {"network": network}).one()
+    store_id, revision, as_of, rewritten, mean0 = row
+    return ViewHead(int(store_id or 0), int(revision or 0), as_of, int(rewritten or 0), mean0)
+
+
 def raise_revision(connection: Connection) -> int:
     """Raise the revision by one and return it.
 
@@ -73,21 +119,6 @@ def read_revision(connection: Connection, network: str | None = None) -> int:
     return int(connection.scalar(query) or 0)
 
 
-def revision_text(connection: Connection) -> str:
-    """``<store id, hexadecimal>.<revision>``: a different text for different contents."""
-    store_id = int(connection.scalar(meta_value("store_id")) or 0)
-    return f"{store_id:x}.{read_revision(connection)}"
-
-
-def newest_time(connection: Connection, network: str) -> float | None:
-    """The time of a network's newest observation, in epoch seconds; ``None`` without traffic."""
-    table = tables.progress
-    newest: float | None = connection.scalar(
-        sa.select(table.c.as_of).where(table.c.network == network)
-    )
-    return newest
-
-
 def read_progress(connection: Connection, network: str) -> Progress:
     """The progress of a network; one without traffic has that of the default values."""
     table = tables.progress
@@ -102,7 +133,17 @@ def note_change(
     """Note that the contents of a network changed, and its progress, if it has traffic."""
     progress = progress or read_progress(connection, network)
     row = {"network": network, "revision": revision, **progress._asdict()}
-    upsert(connection, tables.progress, [row])
+    upsert(connection, tables.progress, [row], once={"rewritten": revision})
+
+
+def note_rewritten(connection: Connection, network: str) -> None:
+    """Note that importance or outcome rows of a network were deleted.
+
+    Whoever keeps rows reads all of them again then (:mod:`isplit_plugin.traffic.live_rows`).
+    """
+    table = tables.progress
+    update = table.update().where(table.c.network == network)
+    connection.execute(update.values(rewritten=read_revision(connection)))
 
 
 def note_moved(connection: Connection, network: str) -> None:

@@ -18,8 +18,17 @@ _CHUNK: Final = 500
 _T = TypeVar("_T")
 
 
-def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert ``rows``, or overwrite the rows with these keys. All rows have the same columns."""
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[dict[str, Any]],
+    *,
+    once: dict[str, Any] | None = None,
+) -> None:
+    """Insert ``rows``, or overwrite the rows with these keys. All rows have the same columns.
+
+    ``once``: columns that are written where a row is new, and stay where it is not.
+    """
     if not rows:
         return
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -30,7 +39,7 @@ def upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]])
         statement = insert.on_conflict_do_update(index_elements=keys, set_=changed)
     else:
         statement = insert.on_conflict_do_nothing(index_elements=keys)
-    connection.execute(statement, list(rows))
+    connection.execute(statement, [{**row, **(once or {})} for row in rows])
 
 
 def equals(table: Table, columns: dict[str, Any]) -> sa.ColumnElement[bool]:

@@ -67,6 +67,7 @@ progress = Table(
     Column("resumed", Double),  # when traffic went on after its last gap
     Column("horizon", Double),  # the time from which ages are counted where rows are deleted
     Column("moved_deltas", BigInteger, nullable=False, server_default="0"),
+    Column("rewritten", BigInteger, nullable=False),  # revision of the last loss of rows
 )
 
 name = Table(
@@ -89,6 +90,8 @@ importance = Table(
     Column("class_id", Integer, primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("moments", LargeBinary, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of its last change
+    Index("isplit_importance_revision", "network", "revision"),
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
@@ -121,6 +124,8 @@ outcome = Table(
     Column("predictions", Double, nullable=False),
     Column("labelled", Double, nullable=False),
     Column("correct", Double, nullable=False),
+    Column("revision", BigInteger, nullable=False),  # of its last change
+    Index("isplit_outcome_revision", "network", "revision"),
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
