@@ -4,7 +4,8 @@ and stopped, the database restarts and clocks go wrong.
 Prints figures and bounds, and ends with 1 where a bound is broken. Memory counts from the end of
 the warm-up, 40 % of the time. Ten minutes show a leak of tens of MB an hour; to show that there is
 less than 5 MB an hour takes hours, and the confidence interval says which of both was shown.
-Everything that was started ends with the soak.
+Ctrl-C ends the load early; the report is then about the time until there. Everything that was
+started ends with the soak.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .clock import Clocks
 from .database import database
 from .faults import Fault, Faults
 from .load import Load
-from .models import NAME, WORKERS, build
+from .models import NAME, WORKERS, Version, build
 from .verdict import MAX_SLOPE, ProcessFigures, Row, prediction_rows, process_figures
 from .watch import Watch
 
@@ -54,13 +55,14 @@ def main() -> int:
     if not 1 <= options.minutes <= 100_000:
         parser.error(f"--minutes: expected 1 or more, got {options.minutes:g}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     result = soak(60 * options.minutes)
     print(_report(result["rows"], result["processes"]))
     broken = [row.name for row in result["rows"] if not row.ok]
     print(f"\nbroken: {', '.join(broken)}" if broken else "\nall bounds hold")
     if options.json is not None:
-        options.json.write_text(json.dumps(_to_json(options.minutes, result), indent=1) + "\n")
+        options.json.write_text(json.dumps(_to_json(result), indent=1) + "\n")
     return int(bool(broken))
 
 
@@ -88,7 +90,11 @@ def soak(seconds: float) -> dict[str, Any]:
         for version in versions:
             _wait_for_workers(server, version.number)
         load = Load(server, versions, read_secret(secret).decode())
-        faults = Faults(server, postgres, clocks, versions, _say_fault, load.check)
+
+        def log(fault: Fault) -> None:
+            _say(f"{_line(fault)}; {load.total} predictions, {len(load.failed)} failed")
+
+        faults = Faults(server, postgres, clocks, versions, log, load.check)
         processes = {
             **{f"worker of {number}": pid for number, pid in faults.steady.items()},
             "worker of the endpoint": server.status("isplit").pids[0],
@@ -97,9 +103,15 @@ def soak(seconds: float) -> dict[str, Any]:
         started = time.monotonic()
         _say(f"load for {seconds / 60:g} minutes")
         with watch.running(), load.running():
-            faults.run(seconds - SETTLE_S)
-            time.sleep(max(0.0, started + seconds - time.monotonic()))
-        _wait_for_flush(store)
+            try:
+                faults.run(seconds - SETTLE_S)
+                time.sleep(max(0.0, started + seconds - time.monotonic()))
+            except KeyboardInterrupt:
+                seconds = time.monotonic() - started
+                _say(f"interrupted after {seconds / 60:.1f} minutes of load")
+        _ignore_signals()
+        _say("load is over; waiting for what the workers still write")
+        _wait_for_flush(store, versions)
         store.check()
         figures = [
             process_figures(name, samples, started + WARM_UP * seconds)
@@ -109,7 +121,13 @@ def soak(seconds: float) -> dict[str, Any]:
         rows += _process_rows(figures)
         for failure in [*load.failed, *load.unanswered][:40]:
             _say(f"{failure.at - started:.1f} s: {failure.what}: {failure.error}")
-        return {"rows": rows, "processes": figures, "faults": faults.made, "started": started}
+        return {
+            "minutes": round(seconds / 60, 2),
+            "rows": rows,
+            "processes": figures,
+            "faults": faults.made,
+            "started": started,
+        }
 
 
 def _wait_for_workers(server: TorchServe, version: str) -> None:
@@ -120,13 +138,18 @@ def _wait_for_workers(server: TorchServe, version: str) -> None:
         time.sleep(0.2)
 
 
-def _wait_for_flush(store: Store) -> None:
-    """Until nothing was written for three seconds, that is for some flushes."""
-    deadline, revision, since = time.monotonic() + 60, -1, time.monotonic()
-    while time.monotonic() < min(deadline, since + 3):
-        if store.revision() != revision:
-            revision, since = store.revision(), time.monotonic()
-        time.sleep(0.2)
+def _wait_for_flush(store: Store, versions: list[Version]) -> None:
+    """Until no prediction was counted for four seconds, that is for some flushes.
+
+    The importance of sampled requests may still be on its way: it has all the time it needs.
+    """
+    counted: tuple[int, ...] = ()
+    deadline, since = time.monotonic() + 30, time.monotonic()
+    while time.monotonic() < min(deadline, since + 4):
+        now = tuple(store.view(v.manifest.network_hash).observations for v in versions)
+        if now != counted:
+            counted, since = now, time.monotonic()
+        time.sleep(0.5)
 
 
 def _process_rows(figures: list[ProcessFigures]) -> list[Row]:
@@ -164,10 +187,10 @@ def _report(rows: list[Row], figures: list[ProcessFigures]) -> str:
     )
 
 
-def _to_json(minutes: float, result: dict[str, Any]) -> dict[str, Any]:
+def _to_json(result: dict[str, Any]) -> dict[str, Any]:
     started = result["started"]
     return {
-        "minutes": minutes,
+        "minutes": result["minutes"],
         "ok": all(row.ok for row in result["rows"]),
         "rows": [asdict(row) for row in result["rows"]],
         "processes": [one.to_json() for one in result["processes"]],
@@ -182,9 +205,21 @@ def _to_json(minutes: float, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _say_fault(fault: Fault) -> None:
+def _line(fault: Fault) -> str:
     whose = f" of process {fault.pid}" if fault.pid else ""
-    _say(f"{fault.kind}{whose}, over after {fault.until - fault.at:.1f} s")
+    return f"{fault.kind}{whose}, over after {fault.until - fault.at:.1f} s"
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """The first signal ends the load."""
+    _ignore_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """From here on the soak ends by itself, soon: nothing measured is lost, nothing stays behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _say(text: str) -> None:
