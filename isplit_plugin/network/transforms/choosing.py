@@ -96,16 +96,21 @@ def choose(
         other: the sample on which bytes and divergence are measured.
         divergence: of decoded activations of ``other``.
     """
-    best: tuple[float, Metric, Steps] | None = None
+    best: tuple[float, Metric, Scales, list[_Point]] | None = None
     for metric in metrics:
         trial = scales(family.basis(metric.exponent), metric, fitted)
-        curve = _curve(trial, other, divergence)
-        bits = _at(curve, TARGET)
+        start = 0.5 * float(np.sqrt(trial.basis.variances.mean()))
+        points = [_point(trial, other, divergence, start)]
+        points.append(_point(trial, other, divergence, _next_step(points[0], TARGET)))
+        bits = _at(points, TARGET)
         if best is None or bits < best[0]:
-            largest = 0.5 * float(np.sqrt(trial.basis.variances.mean()))
-            best = bits, metric, _steps(curve, largest)
+            best = bits, metric, trial, points
     assert best is not None  # noqa: S101  there is at least one metric
-    return best[1], best[2]
+    _, metric, trial, points = best
+    for target in (COARSEST, FINEST):
+        points.append(_point(trial, other, divergence, _next_step(points[1], target)))
+    largest = 0.5 * float(np.sqrt(trial.basis.variances.mean()))
+    return metric, _steps(points, largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +120,14 @@ class _Point:
     divergence: float
 
 
-def _curve(trial: Scales, other: Sample, divergence: Divergence) -> list[_Point]:
-    """Three points near the target, each step chosen by the divergence of the one before."""
-    step = 0.5 * float(np.sqrt(trial.basis.variances.mean()))
-    points: list[_Point] = []
-    for target in (TARGET, TARGET, 4 * TARGET):
-        if points:
-            # The divergence grows with the square of the step.
-            ratio = target / max(points[-1].divergence, 1e-9)
-            step *= float(np.clip(np.sqrt(ratio), 1 / 16, 16))
-        bits, decoded = _coded(trial, other, step)
-        points.append(_Point(step, bits, max(divergence(decoded), 1e-9)))
-    return points
+def _point(trial: Scales, other: Sample, divergence: Divergence, step: float) -> _Point:
+    bits, decoded = _coded(trial, other, step)
+    return _Point(step, bits, max(divergence(decoded), 1e-9))
+
+
+def _next_step(point: _Point, target: float) -> float:
+    """A step that comes near a divergence, which grows with the square of the step."""
+    return point.step * float(np.clip(np.sqrt(target / point.divergence), 1 / 16, 16))
 
 
 def _coded(trial: Scales, sample: Sample, step: float) -> tuple[float, Float32Array]:
@@ -165,16 +166,24 @@ def _steps(curve: Sequence[_Point], largest: float) -> Steps:
     ``largest``: the largest step of the best quality, for an answer that hardly depends on the
     activation.
     """
-    points = sorted(curve, key=lambda point: point.step)
-    divergences = [point.divergence for point in points]
-    steps = [point.step for point in points]
-    coarse = _through(COARSEST, divergences[-2:], steps[-2:])
-    fine = _through(FINEST, divergences[:2], steps[:2])
+    points = sorted(curve, key=lambda point: point.divergence)
+    coarse, fine = (
+        float(
+            np.exp(
+                np.interp(
+                    np.log(target),
+                    np.log([point.divergence for point in points]),
+                    np.log([point.step for point in points]),
+                )
+            )
+        )
+        for target in (COARSEST, FINEST)
+    )
     if fine > largest:
         coarse, fine = min(coarse, 16 * largest), largest
     classes = 4 * np.log2(max(coarse / fine, 1.0))
-    spacing = int(np.clip(round(classes / QUALITIES[-1]), 1, MAX_SPACING))
-    # The middle of the range stays where it is, whatever rounding does to its ends.
+    spacing = int(np.clip(np.ceil(classes / QUALITIES[-1]), 1, MAX_SPACING))
+    # The middle of the range stays where it is: rounding up widens it at both ends.
     middle = float(np.sqrt(coarse * fine))
     return Steps(middle * 2 ** (spacing * QUALITIES[-1] / 8), spacing)
 
