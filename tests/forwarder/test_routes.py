@@ -24,6 +24,8 @@ ENDPOINT = "/predictions/isplit/1.0"
         ("POST", "/predictions/isplit", Kind.MESSAGE),
         ("GET", f"{ENDPOINT}/help", Kind.QUESTION),
         ("GET", f"{ENDPOINT}/recommendations/toy", Kind.QUESTION),
+        ("GET", f"{ENDPOINT}/recommendations/toy/version/1.0/network_hash/6a55", Kind.QUESTION),
+        ("GET", f"{ENDPOINT}/models/toy", Kind.QUESTION),
         ("GET", f"{ENDPOINT}/recommendations/toy/classes/1,2/group/K%C3%B6ln", Kind.QUESTION),
     ],
 )
