@@ -41,7 +41,12 @@ def test_a_bottleneck_is_served_and_recommended(
             store=f"sqlite:///{tmp_path / 'store.db'}",
         ) as server,
         SplitClient(
-            server.inference_url, model="toy", head=built.bundle, token=server.token, threads=1
+            server.inference_url,
+            model="toy",
+            head=built.bundle,
+            token=server.token,
+            threads=1,
+            raw_scores=True,
         ) as client,
     ):
         found = client.predict_batch(photos, cut=Cut(bottleneck.deployed_name, "fp32"))

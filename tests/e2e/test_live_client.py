@@ -42,6 +42,7 @@ def test_onnx_heads(live: Live, point: str) -> None:
         head=live.toy.built.bundle,
         token=live.server.token,
         threads=1,
+        raw_scores=True,
     ) as client:
         one = client.predict(photos[0], cut)
         many = client.predict_batch(list(photos), cut)
@@ -64,6 +65,7 @@ def test_torch_heads_are_closer(live: Live) -> None:
         token=live.server.token,
         runtime="torch",
         trust_pt2=pinned,
+        raw_scores=True,
     ) as client:
         got = client.predict(photo, cut=Cut("layer2", "fp32"))
     _same(got, _expected(live.resnet, photo[None])[0], 1e-5)
@@ -78,7 +80,11 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
     [photo] = toy_photos(1, seed=33, size=(20, 30))
     PIL.Image.fromarray(photo).save(path)
     with SplitClient(
-        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
+        live.server.inference_url,
+        model="toy",
+        head=live.toy.built.bundle,
+        token=live.server.token,
+        raw_scores=True,
     ) as client:
         _same(
             client.predict(path, cut=Cut("input", "file")),
@@ -99,13 +105,19 @@ def test_a_jpeg_and_a_file_take_the_whole_network(live: Live, tmp_path: Path) ->
         usual = client.predict(path, cut="input").cut
         assert usual.is_photo
         assert usual.quality is not None
-    with SplitClient(live.server.inference_url, model="toy", token=live.server.token) as headless:
+    with SplitClient(
+        live.server.inference_url, model="toy", token=live.server.token, raw_scores=True
+    ) as headless:
         _same(headless.predict(path), _expected(live.toy, photo[None])[0], 1e-5)
 
 
 def test_the_advice_can_be_taken(live: Live) -> None:
     with SplitClient(
-        live.server.inference_url, model="toy", head=live.toy.built.bundle, token=live.server.token
+        live.server.inference_url,
+        model="toy",
+        head=live.toy.built.bundle,
+        token=live.server.token,
+        raw_scores=True,
     ) as client:
         client.predict(toy_photos(1)[0])
         advice = client.recommendation()
@@ -129,13 +141,17 @@ def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> Non
     bundle = build_head_bundle(other, manifest=manifest, include_output=False, out_dir=tmp_path)
     with (
         SplitClient(
-            live.server.inference_url, model="toy", head=bundle, token=live.server.token
+            live.server.inference_url,
+            model="toy",
+            head=bundle,
+            token=live.server.token,
+            raw_scores=True,
         ) as client,
         pytest.raises(NetworkMismatchError) as error,
     ):
         client.predict(toy_photos(1)[0])
     assert error.value.details == {
-        "head": manifest.network_hash,
+        "head": manifest.network_hash[:16],
         "tail": live.toy.manifest.network_hash,
     }
 
@@ -143,16 +159,20 @@ def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> Non
 def test_tokens_models_and_their_errors(live: Live) -> None:
     url, bundle, [photo] = live.server.inference_url, live.toy.built.bundle, toy_photos(1)
     with (
-        SplitClient(url, model="toy", head=bundle, token="wrong") as client,
+        SplitClient(url, model="toy", head=bundle, token="wrong", raw_scores=True) as client,
         pytest.raises(AuthenticationError),
     ):
         client.predict(photo, cut="relu1")
     with (
-        SplitClient(url, model="nobody", head=bundle, token=live.server.token) as client,
+        SplitClient(
+            url, model="nobody", head=bundle, token=live.server.token, raw_scores=True
+        ) as client,
         pytest.raises(UnknownModelError),
     ):
         client.predict(photo, cut="relu1")
-    with SplitClient(url, model="toy", head=bundle, token=live.server.token) as client:
+    with SplitClient(
+        url, model="toy", head=bundle, token=live.server.token, raw_scores=True
+    ) as client:
         client.predict(photo, cut="relu1")
         live.server.renew_token()  # the client asks its callable again
         client.predict(photo, cut="relu1")

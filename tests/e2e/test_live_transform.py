@@ -74,7 +74,12 @@ def test_a_photo_as_a_transform_code(tmp_path: Path, capsys: pytest.CaptureFixtu
         store=f"sqlite:///{tmp_path / 'store.db'}",
     ) as server:
         with SplitClient(
-            server.inference_url, model="toy", head=built.bundle, token=server.token, threads=1
+            server.inference_url,
+            model="toy",
+            head=built.bundle,
+            token=server.token,
+            threads=1,
+            raw_scores=True,
         ) as client:
             predictions = [client.predict(file, cut=str(cut)) for file in files]
             together = client.predict_batch(files, cut=cut)
