@@ -140,10 +140,12 @@ class Endpoint:
         if question.topic == "models":
             return listings.models(store.networks(), question.model)
         manifest = snapshot.manifest(question.model, question.version, question.network_hash)
-        groups = snapshot.groups(manifest.network_hash)
-        if question.topic == "groups":
-            return listings.groups(manifest, groups)
-        query = _in_counted_group(question.query, groups)
+        query = question.query
+        if question.topic == "groups" or query.group != ALL_GROUPS:
+            groups = snapshot.groups(manifest.network_hash)
+            if question.topic == "groups":
+                return listings.groups(manifest, groups)
+            query = _in_counted_group(query, groups)
         if question.topic == "changes":
             return listings.changes(manifest, query.group, store.changes(manifest, query.group))
         profile = snapshot.profile(manifest.network_hash)
@@ -168,7 +170,7 @@ def _in_counted_group(query: Query, groups: Sequence[Group]) -> Query:
     ``other`` where the cap on unsigned groups is reached.
     """
     names = {group.name for group in groups}
-    if query.group == ALL_GROUPS or query.group in names:
+    if query.group in names:
         return query
     unsigned = {group.name for group in groups if not group.signed} - {OTHER, ALL_GROUPS}
     full = OTHER in names and len(unsigned) >= MAX_GROUPS

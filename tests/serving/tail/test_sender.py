@@ -20,6 +20,7 @@ from isplit_plugin.device_tokens import (
 )
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.schema import Manifest
+from isplit_plugin.traffic import Store
 
 
 @pytest.fixture
@@ -57,6 +58,24 @@ def test_the_forwarders_header_outranks_the_body(
     assert [answer_of(reply).device for reply in identified(*asks)] == ["ok", "ok"]
     (forged,) = identified(ask(net, manifest, token, "isplit1.x.y"))
     assert answer_of(forged).device.startswith("invalid")
+
+
+def test_a_group_in_the_token_is_counted_as_a_signed_one(
+    identified: Worker,
+    net: CapturedNetwork,
+    manifest: Manifest,
+    secret_file: Path,
+    store_url: str,
+) -> None:
+    token = issue(read_secret(secret_file), "cam", days=1, group="fleet")
+    identified(ask(net, manifest, None, token), ask(net, manifest, None))
+    identified.close()
+    with Store(store_url) as store:
+        groups = store.groups(manifest.network_hash)
+        assert {(group.name, group.signed) for group in groups} == {
+            ("all", False),
+            ("fleet", True),
+        }
 
 
 def test_a_revoked_token_grants_no_identity(
