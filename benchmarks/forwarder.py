@@ -30,13 +30,14 @@ from .serving import SPEC, do_nothing
 
 CUTS = ("input:jpeg", "_blocks.5:uint8+zstd")
 SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
+ROUNDS = 400
 LIMIT_MS = 2.0
 LIMIT = 1.05
 
 
 def run(quick: bool = False) -> list[Row]:
     """Rows of medians and 95th percentiles: direct, through the forwarder, and direct again."""
-    rounds = 20 if quick else 400
+    rounds = 20 if quick else ROUNDS
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         bundle = _package(folder)
