@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .file_targets import FILE_TARGETS
+from .forwarder_targets import FORWARDER_TARGETS
 from .server_targets import SERVER_TARGETS
 from .target import Target
 from .transform_targets import TRANSFORM_TARGETS
@@ -12,5 +13,11 @@ from .wire_targets import WIRE_TARGETS
 
 TARGETS: Final[dict[str, Target]] = {
     target.name: target
-    for target in (*WIRE_TARGETS, *TRANSFORM_TARGETS, *FILE_TARGETS, *SERVER_TARGETS)
+    for target in (
+        *WIRE_TARGETS,
+        *TRANSFORM_TARGETS,
+        *FILE_TARGETS,
+        *SERVER_TARGETS,
+        *FORWARDER_TARGETS,
+    )
 }
