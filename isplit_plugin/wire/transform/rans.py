@@ -93,25 +93,22 @@ def encode(tables: Tables, symbols: Symbols, rows: Rows, seeds: Integers) -> byt
     index = rows * tables.alphabet + symbols
     frequency, start = tables.frequency[index], tables.start[index]
     limit = frequency << np.uint32(32 - PRECISION)
+    others = np.uint32(1 << PRECISION) - frequency
     state = seeds.astype(np.uint32) | _LOW
     words = np.empty(len(symbols), np.uint16)
     leaves = np.empty(len(symbols), np.bool_)
-    high, quotient, shift = np.empty((3, lanes), np.uint32)
+    quotients = np.empty(lanes, np.uint32)
     # The last symbol first: the decoder takes them back in order.
     for low in reversed(range(0, len(symbols), lanes)):
         end = min(low + lanes, len(symbols))
-        count = end - low
-        x, h, q, w = state[:count], high[:count], quotient[:count], shift[:count]
-        f, mask = frequency[low:end], leaves[low:end]
+        x, quotient, mask = state[: end - low], quotients[: end - low], leaves[low:end]
         np.greater_equal(x, limit[low:end], out=mask)
         words[low:end] = x  # the low 16 bits
-        np.multiply(mask, _WORD, out=w)
-        np.right_shift(x, w, out=x)
-        np.floor_divide(x, f, out=q)
-        np.multiply(q, f, out=h)
-        np.subtract(x, h, out=x)
-        np.left_shift(q, _SHIFT, out=q)
-        np.add(x, q, out=x)
+        np.right_shift(x, _WORD, out=x, where=mask)
+        # x // f << PRECISION, and x % f, are x + x // f * (2**PRECISION - f).
+        np.floor_divide(x, frequency[low:end], out=quotient)
+        np.multiply(quotient, others[low:end], out=quotient)
+        np.add(x, quotient, out=x)
         np.add(x, start[low:end], out=x)
     return _write_states(state) + words[leaves].astype("<u2").tobytes()
 
