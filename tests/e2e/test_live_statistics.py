@@ -117,6 +117,8 @@ def test_metrics_tell_what_was_served(live: Live) -> None:
     # The frontend reads the worker's output on its own time.
     until(lambda: value() == before + 1)
     text = requests.get(f"{live.server.metrics_url}/metrics", timeout=10).text
-    assert 'isplit_errors_total{ModelName="toy",Code="malformed_request",' in text
+    assert (
+        'isplit_errors_total{ModelName="toy",ModelVersion="1.0",Code="malformed_request",' in text
+    )
     assert "isplit_tail_milliseconds_bucket" in text
     assert "ts_inference_requests_total" in text

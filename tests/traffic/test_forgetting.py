@@ -17,6 +17,8 @@ from isplit_plugin.traffic.rows import tables
 
 SECOND = "sha256-second"
 AT = 1e9
+REQUESTS = 7
+"""Of each network that was filled."""
 
 
 def second(version: str = "2.0") -> Manifest:
@@ -31,9 +33,10 @@ def fill(store: Store, of: Manifest) -> None:
         delta.add_observation(observation(i, request_id=f"{of.version}-{i}"))
         delta.add_importance(sample([1.0, 2.0, 3.0, 4.0]))
     store.add(network, delta, of)
-    for hours in (0, 5):  # the mean of the first hour is closed by the second
+    for hours in (0, 5):  # the device's first hour is closed by the second
         delta = Delta(store.mean0(network), store.half_life_s, CLASSES, by_device=True)
         delta.add_importance(sample([1.0, 2.0, 3.0, 4.0], device="camera", at=AT + hours * 3600))
+        delta.add_observation(observation(0, device="camera", at=AT + hours * 3600))
         store.add(network, delta, of)
     use = TicketUse(f"probe {of.version}", AT + 600, 60)
     store.add_probe(network, use, sample([1.0, 2.0, 3.0, 4.0], source="probe"), classes=CLASSES)
@@ -70,7 +73,7 @@ def test_every_row_of_a_forgotten_version_goes_and_no_other(both: Store) -> None
     assert set(map(frozenset, networks_by_table(both).values())) == {frozenset({SECOND})}
     assert [row.version for row in both.networks()] == ["2.0"]
     assert both.manifest("toy") == second()
-    assert both.view(SECOND).observations == view.observations == 5
+    assert both.view(SECOND).observations == view.observations == REQUESTS
     assert both.view(NETWORK).observations == 0
     both.check()
 
@@ -86,7 +89,7 @@ def test_a_network_stays_while_a_version_has_it(both: Store) -> None:
     both.put_network(second("2.1"), None)
     forgotten = both.forget("toy", version="2.0")
     assert forgotten.networks == ()
-    assert both.view(SECOND).observations == 5
+    assert both.view(SECOND).observations == REQUESTS
     assert both.standing_snapshot(second(), "all").state is None
     assert both.forget("toy", version="2.1").networks == (SECOND,)
     assert both.view(SECOND).observations == 0
@@ -135,6 +138,7 @@ def test_a_worker_that_still_serves_it_puts_it_back(
         url, SECOND, manifest=second(), profile=profile(network=SECOND), flush_s=0.02
     ) as recorder:
         assert recorder.flush()
+        assert both.view(SECOND).observations == REQUESTS  # its rows are kept for the next view
         with caplog.at_level(logging.WARNING):
             both.forget("toy", version="2.0")
             if not idle:
@@ -144,6 +148,7 @@ def test_a_worker_that_still_serves_it_puts_it_back(
         assert both.profile(SECOND) is not None
         if not idle:
             until(lambda: both.view(SECOND).observations == 1)
+            assert sum(row.predictions for row in both.view(SECOND).outcomes) == 1
         assert recorder.counters()["flush_failures"] == 0
     assert "toy 2.0 was forgotten by the store, but this worker serves it" in caplog.text
 
@@ -154,7 +159,7 @@ def test_a_version_of_a_shared_network_is_put_back_too(url: str, both: Store) ->
         assert recorder.flush()
         both.forget("toy", version="2.0")
         until(lambda: both.has_version(second()))
-    assert both.view(SECOND).observations == 5
+    assert both.view(SECOND).observations == REQUESTS
 
 
 def test_two_workers_of_one_version_and_two_networks_do_not_displace_each_other(
