@@ -43,11 +43,11 @@ def shares(store: Store, group: str = "all") -> dict[int, float]:
 
 
 def talk(store: Store, days: int) -> None:
-    """One device around the clock, a hundred requests an hour; fifty once a day."""
+    """One device around the clock, twenty requests an hour; fifty once a day."""
     for hour in range(24 * days):
         at = AT + hour * HOUR
         one = delta()
-        add(one, "loud", LOUD, at, 100)
+        add(one, "loud", LOUD, at, 20)
         one.add_importance(sample(np.full(POINTS, 10.0), at=at, device="loud"))
         for quiet in range(50):
             if quiet % 24 == hour % 24:
@@ -56,7 +56,7 @@ def talk(store: Store, days: int) -> None:
         store.add(NETWORK, one)
 
 
-@pytest.mark.parametrize("days", [2, 14])
+@pytest.mark.parametrize("days", [2, 5])
 def test_a_device_around_the_clock_weighs_about_as_much_as_one_of_fifty(
     store: Store, days: int
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_device_around_the_clock_weighs_about_as_much_as_one_of_fifty(
     mean = profile().mean0[0] + rows.sum1[0, 0] / rows.weight[0, 0]
     loud = (mean - 1) / 9  # the loud device says 10, all others 1
     assert 1 / 51 * 0.8 < loud < 0.06  # by hours it would be 24 / 74
-    assert 1 / 51 * 0.8 < shares(store)[LOUD] < 0.06  # by requests it would be 0.98
+    assert 1 / 51 * 0.8 < shares(store)[LOUD] < 0.06  # by requests it would be 0.91
 
 
 @given(

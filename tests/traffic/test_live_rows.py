@@ -88,7 +88,7 @@ def write(store: Store, network: str, kind: str, first: object, second: object) 
         store.put_network(manifest(network, model=network), profile(network=network))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(writes)
 def test_any_writes_are_seen_as_by_a_full_read(
     shared: tuple[Store, str], drawn: list[tuple[str, object, object]]
