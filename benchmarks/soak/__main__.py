@@ -74,10 +74,10 @@ def soak(seconds: float) -> dict[str, Any]:
         model_store = folder / "model_store"
         model_store.mkdir()
         versions = build(model_store)
-        clocks = Clocks(folder)
-        secret = new_secret(folder / "labels.secret")
         _say("starting PostgreSQL and TorchServe")
         postgres = stack.enter_context(database())
+        clocks = Clocks(folder)
+        secret = new_secret(folder / "labels.secret")
         server = stack.enter_context(
             TorchServe(
                 model_store=model_store,
@@ -95,39 +95,44 @@ def soak(seconds: float) -> dict[str, Any]:
             _say(f"{_line(fault)}; {load.total} predictions, {len(load.failed)} failed")
 
         faults = Faults(server, postgres, clocks, versions, log, load.check)
-        processes = {
-            **{f"worker of {number}": pid for number, pid in faults.steady.items()},
-            "worker of the endpoint": server.status("isplit").pids[0],
-        }
-        watch = Watch(processes)
-        started = time.monotonic()
-        _say(f"load for {seconds / 60:g} minutes")
-        with watch.running(), load.running():
-            try:
-                faults.run(seconds - SETTLE_S)
-                time.sleep(max(0.0, started + seconds - time.monotonic()))
-            except KeyboardInterrupt:
-                seconds = time.monotonic() - started
-                _say(f"interrupted after {seconds / 60:.1f} minutes of load")
-        _ignore_signals()
-        _say("load is over; waiting for what the workers still write")
-        _wait_for_flush(store, versions)
-        store.check()
-        figures = [
-            process_figures(name, samples, started + WARM_UP * seconds)
-            for name, samples in watch.samples.items()
-        ]
-        rows = prediction_rows(load, faults.made, store)
-        rows += _process_rows(figures)
-        for failure in [*load.failed, *load.unanswered][:40]:
-            _say(f"{failure.at - started:.1f} s: {failure.what}: {failure.error}")
-        return {
-            "minutes": round(seconds / 60, 2),
-            "rows": rows,
-            "processes": figures,
-            "faults": faults.made,
-            "started": started,
-        }
+        return _loaded(server, store, load, faults, seconds)
+
+
+def _loaded(
+    server: TorchServe, store: Store, load: Load, faults: Faults, seconds: float
+) -> dict[str, Any]:
+    """Load with faults for some seconds, and what came of it."""
+    processes = {
+        **{f"worker of {number}": pid for number, pid in faults.steady.items()},
+        "worker of the endpoint": server.status("isplit").pids[0],
+    }
+    watch = Watch(processes)
+    started = time.monotonic()
+    _say(f"load for {seconds / 60:g} minutes")
+    with watch.running(), load.running():
+        try:
+            faults.run(seconds - SETTLE_S)
+            time.sleep(max(0.0, started + seconds - time.monotonic()))
+        except KeyboardInterrupt:
+            seconds = time.monotonic() - started
+            _say(f"interrupted after {seconds / 60:.1f} minutes of load")
+    _ignore_signals()
+    _say("load is over; waiting for what the workers still write")
+    _wait_for_flush(store, load.versions)
+    store.check()
+    figures = [
+        process_figures(name, samples, started + WARM_UP * seconds)
+        for name, samples in watch.samples.items()
+    ]
+    for failure in [*load.failed, *load.unanswered][:40]:
+        _say(f"{failure.at - started:.1f} s: {failure.what}: {failure.error}")
+    return {
+        "minutes": round(seconds / 60, 2),
+        "rows": [*prediction_rows(load, faults.made, store), *_process_rows(figures)],
+        "processes": figures,
+        "faults": faults.made,
+        "started": started,
+    }
 
 
 def _wait_for_workers(server: TorchServe, version: str) -> None:

@@ -24,6 +24,8 @@ PAUSE_S: Final = 0.05
 ASK_EVERY: Final = 20
 """Predictions between two questions of one device."""
 LABEL_EVERY_S: Final = 2.0
+DEADLINE_S: Final = 20.0
+"""Of a question, and of a call with labels."""
 
 
 class Failure(NamedTuple):
@@ -123,7 +125,7 @@ class Load:
     def _ask(self, version: Version) -> None:
         url, token = self.server.inference_url, self.server.token
         try:
-            fetch_recommendation(url, NAME, token, deadline=20)
+            fetch_recommendation(url, NAME, token, deadline=DEADLINE_S)
         except IsplitError as error:
             self.unanswered.append(_failure(f"question of {version.number}", error))
         else:
@@ -137,7 +139,7 @@ class Load:
                 continue
             url, token = self.server.inference_url, self.server.token
             try:
-                report = send_labels(url, labels, self.label_secret, token, deadline=20)
+                report = send_labels(url, labels, self.label_secret, token, deadline=DEADLINE_S)
             except IsplitError as error:
                 self.unanswered.append(_failure("labels", error))
             else:

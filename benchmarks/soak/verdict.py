@@ -9,7 +9,7 @@ from typing import Any, Final
 from isplit_plugin.traffic import Store
 
 from .faults import Fault
-from .load import Load
+from .load import DEADLINE_S, Load
 from .models import Version
 from .watch import Sample, descriptors_grow, slope
 
@@ -17,8 +17,8 @@ MAX_SLOPE: Final = 5.0
 """MB an hour. A worker breaks the bound when its whole confidence interval is above it."""
 FLUSH_S: Final = 2.0
 """What a killed worker answered in its last seconds may be lost: it flushes once a second."""
-AFTERMATH_S: Final = 5.0
-"""Seconds after a database restart in which questions may still fail."""
+AFTERMATH_S: Final = DEADLINE_S + 5.0
+"""Seconds after a database restart in which questions may still fail: one may have waited for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def prediction_rows(load: Load, faults: list[Fault], store: Store) -> list[Row]:
     missed = [
         failure
         for failure in load.unanswered
-        if not any(o.at - 1 <= failure.at <= o.until + AFTERMATH_S + 20 for o in outages)
+        if not any(o.at - 1 <= failure.at <= o.until + AFTERMATH_S for o in outages)
     ]
     lost = sum(max(0, _answered(load, v) - _counted(store, v)) for v in load.versions)
     may_lose = sum(
