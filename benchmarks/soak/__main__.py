@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -126,6 +128,8 @@ def _loaded(
     ]
     for failure in [*load.failed, *load.unanswered][:40]:
         _say(f"{failure.at - started:.1f} s: {failure.what}: {failure.error}")
+    for line in _server_warnings(server.log_path):
+        _say(line)
     return {
         "minutes": round(seconds / 60, 2),
         "rows": [*prediction_rows(load, faults.made, store), *_process_rows(figures)],
@@ -133,6 +137,16 @@ def _loaded(
         "faults": faults.made,
         "started": started,
     }
+
+
+def _server_warnings(log: Path) -> list[str]:
+    """The different warnings and errors of our own in the server's log, with their number."""
+    lines = Counter(
+        re.sub(r"\d+", "0", line.partition("isplit: ")[2])[:300]
+        for line in log.read_text(errors="replace").splitlines()
+        if "isplit: " in line and not line.startswith("[METRICS]")
+    )
+    return [f"server's log, {count} times: {line}" for line, count in lines.most_common(20)]
 
 
 def _wait_for_workers(server: TorchServe, version: str) -> None:
@@ -182,12 +196,15 @@ def _process_rows(figures: list[ProcessFigures]) -> list[Row]:
 
 
 def _report(rows: list[Row], figures: list[ProcessFigures]) -> str:
+    heads = ("process after the warm-up", "samples", "MB", "to", "anonymous MB", "to")
     verdicts = [(row.name, row.value, row.bound, "" if row.ok else "BROKEN") for row in rows]
-    memory = [(one.process, one.samples, *one.rss_mb) for one in figures]
+    memory = [
+        (one.process, one.samples, *map(str, (*one.rss_mb, *one.anonymous_mb))) for one in figures
+    ]
     return "\n\n".join(
         [
             table(("what", "value", "bound", ""), verdicts),
-            table(("process after the warm-up", "samples", "first MB", "last MB"), memory),
+            table(heads, memory),
         ]
     )
 

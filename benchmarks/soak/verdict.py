@@ -37,6 +37,7 @@ class ProcessFigures:
 
     Attributes:
         rss_mb: At the first and at the last sample.
+        anonymous_mb: Likewise, without the pages of files.
         slope: MB an hour, with the ends of its 95 % confidence interval.
         descriptors: The fewest and the most.
     """
@@ -44,6 +45,7 @@ class ProcessFigures:
     process: str
     samples: int
     rss_mb: tuple[float, float]
+    anonymous_mb: tuple[float, float]
     slope: tuple[float, float, float]
     descriptors: tuple[int, int]
     grows: bool
@@ -62,10 +64,12 @@ def process_figures(name: str, samples: list[Sample], warm_at: float) -> Process
     trend = slope(warm)
     counts = [sample.descriptors for sample in warm] or [0]
     megabytes = [sample.rss / 2**20 for sample in warm] or [math.nan]
+    anonymous = [sample.anonymous / 2**20 for sample in warm] or [math.nan]
     return ProcessFigures(
         process=name,
         samples=len(warm),
         rss_mb=(round(megabytes[0], 1), round(megabytes[-1], 1)),
+        anonymous_mb=(round(anonymous[0], 1), round(anonymous[-1], 1)),
         slope=(round(trend.mb_per_hour, 2), round(trend.low, 2), round(trend.high, 2)),
         descriptors=(min(counts), max(counts)),
         grows=trend.low > MAX_SLOPE,

@@ -20,10 +20,18 @@ BLOCKS: Final = 20
 
 
 class Sample(NamedTuple):
-    """One look at a process. ``at``: monotonic seconds; ``rss``: bytes."""
+    """One look at a process.
+
+    Attributes:
+        at: Monotonic seconds.
+        rss: Resident memory, bytes.
+        anonymous: The part of it that is no page of a file, bytes. A leak grows there.
+        descriptors: Open files and sockets.
+    """
 
     at: float
     rss: int
+    anonymous: int
     descriptors: int
 
 
@@ -61,10 +69,12 @@ class Watch:
             for name, process in processes.items():
                 try:
                     with process.oneshot():
-                        rss, descriptors = process.memory_info().rss, process.num_fds()
+                        memory, descriptors = process.memory_info(), process.num_fds()
                 except psutil.NoSuchProcess:
                     continue
-                self.samples[name].append(Sample(time.monotonic(), rss, descriptors))
+                anonymous = memory.rss - memory.shared
+                sample = Sample(time.monotonic(), memory.rss, anonymous, descriptors)
+                self.samples[name].append(sample)
 
 
 def slope(samples: list[Sample]) -> Slope:

@@ -29,7 +29,7 @@ def _samples(
         mb = 200 + mb_per_hour * second / 3600 + noise_mb * float(rng.normal())
         if step_mb:
             mb = math.floor(mb / step_mb) * step_mb
-        samples.append(Sample(float(second), int(mb * MB), 30))
+        samples.append(Sample(float(second), int(mb * MB), int(mb * MB), 30))
     return samples
 
 
@@ -69,8 +69,8 @@ def test_too_few_samples_show_nothing() -> None:
 
 
 def test_the_warm_up_does_not_count() -> None:
-    warm_up = [Sample(float(second), (100 + second) * MB, second) for second in range(100)]
-    steady = [Sample(100.0 + second, 200 * MB, 40) for second in range(200)]
+    warm_up = [Sample(float(second), (100 + second) * MB, MB, second) for second in range(100)]
+    steady = [Sample(100.0 + second, 200 * MB, MB, 40) for second in range(200)]
     figures = process_figures("worker", warm_up + steady, 100.0)
     assert figures.samples == 200
     assert figures.slope == (0.0, 0.0, 0.0)
@@ -80,7 +80,7 @@ def test_the_warm_up_does_not_count() -> None:
 
 def test_descriptors_may_come_and_go_but_not_grow() -> None:
     def of(*counts: int) -> list[Sample]:
-        return [Sample(float(second), MB, count) for second, count in enumerate(counts)]
+        return [Sample(float(second), MB, MB, count) for second, count in enumerate(counts)]
 
     assert not descriptors_grow(of(*[30, 33, 30, 31] * 10))
     assert not descriptors_grow(of(*[30] * 39, 60))  # a moment
