@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..schema import Cut, Manifest
+from ..schema import TRANSFORM_CODEC, Cut, Manifest
 from ..terminal import table
 from . import common
 from .network_options import add_network, load
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
         deployed=deployed,
         default=default,
         bottlenecks=bottlenecks,
-        transforms=_transforms(options),
+        transforms=_transforms(options, profile),
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         config=_config(options),
@@ -210,14 +210,19 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
     return merged(config, over)
 
 
-def _transforms(options: argparse.Namespace) -> tuple[Transform, ...]:
-    """Those of ``--transforms``, or of the file beside the profile. Raises ArtifactError."""
+def _transforms(options: argparse.Namespace, profile: Profile) -> tuple[Transform, ...]:
+    """Those of ``--transforms``, or of the file beside a profile that has measured with them.
+
+    Raises ArtifactError.
+    """
     from ..wire import load_transforms
 
     if options.no_transforms:
         return ()
     if options.transforms is not None:
         return load_transforms(options.transforms)
+    if not any(m.codec == TRANSFORM_CODEC for m in profile.measurements):
+        return ()  # a file of transforms there is of an earlier profile
     ending = ".profile.safetensors"
     name = options.profile.name
     beside = options.profile.with_name(f"{name.removesuffix(ending)}.transforms.safetensors")

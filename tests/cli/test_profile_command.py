@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -217,8 +218,8 @@ def test_transforms_are_written_beside_the_profile(
     file = tmp_path / "toy.transforms.safetensors"
     assert file.is_file() is fitted
     assert output["transforms"] == (str(file) if fitted else None)
-    measured = Profile.load(tmp_path / "toy.profile.safetensors").measurements
-    qualities = [m.cut.quality for m in measured if m.codec == "dct"]
+    measured = Profile.load(tmp_path / "toy.profile.safetensors")
+    qualities = [m.cut.quality for m in measured.measurements if m.codec == "dct"]
     assert qualities == ([*QUALITIES] if fitted else [])
     if fitted:
         [transform] = load_transforms(file)
@@ -226,6 +227,10 @@ def test_transforms_are_written_beside_the_profile(
         options = argparse.Namespace(
             profile=tmp_path / "toy.profile.safetensors", transforms=None, no_transforms=False
         )
-        assert [t.split_point for t in package_command._transforms(options)] == ["relu1"]
+        found = package_command._transforms(options, measured)
+        assert [t.split_point for t in found] == ["relu1"]
+        # A file of an earlier profile is not taken for this one's.
+        unmeasured = replace(measured, measurements=())
+        assert package_command._transforms(options, unmeasured) == ()
         options.no_transforms = True
-        assert package_command._transforms(options) == ()
+        assert package_command._transforms(options, measured) == ()
