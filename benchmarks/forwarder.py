@@ -171,7 +171,7 @@ def _rows(name: str, times: dict[str, list[float]]) -> list[Row]:
                 ratio=ours / direct,
                 added_ms=ours - direct,
                 rounds=len(times["direct"]),
-                expected=f"+{ours - direct:.2f} ms; < {LIMIT_MS:g} ms"
+                expected=f"{ours - direct:+.2f} ms; < {LIMIT_MS:g} ms"
                 + (f" and < {LIMIT:g} x" if name.startswith("predict") else ""),
             )
         )
