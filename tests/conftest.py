@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Fixtures that tests of several folders use.
-pytest_plugins = ["toys.bottleneck_fixtures", "toys.client_fixtures", "toys.codec_package"]
+pytest_plugins = [
+    "toys.bottleneck_fixtures",
+    "toys.client_fixtures",
+    "toys.codec_package",
+    "toys.wheel",
+]
 
 # No deadline: cores are shared, and a test must not fail because another one is running.
 settings.register_profile("isplit", deadline=None)
