@@ -10,7 +10,15 @@ from typing import Final
 import numpy as np
 
 from .. import image
-from ..network import CapturedNetwork, LoadedNetwork, capture, load_network, profile
+from ..network import (
+    CapturedNetwork,
+    FittedTransforms,
+    LoadedNetwork,
+    capture,
+    fit_transforms,
+    load_network,
+    profile,
+)
 from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import Profile
 from ..schema import INPUT, Cut
@@ -21,7 +29,7 @@ MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
 CALIBRATION_VIEWS: Final = 3
 """Views of each photo in the calibration set. Traffic gets other views."""
-CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "q4+zstd")
+CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "dct")
 
 _LARGEST_UINT8: Final = 32_000
 """Codecs are measured where one byte per value stays below this: about twice the photo."""
@@ -49,15 +57,25 @@ def photo_sizes(photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, flo
 
 def measured_profile(
     net: CapturedNetwork, loaded: LoadedNetwork, photos: Sequence[Photo], *, seed: int
-) -> Profile:
-    """The network's profile, from views of the photos that the traffic does not use."""
+) -> tuple[Profile, FittedTransforms]:
+    """The network's profile, and the transforms for the codec `dct`.
+
+    Both are made from views of the photos that the traffic does not use.
+    """
     rng = np.random.default_rng([seed, 1])
     images = [
         (view(photo, rng), photo.class_id) for photo in photos for _ in range(CALIBRATION_VIEWS)
     ]
     # Larger activations cannot win against the photo. The curve has them all the same.
     small = [p.name for p in net.split_points if p.is_block and p.nbytes // 4 <= _LARGEST_UINT8]
-    return profile(
+    transforms = fit_transforms(
+        net,
+        images,
+        preprocessing=loaded.preprocessing,
+        split_points=small,
+        progress=sys.stderr.isatty(),
+    )
+    measured = profile(
         net,
         images,
         preprocessing=loaded.preprocessing,
@@ -65,12 +83,18 @@ def measured_profile(
         model=MODEL,
         split_points=small,
         codecs=CODECS,
+        transforms=transforms,
         progress=sys.stderr.isatty(),
     )
+    return measured, transforms
 
 
 def packaged_model(
-    net: CapturedNetwork, loaded: LoadedNetwork, measured: Profile, folder: Path
+    net: CapturedNetwork,
+    loaded: LoadedNetwork,
+    measured: Profile,
+    transforms: FittedTransforms,
+    folder: Path,
 ) -> Built:
     """Archive and head bundle in ``folder``, deployed at :func:`split_points_to_deploy`."""
     return package(
@@ -80,6 +104,7 @@ def packaged_model(
         classes=loaded.classes,
         model=MODEL,
         deployed=split_points_to_deploy(measured),
+        transforms=tuple(transforms.transforms.values()),
         # The demo's traffic is short, so all of it is sampled. The defaults are far lower.
         config={
             "isplit": {

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import IsplitError
-from ..network import CapturedNetwork, LoadedNetwork
+from ..network import CapturedNetwork, FittedTransforms, LoadedNetwork
 from ..profile import Profile
 from ..schema import INPUT, OUTPUT
 from ..serving.launcher import TorchServe, curl_requests
@@ -63,8 +63,8 @@ class Demo:
             f"{len(photos)} labelled ImageNet photos; their crops and flips are the traffic"
         )
         sizes = _print_sizes(photos, loaded)
-        measured = self._measure(net, loaded, photos)
-        built = self._package(net, loaded, measured)
+        measured, transforms = self._measure(net, loaded, photos)
+        built = self._package(net, loaded, measured, transforms)
         traffic = Traffic(self._serve(), built, self.scratch, views=self.views, seed=self.seed)
 
         _step("The recommendation before any traffic")
@@ -111,20 +111,26 @@ class Demo:
 
     def _measure(
         self, net: CapturedNetwork, loaded: LoadedNetwork, photos: Sequence[Photo]
-    ) -> Profile:
+    ) -> tuple[Profile, FittedTransforms]:
         _step("Profile: importance, sizes, times, agreement of codecs")
-        measured = measured_profile(net, loaded, photos, seed=self.seed)
+        measured, transforms = measured_profile(net, loaded, photos, seed=self.seed)
         accuracy = measured.accuracy
         correct = "" if accuracy is None else f", {accuracy:.0%} of them classified correctly"
         print(
             f"{int(measured.count.sum())} views of {len(photos)} photos{correct}; "
             f"{len(measured.class_ids)} classes predicted\n{best_photo_text(measured)}"
         )
-        return measured
+        return measured, transforms
 
-    def _package(self, net: CapturedNetwork, loaded: LoadedNetwork, measured: Profile) -> Built:
+    def _package(
+        self,
+        net: CapturedNetwork,
+        loaded: LoadedNetwork,
+        measured: Profile,
+        transforms: FittedTransforms,
+    ) -> Built:
         _step("Package: one archive for TorchServe, one head bundle for the device")
-        built = packaged_model(net, loaded, measured, self.scratch / "model_store")
+        built = packaged_model(net, loaded, measured, transforms, self.scratch / "model_store")
         files = (built.archive, built.bundle, built.endpoint)
         deployed = ", ".join(built.manifest.deployed)
         print(f"deployed split points: {deployed} (besides {INPUT} and {OUTPUT})")
