@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..errors import ProfileError, QueryError
 from ..profile import Profile
-from ..schema import Manifest, Recommendation, StandingPick
+from ..schema import LATEST_S, Manifest, Recommendation, StandingPick
 from .curves import Curve, mix_curve, unseen_mean
 from .cuts import CutEstimate, estimate_cuts
 from .latency import LatencyModel
@@ -74,9 +73,9 @@ class Assessment:
 
     @property
     def as_of(self) -> float | None:
-        """Epoch seconds of the newest observation."""
+        """Epoch seconds of the newest observation; ``None`` for a time that no clock shows."""
         as_of = self.live.as_of
-        return as_of if as_of is not None and math.isfinite(as_of) else None
+        return as_of if as_of is not None and 0 <= as_of <= LATEST_S else None
 
 
 def recommend(

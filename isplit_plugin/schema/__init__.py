@@ -28,6 +28,7 @@ from .network import (
 )
 from .prediction import FloatArray, Observation, Prediction, Timings, TopClass
 from .recommendation import (
+    LATEST_S,
     Candidate,
     ClassShare,
     CurvePoint,
@@ -41,6 +42,7 @@ __all__ = [
     "BOTTLENECK_MARK",
     "IMAGE_CODECS",
     "INPUT",
+    "LATEST_S",
     "MANIFEST_FORMAT",
     "MAX_QUALITY",
     "NO_CODEC",

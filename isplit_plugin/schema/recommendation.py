@@ -11,7 +11,7 @@ from ..errors import ArtifactError, QueryError
 from .cut import Cut
 from .typed import filled
 
-_LATEST: Final = 253_402_300_799
+LATEST_S: Final = 253_402_300_799
 """The last second of the year 9999, the latest that a clock of Python shows."""
 
 
@@ -261,7 +261,7 @@ def _candidate_from_json(raw: Mapping[str, Any]) -> Candidate:
 
 def _check_time(seconds: Any) -> None:
     """Raise ValueError for epoch seconds that no clock shows."""
-    if isinstance(seconds, int | float) and not 0 <= seconds <= _LATEST:
+    if isinstance(seconds, int | float) and not 0 <= seconds <= LATEST_S:
         raise ValueError(f"expected seconds since 1970, got {str(seconds)[:20]}")
 
 

@@ -35,6 +35,7 @@ class Lesson:
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {
             "PATH": path,
+            "ISPLIT_MANAGEMENT_URL": f"http://127.0.0.1:{self.ports['8081']}",
         }
 
     def here(self, text: str) -> str:
