@@ -61,8 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url",
-        default=os.environ.get("ISPLIT_URL", "http://127.0.0.1:8080"),
-        help="inference address, or set ISPLIT_URL (default: %(default)s)",
+        # Not ISPLIT_URL: that is the forwarder's, which lets devices in, and no operator.
+        default=os.environ.get("ISPLIT_INFERENCE_URL", "http://127.0.0.1:8080"),
+        help="TorchServe's inference address, or set ISPLIT_INFERENCE_URL (default: %(default)s)",
     )
     parser.add_argument(
         "--inference-token",

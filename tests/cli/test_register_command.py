@@ -177,3 +177,16 @@ def test_the_management_address_may_come_from_the_environment(
     server.answers["GET", "/models/toy/all"] = (200, _described("toy", "1.0"))
     server.answers["DELETE", "/models/toy/1.0"] = (200, {})
     assert main(["unregister", "toy", "--version", "1.0"]) == 0
+
+
+def test_the_forwarders_address_is_not_the_endpoints(
+    server: ManagementServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator who is a device, too, has the forwarder's address in ISPLIT_URL."""
+    archive = tmp_path / "toy.mar"
+    with zipfile.ZipFile(archive, "w") as mar:
+        identity = {"model": {"modelName": "toy", "modelVersion": "1.0"}}
+        mar.writestr("MAR-INF/MANIFEST.json", json.dumps(identity))
+    monkeypatch.setenv("ISPLIT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ISPLIT_INFERENCE_URL", server.url)
+    assert main(["register", str(archive), "--management-url", server.url]) == 0

@@ -35,6 +35,7 @@ class Lesson:
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {
             "PATH": path,
+            "ISPLIT_INFERENCE_URL": f"http://127.0.0.1:{self.ports['8080']}",
             "ISPLIT_MANAGEMENT_URL": f"http://127.0.0.1:{self.ports['8081']}",
         }
 

@@ -41,6 +41,7 @@ class Reader:
             **os.environ,
             "PATH": path,
             "ISPLIT_URL": self.url,
+            "ISPLIT_INFERENCE_URL": self.url,
             "ISPLIT_MANAGEMENT_URL": f"http://127.0.0.1:{self.ports['8081']}",
             **(environment or {}),
         }
