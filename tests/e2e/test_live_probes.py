@@ -104,9 +104,9 @@ def test_curves_of_probes_and_what_is_sent_for_them(server: Live, probed: Model)
     bodies: list[bytes] = []
     post = client.transport.post
 
-    def spy(path: str, body: bytes, headers: dict[str, str]) -> object:
+    def spy(path: str, body: bytes, headers: dict[str, str], **limits: int | None) -> object:
         bodies.append(body)
-        return post(path, body, headers)
+        return post(path, body, headers, **limits)
 
     client.transport.post = spy  # type: ignore[method-assign,assignment]
     with ProbeClient(client) as device:
@@ -142,7 +142,7 @@ def test_probes_are_off_unless_turned_on(server: Live, toy: Model) -> None:
     answer = server.send("toy", request)
     error = from_json(answer.json(), status=answer.status_code)
     assert (answer.status_code, type(error)) == (409, ProbeError)
-    assert "isplit.probes" in error.message
+    assert "probes.enabled" in error.message
 
 
 def test_a_forged_report_is_refused_by_the_endpoint(server: Live) -> None:
@@ -170,5 +170,8 @@ def test_a_token_that_does_not_hold_is_told_and_counted(server: Live, probed: Mo
     ):
         assert time.monotonic() < deadline  # the frontend reads the worker's output on its own time
         time.sleep(0.05)
-    assert 'isplit_device_tokens_refused_total{ModelName="probed",Code="expired",' in text
-    assert 'isplit_probes_total{ModelName="probed",SplitPoint="layer2",' in text
+    assert (
+        'isplit_device_tokens_refused_total{ModelName="probed",ModelVersion="1.0",Code="expired",'
+        in text
+    )
+    assert 'isplit_probes_total{ModelName="probed",ModelVersion="1.0",SplitPoint="layer2",' in text

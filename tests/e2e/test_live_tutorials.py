@@ -5,6 +5,7 @@ TorchServe.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_call_the_head_client(lesson: Lesson) -> None:
     assert printed.startswith("bald eagle")
     for cut in ("input:jpeg@90", "_blocks.5:uint8", "_blocks.10:uint8+zstd", "output:none"):
         assert f"\n{cut} " in printed
-    assert printed.count("\ninput:") == 2
+    # What is recommended depends on the times of this machine.
+    assert len(re.findall(r"^\S+:\S+ because it is \S", printed, flags=re.MULTILINE)) == 1
     assert "_blocks.5:q4c+zstd" in printed
 
 

@@ -27,6 +27,8 @@ from .process import log_tail
 
 # A line that a worker printed: its thread, the model's name and version in it, and the text.
 _WORKER_LINE: Final = re.compile(r" (W-\d+-(\S+)-std(?:out|err)) MODEL_LOG - (.*)")
+_SETTLE_S: Final = 10.0
+_LOADING: Final = ("LOADING", "UNLOADED")
 # TorchServe's answer, in JSON: Model "toy" Version: 2.0 registered with 1 initial workers
 _REGISTERED: Final = re.compile(r'Model \\"([^"\\]+)\\" Version: (\S+) registered')
 # A worker's last lines reach the log within this time after TorchServe's answer.
@@ -77,7 +79,7 @@ def register(
             name, version = answered[1], answered[2]
         if name is None:
             return ModelStatus(name=str(archive), version="", workers=(), pids=())
-        status = model_status(management_url, name, version=version, token=token)
+        status = _settled(management_url, name, version, token)
         if status.ready or workers == 0:
             return status
     _check_refused(response, f"{name or archive} {version or ''}".strip())
@@ -200,6 +202,20 @@ def load_failure(
         failure = _last_error(log_tail(Path(log_path), lines=400), model, version)
         if failure is not None or time.monotonic() >= deadline:
             return failure
+        time.sleep(0.1)
+
+
+def _settled(management_url: str, name: str, version: str | None, token: Token) -> ModelStatus:
+    """The state of a model that was registered just now, once a worker is ready.
+
+    TorchServe answers that its worker is ready a moment before it lists it as ready.
+    """
+    ends_at = time.monotonic() + _SETTLE_S
+    while True:
+        status = model_status(management_url, name, version=version, token=token)
+        loading = any(state in _LOADING for state in status.workers)
+        if status.ready or not loading or time.monotonic() > ends_at:
+            return status
         time.sleep(0.1)
 
 
