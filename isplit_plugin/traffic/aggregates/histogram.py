@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -120,12 +121,26 @@ def unpack(raw: bytes, number: int) -> list[Histogram]:
     ]
 
 
-def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
-    """The sums of the histograms in each of ``raws``, faster than :func:`unpack` and adding."""
+def unpack_sum(
+    settled: Iterable[bytes], number: int, *, changing: Iterable[bytes] = ()
+) -> list[Histogram]:
+    """The sums of the histograms in each of the rows, faster than :func:`unpack` and adding.
+
+    Parameters:
+        settled: rows that are the same the next time: they are read once, and kept.
+        number: histograms in each row.
+        changing: rows that grow with each request. To keep them would cost memory for nothing.
+
+    Raises:
+        StoreError: for bytes that :func:`pack` did not write.
+    """
     parts: list[list[bytes]] = [[] for _ in range(number)]
     totals = [0.0] * number
-    for raw in raws:
-        for i, (total, pairs) in enumerate(_read(raw, number)):
+    rows = chain(
+        (_read_settled(raw, number) for raw in settled), (_read(raw, number) for raw in changing)
+    )
+    for row in rows:
+        for i, (total, pairs) in enumerate(row):
             parts[i].append(pairs.tobytes())
             totals[i] += total
     sums = []
@@ -138,7 +153,6 @@ def unpack_sum(raws: Iterable[bytes], number: int) -> list[Histogram]:
     return sums
 
 
-@lru_cache(maxsize=2048)  # only the newest hour's bytes change
 def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
     histograms = []
     offset = 0
@@ -166,3 +180,6 @@ def _read(raw: bytes, number: int) -> list[tuple[float, npt.NDArray[np.void]]]:
             f"time histograms: expected {number} of them, got {len(raw)} unreadable bytes ({error})"
         ) from error
     return histograms
+
+
+_read_settled = lru_cache(maxsize=2048)(_read)

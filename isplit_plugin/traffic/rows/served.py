@@ -135,11 +135,11 @@ def read_drops(connection: Connection, network: str) -> int:
 
 
 def _served_row(cut: Cut, group: str, rows: list[Row[Any]], since: float) -> ServedRow:
-    recent = [row.times for row in rows if row.bucket >= since]
-    histograms = unpack_sum(recent or [row.times for row in rows], len(TIME_KINDS))
+    recent = [row for row in rows if row.bucket >= since]
+    histograms = _sum_of_times(recent or rows)
     if len(recent) < len(rows) and not all(histogram.counts for histogram in histograms):
         # Nobody reported one kind of time lately: take all that were ever reported.
-        ever = unpack_sum([row.times for row in rows], len(TIME_KINDS))
+        ever = _sum_of_times(rows)
         pairs = zip(histograms, ever, strict=True)
         histograms = [last if last.counts else before for last, before in pairs]
     return ServedRow(
@@ -150,6 +150,13 @@ def _served_row(cut: Cut, group: str, rows: list[Row[Any]], since: float) -> Ser
         bytes=float(sum(row.bytes for row in rows)),
         **dict(zip(TIME_KINDS, map(_times, histograms), strict=True)),
     )
+
+
+def _sum_of_times(rows: list[Row[Any]]) -> list[Histogram]:
+    newest = max(row.bucket for row in rows)
+    settled = [row.times for row in rows if row.bucket < newest]
+    changing = [row.times for row in rows if row.bucket == newest]
+    return unpack_sum(settled, len(TIME_KINDS), changing=changing)
 
 
 def _times(histogram: Histogram) -> Times:
