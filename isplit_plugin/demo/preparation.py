@@ -31,6 +31,9 @@ CALIBRATION_VIEWS: Final = 3
 """Views of each photo in the calibration set. Traffic gets other views."""
 CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "dct")
 
+TRANSFORMED: Final = 5
+"""Split points where the codec `dct` is measured."""
+
 _LARGEST_UINT8: Final = 32_000
 """Codecs are measured where one byte per value stays below this: about twice the photo."""
 
@@ -72,7 +75,8 @@ def measured_profile(
         net,
         images,
         preprocessing=loaded.preprocessing,
-        split_points=small,
+        # Each of the eight qualities of `dct` is measured at each of them, which takes its time.
+        split_points=_evenly(small, TRANSFORMED),
         progress=sys.stderr.isatty(),
     )
     measured = profile(
@@ -124,7 +128,11 @@ def split_points_to_deploy(measured: Profile, limit: int = 3) -> list[str]:
     They are those of :func:`choose_deployed`; of more, the first, the last and evenly spaced ones
     between them.
     """
-    names = choose_deployed(measured)
+    return _evenly(choose_deployed(measured), limit)
+
+
+def _evenly(names: Sequence[str], limit: int) -> list[str]:
+    """At most ``limit`` of the names: the first, the last and evenly spaced ones between them."""
     if len(names) <= limit:
         return list(names)
     return [names[round(i * (len(names) - 1) / (limit - 1))] for i in range(limit)]
