@@ -8,7 +8,7 @@ Exit codes:
     0: done.
     1: any error not listed here.
     2: wrong usage.
-    3: bad input, such as a file, folder, name or question.
+    3: bad input, such as a file, folder, name, question or device token.
     4: the server cannot be reached, or refuses the token.
     5: TorchServe did not start, register or stop, or the store cannot be used.
     130: interrupted (Ctrl-C).

@@ -60,7 +60,7 @@ def test_a_fleet_from_the_wheel(installed: Path, tmp_path: Path) -> None:
             timeout=120,
             check=False,
         )
-        assert refused.returncode == 4
+        assert refused.returncode == 3
         assert "revoked" in refused.stderr
 
 
