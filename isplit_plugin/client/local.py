@@ -97,6 +97,15 @@ class LocalNetwork:
         scores = self._run(OUTPUT, x)
         return LocalScores(scores, prepare_ms, watch.lap_ms())
 
+    def encode_activation(self, activation: FloatArray, cut: Cut) -> Tensor:
+        """The tensor that a request sends for an activation (N, ...) at a cut.
+
+        Raises BundleError without a bundle, or without the transform that the codec needs.
+        """
+        axis = self.required_manifest().split_point(cut.split_point).channel_axis
+        transform = self._transform(cut)
+        return encode_activation(activation, cut.coding, channel_axis=axis, transform=transform)
+
     def required_manifest(self) -> Manifest:
         """The bundle's manifest. Raises BundleError without a bundle."""
         if self.manifest is None:
@@ -131,12 +140,11 @@ class LocalNetwork:
         watch = _Stopwatch()
         x = self._preprocessed(images)
         self._load(cut.split_point)
-        transform = self._transform(cut) if needs_transform(cut.coding) else None
+        self._transform(cut)  # loaded now, so that ``encode_ms`` does not contain it
         prepare_ms = watch.lap_ms()
         activation = self._run(cut.split_point, x)
         head_ms = watch.lap_ms()
-        axis = self.required_manifest().split_point(cut.split_point).channel_axis
-        tensor = encode_activation(activation, cut.coding, channel_axis=axis, transform=transform)
+        tensor = self.encode_activation(activation, cut)
         return EncodedImages(tensor, prepare_ms, head_ms, watch.lap_ms())
 
     def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
@@ -149,8 +157,10 @@ class LocalNetwork:
         if load is not None:
             load(split_point)
 
-    def _transform(self, cut: Cut) -> Transform:
-        """The transform of a split point, read at its first use. Raises BundleError."""
+    def _transform(self, cut: Cut) -> Transform | None:
+        """The transform that the codec needs, read at its first use. Raises BundleError."""
+        if not needs_transform(cut.coding):
+            return None
         if cut.split_point not in self._transforms:
             self.required_manifest()
             assert self._bundle is not None  # noqa: S101  a manifest comes from a bundle

@@ -24,13 +24,23 @@ from ..errors import (
     WireSizeError,
 )
 from ..image import Image
-from ..schema import ON_DEVICE, OUTPUT, Cut, Manifest, Prediction, Recommendation, Timings
+from ..schema import (
+    ON_DEVICE,
+    OUTPUT,
+    Cut,
+    FloatArray,
+    Manifest,
+    Prediction,
+    Recommendation,
+    Timings,
+)
 from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
     SCORES,
     TailRequest,
     TailResponse,
+    Tensor,
     http_headers,
 )
 from .answers import bounds_of, predictions, read_answer
@@ -327,6 +337,13 @@ class SplitClient(Closing):
     def transport(self) -> Transport:
         """The connections, for further requests to the same server."""
         return self._transport
+
+    def encode_activation(self, activation: FloatArray, cut: Cut) -> Tensor:
+        """The tensor that a request sends for an activation (N, ...) at a cut.
+
+        Raises BundleError without a head bundle, or without what the codec needs in it.
+        """
+        return self._local.encode_activation(activation, cut)
 
     def report_bandwidth(self, mbps: float | None) -> None:
         """From here on, tell the server with each request how long its bytes take on the uplink.

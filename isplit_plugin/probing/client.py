@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..image import Image
 from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest, Prediction
-from ..wire import TailRequest, encode_activation, header_length, http_headers, load_json
+from ..wire import TailRequest, header_length, http_headers, load_json
 from .messages import ProbeReport, ProbeResponse, decode_probe_response
 
 if TYPE_CHECKING:
@@ -205,10 +205,10 @@ class ProbeClient(Closing):
         self, cut: Cut, activation: FloatArray, token: str | None
     ) -> tuple[ProbeResponse, int, int]:
         """The tail's answer, and the bytes of request and answer. Raises as :meth:`probe`."""
-        point = self._manifest.split_point(cut.split_point)
+        shape = self._manifest.split_point(cut.split_point).shape
         request = TailRequest(
             cut=cut,
-            tensor=encode_activation(activation, cut.coding, channel_axis=point.channel_axis),
+            tensor=self.client.encode_activation(activation, cut),
             network_hash=self._manifest.network_hash,
             group=self.client.group,
             device_token=token,
@@ -217,11 +217,11 @@ class ProbeClient(Closing):
         )
         body, json_length = request.encode()
         reply = self.client.post_to_tail(
-            body, http_headers(json_length), max_bytes=_MAX_ENVELOPE + 4 * math.prod(point.shape)
+            body, http_headers(json_length), max_bytes=_MAX_ENVELOPE + 4 * math.prod(shape)
         )
         try:
             json_length = header_length(reply.headers)
-            answer = decode_probe_response(reply.body, json_length, point.shape)
+            answer = decode_probe_response(reply.body, json_length, shape)
         except WireError as error:
             raise ProtocolError(f"the tail's answer to a probe: {error.message}") from error
         expected = (cut.split_point, self._manifest.network_hash)
