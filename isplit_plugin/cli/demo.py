@@ -18,7 +18,7 @@ traffic with different classes from a device process, and show what each phase
 changes in the class-conditional importance and in the recommendation. At last,
 devices with PyTorch heads complete the curves by probes, without sending a
 photo. Every printed figure is measured in this run, on this machine. It takes
-about three minutes on two cores.
+up to six minutes on two cores.
 """
 EPILOG: Final = """\
 examples:
