@@ -13,8 +13,6 @@ from .splitclient import SplitClient
 
 SERVER_DOWN: Final = "the server failed a moment ago"
 """Why a cut that needs the server is refused after a failure."""
-_ACCURATE: Final = ("picked", "slower", "larger", "unproven")
-"""Verdicts of cuts that are accurate enough and break no limit."""
 _UNKNOWN_LOCAL_MS: Final = 1000.0
 """What the whole network here is taken to need, until it was measured."""
 
@@ -33,14 +31,15 @@ def device_options(
     options: list[Option] = []
     manifest = client.manifest
     if advice is not None and (manifest is None or advice.network_hash == manifest.network_hash):
+        expected_ms = times.expected_ms(advice.cuts)
         options = [
             Option(
                 cut=row.cut,
                 nbytes=row.nbytes,
-                device_ms=times.expected_ms(row, advice.cuts),
+                device_ms=expected_ms[row.cut],
                 server_ms=row.server_ms,
                 agreement=math.nan if row.agreement is None else row.agreement,
-                refused="" if row.verdict in _ACCURATE else row.reason,
+                refused="" if row.is_accurate else row.reason,
             )
             for row in advice.cuts
             if client.can_take(row.cut)

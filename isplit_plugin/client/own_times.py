@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
@@ -40,17 +41,16 @@ class OwnTimes:
         """The median of the last predictions at a cut; ``None`` if there was none."""
         return self._measured().get(cut)
 
-    def expected_ms(self, advised: RatedCut, all_advised: tuple[RatedCut, ...]) -> float:
-        """What the cut is expected to take here; NaN where neither was measured nor advised."""
+    def expected_ms(self, advised: Sequence[RatedCut]) -> dict[Cut, float]:
+        """What each cut is expected to take here; NaN where neither was measured nor advised."""
         own = self._measured()
-        if advised.cut in own:
-            return own[advised.cut]
         ratios = [
             own[row.cut] / row.device_ms
-            for row in all_advised
+            for row in advised
             if row.cut in own and row.device_ms >= _SHORTEST_MS
         ]
-        return advised.device_ms * (median(ratios) if ratios else 1.0)
+        slowdown = median(ratios) if ratios else 1.0
+        return {row.cut: own.get(row.cut, row.device_ms * slowdown) for row in advised}
 
     def _measured(self) -> dict[Cut, float]:
         with self._lock:

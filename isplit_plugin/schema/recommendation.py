@@ -91,6 +91,11 @@ class RatedCut:
     tail_share: float = math.nan
 
     @property
+    def is_accurate(self) -> bool:
+        """Whether the cut is accurate enough and breaks no limit: it was picked, or only beaten."""
+        return self.verdict in ("picked", "slower", "larger", "unproven")
+
+    @property
     def split_point(self) -> str:
         """The cut's split point."""
         return self.cut.split_point
