@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import simpy
 
 from ..adaptive import Option
 from ..schema import Cut
 from .policies import Choice, Policy
 from .scenario import Scenario
 
+if TYPE_CHECKING:
+    import simpy
+
 PolicyFactory = Callable[[float], Policy]
 """Makes the policy of one device, from its offset in the trace in milliseconds."""
 
-_Process = Generator[simpy.Event, Any, None]
+_Process = Generator["simpy.Event", Any, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,9 @@ def simulate(scenario: Scenario, policy: PolicyFactory) -> Run:
 
 class _World:
     def __init__(self, scenario: Scenario) -> None:
+        # Here, so that reports of other things do without SimPy.
+        import simpy
+
         self._scenario = scenario
         self._env = simpy.Environment()
         self._server = simpy.Resource(self._env, capacity=scenario.workers)
@@ -155,6 +160,8 @@ class _Device:
         self._answer(arrived_ms, option, choice.local)
 
     def _request(self, option: Option, server_ms: float) -> _Process:
+        from simpy import Interrupt
+
         env = self._world.env
         scenario = self._world.scenario
         try:
@@ -164,7 +171,7 @@ class _Device:
             # The server works on, whether or not the device still waits.
             yield env.process(self._world.serve(server_ms))
             yield env.timeout(scenario.rtt_ms / 2)
-        except simpy.Interrupt:
+        except Interrupt:
             return
 
     def _answer(self, arrived_ms: float, chosen: Option, answered_by: Option) -> None:
