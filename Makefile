@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-fast lint format docs bench fuzz soak clean distclean
+.PHONY: help setup demo test test-fast lint format docs bench fuzz properties soak clean distclean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ docs: $(VENV)/.docs  ## the documentation in build/docs; every warning is an err
 
 bench: $(VENV)/.dev  ## speed and memory, JSON and a table
 	$(BIN)/python -m benchmarks $(ARGS)
+
+properties: $(VENV)/.dev  ## the property tests on new random inputs; `make test` repeats the same ones
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile random -m 'hypothesis and not server' $(ARGS)
 
 fuzz: $(VENV)/.fuzz  ## fuzz all readers of foreign bytes, 20 s each; ARGS='--seconds 60 request'
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)

@@ -183,7 +183,9 @@ def _effects(n: F64, mean: F64, parts: Components, profile: Profile) -> F64:
     # The points of an image are correlated, so their observations do not add up.
     best = n.max(axis=1)
     k = float(np.median(parts.k))
-    effect = np.where(np.isfinite(level), (best * level + k) / (best + k), 1.0)
+    # As a share, because a product of two huge finite numbers overflows.
+    own = best / (best + k)
+    effect = np.where(np.isfinite(level), own * level + (1 - own), 1.0)
     return np.asarray(np.clip(effect, *_EFFECT)[:, None])
 
 

@@ -158,6 +158,14 @@ def test_decay_and_landmark_change_the_effective_size_alone() -> None:
     assert np.isfinite(value(1e160, 1e160)).all()
 
 
+def test_huge_counts_do_not_overflow() -> None:
+    # A product of count and level is beyond the largest float here, their weighted mean is not.
+    ones = np.ones((1, 5))
+    rows = ImportanceRows("tail", "predicted", ids(0), 1e239 * ones, ones, ones, 1e70 * ones, ones)
+    curve = mix_curve(toys.profile(), replace(NONE, importance=(rows,)), ids(0), np.ones(1))
+    assert (curve.value > 0).all()
+
+
 def test_targets_are_not_mixed() -> None:
     profile = toys.profile()
     rows = toys.rows({0: np.full((50, 5), 99.0)}, profile.mean0, target="true")
