@@ -161,7 +161,8 @@ def test_decay_and_landmark_change_the_effective_size_alone() -> None:
 def test_huge_counts_do_not_overflow() -> None:
     # A product of count and level is beyond the largest float here, their weighted mean is not.
     ones = np.ones((1, 5))
-    rows = ImportanceRows("tail", "predicted", ids(0), 1e239 * ones, ones, ones, 1e70 * ones, ones)
+    tiny = np.asarray([[1.0, 1.0, 1e-287, 1.0, 1.0]])
+    rows = ImportanceRows("tail", "predicted", ids(0), 1e250 * ones, ones, tiny, 1e70 * ones, ones)
     curve = mix_curve(toys.profile(), replace(NONE, importance=(rows,)), ids(0), np.ones(1))
     assert (curve.value > 0).all()
 
