@@ -17,14 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from ..schema import OUTPUT, Cut
+from ..schema import OBJECTIVES, OUTPUT, Cut
 from .link import Link
 
 SURE: Final = 0.95
 """A cut surely meets a deadline if it does so with at least this probability."""
 _MARGIN: Final = 1.2
 """The local answer is started this much earlier than its usual time requires."""
-OBJECTIVES: Final = ("latency", "bytes")
 
 
 @dataclass(frozen=True, slots=True)

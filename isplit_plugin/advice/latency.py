@@ -185,8 +185,7 @@ class LatencyModel:
         ]
 
     def _head(self, split_point: str, rows: Sequence[ServedRow]) -> Term:
-        whole_ms = self.profile.tail_ms.get(INPUT) if split_point == OUTPUT else None
-        head_ms = self.profile.head_ms.get(split_point, whole_ms)
+        head_ms = self.profile.head_time_ms(split_point)
         live_ms = self._device_median(row.head for row in rows)
         return self._part(f"head {split_point}", live_ms, head_ms, _SLOWDOWN)
 

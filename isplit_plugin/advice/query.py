@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ..errors import QueryError
+from ..schema import OBJECTIVES
 from .live_view import ALL_GROUPS
 
 RULES: Final = ("local-maxima", "global-maximum")
 CANDIDATE_SETS: Final = ("blocks", "all")
-OBJECTIVES: Final = ("latency", "bytes")
 MIXES: Final = ("live", "profile", "asked")
 MAX_CLASSES: Final = 1000
 """The most classes of one question."""

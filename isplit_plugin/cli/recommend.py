@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError, UnknownClassError
+from ..schema import OBJECTIVES
 from ..terminal import recommendation_text
 from . import common
 
@@ -60,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, text in _CONSTRAINTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
     parser.add_argument(
-        "--objective", choices=("latency", "bytes"), help="what to minimise (default: latency)"
+        "--objective", choices=OBJECTIVES, help="what to minimise (default: latency)"
     )
     parser.add_argument(
         "--predictor",

@@ -18,7 +18,7 @@ from ..adaptive import Decision, LinkFilter, Option, decide, patience_ms
 from ..closing import Closing
 from ..errors import BundleError, ImageError, IsplitError, QueryError
 from ..image import Image
-from ..schema import ON_DEVICE, Prediction, Recommendation
+from ..schema import OBJECTIVES, ON_DEVICE, Prediction, Recommendation
 from .advice import Advice
 from .device_options import SERVER_DOWN, device_options
 from .explanation import Explanation
@@ -309,7 +309,7 @@ class AdaptiveClient(Closing):
 
 def _check(deadline_ms: float | None, objective: str, tolerance: float, refresh_s: float) -> None:
     _check_deadline(deadline_ms)
-    if objective not in ("latency", "bytes"):
+    if objective not in OBJECTIVES:
         raise QueryError(
             f"objective: expected latency or bytes, got {objective!r}", field="objective"
         )

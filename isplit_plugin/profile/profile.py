@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..errors import ProfileError, UnknownClassError, UnknownSplitPointError
 from ..files import write_atomically
-from ..schema import Cut, Preprocessing, SplitPoint
+from ..schema import INPUT, OUTPUT, Cut, Preprocessing, SplitPoint
 from . import profile_file
 from .checks import check
 from .measurement import Curve, CutMeasurement, Float64Array, Int64Array
@@ -119,6 +120,14 @@ class Profile:
             return Curve(self.mean0 + shift, unknown, 1)
         squares = np.maximum(self.sum2[rows].sum(axis=0) - n * shift * shift, 0.0)
         return Curve(self.mean0 + shift, np.sqrt(squares / (n - 1) / n), n)
+
+    def head_time_ms(self, split_point: str) -> float:
+        """Milliseconds of the head for one image, NaN where it was not measured.
+
+        At `output` it is the whole network.
+        """
+        whole_ms = self.tail_ms.get(INPUT, math.nan) if split_point == OUTPUT else math.nan
+        return self.head_ms.get(split_point, whole_ms)
 
     def measurement(self, cut: Cut) -> CutMeasurement | None:
         """The measurement of this cut, ``None`` if it was not measured."""

@@ -29,6 +29,7 @@ from .network import (
 from .prediction import FloatArray, Observation, Prediction, Timings, TopClass
 from .recommendation import (
     LATEST_S,
+    OBJECTIVES,
     Candidate,
     ClassShare,
     CurvePoint,
@@ -46,6 +47,7 @@ __all__ = [
     "MANIFEST_FORMAT",
     "MAX_QUALITY",
     "NO_CODEC",
+    "OBJECTIVES",
     "ON_DEVICE",
     "OUTPUT",
     "PHOTO_CODECS",

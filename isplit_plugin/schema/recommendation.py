@@ -11,6 +11,8 @@ from ..errors import ArtifactError, QueryError
 from .cut import Cut
 from .typed import filled
 
+OBJECTIVES: Final = ("latency", "bytes")
+"""What a cut may be chosen for."""
 LATEST_S: Final = 253_402_300_799
 """The last second of the year 9999, the latest that a clock of Python shows."""
 

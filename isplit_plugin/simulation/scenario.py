@@ -98,7 +98,7 @@ def options_of(
     for measurement in profile.measurements:
         cut = measurement.cut
         local = cut.split_point == OUTPUT
-        head_ms = 0.0 if cut.split_point == INPUT else _head_ms(profile, cut.split_point)
+        head_ms = 0.0 if cut.split_point == INPUT else profile.head_time_ms(cut.split_point)
         server_ms = measurement.decode_ms + profile.tail_ms.get(cut.split_point, math.nan)
         option = Option(
             cut=cut,
@@ -111,11 +111,6 @@ def options_of(
         if math.isfinite(option.device_ms) and math.isfinite(option.server_ms):
             options.append(option)
     return tuple(options)
-
-
-def _head_ms(profile: Profile, split_point: str) -> float:
-    whole = profile.tail_ms.get(INPUT, math.nan) if split_point == OUTPUT else math.nan
-    return profile.head_ms.get(split_point, whole)
 
 
 def _refused(
