@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toys.pages import DOCS, ROOT, blocks, command_lines
 
 from isplit_plugin.cli import COMMANDS, build_parser
 from isplit_plugin.errors import IsplitError
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 ARCHITECTURE = (DOCS / "architecture.md").read_text()
 
@@ -24,17 +23,10 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page, also those that are indented."""
-    pattern = rf"^( *)```{language}\n(.*?)^\1```"
-    found = re.findall(pattern, page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
-
-
 def isplit_commands(page: Path) -> Iterator[list[str]]:
     """The words behind ``isplit`` of every command of a page, without variables in front of it."""
-    for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
+    for block in blocks(page.read_text(), "sh"):
+        for line in command_lines(block):
             match = re.match(r"\s*(?:[A-Z_]+=\S+ )*isplit (.*)", line)
             if match and "..." not in line:
                 words = shlex.split(match.group(1), comments=True)
@@ -55,7 +47,7 @@ def test_commands_parse(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_compiles(page: Path) -> None:
-    for block in blocks(page, "python"):
+    for block in blocks(page.read_text(), "python"):
         ast.parse(block)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -16,20 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from toys.live_server import Live
+from toys.pages import ROOT, Reader, blocks, command_lines
 
 from isplit_plugin.cli import COMMANDS, build_parser
 from isplit_plugin.device_tokens import new_secret
 from isplit_plugin.forwarder import Forwarder, ForwarderSettings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text()
 
 
 def commands(start: str) -> list[str]:
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    lines = command_lines("\n".join(blocks(README, "sh")))
     return [line for line in lines if line.startswith(start)]
 
 
@@ -69,18 +65,7 @@ def issued(forwarder: Forwarder, folder: Path) -> str:
 
 def run(script: str, forwarder: Forwarder, folder: Path) -> str:
     """Run a script of the README as printed, except for the names of the model and the port."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", here(script, forwarder)],
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return Reader(folder).run(here(script, forwarder))
 
 
 def here(text: str, forwarder: Forwarder) -> str:
@@ -110,7 +95,7 @@ def test_the_python_example_runs(  # noqa: PLR0917
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ISPLIT_URL", forwarder.url)
     monkeypatch.setenv("ISPLIT_DEVICE_TOKEN", issued)
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     exec(here(example, forwarder), {})  # noqa: S102
     assert capsys.readouterr().out.split()[0] in live.toy.manifest.classes
 
@@ -135,9 +120,8 @@ def test_the_commands_parse() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    root = Path(__file__).parents[2]
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target
 
 
 def test_the_example_of_a_device_runs(
@@ -145,7 +129,7 @@ def test_the_example_of_a_device_runs(
 ) -> None:
     shutil.copy(folder / "photo.jpg", tmp_path)
     (tmp_path / "notes.txt").write_text("no photo")
-    words = [sys.executable, str(Path(__file__).parents[2] / "examples" / "device_app.py")]
+    words = [sys.executable, str(ROOT / "examples" / "device_app.py")]
     words += [str(tmp_path), "--model", "toy", "--url", forwarder.url]
     words += ["--head", str(live.toy.built.bundle), "--token-file", str(folder / "phone-1.token")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
@@ -157,7 +141,7 @@ def test_the_example_of_a_device_runs(
 def test_the_example_of_a_factory_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     from isplit_plugin.network import load_network
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     loaded = load_network("own_network:build")
     assert loaded.classes == ("cat", "dog", "neither")
     assert loaded.preprocessing.shape == (3, 160, 160)

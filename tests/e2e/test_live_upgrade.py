@@ -23,7 +23,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from toys.pages import DOCS, Reader
+from toys.pages import DOCS, Reader, blocks, command_lines
 from toys.polling import until
 
 from isplit_plugin.cli import main
@@ -54,7 +54,7 @@ def build():
 def run_here(script: str, folder: Path) -> None:
     """The `isplit` commands of a script in this process, which has loaded torch already."""
     with chdir(folder):
-        for line in script.replace("\\\n", " ").splitlines():
+        for line in command_lines(script):
             name, *words = shlex.split(line)
             assert (name, main(words)) == ("isplit", 0), line
 
@@ -66,7 +66,7 @@ def steps(heading: str, language: str = "sh") -> list[str]:
         (DOCS / PAGE).read_text(),
         flags=re.MULTILINE | re.DOTALL,
     )
-    return re.findall(rf"^```{language}\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    return blocks(section, language)
 
 
 @dataclass
@@ -112,13 +112,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     root = tmp_path_factory.mktemp("upgrade")
     secret = new_secret(root / "labels.secret")
     url = f"sqlite:///{root / 'store.db'}"
-    environment = {
-        "ISPLIT_STORE": url,
-        "ISPLIT_LABEL_SECRET_FILE": str(secret),
-    }
     for name in ("one", "two"):
         (root / name).mkdir()
-    one, two = (Reader(root / name, environment) for name in ("one", "two"))
+    one, two = (Reader(root / name) for name in ("one", "two"))
+    for reader in (one, two):
+        reader.environment |= {
+            "ISPLIT_STORE": url,
+            "ISPLIT_LABEL_SECRET_FILE": str(secret),
+            "ISPLIT_URL": reader.url,
+        }
     for file in weights.glob("*.safetensors"):
         shutil.copy(file, one.folder)
     make_photos(one.folder / "photos")
@@ -128,10 +130,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     run_here(package.replace("letters-2", "letters-1").replace("--version 2.0", ""), one.folder)
     shutil.copytree(one.folder / "model_store", two.folder / "model_store")
     with ExitStack() as running:
-        (command,) = re.findall(r"started with `isplit serve ([^`]*)`", (DOCS / PAGE).read_text())
-        options = command.replace("$ISPLIT_STORE", url).split()
+        (command,) = re.findall(r"started with `(isplit serve [^`]*)`", (DOCS / PAGE).read_text())
+        command = command.replace("$ISPLIT_STORE", url)
         with ThreadPoolExecutor() as pool:
-            servers = [reader.serving(*options) for reader in (one, two)]
+            servers = [reader.serving(command) for reader in (one, two)]
             for server in pool.map(_entered, servers):
                 running.push(server)
         store = running.enter_context(Store(url, create=False))

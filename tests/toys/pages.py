@@ -1,55 +1,64 @@
-"""Pages of the documentation that are run as a reader types them: on other ports, in a folder of
-their own.
+"""Pages of the documentation, and a reader who types along: on other ports, in a folder of their
+own.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from isplit_plugin.serving.launcher.process import free_ports
 from toys.polling import until
 
-DOCS = Path(__file__).parents[2] / "docs"
-PORTS = ("8080", "8081", "8082")
-"""The ports of inference, management and metrics that pages name."""
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PORTS = {"inference": "8080", "management": "8081", "metrics": "8082", "forward": "8443"}
+"""The ports that pages name, by the option of ``isplit serve``."""
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page, by its path in ``docs``."""
-    text = (DOCS / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a page, also those that are indented."""
+    pattern = rf"^( *)```{language}\n(.*?)^\1```"
+    matches = re.findall(pattern, text, flags=re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in matches]
+
+
+def command_lines(script: str) -> list[str]:
+    """The lines of a script, each with those that a backslash joins to it."""
+    return script.replace("\\\n", " ").splitlines()
 
 
 class Reader:
     """A folder in which the reader of a page types along.
 
-    ``environment``: variables besides those of this process.
+    Attributes:
+        folder: Where scripts run.
+        ports: The port that is used for each that pages name.
+        environment: The variables of every script.
+        exports: What the reader has exported: runs before every script.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, programs: Path = Path(sys.executable).parent) -> None:
+        """``programs``: the folder of the `isplit` and `python` that the reader has."""
         self.folder = folder
-        self.ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
-        # As in the reader's environment: `isplit` and `python` are those of this one.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {
-            **os.environ,
-            "PATH": path,
-            "ISPLIT_URL": self.url,
+        self.ports = dict(zip(PORTS.values(), map(str, free_ports(len(PORTS))), strict=True))
+        self.exports = ""
+        self.environment = os.environ | {
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "ISPLIT_INFERENCE_URL": self.url,
-            "ISPLIT_MANAGEMENT_URL": f"http://127.0.0.1:{self.ports['8081']}",
-            **(environment or {}),
+            "ISPLIT_MANAGEMENT_URL": self.here("http://127.0.0.1:8081"),
         }
 
     @property
     def url(self) -> str:
         """The inference address."""
-        return f"http://127.0.0.1:{self.ports['8080']}"
+        return self.here("http://127.0.0.1:8080")
 
     def here(self, text: str) -> str:
         """A page's text with the ports of this reader."""
@@ -58,9 +67,9 @@ class Reader:
         return text
 
     def run(self, script: str, *, code: int = 0) -> str:
-        """What a script prints. Anything but this exit code fails the test."""
+        """What a script prints: errors if it is to fail. Another exit code fails the test."""
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self.here(script)],
+            ["bash", "-euo", "pipefail", "-c", self.here(f"{self.exports}\n{script}")],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -73,17 +82,25 @@ class Reader:
         return done.stdout if code == 0 else done.stderr
 
     @contextmanager
-    def serving(self, *options: str) -> Iterator[None]:
-        """``isplit serve`` in this folder, until the end."""
-        command = ["isplit", "serve", *options]
-        for option, port in zip(("inference", "management", "metrics"), PORTS, strict=True):
-            command += [f"--{option}-port", self.ports[port]]
-        with (self.folder / "serve.log").open("w") as log:
+    def serving(self, command: str) -> Iterator[None]:
+        """``isplit serve`` as a page writes it, with its variables, until the end."""
+        words = shlex.split(command)
+        variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+        words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+        for option, usual in PORTS.items():
+            words += [f"--{option}-port", self.ports[usual]]
+        log_path = self.folder / "serve.log"
+        with log_path.open("w") as log:
             server = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log
+                words,
+                cwd=self.folder,
+                env=self.environment | variables,
+                stdout=log,
+                stderr=log,
             )
             try:
-                until(lambda: "Ctrl-C" in (self.folder / "serve.log").read_text(), 300)
+                until(lambda: "Ctrl-C" in log_path.read_text() or server.poll() is not None, 300)
+                assert server.poll() is None, log_path.read_text()
                 yield
             finally:
                 server.terminate()

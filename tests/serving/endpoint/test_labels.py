@@ -5,7 +5,6 @@ endpoint tells then.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
+from toys.pages import DOCS, blocks
 
 from isplit_plugin.advice import Constraints, Query
 from isplit_plugin.advice.intervals import wilson
@@ -360,12 +360,12 @@ def test_a_bad_policy_is_told_at_load(store: Store) -> None:
 
 
 def test_the_documentation_lists_every_route_and_field() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "reference" / "endpoint.md").read_text()
+    text = (DOCS / "reference" / "endpoint.md").read_text()
     for route in ROUTES:
         assert f"`{route}`" in text, route
     for field in (*(f.name for f in fields(Constraints)), *(f.name for f in fields(Query))):
         assert f"`{field}`" in text, field
-    for example in re.findall(r"^```json\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+    for example in blocks(text, "json"):
         assert (
             "..." in example or '"standing":' in example or json.loads(" ".join(example.split()))
         ), example
