@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 from toys import advice as toys
+from toys.context import Context
 
 from isplit_plugin.device_tokens import issue, new_secret, peek, read_secret, verify
 from isplit_plugin.errors import IsplitError, TokenError
@@ -49,24 +50,6 @@ class Unexpected(Exception):  # noqa: N818 - its name is what the table of crash
     """The endpoint answered with the code of an error that nobody expected."""
 
 
-class Context:
-    """What the endpoint needs of TorchServe's context, for one request."""
-
-    def __init__(self, config: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-        self.model_yaml_config = config
-        self._headers = dict(headers)
-        self.status = 200
-
-    def get_all_request_header(self, index: int) -> dict[str, str]:
-        return self._headers
-
-    def set_response_content_type(self, index: int, value: str) -> None:
-        assert value == "application/json"
-
-    def set_response_status(self, code: int, phrase: str, index: int) -> None:
-        self.status = code
-
-
 class Server:
     """A real endpoint on a store with one network, some requests and both secrets."""
 
@@ -94,11 +77,11 @@ class Server:
             "label_secret_file": str(labels),
         }
         self._config = {"isplit": section}
-        self._endpoint = Endpoint(Context(self._config, {}))
+        self._endpoint = Endpoint(Context(config=self._config))
 
     def ask(self, row: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
         """The JSON of the answer. Raises Unexpected."""
-        context = Context(self._config, headers)
+        context = Context(headers, config=self._config)
         (text,) = self._endpoint.handle([row], context)
         answer = json.loads(text)
         if context.status != 200 and answer["code"] == IsplitError.code:

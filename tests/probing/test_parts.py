@@ -6,29 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from toys.context import Context
 
 from isplit_plugin.device_tokens import new_secret
 from isplit_plugin.serving.endpoint import Endpoint
 
 
-class Context(SimpleNamespace):
-    """What the endpoint uses of TorchServe's context."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(model_yaml_config={"isplit": config}, status=200)
-
-    def get_all_request_header(self, index: int) -> dict[str, str]:
-        return {}
-
-    def set_response_content_type(self, index: int, kind: str) -> None:
-        pass
-
-    def set_response_status(self, code: int, phrase: str, index: int) -> None:
-        self.status = code
+def context_of(config: dict[str, Any]) -> Context:
+    return Context(config={"isplit": config})
 
 
 def ask(context: Context, body: object) -> dict[str, Any]:
@@ -47,7 +35,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_without_a_secret_a_report_is_refused_with_the_reason(config: dict[str, Any]) -> None:
-    answer = ask(Context(config), {"probe": {}})
+    answer = ask(context_of(config), {"probe": {}})
     assert answer["code"] == "probe_refused"
     assert "ISPLIT_SECRET_FILE" in answer["error"]
 
@@ -62,19 +50,19 @@ def test_with_a_secret_a_body_with_a_report_reaches_the_part(
         bytearray(b'{"probe": {"ticket": 1}}'),
     ]
     for body in bodies:
-        context = Context(config)
+        context = context_of(config)
         assert "ticket" in ask(context, body)["error"] or "report" in ask(context, body)["error"]
         assert context.status == 400
 
 
 def test_a_report_comes_alone(config: dict[str, Any], tmp_path: Path) -> None:
     config["secret_file"] = str(new_secret(tmp_path / "secret"))
-    answer = ask(Context(config), {"probe": {}, "model": "toy"})
+    answer = ask(context_of(config), {"probe": {}, "model": "toy"})
     assert "alone" in answer["error"]
 
 
 def test_a_body_that_is_too_long_or_not_json_is_refused(config: dict[str, Any]) -> None:
-    context = Context(config)
+    context = context_of(config)
     long = bytearray(b'{"probe"' + b" " * 300_000 + b":1}")
     for body, expected in ((long, "at most"), (bytearray(b'{"probe": {"v": NaN}}'), "NaN")):
         assert expected in ask(context, body)["error"]

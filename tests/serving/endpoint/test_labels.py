@@ -5,7 +5,7 @@ endpoint tells then.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
+from toys.context import Context
 from toys.pages import DOCS, blocks
 
 from isplit_plugin.advice import Constraints, Query
@@ -28,25 +29,6 @@ from isplit_plugin.traffic import MAX_LABELS, Delta, Store
 
 AT = 1e9
 Post = Callable[..., tuple[int, Any]]
-
-
-class Context:
-    """What the endpoint needs of TorchServe's context."""
-
-    model_yaml_config: Mapping[str, Any] = {}
-
-    def __init__(self, headers: Mapping[str, str] | None = None) -> None:
-        self.headers = dict(headers or {})
-        self.status = 200
-
-    def get_all_request_header(self, index: int) -> dict[str, str]:
-        return self.headers
-
-    def set_response_content_type(self, index: int, value: str) -> None:
-        assert value == "application/json"
-
-    def set_response_status(self, code: int, phrase: str, index: int) -> None:
-        self.status = code
 
 
 def observation(number: int, **changes: Any) -> Observation:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
+from toys.context import Context
 from toys.hostile_json import NUMBERS, TEXTS, VALUES, objects
 
 from isplit_plugin.advice import Constraints
@@ -26,25 +27,6 @@ _PROPERTY = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-class Context:
-    """What the endpoint needs of TorchServe's context."""
-
-    model_yaml_config: Mapping[str, Any] = {}
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.headers = dict(headers)
-        self.status = 200
-
-    def get_all_request_header(self, index: int) -> dict[str, str]:
-        return self.headers
-
-    def set_response_content_type(self, index: int, value: str) -> None:
-        assert value == "application/json"
-
-    def set_response_status(self, code: int, phrase: str, index: int) -> None:
-        self.status = code
 
 
 @pytest.fixture
@@ -63,7 +45,7 @@ def post(tmp_path: Path, secret: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
         store.put_network(toys.manifest(), toys.profile())
         delta = Delta(store.mean0(toys.HASH), store.half_life_s, 3)
         store.add(toys.HASH, delta)
-    endpoint = Endpoint(Context({}))
+    endpoint = Endpoint(Context())
 
     def send(row: Mapping[Any, Any], **headers: str) -> tuple[int, Any]:
         context = Context(headers)
