@@ -83,14 +83,14 @@ def find_archives(folder: Path, words: Sequence[str] | None = None) -> list[Path
     paths = sorted(folder.glob("*.mar"))
     if words is None:
         return _in_order({path: archive_identity(path) for path in paths})
+    identities = {path: _archive_or_none(path) for path in paths}
+    archives = {path: pair for path, pair in identities.items() if pair is not None}
     found: list[Path] = []
     for word in words:
         file = folder / Path(word).name
         if file.suffix == ".mar" and file.is_file():
             found.append(file)
             continue
-        identities = {path: _archive_or_none(path) for path in paths}
-        archives = {path: pair for path, pair in identities.items() if pair is not None}
         model, _, version = word.partition("/")
         matching = {
             path: pair

@@ -121,11 +121,7 @@ class TorchServe:
             )
         overrides = {STORE_VARIABLE: store} if store else {}
         self._environment = worker_environment(overrides | dict(environment or {}))
-        self._worker_settings = settings_of(
-            self._environment,
-            worker_settings,
-            [archive_identity(path)[0] for path in self._archives],
-        )
+        self._worker_settings = settings_of(self._environment, worker_settings, self.models)
         self._log_config = Path(log_config) if log_config else config_file("log4j2.xml")
         self._timeout = timeout
         self._frontend: Frontend | None = None
