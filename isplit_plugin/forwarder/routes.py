@@ -13,8 +13,8 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import UnknownModelError, UnknownRouteError, WireError
+from ..serving.launcher import ENDPOINT_MODEL
 
-ENDPOINT_MODEL: Final = "isplit"
 _MAX_TARGET: Final = 4096
 _BODY: Final = ("POST", "PUT")
 _KNOWN: Final = (
@@ -36,7 +36,6 @@ class Kind(Enum):
     """A question in the path."""
     MESSAGE = "message"
     """A question, labels or a report of a probe as JSON."""
-    PING = "ping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,6 @@ class Route:
 
     kind: Kind
     path: str
-
-
-PING: Final = Route(Kind.PING, "/ping")
 
 
 def is_ping(method: str, target: str) -> bool:
