@@ -38,6 +38,15 @@ from .standing import (
     answer_standing,
     has_standing_pick,
 )
+from .winners import (
+    SLOWDOWNS,
+    UPLINKS_MBPS,
+    Timed,
+    WinnerCell,
+    WinnerGrid,
+    winner_grid,
+    winning_split_points,
+)
 
 __all__ = [
     "ALL_GROUPS",
@@ -45,7 +54,9 @@ __all__ = [
     "F64",
     "I64",
     "MAX_CLASSES",
+    "SLOWDOWNS",
     "TOLERANCE",
+    "UPLINKS_MBPS",
     "WHOLE_CURVES",
     "ClassCounts",
     "Constraints",
@@ -62,7 +73,10 @@ __all__ = [
     "StandingState",
     "SwitchingPolicy",
     "Target",
+    "Timed",
     "Times",
+    "WinnerCell",
+    "WinnerGrid",
     "Yardstick",
     "answer_standing",
     "bare_profile",
@@ -81,5 +95,7 @@ __all__ = [
     "smallest_codec",
     "smallest_faithful",
     "wilson",
+    "winner_grid",
+    "winning_split_points",
     "yardstick",
 ]

@@ -21,7 +21,7 @@ from ..network import (
 )
 from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import Profile
-from ..schema import INPUT, Cut
+from ..schema import INPUT, Cut, SplitPoint
 from ..serving.packaging import Built, choose_deployed, package
 from .photos import Photo, view
 
@@ -31,8 +31,8 @@ CALIBRATION_VIEWS: Final = 3
 """Views of each photo in the calibration set. Traffic gets other views."""
 CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "dct")
 
-TRANSFORMED: Final = 5
-"""Split points where the codec `dct` is measured."""
+DEPLOYED: Final = 3
+"""Split points that are deployed at most."""
 
 _LARGEST_UINT8: Final = 32_000
 """Codecs are measured where one byte per value stays below this: about twice the photo."""
@@ -70,13 +70,14 @@ def measured_profile(
         (view(photo, rng), photo.class_id) for photo in photos for _ in range(CALIBRATION_VIEWS)
     ]
     # Larger activations cannot win against the photo. The curve has them all the same.
-    small = [p.name for p in net.split_points if p.is_block and p.nbytes // 4 <= _LARGEST_UINT8]
+    blocks = [p for p in net.split_points if p.is_block]
+    small = [p.name for p in blocks if p.nbytes // 4 <= _LARGEST_UINT8]
     transforms = fit_transforms(
         net,
         images,
         preprocessing=loaded.preprocessing,
         # Each of the eight qualities of `dct` is measured at each of them, which takes its time.
-        split_points=_evenly(small, TRANSFORMED),
+        split_points=[p.name for p in narrowing(blocks) if p.name in small],
         progress=sys.stderr.isatty(),
     )
     measured = profile(
@@ -100,14 +101,14 @@ def packaged_model(
     transforms: FittedTransforms,
     folder: Path,
 ) -> Built:
-    """Archive and head bundle in ``folder``, deployed at :func:`split_points_to_deploy`."""
+    """Archive and head bundle in ``folder``, deployed where a split wins."""
     return package(
         net,
         profile=measured,
         preprocessing=loaded.preprocessing,
         classes=loaded.classes,
         model=MODEL,
-        deployed=split_points_to_deploy(measured),
+        deployed=choose_deployed(measured, DEPLOYED),
         transforms=tuple(transforms.transforms.values()),
         # The demo's traffic is short, so all of it is sampled. The defaults are far lower.
         config={
@@ -122,17 +123,13 @@ def packaged_model(
     )
 
 
-def split_points_to_deploy(measured: Profile, limit: int = 3) -> list[str]:
-    """At most ``limit`` of the split points that are worth deploying.
+def narrowing(points: Sequence[SplitPoint]) -> list[SplitPoint]:
+    """The points whose activation is smaller than that of every point before them.
 
-    They are those of :func:`choose_deployed`; of more, the first, the last and evenly spaced ones
-    between them.
+    A later point that is as large takes more of the device's time to send about as much.
     """
-    return _evenly(choose_deployed(measured), limit)
-
-
-def _evenly(names: Sequence[str], limit: int) -> list[str]:
-    """At most ``limit`` of the names: the first, the last and evenly spaced ones between them."""
-    if len(names) <= limit:
-        return list(names)
-    return [names[round(i * (len(names) - 1) / (limit - 1))] for i in range(limit)]
+    chosen: list[SplitPoint] = []
+    for point in points:
+        if not chosen or point.nbytes < chosen[-1].nbytes:
+            chosen.append(point)
+    return chosen

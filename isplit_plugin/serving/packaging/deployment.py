@@ -6,34 +6,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...advice import best_photo, smallest_codec, smallest_faithful
+from ...advice import best_photo, smallest_codec, smallest_faithful, winning_split_points
 from ...profile import CutMeasurement, Profile
 from ...schema import INPUT, PHOTO_FILE, Cut
 
 
-def choose_deployed(profile: Profile) -> tuple[str, ...]:
+def choose_deployed(profile: Profile, limit: int | None = None) -> tuple[str, ...]:
     """The split points worth deploying, in execution order.
 
-    They are the measured points whose smallest faithful cut takes fewer bytes than the best
+    They are those that win on the grid of winners, each by enough to be worth its head
+    (:func:`isplit_plugin.advice.winning_split_points`): against photo and `output`, and where none
+    does against the photo alone, for devices that cannot run the whole network. Where times tell
+    nothing, they are the measured points whose smallest faithful cut takes fewer bytes than the best
     faithful photo. If there is no such point, they are the three points with the smallest faithful
     cuts; if no cut is faithful, those with the highest agreement.
+
+    Parameters:
+        limit: at most so many.
     """
+    winning = winning_split_points(profile, limit=limit)
+    if not winning:
+        winning = winning_split_points(profile, limit=limit, has_output=False)
+    return winning or _by_bytes(profile, limit)
+
+
+def _by_bytes(profile: Profile, limit: int | None) -> tuple[str, ...]:
+    """The split points that send less than the photo; if there is none, the three that send least."""
+    count = 3 if limit is None else min(limit, 3)
     measured = {m.split_point for m in profile.measurements}
     points = [point.name for point in profile.split_points if point.name in measured]
     smallest = {point: smallest_codec(profile, point) for point in points}
     nbytes = {name: cut.measurement.nbytes for name, cut in smallest.items() if cut is not None}
     photo = _photo_bytes(profile)
-    below = tuple(point for point, size in nbytes.items() if size < photo)
+    below = [point for point, size in nbytes.items() if size < photo]
     if below:
-        return below
-    if nbytes:
-        chosen = sorted(nbytes, key=nbytes.__getitem__)[:3]
+        chosen = sorted(below, key=nbytes.__getitem__)[:limit]
+    elif nbytes:
+        chosen = sorted(nbytes, key=nbytes.__getitem__)[:count]
     else:
         agreement = {
             point: max(m.agreement for m in profile.measurements if m.split_point == point)
             for point in points
         }
-        chosen = sorted(agreement, key=agreement.__getitem__, reverse=True)[:3]
+        chosen = sorted(agreement, key=agreement.__getitem__, reverse=True)[:count]
     return tuple(point for point in points if point in chosen)
 
 

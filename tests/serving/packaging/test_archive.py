@@ -214,7 +214,8 @@ def _measured(profile: Profile, *rows: tuple[str, str, float, int]) -> Profile:
         for point, codec, nbytes, n in rows
     )
     ends = tuple(m for m in profile.measurements if m.split_point in ("input", "output"))
-    return replace(profile, measurements=ends + measurements)
+    # Without times, bytes decide what is deployed.
+    return replace(profile, measurements=ends + measurements, head_ms={}, tail_ms={})
 
 
 def test_points_worth_deploying(profile: Profile) -> None:
@@ -236,6 +237,24 @@ def test_points_worth_deploying(profile: Profile) -> None:
     assert choose_deployed(_measured(profile)) == ()
     unfaithful = [("conv1", "uint8", 100.0, 9), ("relu1", "uint8", 50.0, 8)]
     assert choose_deployed(_measured(profile, *unfaithful)) == ("conv1", "relu1")
+
+
+def test_points_that_win_on_the_grid_are_deployed_first(profile: Profile) -> None:
+    # conv1 sends less than the photo, too, but relu1 sends a tenth of that a little later.
+    rows = [
+        ("input", "webp@90", 16_000.0, 12),
+        ("conv1", "uint8", 9_000.0, 12),
+        ("relu1", "uint8", 900.0, 12),
+        ("conv2", "uint8", 890.0, 12),
+        ("relu2", "uint8", 880.0, 12),
+    ]
+    photo_only = tuple(m for m in profile.measurements if not m.cut.is_photo)
+    measured = _measured(replace(profile, measurements=photo_only), *rows)
+    heads = {"conv1": 1.0, "relu1": 1.2, "conv2": 6.0, "relu2": 7.0, "output": 8.0}
+    tails = {name: 8.0 - ms for name, ms in heads.items()} | {"input": 8.0}
+    timed = replace(measured, head_ms=heads, tail_ms=tails)
+    assert choose_deployed(timed) == ("relu1",)
+    assert len(choose_deployed(measured, limit=2)) == 2
 
 
 def test_an_unfaithful_codec_at_the_input_is_no_rival(profile: Profile) -> None:
