@@ -32,6 +32,7 @@ facts for programs.
     ├── LabelledBeforeError          409 labelled_before
     ├── ArtifactError                422 bad_artifact         a file that cannot be used
     │   ├── BundleError              422 bad_bundle
+    │   ├── ExitError                422 bad_exit
     │   ├── SecretError              422 bad_secret
     │   └── ProfileError             422 bad_profile
     ├── DataError                    422 bad_data             photos or labels that cannot be used
@@ -57,6 +58,7 @@ __all__ = [
     "BundleError",
     "CaptureError",
     "DataError",
+    "ExitError",
     "ImageError",
     "IsplitError",
     "LabelSecretError",
@@ -322,8 +324,18 @@ class BundleError(ArtifactError):
     code = "bad_bundle"
 
 
+class ExitError(ArtifactError):
+    """An exit cannot be used: damaged, forged, expired, or of another network or class list.
+
+    ``details["reason"]`` is "malformed", "forged", "expired", "network" or "class"; for an exit
+    that cannot be fitted "evidence" or "singular".
+    """
+
+    code = "bad_exit"
+
+
 class SecretError(ArtifactError):
-    """A secret file is missing, too short, readable by others, or cannot be made."""
+    """A secret or key file is missing, too short, readable by others, or cannot be made."""
 
     code = "bad_secret"
 

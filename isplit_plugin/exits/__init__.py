@@ -1,0 +1,84 @@
+"""Exits: the device answers by itself from the pooled activation, class by class, once that is
+proven.
+
+Pure: no torch, no store, no clock. :class:`ExitSums` collect what the full network answered,
+:func:`fit_exit` makes an :class:`Exit` of them, :func:`sign` and :func:`read_signed` carry it to a
+device, :func:`released_bin` says from counts of shadow answers which classes may be answered, and
+:class:`Audits` when that has to end.
+"""
+
+from __future__ import annotations
+
+from .audits import EXPOSURE, FALSE_ALARM, LEAST_SHARE, Audits, audit_share
+from .discriminants import Discriminants, discriminants
+from .evidence import chance_interval, evidence_above, evidence_below, trials_missing
+from .exit import BIN_EDGES, BINS, MAX_EXIT_BYTES, NONE, Exit, ExitAnswer, bin_of
+from .features import MAX_FEATURES, POOLINGS, Pooling, pool
+from .fitting import LIFETIME_S, MIN_WEIGHT, SHRINKAGE, fit_exit
+from .release import (
+    ALPHA,
+    TOLERANCE,
+    ShadowCounts,
+    margin_shares,
+    missing,
+    released_bin,
+    version_alpha,
+)
+from .signing import (
+    MAX_SIGNED_BYTES,
+    new_keys,
+    public_key_path,
+    read_private_key,
+    read_public_key,
+    read_signed,
+    sign,
+    verify,
+)
+from .sums import MAX_CLASSES, MAX_SUMS_BYTES, ExitSums
+
+__all__ = [
+    "ALPHA",
+    "BINS",
+    "BIN_EDGES",
+    "EXPOSURE",
+    "FALSE_ALARM",
+    "LEAST_SHARE",
+    "LIFETIME_S",
+    "MAX_CLASSES",
+    "MAX_EXIT_BYTES",
+    "MAX_FEATURES",
+    "MAX_SIGNED_BYTES",
+    "MAX_SUMS_BYTES",
+    "MIN_WEIGHT",
+    "NONE",
+    "POOLINGS",
+    "SHRINKAGE",
+    "TOLERANCE",
+    "Audits",
+    "Discriminants",
+    "Exit",
+    "ExitAnswer",
+    "ExitSums",
+    "Pooling",
+    "ShadowCounts",
+    "audit_share",
+    "bin_of",
+    "chance_interval",
+    "discriminants",
+    "evidence_above",
+    "evidence_below",
+    "fit_exit",
+    "margin_shares",
+    "missing",
+    "new_keys",
+    "pool",
+    "public_key_path",
+    "read_private_key",
+    "read_public_key",
+    "read_signed",
+    "released_bin",
+    "sign",
+    "trials_missing",
+    "verify",
+    "version_alpha",
+]

@@ -1,0 +1,110 @@
+"""Audits: what keeps a release honest after it was proven.
+
+A random share of the photos that a device answered by itself is sent afterwards, and compared with
+the full network's answer. Two rules use them.
+
+**Withdrawal.** After each audit a Shiryaev-Roberts sum of likelihood ratios, one for each of
+several chances above the tolerance, says how strongly *any* recent stretch of audits speaks for a
+larger chance: R <- (R + 1) q/p or (1-q)/(1-p) (Shin, Ramdas & Rinaldo, "E-detectors", *New England
+Journal of Statistics in Data Science* 2023). A sum from the release on would be slow: a thousand
+agreeing audits would have to be outweighed first. While the chance is within the tolerance,
+withdrawals come once in 1 / ``FALSE_ALARM`` audits at most, on average.
+
+**The share of audits** falls as exits accumulate: ``EXPOSURE`` / (tolerance * exits), from 1 down
+to ``LEAST_SHARE``. However large a sudden drift is, the disagreements until its detection are about
+the audited disagreements that detection takes, over the share. So they stay below a fixed part of
+what the tolerance allows to all exits of the class so far.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from ..errors import DataError
+from .evidence import chance_interval, larger_chances
+from .release import ALPHA, TOLERANCE
+
+FALSE_ALARM: Final = 1e-3
+"""False withdrawals for each audit, at most, in the long run."""
+LEAST_SHARE: Final = 0.02
+"""The share of exits that is always audited."""
+EXPOSURE: Final = 4.0
+"""Audits after which a hundred exits in a tolerance of 1 % need not all be audited; see above."""
+DETECTORS: Final = len(larger_chances(TOLERANCE))
+"""The numbers of a detector's state."""
+
+_LARGEST: Final = 1e100
+
+
+@dataclass(frozen=True, slots=True)
+class Audits:
+    """The audits of one released class of one version. Immutable.
+
+    Attributes:
+        audited, disagreed: audits, and those whose answers disagree.
+        exits: how many photos the devices answered by themselves, estimated: each audit stands for
+            1 / share of them, whatever devices say.
+        wrong: how many of these disagree, estimated in the same way.
+        detector: the Shiryaev-Roberts sums.
+    """
+
+    audited: int = 0
+    disagreed: int = 0
+    exits: float = 0.0
+    wrong: float = 0.0
+    detector: tuple[float, ...] = (0.0,) * DETECTORS
+
+    def after(
+        self, agreeing: int, disagreeing: int, share: float, tolerance: float = TOLERANCE
+    ) -> Audits:
+        """With more audits, drawn with this share. Agreeing ones are taken first.
+
+        Raises DataError for negative counts, or a share that is not above 0 and at most 1.
+        """
+        if min(agreeing, disagreeing) < 0 or not 0 < share <= 1:
+            raise DataError(
+                f"audits: expected counts and a share above 0 and at most 1, got {agreeing}, "
+                f"{disagreeing}, {share}"
+            )
+        sums = np.array(self.detector)
+        q = larger_chances(tolerance)
+        agree, disagree = (1 - q) / (1 - tolerance), q / tolerance
+        # R <- (R + 1) L, agreeing times: L^n R + L + ... + L^n.
+        sums = agree**agreeing * sums + agree * (1 - agree**agreeing) / (1 - agree)
+        for _ in range(disagreeing):
+            sums = np.minimum((sums + 1) * disagree, _LARGEST)
+            if sums.min() >= _LARGEST:
+                break
+        return replace(
+            self,
+            audited=self.audited + agreeing + disagreeing,
+            disagreed=self.disagreed + disagreeing,
+            exits=self.exits + (agreeing + disagreeing) / share,
+            wrong=self.wrong + disagreeing / share,
+            detector=tuple(float(value) for value in sums),
+        )
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the class must be withdrawn."""
+        return sum(self.detector) / len(self.detector) >= 1 / FALSE_ALARM
+
+    def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
+        """The audited share of disagreements, between two bounds that hold at all times."""
+        return chance_interval(self.audited, self.disagreed, alpha)
+
+
+def audit_share(exits: float, tolerance: float = TOLERANCE) -> float:
+    """The share of further exits to audit, after this many (:attr:`Audits.exits`).
+
+    Raises DataError for a negative number.
+    """
+    if not exits >= 0 or math.isinf(exits):
+        raise DataError(f"exits: expected a number from 0 on, got {exits}")
+    if exits == 0:
+        return 1.0
+    return min(1.0, max(LEAST_SHARE, EXPOSURE / (tolerance * exits)))

@@ -1,0 +1,240 @@
+"""An exit: answers from the pooled activation alone, on the device.
+
+Scores are linear in the features, one for each class, and one for "none of these" where other
+classes were seen. Photos that are further from every class than the class's own photos are (Lee et
+al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018) get no
+class either. The distance needs the inverse covariance; of it the exit keeps the directions that
+differ from a multiple of the identity most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError, ExitError, IsplitError
+from ..schema import Cut
+from . import tensor_bytes
+from .features import F32, F64, I64, MAX_FEATURES, POOLINGS, Pooling
+from .sums import MAX_CLASSES
+
+F16 = npt.NDArray[np.float16]
+
+NONE: Final = -1
+"""The class id that stands for "none of these": the photo is sent."""
+BIN_EDGES: Final = tuple(0.25 * 1.35**step for step in range(19))
+"""The margins at which bins begin, but for the first, which begins at 0."""
+BINS: Final = len(BIN_EDGES) + 1
+"""The number of bins of the margin. The last is the strictest."""
+MAX_EXIT_BYTES: Final = 1 << 24
+"""The most bytes of an exit."""
+MAX_DIRECTIONS: Final = 256
+"""The most directions of an exit's distance."""
+
+_KIND: Final = "isplit_exit"
+_CLIP: Final = 16.0  # deviations
+_MAX_TIME: Final = 2**37  # in the year 6325
+
+
+class ExitAnswer(NamedTuple):
+    """What an exit says about one photo.
+
+    Attributes:
+        class_id: the class, or ``NONE``.
+        margin: by how much its score is above the next, in nats; 0 for ``NONE``.
+        bin: the bin of the margin, 0 to ``BINS`` - 1.
+    """
+
+    class_id: int
+    margin: float
+    bin: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exit:
+    """One version of an exit. Immutable.
+
+    Attributes:
+        network_hash: of the network whose answers it gives.
+        cut: where it works, and the codec from whose decoded values features are made.
+        pooling: how features are made.
+        class_ids: (K,); ``NONE`` is first where there is a row for all other classes.
+        center, scale: (F,) float32: features are scored as (z - center) * scale.
+        weights: (K, F) float16.
+        bias: (K,) float32.
+        offsets: (K,) float32: what a score holds beside half of the squared distance.
+        directions: (R, F) float16, and gains: (R,) float32: squared length of the scaled features
+            is floor * x'x - sum of gains * (directions x)^2.
+        floor: see ``directions``.
+        reach: (K,) float32: the squared distance beyond which a photo is none of the class's.
+        created, expires: seconds since the epoch.
+        version: SHA-256 of all that decides its answers, 64 hexadecimal digits. Times are no part
+            of it: an exit that is signed again for longer stays the version that was proven.
+    """
+
+    network_hash: str
+    cut: Cut
+    pooling: Pooling
+    class_ids: I64
+    center: F32
+    scale: F32
+    weights: F16
+    bias: F32
+    offsets: F32
+    directions: F16
+    gains: F32
+    floor: float
+    reach: F32
+    created: float
+    expires: float
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", tensor_bytes.digest(self._decisive(), self._arrays()))
+
+    @property
+    def features(self) -> int:
+        """F, the number of features."""
+        return len(self.center)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that it can answer."""
+        return tuple(int(class_id) for class_id in self.class_ids if class_id != NONE)
+
+    def expired(self, now: float) -> bool:
+        """Whether it may no longer answer at this time, in seconds since the epoch."""
+        return not now < self.expires
+
+    def answer(self, z: npt.ArrayLike) -> ExitAnswer:
+        """The answer for one photo, from its features (F,).
+
+        Raises DataError for another number of features, or values that are not finite.
+        """
+        return self.answers(np.asarray(z)[None])[0]
+
+    def answers(self, z: npt.ArrayLike) -> list[ExitAnswer]:
+        """The answers for features (N, F). Raises as :meth:`answer`."""
+        class_ids, margins = self.margins(z)
+        return [
+            ExitAnswer(int(class_id), float(margin), bin_of(margin))
+            for class_id, margin in zip(class_ids, margins, strict=True)
+        ]
+
+    def margins(self, z: npt.ArrayLike) -> tuple[I64, F64]:
+        """Class ids and margins (N,) for features (N, F). Raises as :meth:`answer`."""
+        values = np.asarray(z, np.float64)
+        if values.ndim != 2 or values.shape[1] != self.features:
+            raise DataError(f"features: expected {self.features}, got shape {values.shape[1:]}")
+        if not np.isfinite(values).all():
+            raise DataError("features: expected finite values")
+        x = np.clip((values - self.center) * self.scale, -_CLIP, _CLIP)
+        scores = x @ self.weights.astype(np.float64).T + self.bias
+        best = scores.argmax(axis=1)
+        row = np.arange(len(x))
+        length = self.floor * (x * x).sum(axis=1)
+        length -= (x @ self.directions.astype(np.float64).T) ** 2 @ self.gains
+        distance = length - 2 * (scores[row, best] - self.offsets[best])
+        top = scores[row, best]
+        scores[row, best] = -np.inf
+        margins = top - scores.max(axis=1)
+        none = (self.class_ids[best] == NONE) | (distance > self.reach[best])
+        return np.where(none, NONE, self.class_ids[best]), np.where(none, 0.0, margins)
+
+    def to_bytes(self) -> bytes:
+        """As safetensors. Equal exits give equal bytes."""
+        header = {**self._decisive(), "created": self.created, "expires": self.expires}
+        return tensor_bytes.pack(_KIND, header, self._arrays())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Exit:
+        """Read what :meth:`to_bytes` wrote. Raises ExitError for anything else, NaN included."""
+        try:
+            return cls._read(data)
+        except IsplitError as error:
+            raise ExitError(f"exit: {error.message}", reason="malformed") from error
+        except Exception as error:  # safetensors raises several types, some of them its own
+            raise ExitError(
+                f"exit: not readable ({type(error).__name__}: {str(error)[:200]})",
+                reason="malformed",
+            ) from error
+
+    def check(self, network_hash: str, classes: int, now: float) -> None:
+        """Check that it may answer for a network with this many classes, now.
+
+        Raises ExitError whose ``details["reason"]`` is "network", "class" or "expired".
+        """
+        if self.network_hash != network_hash:
+            raise ExitError(
+                f"exit of network {self.network_hash[:16]}: expected one of {network_hash[:16]}",
+                reason="network",
+            )
+        if max(self.classes) >= classes:
+            raise ExitError(
+                f"exit with class {max(self.classes)}: the network has {classes} classes",
+                reason="class",
+            )
+        if self.expired(now):
+            raise ExitError("exit: it has expired", reason="expired")
+
+    def _decisive(self) -> dict[str, Any]:
+        return {
+            "network_hash": self.network_hash,
+            "cut": str(self.cut),
+            "pooling": self.pooling,
+            "floor": self.floor,
+        }
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        names = ("class_ids", "center", "scale", "weights", "bias", "offsets")
+        return {name: getattr(self, name) for name in (*names, "directions", "gains", "reach")}
+
+    @classmethod
+    def _read(cls, data: bytes) -> Exit:
+        header, arrays = tensor_bytes.unpack(_KIND, data, MAX_EXIT_BYTES)
+        features, classes = len(arrays["center"]), len(arrays["class_ids"])
+        ranks = len(arrays["gains"])
+        if not (2 <= classes <= MAX_CLASSES and 0 < features <= MAX_FEATURES):
+            raise ValueError(f"expected classes and features, got {classes} and {features}")
+        if ranks > MAX_DIRECTIONS:
+            raise ValueError(f"expected at most {MAX_DIRECTIONS} directions, got {ranks}")
+        expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "class_ids": (np.int64, (classes,)),
+            "center": (np.float32, (features,)),
+            "scale": (np.float32, (features,)),
+            "weights": (np.float16, (classes, features)),
+            "bias": (np.float32, (classes,)),
+            "offsets": (np.float32, (classes,)),
+            "directions": (np.float16, (ranks, features)),
+            "gains": (np.float32, (ranks,)),
+            "reach": (np.float32, (classes,)),
+        }
+        if set(arrays) != set(expected):
+            raise ValueError(f"expected arrays {', '.join(sorted(expected))}")
+        fields: dict[str, Any] = {
+            name: tensor_bytes.require_array(arrays, name, dtype, shape)
+            for name, (dtype, shape) in expected.items()
+        }
+        ids = fields["class_ids"]
+        if ids[0] < NONE or (np.diff(ids) <= 0).any():
+            raise ValueError("expected ascending class ids")
+        if header["pooling"] not in POOLINGS:
+            raise ValueError(f"unknown pooling {str(header['pooling'])[:20]!r}")
+        numbers: dict[str, Any] = {name: float(header[name]) for name in ("floor", "created", "expires")}
+        if not all(0 <= number < _MAX_TIME for number in numbers.values()):
+            raise ValueError("floor and times: expected numbers from 0 on")
+        return cls(
+            network_hash=str(header["network_hash"]),
+            cut=Cut.parse(str(header["cut"])),
+            pooling=header["pooling"],
+            **fields,
+            **numbers,
+        )
+
+
+def bin_of(margin: float) -> int:
+    """The bin of a margin, 0 to ``BINS`` - 1."""
+    return int(np.searchsorted(BIN_EDGES, margin, side="right"))
