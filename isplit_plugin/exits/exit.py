@@ -223,7 +223,9 @@ class Exit:
             raise ValueError("expected ascending class ids")
         if header["pooling"] not in POOLINGS:
             raise ValueError(f"unknown pooling {str(header['pooling'])[:20]!r}")
-        numbers: dict[str, Any] = {name: float(header[name]) for name in ("floor", "created", "expires")}
+        numbers: dict[str, Any] = {
+            name: float(header[name]) for name in ("floor", "created", "expires")
+        }
         if not all(0 <= number < _MAX_TIME for number in numbers.values()):
             raise ValueError("floor and times: expected numbers from 0 on")
         return cls(

@@ -78,7 +78,9 @@ def fit_exit(
     )
 
 
-def _other_classes(sums: ExitSums, fit: Discriminants, other: npt.NDArray[np.bool_]) -> tuple[F64, float, float]:
+def _other_classes(
+    sums: ExitSums, fit: Discriminants, other: npt.NDArray[np.bool_]
+) -> tuple[F64, float, float]:
     """Coefficients, intercept and log share of one discriminant for all other classes."""
     weight = sums.weights[other].sum()
     mean = sums.rows[other, 3:].sum(axis=0) / weight + sums.shift
