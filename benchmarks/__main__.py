@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import adaptive, photos, resnet50, transform
+from . import adaptive, photos, resnet50, transform, winners
 from .harness import table
 
 NAMES = (
@@ -28,6 +28,7 @@ NAMES = (
     "client",
     "transform",
     "adaptive",
+    "winners",
 )
 
 
@@ -56,16 +57,39 @@ def main() -> int:
         help="cuts for `transform`, such as efficientnet-lite0:_blocks.5",
     )
     parser.add_argument(
+        "--photo-counts",
+        metavar="N,M",
+        help="photos that `transform` fits on, and others that it measures on; default: "
+        f"{transform.DEFAULT_COUNTS}",
+    )
+    parser.add_argument(
         "--traces",
         type=Path,
         metavar="FOLDER",
         help=f"recorded links for `adaptive`, *.up; default: ${adaptive.VARIABLE}",
     )
+    parser.add_argument(
+        "--profiles",
+        metavar="FILE,FILE",
+        help=f"profiles for `winners`, of isplit profile; default: ${winners.PROFILES}",
+    )
+    parser.add_argument(
+        "--max-head-macs",
+        type=float,
+        metavar="N",
+        help=f"MACs that a device runs at most, for `winners`; default: {winners.DEFAULT_LIMIT:g}",
+    )
     options = parser.parse_args()
+    if options.profiles is not None:
+        os.environ[winners.PROFILES] = options.profiles
+    if options.max_head_macs is not None:
+        os.environ[winners.LIMIT] = str(options.max_head_macs)
     if options.photos is not None:
         os.environ[photos.VARIABLE] = str(options.photos)
     if options.cuts is not None:
         os.environ[transform.CUTS] = options.cuts
+    if options.photo_counts is not None:
+        os.environ[transform.COUNTS] = options.photo_counts
     if options.traces is not None:
         os.environ[adaptive.VARIABLE] = str(options.traces)
     if options.resnet50 is not None:

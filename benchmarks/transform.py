@@ -1,7 +1,7 @@
 """The codec ``dct``: bytes against what they do to the answer, beside photos and other codecs.
 
 ``python -m benchmarks transform --data FOLDER`` fits transforms on 300 photos of the folder, drawn
-at random, and measures on 200 others. What is measured is the mean Kullback-Leibler divergence of
+at random, and measures on 200 others (``--photo-counts``). What is measured is the mean Kullback-Leibler divergence of
 the answer from the full network's, in nats, and the agreement of the top-1 class. The networks are
 EfficientNet-Lite0 and, with ``--resnet50``, ResNet-50. ``--cuts`` picks some of the cuts, such as
 ``efficientnet-lite0:_blocks.5``; ``input`` stands for the photos, and ``input:avif`` for those of one
@@ -55,8 +55,9 @@ DEFAULT_CUTS: Final = {
     "resnet50": ("input", "layer2", "layer3"),
 }
 OTHER_CODECS: Final = ("uint8+zstd", "q4+zstd", "q4c+zstd", "q3c+zstd", "q2c+zstd")
-FITTED: Final = 300
-MEASURED: Final = 200
+COUNTS: Final = "ISPLIT_PHOTO_COUNTS"
+"""The environment variable with the photos to fit on and to measure on; ``--photo-counts`` sets it."""
+DEFAULT_COUNTS: Final = "300,200"
 TARGETS: Final = (0.02, 0.05)
 """Divergences at which bytes are compared, by a line through logarithms."""
 
@@ -100,7 +101,8 @@ def run(quick: bool = False) -> list[Row]:
         return []
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     order = np.random.default_rng(0).permutation(len(files))
-    fitted, measured = (24, 8) if quick else (FITTED, MEASURED)
+    counts = "24,8" if quick else os.environ.get(COUNTS, DEFAULT_COUNTS)
+    fitted, measured = (int(word) for word in counts.split(","))
     chosen = [files[number] for number in order[: fitted + measured]]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -152,21 +154,19 @@ def _network_rows(
     if any(cut.startswith("input") for cut in cuts):
         photos = list(_photos(network, net, loaded, crops, judge, formats=_formats(cuts)))
         rows += [each.row() for each in photos]
-    head_ms, tail_ms = part_times.head_and_tail_ms(net, inner) if inner else ({}, {})
+    if not inner:
+        return rows
+    head_ms, tail_ms = part_times.head_and_tail_ms(net, inner)
+    started = time.perf_counter()
+    files = [(file, None) for file in fitted]
+    fits = fit_transforms(net, files, preprocessing=pre, split_points=inner, threads=1)
+    seconds = time.perf_counter() - started
+    fitting = f"{network}: fitting {len(inner)} transforms on {len(fitted)} photos"
+    rows.append(row(fitting, seconds, "s"))
     for name in inner:
         exact = torch.cat(kept.pop(name)).numpy()
         label = f"{network} {name}"
-        started = time.perf_counter()
-        fits = fit_transforms(
-            net,
-            [(file, None) for file in fitted],
-            preprocessing=pre,
-            split_points=[name],
-            threads=1,
-        )
-        seconds = time.perf_counter() - started
         transform = fits.transforms[name]
-        rows.append(row(f"{label}: fitting on {len(fitted)} photos", seconds, "s"))
         metric = f"metric {fits.metrics[name].exponent:g}"
         size = len(pack_transforms([transform]))
         rows.append(row(f"{label}: the transform, {metric}", size, "bytes"))

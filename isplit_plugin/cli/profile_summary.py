@@ -59,9 +59,17 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
 
 
 def render(profile: Profile, tolerance: float = 0.01) -> str:
-    """What was measured: a title, the smallest faithful codecs, and then the smallest cuts."""
+    """What was measured: a title, the smallest faithful codecs, the smallest cuts, the winners."""
+    from ..advice import winner_grid
+    from ..report import winner_text
+
     return "\n\n".join(
-        [_title(profile), render_smallest(profile, tolerance), _smallest_cuts(profile, tolerance)]
+        [
+            _title(profile),
+            render_smallest(profile, tolerance),
+            _smallest_cuts(profile, tolerance),
+            winner_text(winner_grid(profile, tolerance=tolerance)),
+        ]
     )
 
 

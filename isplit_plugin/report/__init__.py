@@ -5,6 +5,7 @@ from __future__ import annotations
 from .figures import Line, candidates, class_figure, curve_figure, overview_figure
 from .page import Page
 from .simulation_page import latency_figure, write_simulation
+from .winners import winner_figure, winner_sentences, winner_text, without_transforms
 from .writing import profile_page, write_report
 
 __all__ = [
@@ -16,6 +17,10 @@ __all__ = [
     "latency_figure",
     "overview_figure",
     "profile_page",
+    "winner_figure",
+    "winner_sentences",
+    "winner_text",
+    "without_transforms",
     "write_report",
     "write_simulation",
 ]

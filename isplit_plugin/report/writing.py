@@ -11,6 +11,7 @@ from ..schema import Recommendation
 from .page import Page
 from .profile_sections import add_curves, add_measurements, add_provenance, add_summary
 from .traffic_sections import add_live_traffic, add_recommendation
+from .winners import add_winners
 
 __all__ = ["profile_page", "write_report"]
 
@@ -66,6 +67,7 @@ def profile_page(
     else:
         page.section(title)
     add_summary(page, profile)
+    add_winners(page, profile)
     for recommendation in recommendations or ():
         add_recommendation(page, profile, recommendation)
     if live is not None:
