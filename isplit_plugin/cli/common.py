@@ -141,8 +141,9 @@ def make_folder(path: Path) -> Path:
 
 
 def note(options: argparse.Namespace, text: str) -> None:
-    """Print a line about progress on stderr, unless the output is JSON for a program."""
-    if not getattr(options, "json", False):
+    """Print a line about progress on stderr, unless the output is JSON for a program, or another
+    process prints it (``options.quiet``)."""
+    if not (getattr(options, "json", False) or getattr(options, "quiet", False)):
         print(text, file=sys.stderr, flush=True)
 
 

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ..errors import DataError, QueryError, UnknownClassError
 from ..photo_codecs import PHOTOS
-from ..schema import TRANSFORM_CODEC
 from . import common
-from .network_options import add_network, load
+from .network_options import add_network
+from .profile_measuring import Measured, measure
 from .profile_summary import render, summary
-from .progress_lines import ProgressLines
-
-if TYPE_CHECKING:
-    from ..network import CapturedNetwork, FittedTransforms, LabelledPhoto, LoadedNetwork
-    from ..profile import Profile
 
 HELP: Final = "measure a network on calibration photos"
 DESCRIPTION: Final = """\
@@ -49,6 +39,9 @@ examples:
       --data photos/ -o resnet50
   isplit profile --network mypackage.nets:build --classes labels.txt --data photos.csv \\
       --split-points layer2,layer3 -o mynet
+
+A big calibration set is shared by several processes, on one host or several:
+  torchrun --nproc-per-node 4 -m isplit_plugin profile --network ... --data ... -o resnet50
 
 The first writes resnet50.profile.safetensors, resnet50.transforms.safetensors with what the
 codec dct needs, and resnet50.html with figures for a browser.
@@ -152,19 +145,17 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..wire import codec_names
+    from ..network import launched_processes
 
-    if not 0 <= options.tolerance <= 1:
-        raise QueryError(f"--tolerance: expected 0 to 1, got {options.tolerance}")
-    codecs = _codecs(options.codecs, codec_names())
-    shown_classes = common.class_ids(options.show_classes) if options.show_classes else None
-    common.make_folder(options.output.parent)
-    common.note(options, f"capturing {options.network} ...")
-    loaded, net = load(options)
-    for class_id in shown_classes or ():
-        if class_id >= len(loaded.classes):
-            raise UnknownClassError.of(class_id, (f"0 to {len(loaded.classes) - 1}",))
-    profile, transforms = _measure(options, loaded, net, codecs)
+    with launched_processes() as processes:
+        measured = measure(options, processes)
+    if processes.is_first:
+        _write(options, measured)
+    return 0
+
+
+def _write(options: argparse.Namespace, measured: Measured) -> None:
+    profile, transforms = measured.profile, measured.transforms
     profile_path = options.output.with_name(f"{options.output.name}.profile.safetensors")
     profile.save(profile_path)
     transforms_path = None
@@ -178,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         from ..report import write_report
 
         page_path = options.output.with_name(f"{options.output.name}.html")
-        write_report(page_path, profile, shown_classes=shown_classes)
+        write_report(page_path, profile, shown_classes=measured.shown_classes)
     paths = {"profile": profile_path, "transforms": transforms_path, "report": page_path}
     if options.json:
         names = {kind: path and str(path) for kind, path in paths.items()}
@@ -186,116 +177,3 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(render(profile, options.tolerance))
         print(f"\nwrote {' and '.join(str(path) for path in paths.values() if path)}")
-    return 0
-
-
-def _measure(
-    options: argparse.Namespace, loaded: LoadedNetwork, net: CapturedNetwork, codecs: Sequence[str]
-) -> tuple[Profile, FittedTransforms | None]:
-    from ..network import calibration_folder, profile
-
-    images = calibration_folder(options.data, loaded.classes, limit_per_class=options.limit)
-    transforms = _transforms(options, loaded, net, images)
-    with ExitStack() as stack:
-        progress: bool | ProgressLines = not options.json
-        if progress and not sys.stderr.isatty():
-            progress = stack.enter_context(ProgressLines())
-        common.note(
-            options, f"measuring on {len(images)} photos, then the times of head and tail ..."
-        )
-        measured = profile(
-            net,
-            images,
-            preprocessing=loaded.preprocessing,
-            classes=loaded.classes,
-            model=options.name or options.output.name,
-            split_points=_split_points(options.split_points, net),
-            codecs=codecs,
-            photos=PHOTOS if options.photo_codecs is None else _words(options.photo_codecs),
-            target=options.target,
-            batch_size=options.batch_size,
-            threads=options.threads,
-            progress=progress,
-            transforms=transforms,
-        )
-    if not options.predictors:
-        return measured, transforms
-    from ..bottleneck import Photos
-    from ..evaluation import profile_predictions
-
-    photos = Photos(images, loaded.preprocessing, len(loaded.classes))
-    predictions = profile_predictions(net, photos, _words(options.predictors))
-    return replace(measured, predictions=predictions), transforms
-
-
-def _transforms(
-    options: argparse.Namespace,
-    loaded: LoadedNetwork,
-    net: CapturedNetwork,
-    images: Sequence[LabelledPhoto],
-) -> FittedTransforms | None:
-    """The transforms for the codec ``dct``; ``None`` where none are wanted or photos are few."""
-    from ..network import MIN_PHOTOS, fit_transforms
-
-    if options.no_transforms or not _has_transform_codec(options.codecs):
-        return None
-    if len(images) < MIN_PHOTOS:
-        common.note(
-            options,
-            f"no transforms for the codec dct: they take at least {MIN_PHOTOS} photos, "
-            f"got {len(images)}",
-        )
-        return None
-    common.note(options, f"fitting transforms for the codec dct on {len(images)} photos ...")
-    with ExitStack() as stack:
-        progress: bool | ProgressLines = not options.json
-        if progress and not sys.stderr.isatty():
-            lines = ProgressLines(
-                doing="fitting transforms", things="steps", afterwards="fitting transforms"
-            )
-            progress = stack.enter_context(lines)
-        try:
-            return fit_transforms(
-                net,
-                images,
-                preprocessing=loaded.preprocessing,
-                split_points=_split_points(options.split_points, net),
-                batch_size=options.batch_size,
-                threads=options.threads,
-                progress=progress,
-            )
-        except DataError as error:  # too few photos can be read: they are reported later
-            common.note(options, f"no transforms for the codec dct: {error.message}")
-            return None
-
-
-def _has_transform_codec(text: str | None) -> bool:
-    """Whether the codec ``dct`` is measured: by default, with all codecs, and where it is named."""
-    if text is None or text == "all":
-        return True
-    return any(word.partition("@")[0] == TRANSFORM_CODEC for word in _words(text))
-
-
-def _split_points(text: str | None, net: CapturedNetwork) -> list[str] | None:
-    if text == "all":
-        return [point.name for point in net.split_points]
-    return None if text is None else _words(text)
-
-
-def _codecs(text: str | None, names: Sequence[str]) -> Sequence[str]:
-    """The codecs and codings to measure, of codecs with these names. Raises UnknownCodecError."""
-    from ..wire import CODECS, is_codec, unknown_codec
-
-    if text is None:
-        return CODECS
-    if text == "all":
-        return names
-    codecs = _words(text)
-    for codec in codecs:
-        if codec not in (*names, TRANSFORM_CODEC) and not is_codec(codec):
-            raise unknown_codec(codec, CODECS, names)
-    return codecs
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]

@@ -10,6 +10,7 @@ from .graphs.capturing import capture
 from .head_importance import HeadImportance, HeadPass
 from .importance import Importance
 from .loading import LoadedNetwork, load_network
+from .processes import ONE_PROCESS, Processes, launched_processes
 from .profiling import profile
 from .transforms.fitted import FittedTransforms
 from .transforms.fitting import MIN_PHOTOS, fit_transforms
@@ -18,6 +19,7 @@ from .zoo import efficientnet_lite0
 
 __all__ = [
     "MIN_PHOTOS",
+    "ONE_PROCESS",
     "CapturedNetwork",
     "FittedTransforms",
     "HeadImportance",
@@ -25,6 +27,7 @@ __all__ = [
     "Importance",
     "LabelledPhoto",
     "LoadedNetwork",
+    "Processes",
     "activations",
     "calibration_folder",
     "capture",
@@ -33,6 +36,7 @@ __all__ = [
     "export_head",
     "export_part",
     "fit_transforms",
+    "launched_processes",
     "load_network",
     "load_weights",
     "on_device",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from .captured_network import CapturedNetwork
 from .codec_meter import CodecMeter
 from .execution import activations
 from .photo_meter import Photo, PhotoMeter
+from .processes import ONE_PROCESS, Block, Processes, blocks
 from .transforms.fitted import FittedTransforms
 from .wording import listing
 
@@ -28,31 +28,32 @@ __all__ = ["CalibrationPass", "LabelledImage"]
 LabelledImage = tuple[im.Image, int | None]
 """An image and its class id; ``None`` if the class is unknown."""
 
+SkippedImage = tuple[int, str, str]
+"""Number, name and reason."""
+
 _NAMED: Final = 20
 
 
 class SkippedImages:
     """The images that could not be used, and why."""
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._reasons: Counter[str] = Counter()
+    def __init__(self, images: Iterable[SkippedImage] = ()) -> None:
+        self.images = sorted(images)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.images)
 
-    def add(self, name: str, reason: str) -> None:
-        self._names.append(name)
-        self._reasons[reason] += 1
+    def add(self, number: int, name: str, reason: str) -> None:
+        self.images.append((number, name, reason))
 
     @property
     def names(self) -> str:
-        return listing(self._names, _NAMED)
+        return listing([name for _, name, _ in self.images], _NAMED)
 
     @property
     def reasons(self) -> str:
         """The most common reasons with their counts; empty if no image was skipped."""
-        common = self._reasons.most_common(5)
+        common = Counter(reason for _, _, reason in self.images).most_common(5)
         return "; ".join(f"{count} x {reason}" for reason, count in common)
 
 
@@ -60,7 +61,9 @@ class CalibrationPass:
     """Runs a network over calibration images and collects what a profile needs.
 
     Attributes:
-        net: the network.
+        net, preprocessing: the network, and from an image to its input.
+        target_kind: whose score is differentiated: "predicted" or "true".
+        numbers: of the images that were used, among all that were given.
         importance: one array (n, P) for each batch of n images.
         target: the class of each image whose score was differentiated.
         top: the top-1 class of each image.
@@ -86,13 +89,15 @@ class CalibrationPass:
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
+        self.numbers: list[int] = []
         self.importance: list[npt.NDArray[np.float64]] = []
         self.target: list[int] = []
         self.top: list[int] = []
         self.labels: list[int | None] = []
         self.skipped = SkippedImages()
         self.seconds = 0.0
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
+        self.target_kind = target
         self._uses_labels = target == "true"
         self._measured = _measured_points(net, split_points)
         self.meter = CodecMeter(
@@ -104,22 +109,32 @@ class CalibrationPass:
         self.photo_meter = PhotoMeter(photos, preprocessing)
 
     def run(
-        self, images: Iterable[LabelledImage], batch_size: int, report: Callable[[int], None]
+        self,
+        images: Iterable[LabelledImage],
+        batch_size: int,
+        report: Callable[[int], None],
+        processes: Processes = ONE_PROCESS,
     ) -> None:
-        """Process all images. ``report`` is called with the number of images done so far.
+        """Process the images that this process owns, block by block of ``batch_size``.
+
+        A block is one batch, whichever process runs it, so the values do not depend on how many
+        there are. ``report`` is called with the number of its images done so far.
 
         Raises DataError for a class id that the network does not have, and for a missing label
         that is needed.
         """
         started = time.perf_counter()
-        photos = self._readable(images)
-        while batch := list(islice(photos, batch_size)):
-            self._process([photo for photo, _ in batch], [class_id for _, class_id in batch])
+        for number, block in enumerate(blocks(images, batch_size)):
+            if not processes.owns(number):
+                continue
+            if photos := self._readable(block):
+                self._process([photo for photo, _ in photos], [label for _, label in photos])
             report(len(self.top) + len(self.skipped))
             self.seconds = time.perf_counter() - started
 
-    def _readable(self, images: Iterable[LabelledImage]) -> Iterator[tuple[Photo, int | None]]:
-        for number, (image, class_id) in enumerate(images):
+    def _readable(self, block: Block) -> list[tuple[Photo, int | None]]:
+        photos = []
+        for number, image, class_id in block:
             name = str(image) if isinstance(image, (str, Path)) else f"number {number}"
             if class_id is not None and not 0 <= class_id < self.net.classes:
                 raise DataError(
@@ -127,11 +142,10 @@ class CalibrationPass:
                     f"{self.net.classes - 1}"
                 )
             try:
-                photo = _open_photo(image, self._preprocessing, name, number)
+                photos.append((_open_photo(image, self.preprocessing, name, number), class_id))
             except ImageError as error:
-                self.skipped.add(name, error.message)
-                continue
-            yield photo, class_id
+                self.skipped.add(number, name, error.message)
+        return photos
 
     def _process(self, photos: Sequence[Photo], labels: Sequence[int | None]) -> None:
         known_labels = [label for label in labels if label is not None]
@@ -147,8 +161,9 @@ class CalibrationPass:
             if is_finite:
                 usable.append(photo)
                 self.labels.append(label)
+                self.numbers.append(photo.number)
             else:
-                self.skipped.add(photo.name, "importance or scores are not finite")
+                self.skipped.add(photo.number, photo.name, "importance or scores are not finite")
         if not usable:
             return
         self.importance.append(importance.values[finite].astype(np.float64))

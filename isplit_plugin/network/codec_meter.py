@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import fmean
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +36,10 @@ __all__ = ["CodecMeter", "Samples", "cut_measurements"]
 class Samples:
     """One value for each image so far; NaN for an image that was not measured."""
 
-    nbytes: list[float] = field(default_factory=list)
-    encode_ms: list[float] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
-    agrees: list[float] = field(default_factory=list)
+    nbytes: array[float] = field(default_factory=lambda: array("d"))
+    encode_ms: array[float] = field(default_factory=lambda: array("d"))
+    decode_ms: array[float] = field(default_factory=lambda: array("d"))
+    agrees: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, nbytes: float, encode_s: float, decode_s: float) -> None:
         self.nbytes.append(nbytes)
@@ -46,8 +48,21 @@ class Samples:
 
     def skip(self) -> None:
         """One image that cannot be measured."""
-        for values in (self.nbytes, self.encode_ms, self.decode_ms, self.agrees):
+        for values in self._columns:
             values.append(math.nan)
+
+    def to_array(self) -> FloatArray:
+        """Bytes, encode and decode times, and agreement, as rows (4, N)."""
+        return np.stack([np.array(values) for values in self._columns])
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.float64]) -> Self:
+        """The inverse of :meth:`to_array`."""
+        return cls(*(array("d", row.tolist()) for row in rows))
+
+    @property
+    def _columns(self) -> tuple[array[float], ...]:
+        return self.nbytes, self.encode_ms, self.decode_ms, self.agrees
 
 
 def cut_measurements(
@@ -59,7 +74,7 @@ def cut_measurements(
     """
     measurements = []
     for cut, of_cut in samples.items():
-        agrees = np.asarray(of_cut.agrees)
+        agrees = np.array(of_cut.agrees)
         measured = np.isfinite(agrees)
         if not measured.any():
             continue
@@ -67,14 +82,20 @@ def cut_measurements(
         measurements.append(
             CutMeasurement(
                 cut=cut,
-                nbytes=fmean(np.asarray(of_cut.nbytes)[measured].tolist()),
-                encode_ms=median(np.asarray(of_cut.encode_ms)[measured].tolist()),
-                decode_ms=median(np.asarray(of_cut.decode_ms)[measured].tolist()),
+                nbytes=fmean(np.array(of_cut.nbytes)[measured].tolist()),
+                encode_ms=_median_ms(of_cut.encode_ms),
+                decode_ms=_median_ms(of_cut.decode_ms),
                 images=np.bincount(rows[measured], minlength=classes).astype(np.int64),
                 agreeing=agreeing.astype(np.int64),
             )
         )
     return tuple(measurements)
+
+
+def _median_ms(times: array[float]) -> float:
+    """Over the images that were timed: other processes' are not."""
+    timed = np.array(times)
+    return float(np.median(timed[np.isfinite(timed)]))
 
 
 class CodecMeter:
@@ -90,6 +111,9 @@ class CodecMeter:
         channel_axes: split point -> channel axis, counted with the batch (default 1).
         transforms: for codecs that need one; they are measured where there is one.
 
+    Attributes:
+        samples: one value for each image so far.
+
     Raises UnknownCodecError.
     """
 
@@ -104,7 +128,7 @@ class CodecMeter:
         self._tails = tails
         self._channel_axes = dict(channel_axes or {})
         self._codings = codings(codecs)
-        self._samples: dict[Cut, Samples] = {}
+        self.samples: dict[Cut, Samples] = {}
 
     def add_activations(
         self,
@@ -127,7 +151,7 @@ class CodecMeter:
         for coding in self._codings:
             if needs_transform(coding) and None in (transforms or [None]):
                 continue
-            samples = self._samples.setdefault(Cut.of(split_point, coding), Samples())
+            samples = self.samples.setdefault(Cut.of(split_point, coding), Samples())
             decoded = self._encode_and_decode(split_point, coding, exact, transforms, samples)
             digest = hashlib.blake2b(decoded.data).digest()
             if digest not in agreements:
@@ -136,14 +160,14 @@ class CodecMeter:
                 else:
                     scores = self._run_tail(split_point, decoded, activations)
                     agreements[digest] = _agreement(scores, top, decoded)
-            samples.agrees += agreements[digest]
+            samples.agrees.extend(agreements[digest])
 
     def measurements(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """The measurement of every cut, by class row.
 
         ``rows``: (N,), the class row of each image so far; ``classes``: the number of rows.
         """
-        return cut_measurements(self._samples, rows, classes)
+        return cut_measurements(self.samples, rows, classes)
 
     def _encode_and_decode(
         self,

@@ -58,6 +58,8 @@ class PhotoMeter:
     5 %). Its measurement then rests on the photos so far.
 
     Attributes:
+        samples: one value for each image so far.
+        dropped: the forms that were dropped.
         seconds: what measuring took, the network's time included.
 
     Parameters:
@@ -71,14 +73,14 @@ class PhotoMeter:
         self._preprocessing = preprocessing
         cuts = tuple(_photo_cut(coding) for coding in codings)
         self._cuts = tuple(cut for cut in cuts if can_write(cut.codec))
-        self._samples: dict[Cut, Samples] = {}
-        self._dropped: set[Cut] = set()
+        self.samples: dict[Cut, Samples] = {}
+        self.dropped: set[Cut] = set()
         self.seconds = 0.0
 
     @property
     def forms(self) -> tuple[int, int]:
         """How many forms there are, and how many of them were dropped early."""
-        return len(self._cuts), len(self._dropped)
+        return len(self._cuts), len(self.dropped)
 
     def add(
         self,
@@ -94,7 +96,7 @@ class PhotoMeter:
         """
         started = time.perf_counter()
         for cut in self._cuts:
-            if cut not in self._dropped and any(photo.crop is not None for photo in photos):
+            if cut not in self.dropped and any(photo.crop is not None for photo in photos):
                 self._add_form(cut, photos, run, top)
             else:
                 self._skip(cut, len(photos))
@@ -104,7 +106,7 @@ class PhotoMeter:
 
     def measurements(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """As :meth:`CodecMeter.measurements`."""
-        return cut_measurements(self._samples, rows, classes)
+        return cut_measurements(self.samples, rows, classes)
 
     def _add_form(
         self,
@@ -113,7 +115,7 @@ class PhotoMeter:
         run: Callable[[FloatArray], Tensor],
         top: npt.NDArray[np.int64],
     ) -> None:
-        samples = self._samples.setdefault(cut, Samples())
+        samples = self.samples.setdefault(cut, Samples())
         inputs = [self._through_file(photo, cut, samples) for photo in photos]
         hits = run(np.stack(inputs)).argmax(dim=1).cpu().numpy() == top
         for photo, hit in zip(photos, hits, strict=True):
@@ -121,7 +123,7 @@ class PhotoMeter:
 
     def _drop_hopeless(self) -> None:
         scores = {
-            cut: _Score.of(self._samples[cut]) for cut in self._cuts if cut not in self._dropped
+            cut: _Score.of(self.samples[cut]) for cut in self._cuts if cut not in self.dropped
         }
         for cut, score in scores.items():
             photos = int(np.isfinite(score.agrees).sum())
@@ -131,10 +133,10 @@ class PhotoMeter:
             if not Sample(photos, misses).faithful(HOPELESS) or any(
                 other.beats(score) for rival, other in scores.items() if rival != cut
             ):
-                self._dropped.add(cut)
+                self.dropped.add(cut)
 
     def _skip(self, cut: Cut, count: int) -> None:
-        samples = self._samples.setdefault(cut, Samples())
+        samples = self.samples.setdefault(cut, Samples())
         for _ in range(count):
             samples.skip()
 
@@ -154,7 +156,7 @@ class PhotoMeter:
         return im.normalize(decoded, self._preprocessing)
 
     def _add_files(self, photos: Sequence[Photo]) -> None:
-        samples = self._samples.setdefault(Cut(INPUT, PHOTO_FILE), Samples())
+        samples = self.samples.setdefault(Cut(INPUT, PHOTO_FILE), Samples())
         for photo in photos:
             if photo.file_bytes is None:
                 samples.skip()
@@ -176,11 +178,11 @@ class _Score:
     @classmethod
     def of(cls, samples: Samples) -> _Score:
         if not np.isfinite(samples.nbytes).any():
-            return cls(math.nan, math.nan, np.asarray(samples.agrees))
+            return cls(math.nan, math.nan, np.array(samples.agrees))
         return cls(
             float(np.nanmean(samples.nbytes)),
             float(np.nanmedian(samples.encode_ms)),
-            np.asarray(samples.agrees),
+            np.array(samples.agrees),
         )
 
     def beats(self, other: _Score) -> bool:

@@ -19,7 +19,9 @@ from ..wire import CODECS
 from .calibration_pass import CalibrationPass, LabelledImage
 from .captured_network import CapturedNetwork
 from .execution import cpu_threads, full_precision, on_best_device, on_device
+from .merging import merge
 from .part_times import head_and_tail_ms
+from .processes import ONE_PROCESS, Processes
 from .progress import Progress, reporter
 from .transforms.fitted import FittedTransforms
 
@@ -42,6 +44,7 @@ def profile(
     device: str | None = None,
     progress: bool | Progress | None = None,
     transforms: FittedTransforms | None = None,
+    processes: Processes = ONE_PROCESS,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -62,19 +65,22 @@ def profile(
             that this Pillow cannot write are left out.
         target: "predicted" differentiates the score of the predicted class and counts the image
             for that class; "true" does so with the true class.
-        batch_size: images in one pass.
+        batch_size: images in one pass, of consecutive ones.
         threads: CPU threads for importance and agreement; by default torch's choice.
         device: where importance and agreement are computed; by default a CUDA device if there is
             one and the network runs on it.
         progress: ``True`` for a bar on stderr, or a function (:data:`Progress`).
         transforms: from :func:`fit_transforms` on the same images, in the same order. With them the
             codec ``dct`` is measured too, each image with a transform that was fitted without it.
+        processes: those that share the images. Each is given all images and measures the blocks
+            that it owns; the times are those of the first. All return the same profile.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
             target "true", or an argument that makes no sense.
         SplitPointError, UnknownSplitPointError, UnknownCodecError: for these arguments.
         CaptureError: the network does not run on ``device``.
+        IsplitError: another process ended.
     """
     _check_arguments(net, preprocessing, classes, target, batch_size)
     calibration = CalibrationPass(
@@ -88,34 +94,57 @@ def profile(
         photos=photos,
         transforms=transforms,
     )
-    total = len(images) if isinstance(images, Sized) else None
+    total = processes.own_photos(len(images), batch_size) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
-        calibration.run(images, batch_size, report)
+        calibration.run(images, batch_size, report, processes)
         used_threads = torch.get_num_threads()
-    if not calibration.top:
+    merge(calibration, processes)
+    measured = b""
+    if processes.is_first and calibration.top:
+        made = _made(
+            net,
+            calibration,
+            classes=tuple(classes),
+            model=model,
+            provenance=_provenance(calibration, used_threads)
+            | ({"processes": str(processes.count)} if processes.count > 1 else {}),
+        )
+        if processes.count == 1:
+            return made
+        measured = made.to_bytes()
+    measured = processes.broadcast(measured)
+    if not measured:
         reasons = calibration.skipped.reasons or "none were given"
         raise DataError(f"no usable images: {reasons}")
+    return Profile.from_bytes(measured)
+
+
+def _made(
+    net: CapturedNetwork,
+    calibration: CalibrationPass,
+    *,
+    classes: tuple[str, ...],
+    model: str,
+    provenance: dict[str, str],
+) -> Profile:
+    """The profile of a pass over all images."""
     class_ids, rows = np.unique(np.asarray(calibration.target, dtype=np.int64), return_inverse=True)
-    correct = [
-        top == label
-        for top, label in zip(calibration.top, calibration.labels, strict=True)
-        if label is not None
-    ]
+    correct = _correct(calibration)
     head_ms, tail_ms = _times(net)
     return Profile(
         model=model,
-        network_hash=net.network_hash(preprocessing),
-        classes=tuple(classes),
+        network_hash=net.network_hash(calibration.preprocessing),
+        classes=classes,
         split_points=net.split_points,
-        preprocessing=preprocessing,
-        target=target,
+        preprocessing=calibration.preprocessing,
+        target=calibration.target_kind,
         class_ids=class_ids,
         **_moments(np.concatenate(calibration.importance), rows, len(class_ids)),
         head_ms=head_ms,
         tail_ms=tail_ms,
         measurements=_measurements(calibration, rows, len(class_ids)),
         accuracy=float(np.mean(correct)) if correct else None,
-        provenance=_provenance(calibration, len(correct), used_threads),
+        provenance=provenance,
     )
 
 
@@ -177,7 +206,16 @@ def _measurements(
     return (*measured, output)
 
 
-def _provenance(calibration: CalibrationPass, labelled: int, threads: int) -> dict[str, str]:
+def _correct(calibration: CalibrationPass) -> list[bool]:
+    """For each image with a label, whether the full network is right."""
+    return [
+        top == label
+        for top, label in zip(calibration.top, calibration.labels, strict=True)
+        if label is not None
+    ]
+
+
+def _provenance(calibration: CalibrationPass, threads: int) -> dict[str, str]:
     device = calibration.net.device
     is_cuda = device.type == "cuda"
     skipped = calibration.skipped
@@ -188,7 +226,7 @@ def _provenance(calibration: CalibrationPass, labelled: int, threads: int) -> di
         "threads": str(threads),
         "times": f"1 thread, {platform.processor() or platform.machine()}",
         "images": str(len(calibration.top)),
-        "labelled": str(labelled),
+        "labelled": str(len(_correct(calibration))),
         "skipped": str(len(skipped)),
         "photo_forms": _photo_forms(calibration),
     }

@@ -19,9 +19,11 @@ from toys.serving import CLASSES, PREPROCESSING, toy_network
 from isplit_plugin.cli import main
 from isplit_plugin.cli import package as package_command
 from isplit_plugin.cli import profile as command
+from isplit_plugin.cli import profile_measuring as measuring
 from isplit_plugin.cli.profile_summary import render, render_smallest, summary
 from isplit_plugin.cli.progress_lines import ProgressLines
 from isplit_plugin.errors import DataError, QueryError, UnknownCodecError
+from isplit_plugin.network import ONE_PROCESS
 from isplit_plugin.profile import Profile
 from isplit_plugin.wire import CODECS, QUALITIES, codec_names, load_transforms
 
@@ -92,7 +94,7 @@ def test_without_a_terminal_a_profile_prints_lines(
         raise DataError("no usable images")
 
     loaded = SimpleNamespace(classes=("a", "b"), preprocessing=None)
-    monkeypatch.setattr(command, "load", lambda _: (loaded, None))
+    monkeypatch.setattr(measuring, "load", lambda _: (loaded, None))
     monkeypatch.setattr("isplit_plugin.network.calibration_folder", lambda *_, **__: [])
     monkeypatch.setattr("isplit_plugin.network.profile", measure)
     words = ["profile", "--network", "x:y", "--data", "x", "-o", str(tmp_path / "x")]
@@ -162,11 +164,11 @@ def test_classes_are_a_file_or_a_number(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_codecs_are_chosen_by_name() -> None:
-    assert command._codecs(None, codec_names()) == CODECS
-    assert command._codecs("all", codec_names()) == codec_names()
-    assert command._codecs("q4+zstd, uint8", codec_names()) == ["q4+zstd", "uint8"]
+    assert measuring._codecs(None, codec_names()) == CODECS
+    assert measuring._codecs("all", codec_names()) == codec_names()
+    assert measuring._codecs("q4+zstd, uint8", codec_names()) == ["q4+zstd", "uint8"]
     with pytest.raises(UnknownCodecError, match=r"unknown codec 'q11'; known: .*q<2-8>"):
-        command._codecs("q4+zstd,q11", codec_names())
+        measuring._codecs("q4+zstd,q11", codec_names())
 
 
 def test_a_tolerance_beyond_one_is_refused_before_anything_is_loaded() -> None:
@@ -176,7 +178,7 @@ def test_a_tolerance_beyond_one_is_refused_before_anything_is_loaded() -> None:
         ["--network", "nowhere:net", "--data", "x", "-o", "y", "--tolerance", "1.5"]
     )
     with pytest.raises(QueryError, match="--tolerance"):
-        command.run(options)
+        measuring.measure(options, ONE_PROCESS)
 
 
 def smooth_photos(folder: Path, count: int) -> Path:
@@ -209,7 +211,7 @@ def test_transforms_are_written_beside_the_profile(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     loaded = SimpleNamespace(classes=CLASSES, preprocessing=PREPROCESSING)
-    monkeypatch.setattr(command, "load", lambda _: (loaded, toy_network()))
+    monkeypatch.setattr(measuring, "load", lambda _: (loaded, toy_network()))
     data = smooth_photos(tmp_path / "photos", photos)
     arguments = ["profile", "--network", "x:y", "--data", str(data), "-o", str(tmp_path / "toy")]
     arguments += ["--split-points", "relu1", "--photo-codecs", "jpeg@90", "--no-report", "--json"]

@@ -35,7 +35,7 @@ def measure(
     meter = PhotoMeter(codings, PRE)
     calls = 0
     for number in range(batches):
-        forms = iter([i for i, cut in enumerate(meter._cuts) if cut not in meter._dropped])
+        forms = iter([i for i, cut in enumerate(meter._cuts) if cut not in meter.dropped])
 
         def run(inputs: FloatArray, forms: object = forms) -> torch.Tensor:
             nonlocal calls

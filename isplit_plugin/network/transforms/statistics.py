@@ -69,7 +69,7 @@ class PointStatistics:
             position of the prefix; each photo counts once.
         shift: (1 + prefix, C), near the mean, so that sums do not cancel.
         low, high: the range of the activation.
-        at_high: the share of values that equal ``high`` in the photo where most do.
+        at_high: the share of values that equal ``high`` in the batch where most do.
     """
 
     shift: Tensor
@@ -93,8 +93,8 @@ class PointStatistics:
     def add(self, values: Tensor, gradients: Tensor, prefix: int) -> None:
         """Add activations (N, C, P) and gradients (M, C, P) of log probabilities."""
         high = float(values.max())
-        if high >= self.high:
-            self.at_high = float((values == high).float().mean())
+        at_high = float((values == high).float().mean())
+        self.at_high = _share_at_high((self.high, self.at_high), (high, at_high))
         self.low, self.high = min(self.low, float(values.min())), max(self.high, high)
         centred = values - centres(self.shift.to(values), prefix, values.shape[2])
         self.sums += means(centred, prefix).sum(dim=0, dtype=torch.float64).cpu()
@@ -109,7 +109,7 @@ class PointStatistics:
             self.gradients + other.gradients,
             min(self.low, other.low),
             max(self.high, other.high),
-            self.at_high if self.high >= other.high else other.at_high,
+            _share_at_high((self.high, self.at_high), (other.high, other.at_high)),
         )
 
     @property
@@ -130,6 +130,11 @@ class PointStatistics:
             return identity
         mean = self.gradients.shrunk_mean()
         return mean * (channels / mean.trace()) + 1e-3 * identity
+
+
+def _share_at_high(first: tuple[float, float], second: tuple[float, float]) -> float:
+    """Of two pairs of maximum and share at it, the share at the larger maximum."""
+    return max(first, second)[1]
 
 
 def means(values: Tensor, prefix: int) -> Tensor:
