@@ -32,8 +32,10 @@ from .signing import (
     read_public_key,
     read_signed,
     sign,
+    unsigned,
     verify,
 )
+from .statements import MIN_VERSION, ClassRelease, ExitRelease, ExitStatement
 from .sums import MAX_CLASSES, MAX_SUMS_BYTES, ExitSums
 
 __all__ = [
@@ -49,15 +51,19 @@ __all__ = [
     "MAX_FEATURES",
     "MAX_SIGNED_BYTES",
     "MAX_SUMS_BYTES",
+    "MIN_VERSION",
     "MIN_WEIGHT",
     "NONE",
     "POOLINGS",
     "SHRINKAGE",
     "TOLERANCE",
     "Audits",
+    "ClassRelease",
     "Discriminants",
     "Exit",
     "ExitAnswer",
+    "ExitRelease",
+    "ExitStatement",
     "ExitSums",
     "Pooling",
     "ShadowCounts",
@@ -79,6 +85,7 @@ __all__ = [
     "released_bin",
     "sign",
     "trials_missing",
+    "unsigned",
     "verify",
     "version_alpha",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .cut import Cut
+from .cut import OUTPUT, Cut
 
 FloatArray = npt.NDArray[np.float32]
 """A numpy array of float32."""
@@ -63,6 +63,9 @@ class Prediction:
             none was sent or nobody could verify it.
         probe_rate: the share of its requests that the device is advised to follow with a probe.
         fallback: whether the device ran the whole network because the server did not answer.
+        exit: the version of the exit that answered on the device, before the request was sent.
+            Empty where none did. Then ``top`` has one class, whose probability is the exit's
+            confidence, and nothing was received.
     """
 
     top: tuple[TopClass, ...]
@@ -75,6 +78,16 @@ class Prediction:
     device: str = ""
     probe_rate: float = 0.0
     fallback: bool = False
+    exit: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where the answer comes from: "exit", "fallback", "device" (at `output`) or "server"."""
+        if self.exit:
+            return "exit"
+        if self.fallback:
+            return "fallback"
+        return "device" if self.cut.split_point == OUTPUT else "server"
 
     @property
     def split_point(self) -> str:

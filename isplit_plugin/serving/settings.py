@@ -107,6 +107,46 @@ class ProbeSettings(BaseModel):
     rate: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
+class ExitSettings(BaseModel):
+    """Settings of exits in a tail worker.
+
+    Attributes:
+        enabled: whether the sums of exits are taken and their answers counted.
+        sampling: share of the requests that enter the sums.
+        flush_s: seconds between two writes to the store.
+    """
+
+    model_config = _STRICT
+
+    enabled: bool = False
+    sampling: Annotated[float, Field(ge=0, le=1)] = 0.25
+    flush_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+
+
+class ExitReleaseSettings(BaseModel):
+    """Settings of exits in the endpoint, which makes, proves and signs them.
+
+    Attributes:
+        min_photos: requests of a class before an exit may name it.
+        min_devices: devices behind a class before an exit may name it, where devices are known.
+        tolerance: share of an exit's answers that may differ from the full network's.
+        alpha: the risk that a class is ever released that is above it.
+        days: how long a version lives.
+        contact_s: after so many seconds without contact a device stops exiting.
+        check_s: seconds between two looks at the counts.
+    """
+
+    model_config = _STRICT
+
+    min_photos: Annotated[int, Field(ge=2, le=1_000_000)] = 100
+    min_devices: Annotated[int, Field(ge=1, le=60)] = 20
+    tolerance: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    days: Annotated[float, Field(gt=0, le=365)] = 14.0
+    contact_s: Annotated[float, Field(ge=1, le=31_536_000)] = 86_400.0
+    check_s: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
+
+
 class WorkerSettings(BaseModel):
     """Settings that a tail and the endpoint have in common.
 
@@ -181,7 +221,7 @@ class WorkerSettings(BaseModel):
         values = {
             key: value
             for key, value in section.items()
-            if key not in _VARIABLES or value not in (None, "")
+            if key not in (*_VARIABLES, *PATH_KEYS) or value not in (None, "")
         }
         try:
             cls.model_validate(values)
@@ -190,7 +230,7 @@ class WorkerSettings(BaseModel):
             raise ServingError(f"{source}: {problems}") from None
         absolute = absolute_paths(values, folder or Path())
         if folder is None:
-            for key in _VARIABLES.keys() & values.keys():
+            for key in {*_VARIABLES, *PATH_KEYS} & values.keys():
                 if _is_relative(key, values[key]):
                     raise ServingError(
                         f"{source}: {f'{root}.{key}' if root else key}: expected an absolute path, "
@@ -212,6 +252,7 @@ class TailSettings(WorkerSettings):
             ends a worker that exceeds it, so this one must not be larger.
         max_batch: items in one request.
         probes: see :class:`ProbeSettings`.
+        exits: see :class:`ExitSettings`.
     """
 
     file: ClassVar[str] = "model-config.yaml"
@@ -225,6 +266,7 @@ class TailSettings(WorkerSettings):
     max_response_size: Annotated[int, Field(ge=65_536, le=2**31 - 1)] = 33_554_432
     max_batch: Annotated[int, Field(ge=1, le=65_536)] = 64
     probes: ProbeSettings = ProbeSettings()
+    exits: ExitSettings = ExitSettings()
 
 
 class EndpointSettings(WorkerSettings):
@@ -234,6 +276,8 @@ class EndpointSettings(WorkerSettings):
         min_gain: share by which a rival must be faster than the standing pick.
         dwell_s: dwell time, in seconds of traffic.
         probes: see :class:`ProbeReportSettings`.
+        exit_key_file: file with the key that signs exits. Without it none is made.
+        exits: see :class:`ExitReleaseSettings`.
     """
 
     file: ClassVar[str] = "endpoint-config.yaml"
@@ -243,6 +287,8 @@ class EndpointSettings(WorkerSettings):
     min_gain: Annotated[float, Field(ge=0, le=10)] = 0.05
     dwell_s: Annotated[float, Field(ge=0, le=1_000_000_000)] = 900.0
     probes: ProbeReportSettings = ProbeReportSettings()
+    exit_key_file: str | None = None
+    exits: ExitReleaseSettings = ExitReleaseSettings()
 
 
 def _default_store_path() -> Path:
@@ -327,8 +373,11 @@ def _expected(field: FieldInfo) -> str:
     bounds = {
         name: getattr(item, name)
         for item in field.metadata
-        for name in ("ge", "le")
+        for name in ("ge", "gt", "le")
         if hasattr(item, name)
     }
     words = _KINDS.get(kind, "text")
-    return f"{words} from {bounds['ge']} to {bounds['le']}" if bounds else words
+    if not bounds:
+        return words
+    low = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    return f"{words} {low} to {bounds['le']}"

@@ -28,7 +28,7 @@ SETTINGS_VARIABLE: Final = "ISPLIT_SETTINGS"
 TAIL: Final = "tail"
 ENDPOINT: Final = "endpoint"
 MODELS: Final = "models"
-PATH_KEYS: Final = ("secret_file", "label_secret_file")
+PATH_KEYS: Final = ("secret_file", "label_secret_file", "exit_key_file")
 """Settings that are paths of files. The store is a path or a URL."""
 _SECTIONS: Final = (TAIL, MODELS, ENDPOINT)
 _MAX_BYTES: Final = 1 << 20

@@ -5,10 +5,16 @@ from __future__ import annotations
 from .aggregates.delta import Delta
 from .aggregates.keys import MAX_GROUPS, OTHER
 from .aggregates.samples import ImportanceSample
+from .exit_keeper import ExitKeeper, ExitPolicy, look, read_version
+from .exit_recorder import ExitRecorder
+from .exit_state import ExitClass, ExitState, audit_counts, shadow_counts
+from .exits import ExitBatch, ExitEvidence, ExitStore
 from .forgetting import Forgotten
 from .label_reader import LabelReader
 from .labels import MAX_LABELS, MAX_REQUEST_ID, Label, LabelResult
 from .recorder import Recorder
+from .rows.exit_sums import ClassEvidence
+from .rows.exits import CountedAnswer, ExitCount, ExitVersion
 from .rows.served import Group
 from .rows.ticket import TicketUse
 from .rows.versions import StoredNetwork
@@ -20,7 +26,19 @@ __all__ = [
     "MAX_LABELS",
     "MAX_REQUEST_ID",
     "OTHER",
+    "ClassEvidence",
+    "CountedAnswer",
     "Delta",
+    "ExitBatch",
+    "ExitClass",
+    "ExitCount",
+    "ExitEvidence",
+    "ExitKeeper",
+    "ExitPolicy",
+    "ExitRecorder",
+    "ExitState",
+    "ExitStore",
+    "ExitVersion",
     "Forgotten",
     "Group",
     "ImportanceFn",
@@ -34,5 +52,9 @@ __all__ = [
     "Store",
     "StoredNetwork",
     "TicketUse",
+    "audit_counts",
     "is_sampled",
+    "look",
+    "read_version",
+    "shadow_counts",
 ]

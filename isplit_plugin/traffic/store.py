@@ -20,6 +20,7 @@ from .aggregates.delta import Delta
 from .aggregates.moments import DEFAULT_HALF_LIFE_S, F64
 from .aggregates.samples import ImportanceSample
 from .database import BUSY_TIMEOUT_S, Database
+from .exits import ExitStore
 from .flush import Written, write_delta, write_timed
 from .forgetting import Forgotten, choose_versions, forget, look_up
 from .labels import Label, LabelResult, take_labels
@@ -68,6 +69,9 @@ class Store(ForkAware, Closing):
         half_life_s: seconds after which an observation weighs half. An existing store keeps the
             half-life that it was made with, see :attr:`half_life_s`.
         busy_timeout_s: how long a call waits for another writer.
+
+    Attributes:
+        exits: what the store has of exits.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Store(ForkAware, Closing):
         self._db = Database(
             url, create=create, half_life_s=int(half_life_s), busy_timeout_s=busy_timeout_s
         )
+        self.exits = ExitStore(self._db)
         self._networks = NetworkReader()
         self._live_rows = LiveRowsCache()
         self._viewing = threading.Lock()

@@ -19,6 +19,7 @@ from .aggregates.keys import HOUR_S, TIME_KINDS
 from .aggregates.moments import Moments
 from .aggregates.sketch import count_devices, sketch_from_bytes
 from .rows import tables
+from .rows.exit_sums import sums_from_bytes
 from .rows.revisions import read_progress
 from .rows.served import roll_up
 
@@ -162,6 +163,15 @@ def _device_sketch(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
     return {"sketch": entries, "devices": count_devices(sketch)}
 
 
+def _exit_sums(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
+    sums = sums_from_bytes(row.sums)
+    return {"features": sums.features, "class_ids": sums.class_ids, "weights": sums.weights}
+
+
+def _exit_class(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
+    return {"devices": count_devices(sketch_from_bytes(row.devices))}
+
+
 _DECODERS: Final[Mapping[str, tuple[str, Callable[[Row[Any], Mapping[str, int]], _Columns]]]] = {
     tables.network.name: ("mean0", _network),
     tables.model.name: ("manifest", _model),
@@ -169,6 +179,8 @@ _DECODERS: Final[Mapping[str, tuple[str, Callable[[Row[Any], Mapping[str, int]],
     tables.served.name: ("times", _served),
     tables.device_bucket.name: ("sums", _device_bucket),
     tables.device_sketch.name: ("sketch", _device_sketch),
+    tables.exit_sums.name: ("sums", _exit_sums),
+    tables.exit_class.name: ("devices", _exit_class),
 }
 """By table: its binary column, and what stands for it in an export."""
 

@@ -22,10 +22,12 @@ from .codecs import unknown_codec
 from .message import InferRequest
 from .parameters import (
     MAX_MS,
+    MAX_TEXT,
     MIN_HASH,
     P_CODEC,
     P_DEVICE,
     P_ENCODE_MS,
+    P_EXIT,
     P_GRADIENT,
     P_GROUP,
     P_HEAD_MS,
@@ -141,6 +143,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
     cut = Cut.of(split_point, coding)
     network = parameters.get(P_NETWORK)
     device_token = parameters.get(P_DEVICE)
+    exit_answer = parameters.get(P_EXIT)
     return TailRequest(
         cut=cut,
         tensor=tensor,
@@ -158,6 +161,8 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         device_token=None if device_token is None else str(device_token),
         probe=read_flag(parameters, P_PROBE, False),
         gradient=_read_gradient(parameters),
+        # Nor is what an exit says: the statistics check it.
+        exit_answer=None if exit_answer is None else str(exit_answer)[:MAX_TEXT],
     )
 
 

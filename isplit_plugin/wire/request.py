@@ -25,6 +25,7 @@ from .parameters import (
     MIN_HASH,
     P_DEVICE,
     P_ENCODE_MS,
+    P_EXIT,
     P_GRADIENT,
     P_GROUP,
     P_HEAD_MS,
@@ -76,6 +77,7 @@ class TailRequest:
         device_token: The device token, not verified, of any length that a parameter may have.
         probe: Whether the gradient at the cut is asked for, instead of classes.
         gradient: The codec of that gradient.
+        exit_answer: What an exit says of the photo, not checked; ``None`` without one.
     """
 
     cut: Cut
@@ -93,6 +95,7 @@ class TailRequest:
     device_token: str | None = None
     probe: bool = False
     gradient: str = GRADIENTS[0]
+    exit_answer: str | None = None
 
     @property
     def split_point(self) -> str:
@@ -181,6 +184,8 @@ class TailRequest:
             parameters[P_GROUP] = self.group
         if self.device_token is not None:
             parameters[P_DEVICE] = self.device_token
+        if self.exit_answer is not None:
+            parameters[P_EXIT] = self.exit_answer
         if self.probe:
             parameters[P_PROBE] = True
             if self.gradient != GRADIENTS[0]:

@@ -18,6 +18,7 @@ from .message import InferResponse
 from .parameters import (
     P_DECODE_MS,
     P_DEVICE,
+    P_EXIT,
     P_NETWORK,
     P_PROBE_RATE,
     P_REQUEST_ID,
@@ -55,6 +56,8 @@ class TailResponse:
         device: "ok" or "invalid: <reason>", the verdict on the device token. Empty where none was
             sent, or where nothing can verify it.
         probe_rate: The share of its requests, 0 to 1, that the device should follow with a probe.
+        release: The release of the cut's exit that is in force; "none" where none is. Empty where
+            the tail does not know, or has no exits.
     """
 
     top_class: IntArray
@@ -72,6 +75,7 @@ class TailResponse:
     id: str = ""
     device: str = ""
     probe_rate: float = 0.0
+    release: str = ""
 
     @classmethod
     def from_scores(
@@ -131,6 +135,8 @@ class TailResponse:
             parameters[P_DEVICE] = self.device
         if self.probe_rate:
             parameters[P_PROBE_RATE] = round(self.probe_rate, 4)
+        if self.release:
+            parameters[P_EXIT] = self.release
         response = InferResponse(tuple(outputs), self.model, self.version, self.id, parameters)
         binary = [tensor.name in binary_outputs for tensor in outputs]
         return message.encode_infer_response(response, binary=binary)
@@ -175,6 +181,7 @@ def decode_response(
         id=response.id,
         device=read_text(parameters.get(P_DEVICE, ""), P_DEVICE),
         probe_rate=read_number(parameters, P_PROBE_RATE, "a share", high=1, default=0.0),
+        release=read_text(parameters.get(P_EXIT, ""), P_EXIT),
     )
 
 

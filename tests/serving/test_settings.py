@@ -103,7 +103,7 @@ def test_the_log_configuration_is_xml() -> None:
         ({"store": 3}, "isplit.store: expected text, got 3"),
         (
             {"smapling": 0.5},
-            "isplit.smapling: unknown key; known keys: cpu_budget, label_secret_file, max_batch, "
+            "isplit.smapling: unknown key; known keys: cpu_budget, exits, label_secret_file, max_batch, "
             "max_response_size, probes, sampling, secret_file, statistics, store, threads",
         ),
         ({"min_gain": 0.1}, "isplit.min_gain: unknown key"),
@@ -135,7 +135,10 @@ def test_a_wrong_setting_of_a_tail_is_named(section: object, message: str) -> No
         ({"min_gain": True}, "isplit.min_gain: expected a number from 0 to 10, got True"),
         ({"dwell_s": "soon"}, "isplit.dwell_s: expected a number from 0 to 1000000000"),
         ({"dwell_s": 1e10}, "isplit.dwell_s: expected a number from 0 to 1000000000"),
-        ({"sampling": 0.1}, "isplit.sampling: unknown key; known keys: dwell_s, label_secret_file"),
+        (
+            {"sampling": 0.1},
+            "isplit.sampling: unknown key; known keys: dwell_s, exit_key_file, exits",
+        ),
         ({"probes": {"enabled": True}}, "isplit.probes.enabled: unknown key; known keys: per_hour"),
     ],
 )

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,7 @@ class TailService:
         )
         for part in self._parts:
             response = part.amend(job, response)
-        return response
+        return replace(response, release=self._statistics.exit_release(request.cut))
 
     def _record(self, job: TailJob, response: TailResponse, tail_ms: float) -> None:
         split_point = job.request.split_point
@@ -269,6 +269,8 @@ class TailService:
         )
         for item, observation in enumerate(observations(job, response, tail_ms, self._limits)):
             self._statistics.observe(observation)
+            statement = job.request.exit_answer if len(job.values) == 1 else None
+            self._statistics.offer_exit(observation, job.values[item : item + 1], statement)
             # The importance behind a decoder is another network's.
             if split_point not in self._runner.bottlenecks:
                 self._statistics.offer(observation, job.values[item : item + 1])

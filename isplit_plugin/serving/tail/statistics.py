@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...errors import IsplitError
 from ...profile import Profile
-from ...schema import INPUT, FloatArray, Manifest, Observation
+from ...schema import INPUT, Cut, FloatArray, Manifest, Observation
 from ..plausible import curve_limits
 from ..replies import one_line
 from ..settings import TailSettings, make_store_folder
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from ...network import CapturedNetwork
-    from ...traffic import ImportanceFn, LabelReader, Recorder, Sampler
+    from ...traffic import ExitRecorder, ImportanceFn, LabelReader, Recorder, Sampler
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ class Statistics:
         self._recorder: Recorder | None = None
         self._sampler: Sampler | None = None
         self._labels: LabelReader | None = None
+        self._exits: ExitRecorder | None = None
+        self._manifest = manifest
         if not settings.statistics:
             return
         try:
@@ -64,6 +66,8 @@ class Statistics:
                 # Devices make up their activations: no value may count for more than is plausible.
                 limits = curve_limits(profile) if by_device else np.inf
                 self._start_sampler(settings, _importance_fn(net, device, limits))
+            if settings.exits.enabled:
+                self._start_exits(settings, by_device=by_device)
         except Exception as error:  # such as an impossible setting, or a missing library
             text = f"{type(error).__name__}: {error}"
             if isinstance(error, IsplitError):
@@ -80,6 +84,32 @@ class Statistics:
         if self._sampler is not None:
             self._sampler.offer(observation, activation)
 
+    def offer_exit(
+        self, observation: Observation, activation: FloatArray, statement: str | None = None
+    ) -> None:
+        """Offer an answered image and its decoded activation (1, ...) to the exits.
+
+        ``statement``: what the device says of its exit, as it was sent.
+        """
+        cut, class_id = observation.cut, observation.class_id
+        if self._exits is None or cut.split_point == INPUT or class_id is None:
+            return
+        self._exits.offer(
+            cut,
+            activation[0],
+            self._manifest.split_point(cut.split_point).channel_axis,
+            class_id,
+            at=observation.at,
+            device=observation.device,
+            statement=statement,
+        )
+
+    def exit_release(self, cut: Cut) -> str:
+        """The release of a cut's exit that is in force; empty where it is not known."""
+        if self._exits is None or cut.split_point == INPUT:
+            return ""
+        return self._exits.release(cut)
+
     def busy(self) -> AbstractContextManager[None]:
         """Around the handling of a batch: the sampler computes only while nothing is handled."""
         return self._sampler.busy() if self._sampler is not None else nullcontext()
@@ -92,6 +122,9 @@ class Statistics:
         if self._sampler is not None:
             sampler = self._sampler.counters()
             counters |= {f"sampler_{name}": value for name, value in sampler.items()}
+        if self._exits is not None:
+            exits = self._exits.counters()
+            counters |= {f"exits_{name}": value for name, value in exits.items()}
         return counters
 
     def dropped(self) -> int:
@@ -100,7 +133,7 @@ class Statistics:
 
     def close(self) -> None:
         """Stop the threads, and write what was recorded."""
-        for part in (self._sampler, self._labels, self._recorder):
+        for part in (self._sampler, self._labels, self._exits, self._recorder):
             if part is not None:
                 part.close()
 
@@ -136,6 +169,17 @@ class Statistics:
             settings.cpu_budget,
             threads=settings.threads,
             label_of=None if self._labels is None else self._labels.label_of,
+        )
+
+    def _start_exits(self, settings: TailSettings, *, by_device: bool) -> None:
+        from ...traffic import ExitRecorder
+
+        self._exits = ExitRecorder(
+            settings.store,
+            self._manifest.network_hash,
+            sampling=settings.exits.sampling,
+            flush_s=settings.exits.flush_s,
+            by_device=by_device,
         )
 
 

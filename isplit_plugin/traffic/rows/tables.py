@@ -245,3 +245,62 @@ ticket = Table(
     Column("expires", BigInteger, nullable=False),
     Index("isplit_ticket_device", "network", "device", "used_at"),
 )
+
+exit_sums = Table(
+    "isplit_exit_sums",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("split_point", String(128), primary_key=True),
+    Column("codec", String(128), primary_key=True),
+    Column("photos", BigInteger, nullable=False),  # that entered the sums, not decayed
+    Column("sums", LargeBinary, nullable=False),
+)
+
+exit_class = Table(
+    "isplit_exit_class",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("split_point", String(128), primary_key=True),
+    Column("codec", String(128), primary_key=True),
+    Column("class_id", Integer, primary_key=True),
+    Column("photos", BigInteger, nullable=False),  # that entered the sums, not decayed
+    Column("devices", LargeBinary, nullable=False),  # a sketch
+)
+
+exit_version = Table(
+    "isplit_exit",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("exit", String(64), primary_key=True),  # the hash of its content
+    Column("split_point", String(128), nullable=False),
+    Column("codec", String(128), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("photos", BigInteger, nullable=False),  # behind the sums that it was made from
+    Column("number", Integer, nullable=False),  # of releases so far
+    Column("release", LargeBinary, nullable=False),  # what devices may do now, signed
+    Column("state", Text, nullable=False),  # of each class
+    Column("ended", String(16), nullable=False),  # empty | withdrawn | superseded
+)
+
+exit_count = Table(
+    "isplit_exit_count",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("exit", String(64), primary_key=True),
+    Column("kind", String(8), primary_key=True),  # shadow | audit
+    Column("class_id", Integer, primary_key=True),
+    Column("bin", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("agreeing", BigInteger, nullable=False),
+)
+
+exit_voice = Table(
+    "isplit_exit_voice",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("voice", String(32), primary_key=True),  # a hash, see exits.py
+    Column("hour", BigInteger, nullable=False),  # epoch seconds of its begin
+    Index("isplit_exit_voice_hour", "network", "hour"),
+)

@@ -1,0 +1,390 @@
+"""The exit recorder: takes activations and the answers of exits, off the request path.
+
+``offer`` appends to a bounded queue and returns. A thread of its own pools the activations, adds
+some of them to the sums, compares what exits say with the full network's answers, and writes all of
+it to the store every ``flush_s``. Nothing here raises, and what does not fit is dropped and
+counted. The same thread reads which exits are alive, so that answers can name their releases.
+
+What a device says of its exit is believed only if the worker gets the same from the activation that
+the device sent: the same class, and at most one bin apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError, IsplitError, WireError
+from ..exits import Exit, ExitStatement, ExitSums, pool, unsigned
+from ..schema import Cut, FloatArray
+from .aggregates.devices import UNSIGNED, device_of
+from .aggregates.keys import HOUR_S
+from .aggregates.moments import landmark
+from .aggregates.sketch import merge_sketches, sketch_of
+from .exits import ExitBatch
+from .lifecycle import BackgroundWorker
+from .rows.exits import AUDIT, SHADOW, CountedAnswer
+from .store import Store
+
+MAX_QUEUE: Final = 512
+MAX_QUEUE_BYTES: Final = 64 * 1024 * 1024
+WARM_UP: Final = 64
+"""Photos from which the bounds of a cut's features are taken."""
+MARGIN: Final = 3.0
+"""How many times the spread of the middle 90 % the bounds lie beyond them."""
+MAX_FEATURES: Final = 1024
+MAX_ANSWERS: Final = 20_000
+MAX_HEARD: Final = 20_000
+NO_RELEASE: Final = "none"
+_LOGGER = logging.getLogger(__name__)
+
+
+class ExitSample(NamedTuple):
+    """One request at a split point.
+
+    Attributes:
+        cut: where it was cut.
+        values: its decoded activation, without batch.
+        channel_axis: of the activation, counted with the batch.
+        class_id: the full network's answer.
+        at: epoch seconds.
+        device: the hash of a verified device id, or the name of the device that stands for all
+            others; ``None`` where devices are not known.
+        statement: what the device says of its exit, as it was sent.
+        in_sums: whether it enters the sums.
+    """
+
+    cut: Cut
+    values: FloatArray
+    channel_axis: int
+    class_id: int
+    at: float
+    device: str | None = None
+    statement: str | None = None
+    in_sums: bool = True
+
+
+class ExitRecorder(BackgroundWorker):
+    """Takes sums and answers of the exits of one network.
+
+    Parameters:
+        store_url: as of :class:`.store.Store`.
+        network_hash: the network that answers.
+        sampling: share of the requests that enter the sums.
+        flush_s: seconds between two flushes.
+        by_device: devices have tokens, and each has one voice in an hour for each class; all
+            without a valid one are one device. Else every photo has a voice.
+        warm_up: photos from which the bounds of a cut's features are taken.
+    """
+
+    def __init__(
+        self,
+        store_url: str | Path,
+        network_hash: str,
+        *,
+        sampling: float = 0.25,
+        flush_s: float = 5.0,
+        by_device: bool = False,
+        warm_up: int = WARM_UP,
+    ) -> None:
+        self._url = store_url
+        self._network = network_hash
+        self._sampling = sampling
+        self._flush_s = flush_s
+        self._by_device = by_device
+        self._warm_up = warm_up
+        super().__init__("isplit-exits")
+
+    def offer(
+        self,
+        cut: Cut,
+        values: FloatArray,
+        channel_axis: int,
+        class_id: int,
+        *,
+        at: float,
+        device: str | None = None,
+        statement: str | None = None,
+    ) -> bool:
+        """Take one request; ``False`` if it was left out. Takes microseconds, never raises."""
+        try:
+            self._asked = True
+            in_sums = random.random() < self._sampling  # noqa: S311
+            if self._thread is None:
+                self._start_thread()
+            if not in_sums and statement is None:
+                return False
+            too_much = self._queued_bytes + values.nbytes > MAX_QUEUE_BYTES
+            if self._closed or too_much or len(self._queue) >= MAX_QUEUE:
+                self._counts["dropped"] += 1
+                return False
+            self._queued_bytes += values.nbytes
+            voice = device_of(device) if self._by_device else None
+            self._queue.append(
+                ExitSample(cut, values, channel_axis, class_id, at, voice, statement, in_sums)
+            )
+        except Exception:
+            self._counts["invalid"] += 1
+            return False
+        return True
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Write everything that was taken so far; ``True`` once it is in the store."""
+        self._start_thread()
+        with self._condition:
+            self._flushes_wanted += 1
+            number = self._flushes_wanted
+            self._condition.notify_all()
+            self._condition.wait_for(
+                lambda: self._flushes_done >= number or self._closed, timeout_s
+            )
+            return self._flushes_done >= number and not self._last_error
+
+    def release(self, cut: Cut) -> str:
+        """The release of the cut's exit: ``<version>.<number>``, or "none" where there is none.
+
+        Empty while the store could not be read yet.
+        """
+        if self._releases is None:
+            return ""
+        return self._releases.get(cut, NO_RELEASE)
+
+    def counters(self) -> dict[str, int]:
+        """Counts since the start of the process.
+
+        photos: that entered the sums; answers: of exits, that the store got; refused: statements
+        that are none, are of an exit that is not alive, or that the worker does not get from the
+        activation; dropped: requests that found the queue full; invalid: with impossible values;
+        flushes, flush_failures.
+        """
+        return dict(self._counts)
+
+    # ------------------------------------------------------------------------- the thread's side
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._queue: deque[ExitSample] = deque()
+        self._queued_bytes = 0
+        self._asked = False
+        self._flushes_wanted = 0
+        self._flushes_done = 0
+        self._counts = dict.fromkeys(
+            ("photos", "answers", "refused", "dropped", "invalid", "flushes", "flush_failures"), 0
+        )
+        self._store: Store | None = None
+        self._half_life_s = 1.0
+        self._releases: Mapping[Cut, str] | None = None
+        self._exits: dict[str, Exit] = {}
+        self._bounds: dict[Cut, ExitSums] = {}
+        self._warming: dict[Cut, list[tuple[npt.NDArray[np.float32], ExitSample]]] = {}
+        self._refused_cuts: set[Cut] = set()
+        self._heard: OrderedDict[tuple[str, Cut, int, int], None] = OrderedDict()
+        self._batch = ExitBatch()
+        self._last_error = ""
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self._closed or self._flushes_wanted > self._flushes_done,
+                    self._flush_s,
+                )
+                closing, wanted = self._closed, self._flushes_wanted
+                self._asked |= wanted > self._flushes_done
+            try:
+                self._cycle()
+            except Exception as error:  # whatever it is, the next cycle tries again
+                self._note_failure(error)
+            with self._condition:
+                self._flushes_done = wanted
+                self._condition.notify_all()
+        if self._store is not None:
+            self._store.close()
+
+    def _cycle(self) -> None:
+        if not self._asked and not self._batch and not self._queue:
+            return  # nobody to tell, and nothing to write
+        self._asked = False
+        if self._store is None:
+            store = Store(self._url)
+            self._half_life_s = store.half_life_s
+            self._store = store
+        self._read_exits(self._store)
+        for _ in range(len(self._queue)):
+            sample = self._queue.popleft()
+            self._queued_bytes -= sample.values.nbytes
+            try:
+                self._take(self._store, sample)
+            except (DataError, WireError, ValueError, TypeError, OverflowError):
+                self._counts["invalid"] += 1
+        self._write(self._store)
+        self._last_error = ""
+
+    def _read_exits(self, store: Store) -> None:
+        """Read which exits are alive, and the content of those that are new."""
+        now = time.time()
+        alive = [v for v in store.exits.versions(self._network) if v.is_alive(now)]
+        exits = {}
+        for version in alive:
+            known = self._exits.get(version.exit)
+            if known is None:
+                content = store.exits.content(self._network, version.exit)
+                if content is None:
+                    continue
+                known = Exit.from_bytes(unsigned(content))
+            exits[version.exit] = known
+        self._exits = exits
+        self._releases = {
+            version.cut: f"{version.exit[:16]}.{version.number}"
+            for version in alive
+            if version.exit in exits
+        }
+
+    def _take(self, store: Store, sample: ExitSample) -> None:
+        z = pool(sample.values, sample.channel_axis)
+        if len(z) > MAX_FEATURES:
+            return
+        self._batch.as_of = max(self._batch.as_of, sample.at)
+        if sample.statement is not None:
+            self._count_answer(sample, sample.statement, z)
+        if sample.in_sums and self._is_first(sample):
+            self._add(store, sample, z)
+
+    def _is_first(self, sample: ExitSample) -> bool:
+        """Whether a known device was not heard of this class within the hour."""
+        if sample.device is None:
+            return True
+        key = (sample.device, sample.cut, sample.class_id, int(sample.at // HOUR_S))
+        if key in self._heard:
+            return False
+        self._heard[key] = None
+        if len(self._heard) > MAX_HEARD:
+            self._heard.popitem(last=False)
+        return True
+
+    def _count_answer(self, sample: ExitSample, text: str, z: npt.NDArray[np.float32]) -> None:
+        """Compare what an exit says with the full network's answer."""
+        try:
+            statement = ExitStatement.parse(text)
+            exit_ = self._exit_of(statement.version, sample.cut)
+        except WireError:
+            exit_ = None
+        if exit_ is None or len(self._batch.answers) >= MAX_ANSWERS:
+            self._counts["refused"] += 1
+            return
+        own = exit_.answer(z)
+        if own.class_id != statement.class_id or abs(own.bin - statement.bin) > 1:
+            self._counts["refused"] += 1
+            return
+        # Without a known device each photo has a voice, so one that is sent again has none.
+        voice = sample.device or hashlib.blake2b(z.tobytes(), digest_size=16).hexdigest()
+        self._batch.answers.append(
+            CountedAnswer(
+                exit=exit_.version,
+                kind=AUDIT if statement.audit else SHADOW,
+                class_id=statement.class_id,
+                bin=statement.bin,
+                agrees=statement.class_id == sample.class_id,
+                voice=voice,
+                at=sample.at,
+            )
+        )
+
+    def _exit_of(self, version: str, cut: Cut) -> Exit | None:
+        for name, exit_ in self._exits.items():
+            if name.startswith(version) and exit_.cut == cut:
+                return exit_
+        return None
+
+    def _add(self, store: Store, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
+        """Add a photo to the sums; before their bounds are known, keep it for them."""
+        if sample.cut in self._refused_cuts:
+            return
+        empty = self._bounds.get(sample.cut)
+        if empty is None:
+            stored = store.exits.sums(self._network, sample.cut)
+            if stored is not None and stored.features == len(z):
+                empty = _like(stored)
+                self._bounds[sample.cut] = empty
+        if empty is None:
+            warming = self._warming.setdefault(sample.cut, [])
+            warming.append((z, sample._replace(values=np.empty(0, np.float32))))
+            if len(warming) < self._warm_up:
+                return
+            low, high = bounds_of(np.stack([features for features, _ in warming]))
+            self._bounds[sample.cut] = ExitSums.empty(self._network, sample.cut, low, high)
+        for features, earlier in self._warming.pop(sample.cut, []):
+            self._add_to_batch(earlier, features)
+        if empty is not None:
+            self._add_to_batch(sample, z)
+
+    def _add_to_batch(self, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
+        epoch, weight = landmark(sample.at, self._half_life_s)
+        sums = self._batch.sums.get(sample.cut)
+        if sums is None:
+            sums = _like(self._bounds[sample.cut], epoch)
+        elif sums.epoch != epoch:
+            weight *= 2.0 ** (epoch - sums.epoch)
+        sums.add(z, sample.class_id, weight)
+        self._batch.sums[sample.cut] = sums
+        classes = self._batch.classes.setdefault(sample.cut, {})
+        photos, devices = classes.get(sample.class_id, (0, sketch_of(())))
+        if sample.device not in (None, UNSIGNED):
+            heard = sketch_of([(str(sample.device), int(sample.at))])
+            devices = merge_sketches([devices, heard])
+        classes[sample.class_id] = (photos + 1, devices)
+        self._counts["photos"] += 1
+
+    def _write(self, store: Store) -> None:
+        if not self._batch:
+            return
+        refused = store.exits.add(self._network, self._batch)
+        self._counts["answers"] += len(self._batch.answers)
+        self._counts["flushes"] += 1
+        self._batch = ExitBatch()
+        for cut in refused:
+            # The bounds of the store are taken at the next photo, unless it has too many cuts.
+            if self._bounds.pop(cut, None) is not None and not store.exits.sums(self._network, cut):
+                self._refused_cuts.add(cut)
+
+    def _note_failure(self, error: Exception) -> None:
+        self._counts["flush_failures"] += 1
+        text = error.message if isinstance(error, IsplitError) else f"{type(error).__name__}"
+        if text != self._last_error:
+            _LOGGER.warning("isplit: exits wait: %s", text.replace("\n", " ").replace("\r", " "))
+        self._last_error = text
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+
+def bounds_of(
+    features: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Bounds (F,) and (F,) from features (N, F).
+
+    They lie ``MARGIN`` times the spread of the middle 90 % beyond it, so that a few photos of one
+    device among them move little. A feature that does not vary gets the largest spread.
+    """
+    low, high = np.quantile(features.astype(np.float64), (0.05, 0.95), axis=0)
+    spread = high - low
+    spread[spread <= 0] = max(float(spread.max()), 1e-6)
+    bounds = low - MARGIN * spread, high + MARGIN * spread
+    return bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+
+
+def _like(sums: ExitSums, epoch: int = 0) -> ExitSums:
+    """Sums of nothing with the same bounds."""
+    return ExitSums.empty(
+        sums.network_hash, sums.cut, sums.low, sums.high, pooling=sums.pooling, epoch=epoch
+    )
