@@ -36,6 +36,7 @@ class Option:
         server_ms: decoding and tail on the server.
         agreement: share of photos whose top-1 class equals the full network's; NaN where unknown.
         refused: why the cut may not be taken, such as too little agreement; empty if it may.
+        doubt: the factor by which ``device_ms`` may be wrong, either way; 1 where it is known.
     """
 
     cut: Cut
@@ -44,6 +45,7 @@ class Option:
     server_ms: float
     agreement: float = math.nan
     refused: str = ""
+    doubt: float = 1.0
 
     @property
     def is_local(self) -> bool:
@@ -78,11 +80,15 @@ class Decision:
 
     Attributes:
         hopeless: whether even the best option will probably miss the deadline.
+        propensity: the probability with which this option was taken, given all that was known.
+        is_try: whether it was taken to measure it, although another one was expected to be better.
     """
 
     taken: RatedOption
     options: tuple[RatedOption, ...]
     hopeless: bool = False
+    propensity: float = 1.0
+    is_try: bool = False
 
     @property
     def cut(self) -> Cut:

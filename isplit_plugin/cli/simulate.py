@@ -57,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     device = parser.add_argument_group("devices and photos")
     _number(device, "--slowdown", 1.0, "how many times slower a device is than the profile's CPU")
     _whole(device, "--devices", 1, "devices that share the server")
+    _number(device, "--prepare-ms", 0.0, "from the photo to the head's input, on the device")
     _number(device, "--rate", 2.0, "photos a second of each device")
     _whole(device, "--burst", 1, "photos that arrive at once")
     _whole(device, "--photos", 300, "photos of each device")
@@ -64,7 +65,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--deadline-ms", type=float, metavar="X", help="of each photo, from its arrival"
     )
     server = parser.add_argument_group("server")
-    _whole(server, "--workers", 1, "workers, each of which runs one request at a time")
+    _whole(server, "--workers", 1, "workers, each of which runs one batch at a time")
+    _whole(server, "--batch-size", 1, "requests that a worker runs together")
+    _number(server, "--batch-delay-ms", 0.0, "how long a worker waits for a batch to fill")
+    _number(
+        server,
+        "--batch-cost",
+        1.0,
+        "what a further request of a batch takes, as a share of its time alone; 1 on a CPU thread",
+    )
     _number(server, "--server-slowdown", 1.0, "how many times slower it is than the profile's CPU")
     rules = parser.add_argument_group("rules")
     _number(rules, "--tolerance", 0.01, "share of answers that may differ from the full network's")
@@ -116,6 +125,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
             server_slowdown=options.server_slowdown,
             tolerance=options.tolerance,
             max_head_macs=options.max_head_macs,
+            prepare_ms=options.prepare_ms,
         ),
         uplink=_uplink(options),
         rtt_ms=options.rtt_ms,
@@ -124,6 +134,9 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         burst=options.burst,
         devices=options.devices,
         workers=options.workers,
+        batch_size=options.batch_size,
+        batch_delay_ms=options.batch_delay_ms,
+        batch_cost=options.batch_cost,
         photos=options.photos,
         seed=options.seed,
     )
@@ -152,6 +165,8 @@ def _heading(scenario: Scenario) -> str:
         f"{devices}, each {scenario.photos} photos at {scenario.rate:g} a second, over "
         f"{scenario.uplink.describe()} with {scenario.rtt_ms:g} ms round trip, to {workers}"
     )
+    if scenario.batch_size > 1:
+        text += f" with batches of up to {scenario.batch_size}"
     if scenario.deadline_ms is not None:
         text += f"; deadline {scenario.deadline_ms:g} ms"
     return text

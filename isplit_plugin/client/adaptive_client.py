@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import threading
 import time
 from collections.abc import Iterable
@@ -14,15 +15,15 @@ from dataclasses import replace
 from typing import Final
 
 from .. import image as im
-from ..adaptive import Decision, LinkFilter, Option, decide, patience_ms
+from ..adaptive import EXPLORATION, MOST_IN_FLIGHT, Decider, LinkFilter, Option, Plan
 from ..closing import Closing
 from ..errors import BundleError, ImageError, IsplitError, QueryError
 from ..image import Image
 from ..schema import OBJECTIVES, ON_DEVICE, Prediction, Recommendation
+from ..stopwatch import ms_since
 from .advice import Advice
-from .device_options import SERVER_DOWN, device_options
+from .device_options import advised_options
 from .explanation import Explanation
-from .own_times import OwnTimes
 from .splitclient import SplitClient
 from .stream import FrameStream
 
@@ -31,12 +32,6 @@ REFRESH_S: Final = 30.0
 
 _OWN_ERRORS: Final = (ImageError, BundleError, QueryError)
 """Errors that asking another server, or answering here, would not mend."""
-_IN_FLIGHT: Final = 2
-"""Requests that may be under way at once while photos are answered here."""
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
-_PROBE_S: Final = 5.0
-"""While every photo is answered here, a request is tried this often to see whether that pays."""
 _LOGGER = logging.getLogger("isplit.client")
 
 
@@ -58,6 +53,10 @@ class AdaptiveClient(Closing):
     device starts its own answer in time (:func:`isplit_plugin.adaptive.patience_ms`). Such a
     prediction has ``fallback`` set, and its ``round_trip_ms`` is the time lost.
 
+    Rarely, a cut whose time on this device is in doubt is tried, if it may be faster and surely meets
+    the deadline (:func:`isplit_plugin.adaptive.explore`). ``Prediction.propensity`` is the
+    probability with which the cut of a photo was taken.
+
     Advice is asked for in the background. Until the first answer, the client's own cut is used. If
     the endpoint fails, the last advice stays. Several threads may use the client at once.
 
@@ -69,6 +68,8 @@ class AdaptiveClient(Closing):
         tolerance: the share of answers that may differ from the full network's.
         refresh_s: seconds between two questions for advice.
         link: the estimate of the link to start with.
+        exploration: the probability of such a try, below 1; 0 for never.
+        seed: of the tries; by default another one for each client.
 
     Raises:
         QueryError: a parameter is out of range.
@@ -83,24 +84,21 @@ class AdaptiveClient(Closing):
         tolerance: float = 0.01,
         refresh_s: float = REFRESH_S,
         link: LinkFilter | None = None,
+        exploration: float = EXPLORATION,
+        seed: int | None = None,
     ) -> None:
-        _check(deadline_ms, objective, tolerance, refresh_s)
+        _check(deadline_ms, objective, tolerance, refresh_s, exploration)
         self._client = client
         self._deadline_ms = deadline_ms
-        self._objective = objective
-        self._link = link or LinkFilter()
-        self._times = OwnTimes()
+        self._decider = Decider(link, objective=objective, exploration=exploration)
+        self._random = random.Random(seed)  # noqa: S311  of tries, not of secrets
         self._lock = threading.Lock()
         self._landing = threading.Condition(self._lock)
         self._in_flight = 0
-        self._down_until_s = 0.0
-        self._pause_s = _FIRST_PAUSE_S
-        self._last_request_s = -math.inf
-        self._probe_s = _PROBE_S
         self._advice = Advice(
             lambda: client.recommendation(accuracy_tolerance=tolerance), refresh_s=refresh_s
         )
-        self._threads = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="isplit request")
+        self._threads = ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="isplit request")
 
     def predict(self, image: Image, *, deadline_ms: float | None = None) -> Prediction:
         """Classify one image the way that is best now.
@@ -118,16 +116,9 @@ class AdaptiveClient(Closing):
             deadline_ms = self._deadline_ms
         _check_deadline(deadline_ms)
         self._advice.start()
-        decision = self._decide(deadline_ms)
-        if decision.taken.option.is_local:
-            if self._probe_is_due():
-                image = im.read_once(image)
-                self._probe(image, decision)
-            return self._predict_here(image)
-        patience = patience_ms(decision, deadline_ms)
-        if patience is None:
-            return self._predict_there(image, decision.taken.option)
-        return self._predict_hedged(image, decision.taken.option, started, patience)
+        plan = self._plan(deadline_ms)
+        prediction = self._follow(plan, image, started)
+        return replace(prediction, propensity=plan.decision.propensity)
 
     async def predict_async(self, image: Image, *, deadline_ms: float | None = None) -> Prediction:
         """As :meth:`predict`, without blocking the event loop: a thread waits."""
@@ -155,11 +146,16 @@ class AdaptiveClient(Closing):
         if deadline_ms is None:
             deadline_ms = self._deadline_ms
         _check_deadline(deadline_ms)
-        decision = self._decide(deadline_ms)
+        options = advised_options(self._client, self._advice.newest)
         with self._lock:
-            estimate = self._link.estimate()
-            down_s = max(0.0, self._down_until_s - time.monotonic())
-        return Explanation(decision, estimate, self._advice.newest, down_s)
+            now_s = time.monotonic()
+            return Explanation(
+                decision=self._decider.decide(options, now_s, deadline_ms=deadline_ms),
+                link=self._decider.link(),
+                advice=self._advice.newest,
+                server_down_s=self._decider.down_s(now_s),
+                tries=self._decider.tries,
+            )
 
     def wait_for_advice(self, timeout_s: float = 10.0) -> Recommendation | None:
         """The newest advice, after waiting at most ``timeout_s`` for the first."""
@@ -181,27 +177,38 @@ class AdaptiveClient(Closing):
                 self._landing.wait(timeout=0.05)
         self._client.close()
 
-    def _decide(self, deadline_ms: float | None) -> Decision:
-        options = device_options(
-            self._client, self._advice.newest, self._times, server_down=self._is_down()
-        )
+    def _plan(self, deadline_ms: float | None) -> Plan:
+        options = advised_options(self._client, self._advice.newest)
         with self._lock:
-            self._link.pass_time(time.monotonic())
-            return decide(options, self._link, deadline_ms=deadline_ms, objective=self._objective)
+            return self._decider.plan(
+                options, time.monotonic(), deadline_ms=deadline_ms, draw=self._random.random()
+            )
+
+    def _follow(self, plan: Plan, image: Image, started: float) -> Prediction:
+        option = plan.option
+        if plan.link_probe is not None:
+            image = im.read_once(image)  # two threads read it
+            self._submit(image, plan.link_probe)
+        if option.is_local:
+            return self._predict_here(image)
+        if plan.patience_ms is None:
+            return self._predict_there(image, option)
+        return self._predict_hedged(image, option, started, plan.patience_ms)
 
     def _predict_here(self, image: Image, *, lost_ms: float = 0.0) -> Prediction:
         prediction = self._client.predict(image, cut=ON_DEVICE)
-        self._times.add(ON_DEVICE, prediction.timings.total_ms)
+        timings = prediction.timings
+        with self._lock:
+            now_s = time.monotonic()
+            self._decider.ran(ON_DEVICE, timings.prepare_ms, timings.head_ms, now_s)
         if not lost_ms:
             return prediction
-        timings = replace(prediction.timings, round_trip_ms=lost_ms)
+        timings = replace(timings, round_trip_ms=lost_ms)
         return replace(prediction, timings=timings, fallback=True)
 
     def _predict_there(self, image: Image, option: Option) -> Prediction:
         """Ask the server, and learn from how long it took or from its failure."""
         started = time.perf_counter()
-        with self._lock:
-            self._last_request_s = time.monotonic()
         try:
             prediction = self._client.predict(image, cut=option.cut)
         except IsplitError as error:
@@ -225,25 +232,26 @@ class AdaptiveClient(Closing):
         try:
             return request.result(timeout=left_s)
         except FutureTimeoutError:
-            lost_ms = _ms_since(started)
+            lost_ms = ms_since(started)
             _LOGGER.info("no answer within %.0f ms: answering here", lost_ms)
         except IsplitError as error:
             if isinstance(error, _OWN_ERRORS):
                 raise
-            lost_ms = _ms_since(started)
+            lost_ms = ms_since(started)
             _LOGGER.info("the server failed (%s): answering here", error.message)
         prediction = self._predict_here(image, lost_ms=lost_ms)
         if request.done() and request.exception() is None:
             return request.result()
         with self._lock:
             if not request.done():
-                self._link.observe_longer(option.nbytes, _ms_since(started), time.monotonic())
+                waited_ms = ms_since(started) - option.device_ms
+                self._decider.late(option.nbytes, waited_ms, time.monotonic())
         return prediction
 
     def _submit(self, image: Image, option: Option) -> Future[Prediction] | None:
         """Start a request in a thread; ``None`` while enough of them are under way."""
         with self._lock:
-            if self._in_flight >= _IN_FLIGHT:
+            if self._in_flight >= MOST_IN_FLIGHT:
                 return None
             self._in_flight += 1
         request = self._threads.submit(self._predict_there, image, option)
@@ -255,59 +263,33 @@ class AdaptiveClient(Closing):
             self._in_flight -= 1
             self._landing.notify_all()
 
-    def _probe_is_due(self) -> bool:
-        """Whether a request should be tried although photos are answered here."""
-        with self._lock:
-            now_s = time.monotonic()
-            due = now_s >= max(self._last_request_s + self._probe_s, self._down_until_s)
-            if due:
-                self._last_request_s = now_s
-                self._probe_s = min(2 * self._probe_s, _LONGEST_PAUSE_S)
-        return due
-
-    def _probe(self, image: Image, decision: Decision) -> None:
-        """Send this photo at the cheapest cut in the background, to learn about the link."""
-        remote = [row.option for row in decision.options if not row.option.is_local]
-        usable = [
-            option for option in remote if not option.refused or option.refused == SERVER_DOWN
-        ]
-        if usable:
-            cheapest = min(usable, key=lambda option: (option.nbytes, option.device_ms))
-            self._submit(image, cheapest)
-
     def _learn(self, prediction: Prediction, option: Option, started: float) -> None:
         timings = prediction.timings
-        own_ms = timings.prepare_ms + timings.head_ms + timings.encode_ms
-        self._times.add(option.cut, own_ms)
         network_ms = timings.round_trip_ms - timings.decode_ms - timings.tail_ms
+        run_ms = timings.head_ms + timings.encode_ms
         with self._lock:
-            self._link.observe(prediction.bytes_sent, max(network_ms, 0.1), time.monotonic())
-            self._down_until_s = 0.0
-            self._pause_s = _FIRST_PAUSE_S
-            if _ms_since(started) < 2 * self._expected_here_ms():
-                self._probe_s = _PROBE_S
-            estimate = self._link.estimate()
+            now_s = time.monotonic()
+            self._decider.ran(option.cut, timings.prepare_ms, run_ms, now_s)
+            if prediction.exit:
+                return  # nothing was sent
+            self._decider.answered(prediction.bytes_sent, network_ms, ms_since(started), now_s)
+            estimate = self._decider.link()
         known = estimate.bandwidth_known
         self._client.report_bandwidth(estimate.bandwidth_mbps if known else None)
 
-    def _expected_here_ms(self) -> float:
-        ms = self._times.measured_ms(ON_DEVICE)
-        return math.inf if ms is None else ms
-
     def _server_failed(self, error: IsplitError) -> None:
         with self._lock:
-            self._down_until_s = time.monotonic() + self._pause_s
-            _LOGGER.info(
-                "the server failed; next trial in %.1f s: %s", self._pause_s, error.message
-            )
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def _is_down(self) -> bool:
-        with self._lock:
-            return time.monotonic() < self._down_until_s
+            pause_s = self._decider.failed(time.monotonic())
+        _LOGGER.info("the server failed; next trial in %.1f s: %s", pause_s, error.message)
 
 
-def _check(deadline_ms: float | None, objective: str, tolerance: float, refresh_s: float) -> None:
+def _check(
+    deadline_ms: float | None,
+    objective: str,
+    tolerance: float,
+    refresh_s: float,
+    exploration: float,
+) -> None:
     _check_deadline(deadline_ms)
     if objective not in OBJECTIVES:
         raise QueryError(
@@ -319,6 +301,11 @@ def _check(deadline_ms: float | None, objective: str, tolerance: float, refresh_
         raise QueryError(
             f"refresh_s: expected a positive number, got {refresh_s!r}", field="refresh_s"
         )
+    if not 0 <= exploration < 1:
+        raise QueryError(
+            f"exploration: expected at least 0 and below 1, got {exploration!r}",
+            field="exploration",
+        )
 
 
 def _check_deadline(deadline_ms: float | None) -> None:
@@ -326,7 +313,3 @@ def _check_deadline(deadline_ms: float | None) -> None:
         raise QueryError(
             f"deadline_ms: expected a positive number, got {deadline_ms!r}", field="deadline_ms"
         )
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

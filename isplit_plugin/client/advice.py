@@ -9,6 +9,7 @@ from typing import Final
 
 from ..closing import Closing
 from ..errors import IsplitError
+from ..growing_pause import GrowingPause
 from ..schema import Recommendation
 
 _RETRY_S: Final = 2.0
@@ -64,14 +65,13 @@ class Advice(Closing):
         self._closed.set()
 
     def _run(self) -> None:
-        pause_s = min(_RETRY_S, self._refresh_s)
+        pause = GrowingPause(_RETRY_S, self._refresh_s)
         while not self._closed.is_set():
             if self._refresh():
-                pause_s = min(_RETRY_S, self._refresh_s)
+                pause.reset()
                 self._closed.wait(self._refresh_s)
             else:
-                self._closed.wait(pause_s)
-                pause_s = min(2 * pause_s, self._refresh_s)
+                self._closed.wait(pause.grow())
 
     def _refresh(self) -> bool:
         try:

@@ -13,6 +13,7 @@ import threading
 from enum import Enum
 from typing import Final, Protocol
 
+from ..growing_pause import GrowingPause
 from .budget import read_seconds
 
 DEFAULT_COOL_DOWN: Final = (1.0, 60.0)
@@ -57,11 +58,10 @@ class CoolDown:
         pauses: tuple[float, float] = DEFAULT_COOL_DOWN,
     ) -> None:
         self._server = server
-        self._shortest_s, self._longest_s = (read_seconds(p, "cool_down") for p in pauses)
+        self._pause = GrowingPause(*(read_seconds(p, "cool_down") for p in pauses))
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._state = _State.ANSWERS
-        self._failures = 0
         self._outages = 0
         self._trial_runs = False
         self._thread: threading.Thread | None = None
@@ -82,7 +82,7 @@ class CoolDown:
         with self._lock:
             if asked == self._outages and self._state is _State.ON_TRIAL:
                 self._state = _State.ANSWERS
-                self._failures = 0
+                self._pause.reset()
                 self._trial_runs = False
                 _LOGGER.info("the server answers again: predictions run on it as before")
 
@@ -125,19 +125,17 @@ class CoolDown:
             waited_s += 0.05
         self._server.close()
 
-    def pause_s(self, failures: int) -> float:
-        """Seconds before the next try, after so many in a row that failed.
+    def pause_s(self) -> float:
+        """Seconds before the next try. The pause behind it is longer.
 
         At random by a quarter, so that devices that failed together do not come back together.
         """
-        doubled: float = min(self._shortest_s * 2.0 ** min(failures, 60), self._longest_s)
-        return doubled * random.uniform(0.75, 1.25)  # noqa: S311
+        return self._pause.grow() * random.uniform(0.75, 1.25)  # noqa: S311
 
     def _watch(self) -> None:
         while True:
             with self._lock:
-                pause_s = self.pause_s(self._failures)
-                self._failures += 1
+                pause_s = self.pause_s()
             _LOGGER.warning(
                 "the server does not answer: predictions run here, the next try is in %.1f s",
                 pause_s,

@@ -18,12 +18,14 @@ class Explanation:
         link: what is known of the link.
         advice: the newest recommendation; ``None`` before the first.
         server_down_s: seconds until the server is tried again after a failure; 0 while it is up.
+        tries: photos so far that went another way than the best, to measure it.
     """
 
     decision: Decision
     link: LinkEstimate
     advice: Recommendation | None
     server_down_s: float
+    tries: int = 0
 
     def __str__(self) -> str:
         lines = [f"link: {self.link}"]

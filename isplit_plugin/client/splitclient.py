@@ -34,6 +34,7 @@ from ..schema import (
     Recommendation,
     Timings,
 )
+from ..stopwatch import ms_since
 from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
@@ -407,7 +408,7 @@ class SplitClient(Closing):
             reply = self.post_to_tail(body, http_headers(json_length), max_bytes=bounds.max_bytes)
         except UnknownCodecError as error:
             raise refused(error) from error
-        round_trip_ms = _ms_since(started)
+        round_trip_ms = ms_since(started)
         answer = read_answer(reply, request, bounds)
         timings = Timings(
             prepare_ms=encoded.prepare_ms,
@@ -437,7 +438,7 @@ class SplitClient(Closing):
         except (ServerUnavailableError, ServerBusyError) as error:
             _LOGGER.warning("%s: local fallback (%s)", self.model, error.code)
             cool_down.failed(asked)
-            return self._predict_locally(images, fallback=True, lost_ms=_ms_since(started))
+            return self._predict_locally(images, fallback=True, lost_ms=ms_since(started))
         except BaseException:
             cool_down.undecided(asked)
             raise
@@ -460,7 +461,3 @@ class SplitClient(Closing):
         )
         timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
         return predictions(answer, ON_DEVICE, timings, fallback=fallback)
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..image import Image
 from ..schema import INPUT, OUTPUT, Cut, FloatArray, Manifest, Prediction
+from ..stopwatch import ms_since
 from ..wire import TailRequest, header_length, http_headers, load_json
 from .messages import ProbeReport, ProbeResponse, decode_probe_response
 
@@ -156,15 +157,15 @@ class ProbeClient(Closing):
         x = torch.from_numpy(np.stack([im.preprocess(image, self._manifest.preprocessing)]))
         started = time.perf_counter()
         forward = importance.run(x)
-        forward_ms = _ms_since(started)
+        forward_ms = ms_since(started)
         token = self.client.device_token()
         activation = forward.activation.to(torch.float32).numpy()
         started = time.perf_counter()
         answer, sent, received = self._request_gradient(cut, activation, token)
-        request_ms = _ms_since(started)
+        request_ms = ms_since(started)
         started = time.perf_counter()
         values = tuple(float(v) for v in forward.finish(torch.from_numpy(answer.gradient))[0])
-        backward_ms = _ms_since(started)
+        backward_ms = ms_since(started)
         report = ProbeReport(
             ticket=answer.ticket,
             values=values,
@@ -182,7 +183,7 @@ class ProbeClient(Closing):
             forward_ms=forward_ms,
             backward_ms=backward_ms,
             request_ms=request_ms,
-            report_ms=_ms_since(started),
+            report_ms=ms_since(started),
             bytes_sent=sent + len(report),
             bytes_received=received,
         )
@@ -267,7 +268,3 @@ def _pause_s(error: ProbeBudgetError) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return PAUSE_S
     return float(seconds) if 0 < seconds < _MAX_PAUSE_S else PAUSE_S
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

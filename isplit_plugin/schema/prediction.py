@@ -66,6 +66,8 @@ class Prediction:
         exit: the version of the exit that answered on the device, before the request was sent.
             Empty where none did. Then ``top`` has one class, whose probability is the exit's
             confidence, and nothing was received.
+        propensity: the probability with which the adaptive client took the cut that it set out
+            with; 1 where nothing was left to chance.
     """
 
     top: tuple[TopClass, ...]
@@ -79,6 +81,7 @@ class Prediction:
     probe_rate: float = 0.0
     fallback: bool = False
     exit: str = ""
+    propensity: float = 1.0
 
     @property
     def path(self) -> str:

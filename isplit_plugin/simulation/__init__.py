@@ -6,12 +6,20 @@ link. The adaptive client is simulated with its own code (:mod:`isplit_plugin.ad
 
 from __future__ import annotations
 
-from .comparison import ADAPTIVE, ORACLE, PolicyResult, best_fixed, compare, summary
-from .kernel import Photo, PolicyFactory, Run, simulate
+from .comparison import (
+    ADAPTIVE,
+    ORACLE,
+    PolicyResult,
+    adaptive_policy,
+    best_fixed,
+    compare,
+    summary,
+)
+from .kernel import Device, Photo, PolicyFactory, Run, simulate
 from .policies import Adaptive, Choice, Fixed, Oracle, Policy
 from .proxy import SlowProxy
 from .scenario import Scenario, options_of, useful
-from .uplink import ConstantUplink, TraceUplink, Uplink, swinging_trace
+from .uplink import ConstantUplink, TraceUplink, Uplink, UplinkQueue, swinging_trace
 
 __all__ = [
     "ADAPTIVE",
@@ -19,6 +27,7 @@ __all__ = [
     "Adaptive",
     "Choice",
     "ConstantUplink",
+    "Device",
     "Fixed",
     "Oracle",
     "Photo",
@@ -30,6 +39,8 @@ __all__ = [
     "SlowProxy",
     "TraceUplink",
     "Uplink",
+    "UplinkQueue",
+    "adaptive_policy",
     "best_fixed",
     "compare",
     "options_of",

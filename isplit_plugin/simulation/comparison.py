@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..adaptive import LinkFilter, Option
-from .kernel import PolicyFactory, Run, simulate
+from ..adaptive import Decider, Option
+from .kernel import Device, PolicyFactory, Run, simulate
 from .policies import Adaptive, Fixed, Oracle
 from .scenario import Scenario, useful
 
@@ -18,6 +18,8 @@ ADAPTIVE: Final = "adaptive"
 """The policy that decides as the adaptive client does."""
 ORACLE: Final = "oracle"
 """The policy that knows the link's future."""
+_TRIES: Final = 1
+"""Sets the random numbers of tries apart from those of arrivals and noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +107,28 @@ def summary(name: str, scenario: Scenario, run: Run) -> PolicyResult:
     )
 
 
+def adaptive_policy(scenario: Scenario) -> PolicyFactory:
+    """Makes the adaptive client of each device, with tries of its own."""
+    advised = scenario.advised or useful(scenario.options)
+
+    def make(device: Device) -> Adaptive:
+        random = np.random.default_rng([scenario.seed, device.number, _TRIES])
+        return Adaptive(advised, Decider(exploration=scenario.exploration), random.random)
+
+    return make
+
+
 def _policies(scenario: Scenario, *, oracle: bool) -> Iterator[tuple[str, PolicyFactory]]:
     options = useful(scenario.options)
     for option in options:
         yield str(option.cut), _fixed(option)
-    yield ADAPTIVE, lambda _offset_ms: Adaptive(options, LinkFilter())
+    yield ADAPTIVE, adaptive_policy(scenario)
     if oracle:
-        yield ORACLE, lambda offset_ms: Oracle(options, scenario.uplink, scenario.rtt_ms, offset_ms)
+        yield (
+            ORACLE,
+            lambda device: Oracle(options, scenario.uplink, scenario.rtt_ms, device.offset_ms),
+        )
 
 
 def _fixed(option: Option) -> PolicyFactory:
-    return lambda _offset_ms: Fixed(option)
+    return lambda _device: Fixed(option.cut)

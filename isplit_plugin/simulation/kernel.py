@@ -1,27 +1,38 @@
 """One simulation: devices, links and the server as processes of SimPy's discrete-event kernel.
 
-A device works like ``SplitClient.predict``: one photo at a time. A photo that arrives while the one
-before is not finished waits, and its latency counts from its arrival.
+A device works like the client: one photo at a time. A photo that arrives while the one before is not
+finished waits, and its latency counts from its arrival. A request that the device does not wait for
+any more goes on: its bytes keep the uplink busy, the server answers it, and the policy learns from
+it, as in :class:`isplit_plugin.client.AdaptiveClient`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..adaptive import Option
+from ..adaptive import MOST_IN_FLIGHT, Option
 from ..schema import Cut
 from .policies import Choice, Policy
 from .scenario import Scenario
+from .server import Server
 
 if TYPE_CHECKING:
     import simpy
 
-PolicyFactory = Callable[[float], Policy]
-"""Makes the policy of one device, from its offset in the trace in milliseconds."""
+
+class Device(NamedTuple):
+    """A device of the simulation: its number, and where in the trace it starts, in milliseconds."""
+
+    number: int
+    offset_ms: float
+
+
+PolicyFactory = Callable[[Device], Policy]
+"""Makes the policy of one device."""
 
 _Process = Generator["simpy.Event", Any, None]
 
@@ -35,7 +46,7 @@ class Photo:
         arrived_ms: when it arrived.
         latency_ms: from its arrival to its answer.
         cut: the cut that was chosen.
-        nbytes: bytes that were sent for it, also in vain.
+        nbytes: bytes that were sent with it, also in vain and for probes.
         agreement: of the cut that answered.
         hedged: whether the device answered because the server was late.
     """
@@ -74,114 +85,124 @@ class _World:
         # Here, so that reports of other things do without SimPy.
         import simpy
 
-        self._scenario = scenario
-        self._env = simpy.Environment()
-        self._server = simpy.Resource(self._env, capacity=scenario.workers)
-        self._photos: list[Photo] = []
-        self._busy_ms = 0.0
+        self.scenario = scenario
+        self.env = simpy.Environment()
+        self.server = Server(self.env, scenario)
+        self.photos: list[Photo] = []
 
     def run(self, policy: PolicyFactory) -> Run:
-        for device in range(self._scenario.devices):
-            random = np.random.default_rng([self._scenario.seed, device])
+        for number in range(self.scenario.devices):
+            random = np.random.default_rng([self.scenario.seed, number])
             # Devices are at different places of the trace.
-            offset_ms = 0.0 if device == 0 else float(random.uniform(0, 60_000))
-            self._env.process(_Device(self, device, policy(offset_ms), offset_ms, random).work())
-        self._env.run()
-        return Run(tuple(self._photos), self._busy_ms, float(self._env.now))
-
-    @property
-    def env(self) -> simpy.Environment:
-        return self._env
-
-    @property
-    def scenario(self) -> Scenario:
-        return self._scenario
-
-    def finished(self, photo: Photo) -> None:
-        self._photos.append(photo)
-
-    def serve(self, server_ms: float) -> _Process:
-        """Wait for a worker, then occupy it."""
-        with self._server.request() as turn:
-            yield turn
-            yield self._env.timeout(server_ms)
-            self._busy_ms += server_ms
+            offset_ms = 0.0 if number == 0 else float(random.uniform(0, 60_000))
+            device = Device(number, offset_ms)
+            self.env.process(_Worker(self, device, policy(device), random).work())
+        self.env.run()
+        span_ms = max(photo.arrived_ms + photo.latency_ms for photo in self.photos)
+        return Run(tuple(self.photos), self.server.busy_ms, span_ms)
 
 
-class _Device:
+class _Worker:
+    """One device at work."""
+
     def __init__(
-        self,
-        world: _World,
-        number: int,
-        policy: Policy,
-        offset_ms: float,
-        random: np.random.Generator,
+        self, world: _World, device: Device, policy: Policy, random: np.random.Generator
     ) -> None:
         self._world = world
-        self._number = number
+        self._env = world.env
+        self._device = device
         self._policy = policy
-        self._offset_ms = offset_ms
         self._random = random
+        self._queue = world.scenario.uplink.queue()
+        self._options = {option.cut: option for option in world.scenario.options}
+        self._in_flight = 0
 
     def work(self) -> _Process:
-        env = self._world.env
+        env = self._env
+        deadline_ms = self._world.scenario.deadline_ms
         for arrived_ms in self._arrivals():
             yield env.timeout(max(0.0, arrived_ms - env.now))
-            deadline_ms = self._world.scenario.deadline_ms
             left_ms = None if deadline_ms is None else deadline_ms - (env.now - arrived_ms)
             choice = self._policy.choose(env.now, left_ms)
-            if choice.option.is_local:
-                yield env.timeout(self._noisy(choice.option.device_ms))
-                self._answer(arrived_ms, choice.option, choice.option)
+            option = self._options[choice.cut]
+            probe_bytes = (
+                0.0 if choice.link_probe is None else self._probe(self._options[choice.link_probe])
+            )
+            if option.is_local:
+                yield from self._here(option)
+                self._answer(arrived_ms, option, option, probe_bytes)
+            elif choice.hedged_by is None:
+                yield from self._there(option)
+                self._answer(arrived_ms, option, option, option.nbytes)
             else:
-                yield from self._remote(arrived_ms, choice)
+                yield from self._hedged(arrived_ms, option, choice)
 
-    def _remote(self, arrived_ms: float, choice: Choice) -> _Process:
-        env = self._world.env
-        option = choice.option
-        patience_ends_ms = env.now + choice.patience_ms
-        yield env.timeout(self._noisy(option.device_ms))
+    def _here(self, option: Option) -> _Process:
+        device_ms = self._noisy(option.device_ms)
+        yield self._env.timeout(device_ms)
+        self._policy.ran(option.cut, device_ms, self._env.now)
+
+    def _there(self, option: Option) -> _Process:
+        """Head, request, answer; the policy learns from it."""
+        env = self._env
+        scenario = self._world.scenario
+        started_ms = env.now
+        yield from self._here(option)
         sent_at_ms = env.now
         server_ms = self._noisy(option.server_ms)
-        request = env.process(self._request(option, server_ms))
-        if choice.local is None:
-            yield request
-        else:
-            yield request | env.timeout(max(0.0, patience_ends_ms - env.now))
-            if not request.processed:
-                yield request | env.timeout(self._noisy(choice.local.device_ms))
-        if request.processed or choice.local is None:
-            network_ms = max(env.now - sent_at_ms - server_ms, 1e-3)
-            self._policy.answered(option, network_ms, env.now)
-            self._answer(arrived_ms, option, option)
+        offset_ms = self._device.offset_ms
+        sent_ms = self._queue.send(env.now + offset_ms, option.nbytes) - offset_ms
+        yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
+        yield self._world.server.serve(server_ms)
+        yield env.timeout(scenario.rtt_ms / 2)
+        network_ms = max(env.now - sent_at_ms - server_ms, 1e-3)
+        self._policy.answered(option.nbytes, network_ms, env.now - started_ms, env.now)
+
+    def _hedged(self, arrived_ms: float, option: Option, choice: Choice) -> _Process:
+        """Wait for the server as long as the patience lasts, then answer here."""
+        env = self._env
+        assert choice.hedged_by is not None  # noqa: S101  the caller has looked
+        local = self._options[choice.hedged_by]
+        started_ms = env.now
+        if self._in_flight >= MOST_IN_FLIGHT:
+            yield from self._here(local)
+            self._answer(arrived_ms, local, local, 0.0)
             return
-        request.interrupt()
-        self._policy.given_up(option, env.now - sent_at_ms, env.now)
-        self._answer(arrived_ms, option, choice.local)
-
-    def _request(self, option: Option, server_ms: float) -> _Process:
-        from simpy import Interrupt
-
-        env = self._world.env
-        scenario = self._world.scenario
-        try:
-            start_ms = env.now + self._offset_ms
-            sent_ms = scenario.uplink.finish_ms(start_ms, option.nbytes) - self._offset_ms
-            yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
-            # The server works on, whether or not the device still waits.
-            yield env.process(self._world.serve(server_ms))
-            yield env.timeout(scenario.rtt_ms / 2)
-        except Interrupt:
+        request = self._submit(option)
+        yield request | env.timeout(choice.patience_ms)
+        if not request.processed:
+            yield from self._here(local)
+        if request.processed:
+            self._answer(arrived_ms, option, option, option.nbytes)
             return
+        self._policy.late(option.nbytes, env.now - started_ms - option.device_ms, env.now)
+        self._answer(arrived_ms, option, local, option.nbytes)
 
-    def _answer(self, arrived_ms: float, chosen: Option, answered_by: Option) -> None:
-        self._world.finished(
+    def _probe(self, option: Option) -> float:
+        """Send a request in the background. Returns its bytes, 0 while enough are under way."""
+        if self._in_flight >= MOST_IN_FLIGHT:
+            return 0.0
+        self._submit(option)
+        return option.nbytes
+
+    def _submit(self, option: Option) -> simpy.Process:
+        self._in_flight += 1
+        return self._env.process(self._landing(option))
+
+    def _landing(self, option: Option) -> _Process:
+        yield from self._there(option)
+        self._in_flight -= 1
+
+    def _answer(
+        self, arrived_ms: float, chosen: Option, answered_by: Option, nbytes: float
+    ) -> None:
+        self._world.photos.append(
             Photo(
-                device=self._number,
+                device=self._device.number,
                 arrived_ms=arrived_ms,
-                latency_ms=self._world.env.now - arrived_ms,
+                latency_ms=self._env.now - arrived_ms,
                 cut=chosen.cut,
-                nbytes=chosen.nbytes,
+                nbytes=nbytes,
                 agreement=answered_by.agreement,
                 hedged=answered_by is not chosen,
             )

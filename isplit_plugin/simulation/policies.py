@@ -3,86 +3,123 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..adaptive import LinkFilter, Option, decide, patience_ms
+from ..adaptive import Decider, Option, Plan
+from ..schema import Cut
 from .uplink import Uplink
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The option for a photo.
+    """The cut for a photo.
 
     Attributes:
-        option: what to do.
-        local: what to do where the server does not answer within ``patience_ms``; ``None`` for
+        cut: what to do.
+        hedged_by: what to do where the server does not answer within ``patience_ms``; ``None`` for
             waiting without end.
+        link_probe: a request to send in the background; ``None`` for none.
     """
 
-    option: Option
-    local: Option | None = None
+    cut: Cut
+    hedged_by: Cut | None = None
     patience_ms: float = math.inf
+    link_probe: Cut | None = None
 
 
 class Policy(Protocol):
-    """Chooses the option for each photo of one device and learns how the requests went."""
+    """Chooses the cut for each photo of one device and learns how the requests went."""
 
     def choose(self, now_ms: float, left_ms: float | None) -> Choice:
-        """The option for a photo; ``left_ms``: what is left of its deadline."""
+        """The choice for a photo; ``left_ms``: what is left of its deadline."""
 
-    def answered(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """A request was answered after this time on the network."""
+    def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
+        """The device has run a cut's head, or the whole network, in this time."""
 
-    def given_up(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """A request was given up after this time on the network."""
+    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
+        """A request was answered.
+
+        Parameters:
+            network_ms: on the network.
+            total_ms: from the photo to the answer.
+        """
+
+    def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
+        """A request has not been answered after this time on the network."""
+
+
+class _Unlearning:
+    """A policy that has nothing to learn."""
+
+    def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
+        """See :meth:`Policy.ran`."""
+
+    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
+        """See :meth:`Policy.answered`."""
+
+    def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
+        """See :meth:`Policy.late`."""
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Always the same option."""
+class Fixed(_Unlearning):
+    """Always the same cut."""
 
-    option: Option
+    cut: Cut
 
     def choose(self, now_ms: float, left_ms: float | None) -> Choice:
         """See :meth:`Policy.choose`."""
-        return Choice(self.option)
-
-    def answered(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """A fixed option learns nothing."""
-
-    def given_up(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """A fixed option learns nothing."""
+        return Choice(self.cut)
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The adaptive client's decision, on its own estimate of the link."""
+    """The adaptive client's own code, on a simulated clock.
 
-    options: tuple[Option, ...]
-    link: LinkFilter = field(default_factory=LinkFilter)
+    Attributes:
+        advised: the options as the server advises them.
+        decider: what the device decides by.
+        draw: returns random numbers, at least 0 and below 1, for tries.
+    """
+
+    advised: tuple[Option, ...]
+    decider: Decider = field(default_factory=Decider)
+    draw: Callable[[], float] = lambda: 0.5
 
     def choose(self, now_ms: float, left_ms: float | None) -> Choice:
         """See :meth:`Policy.choose`."""
-        self.link.pass_time(now_ms / 1000)
-        decision = decide(self.options, self.link, deadline_ms=left_ms)
-        patience = patience_ms(decision, left_ms)
-        if patience is None:
-            return Choice(decision.taken.option)
-        local = next(option for option in self.options if option.is_local)
-        return Choice(decision.taken.option, local, patience)
+        # A deadline that has passed already is one that nothing can meet.
+        deadline_ms = None if left_ms is None else max(left_ms, 1e-3)
+        plan = self.decider.plan(
+            self.advised, now_ms / 1000, deadline_ms=deadline_ms, draw=self.draw()
+        )
+        return _choice(plan)
 
-    def answered(self, option: Option, network_ms: float, now_ms: float) -> None:
+    def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
+        """See :meth:`Policy.ran`."""
+        self.decider.ran(cut, 0.0, device_ms, now_ms / 1000)
+
+    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
         """See :meth:`Policy.answered`."""
-        self.link.observe(option.nbytes, network_ms, now_ms / 1000)
+        self.decider.answered(nbytes, network_ms, total_ms, now_ms / 1000)
 
-    def given_up(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """See :meth:`Policy.given_up`."""
-        self.link.observe_longer(option.nbytes, network_ms, now_ms / 1000)
+    def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
+        """See :meth:`Policy.late`."""
+        self.decider.late(nbytes, network_ms, now_ms / 1000)
+
+
+def _choice(plan: Plan) -> Choice:
+    probe = None if plan.link_probe is None else plan.link_probe.cut
+    if plan.patience_ms is None:
+        return Choice(plan.option.cut, link_probe=probe)
+    local = next(row.cut for row in plan.decision.options if row.option.is_local)
+    return Choice(plan.option.cut, local, plan.patience_ms)
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(_Unlearning):
     """Knows the trace, and takes what would be fastest on an idle server.
 
     Attributes:
@@ -96,13 +133,7 @@ class Oracle:
 
     def choose(self, now_ms: float, left_ms: float | None) -> Choice:
         """See :meth:`Policy.choose`."""
-        return Choice(min(self.options, key=lambda option: self._latency_ms(option, now_ms)))
-
-    def answered(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """An oracle has nothing to learn."""
-
-    def given_up(self, option: Option, network_ms: float, now_ms: float) -> None:
-        """An oracle has nothing to learn."""
+        return Choice(min(self.options, key=lambda o: self._latency_ms(o, now_ms)).cut)
 
     def _latency_ms(self, option: Option, now_ms: float) -> float:
         if option.is_local:

@@ -43,11 +43,10 @@ class SlowProxy(Closing):
         if parts.scheme != "http" or parts.hostname is None or parts.port is None:
             raise QueryError(f"target: expected http://host:port, got {target!r}", field="target")
         self._target = (parts.hostname, parts.port)
-        self.uplink = uplink
         self.rtt_ms = rtt_ms
-        self._started_s = time.monotonic()
-        self._free_ms = 0.0
         self._lock = threading.Lock()
+        self._sent_bytes = 0
+        self.restart(uplink)
         self._open: set[socket.socket] = set()
         self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -58,6 +57,27 @@ class SlowProxy(Closing):
     def url(self) -> str:
         """The address to talk to."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    @property
+    def uplink(self) -> Uplink:
+        """The uplink. Setting another one lets bytes that already wait go by the old one."""
+        return self._uplink
+
+    @uplink.setter
+    def uplink(self, uplink: Uplink) -> None:
+        with self._lock:
+            self._uplink = uplink
+            self._queue = uplink.queue()
+
+    @property
+    def sent_bytes(self) -> int:
+        """All that clients have sent through the uplink, headers included."""
+        return self._sent_bytes
+
+    def restart(self, uplink: Uplink) -> None:
+        """Begin a trace now: its time 0 is this moment."""
+        self._started_s = time.monotonic()
+        self.uplink = uplink
 
     def close(self) -> None:
         """End all connections."""
@@ -82,6 +102,9 @@ class SlowProxy(Closing):
                 _end(client)
                 continue
             server.settimeout(None)
+            for connection in (client, server):
+                # Without this a small chunk waits for the acknowledgement of the one before it.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._open |= {client, server}
             self._pass_on(client, server, limited=True)
@@ -115,8 +138,8 @@ class SlowProxy(Closing):
         with self._lock:
             sent_ms = self._now_ms()
             if limited:
-                sent_ms = self.uplink.finish_ms(max(self._free_ms, sent_ms), nbytes)
-                self._free_ms = sent_ms
+                self._sent_bytes += nbytes
+                sent_ms = self._queue.send(sent_ms, nbytes)
             return sent_ms + self.rtt_ms / 2
 
     def _now_ms(self) -> float:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..adaptive import Option
+from ..adaptive import EXPLORATION, Option
 from ..advice import is_faithful
 from ..errors import QueryError
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT
+from ..schema import INPUT, OUTPUT, PHOTO_FILE
 from .uplink import ConstantUplink, Uplink
 
 
@@ -26,10 +26,17 @@ class Scenario:
         rate: photos a second of each device.
         burst: photos that arrive at once.
         devices: how many devices share the server.
-        workers: of the server; each runs one request at a time.
+        workers: of the server; each runs one batch at a time.
+        batch_size: requests that a worker runs together, at most.
+        batch_delay_ms: how long a worker waits for a batch to fill.
+        batch_cost: what a further request of a batch takes, as a share of its time alone: 1 where
+            batches save nothing, as on one CPU thread, 0 where it is free.
         photos: of each device.
         noise: standard deviation of the logarithm of each computing time.
-        seed: of arrivals and noise.
+        seed: of arrivals, noise and tries.
+        advised: the options as the server advises them to the adaptive client, which has its own
+            times still to find out; by default they are right.
+        exploration: the probability of the adaptive client's tries.
 
     Raises:
         QueryError: a value is out of range; it names the field.
@@ -43,9 +50,14 @@ class Scenario:
     burst: int = 1
     devices: int = 1
     workers: int = 1
+    batch_size: int = 1
+    batch_delay_ms: float = 0.0
+    batch_cost: float = 1.0
     photos: int = 200
     noise: float = 0.1
     seed: int = 0
+    advised: tuple[Option, ...] = ()
+    exploration: float = EXPLORATION
 
     def __post_init__(self) -> None:
         if not self.options:
@@ -55,12 +67,23 @@ class Scenario:
                 "no cut is accurate enough: raise the tolerance, or profile other codecs",
                 field="tolerance",
             )
-        for name, low in (("rtt_ms", 0.0), ("rate", 1e-6), ("noise", 0.0)):
+        for name, low in (
+            ("rtt_ms", 0.0),
+            ("rate", 1e-6),
+            ("noise", 0.0),
+            ("batch_delay_ms", 0.0),
+        ):
             _at_least(name, getattr(self, name), low)
         if self.deadline_ms is not None:
             _at_least("deadline_ms", self.deadline_ms, 1e-3)
-        for name in ("burst", "devices", "workers", "photos"):
+        for name in ("burst", "devices", "workers", "photos", "batch_size"):
             _at_least(name, getattr(self, name), 1)
+        if not 0 <= self.batch_cost <= 1:
+            raise QueryError(
+                f"batch_cost: expected 0 to 1, got {self.batch_cost!r}", field="batch_cost"
+            )
+        if not {option.cut for option in self.advised} <= {option.cut for option in self.options}:
+            raise QueryError("advised: expected cuts of the options only", field="advised")
         if self.devices * self.photos > 1_000_000:
             raise QueryError(
                 f"photos: expected at most 1,000,000 for all devices, got "
@@ -77,6 +100,7 @@ def options_of(
     tolerance: float = 0.01,
     max_head_macs: float | None = None,
     envelope_bytes: float = 0.0,
+    prepare_ms: float = 0.0,
 ) -> tuple[Option, ...]:
     """The measured cuts of a profile as options of a device.
 
@@ -86,24 +110,28 @@ def options_of(
         tolerance: the share of photos that may differ from the full network's answer.
         max_head_macs: cuts whose head needs more are refused.
         envelope_bytes: of each request beside its body, such as HTTP headers.
+        prepare_ms: from the photo to the head's input on the device, which a profile does not hold.
+            The file as it is needs none.
 
     Raises:
         QueryError: a number is out of range.
     """
     _at_least("slowdown", slowdown, 1e-6)
     _at_least("server_slowdown", server_slowdown, 1e-6)
+    _at_least("prepare_ms", prepare_ms, 0.0)
     if not 0 <= tolerance <= 1:
         raise QueryError(f"tolerance: expected 0 to 1, got {tolerance!r}", field="tolerance")
     options = []
     for measurement in profile.measurements:
         cut = measurement.cut
         local = cut.split_point == OUTPUT
+        prepared_ms = 0.0 if cut.codec == PHOTO_FILE else prepare_ms
         head_ms = 0.0 if cut.split_point == INPUT else profile.head_time_ms(cut.split_point)
         server_ms = measurement.decode_ms + profile.tail_ms.get(cut.split_point, math.nan)
         option = Option(
             cut=cut,
             nbytes=0.0 if local else measurement.nbytes + envelope_bytes,
-            device_ms=slowdown * (head_ms + measurement.encode_ms),
+            device_ms=prepared_ms + slowdown * (head_ms + measurement.encode_ms),
             server_ms=0.0 if local else server_slowdown * server_ms,
             agreement=measurement.agreement,
             refused=_refused(profile, measurement, tolerance, max_head_macs),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import QueryError
 
 PACKET_BYTES: Final = 1500
+_SHORTEST_MS: Final = 1e-3
 MAX_LINES: Final = 10_000_000
 """More lines than this are refused: 3 hours at 12 Mbit/s."""
 
@@ -27,8 +28,21 @@ class Uplink(Protocol):
     def finish_ms(self, start_ms: float, nbytes: float) -> float:
         """The time at which the last of ``nbytes`` is sent, if nothing else is in the way."""
 
+    def queue(self) -> UplinkQueue:
+        """An empty queue of bytes for this uplink, whose clock stands at 0."""
+
     def describe(self) -> str:
         """The uplink in words, with its mean rate."""
+
+
+class UplinkQueue(Protocol):
+    """The bytes of one device in line for its uplink: first come, first served."""
+
+    def send(self, now_ms: float, nbytes: float) -> float:
+        """Put bytes in line now; the time at which the last of them is sent.
+
+        ``now_ms`` may not go back.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,10 @@ class ConstantUplink:
     def finish_ms(self, start_ms: float, nbytes: float) -> float:
         """See :meth:`Uplink.finish_ms`."""
         return start_ms + nbytes * 8 / (1000 * self.bandwidth_mbps)
+
+    def queue(self) -> UplinkQueue:
+        """See :meth:`Uplink.queue`."""
+        return _ConstantQueue(self)
 
     def describe(self) -> str:
         """See :meth:`Uplink.describe`."""
@@ -84,8 +102,11 @@ class TraceUplink:
                 f"{times[line - 1]:g} after {times[line - 2]:g}",
                 field="link",
             )
-        if times[-1] <= 0:
-            raise QueryError(f"{name}: all times are 0, so the rate is infinite", field="link")
+        if times[-1] < _SHORTEST_MS:
+            raise QueryError(
+                f"{name}: expected a trace of at least {_SHORTEST_MS:g} ms, got {times[-1]:g}",
+                field="link",
+            )
         self._times = times
         self._name = name
 
@@ -123,15 +144,62 @@ class TraceUplink:
         packets = math.ceil(nbytes / PACKET_BYTES)
         if packets <= 0:
             return start_ms
-        rounds, offset_ms = divmod(start_ms, self.period_ms)
-        first = int(np.searchsorted(self._times, offset_ms, side="left"))
-        more_rounds, index = divmod(first + packets - 1, len(self._times))
-        return float((rounds + more_rounds) * self.period_ms + self._times[index])
+        return self.time_ms(self.first(start_ms) + packets - 1)
+
+    def first(self, at_ms: float) -> int:
+        """The number of the first opportunity at this time or later, counted from the start."""
+        rounds, offset_ms = divmod(at_ms, self.period_ms)
+        index = int(np.searchsorted(self._times, offset_ms, side="left"))
+        return int(rounds) * len(self._times) + index
+
+    def time_ms(self, number: int) -> float:
+        """When an opportunity comes."""
+        rounds, index = divmod(number, len(self._times))
+        return float(rounds * self.period_ms + self._times[index])
+
+    def queue(self) -> UplinkQueue:
+        """See :meth:`Uplink.queue`."""
+        return _TraceQueue(self)
 
     def describe(self) -> str:
         """See :meth:`Uplink.describe`."""
         mean = len(self._times) * PACKET_BYTES * 8 / (1000 * self.period_ms)
         return f"{self._name}: {mean:.3g} Mbit/s on average, {self.period_ms / 1000:.0f} s"
+
+
+class _ConstantQueue:
+    def __init__(self, uplink: ConstantUplink) -> None:
+        self._uplink = uplink
+        self._free_ms = 0.0
+
+    def send(self, now_ms: float, nbytes: float) -> float:
+        self._free_ms = self._uplink.finish_ms(max(now_ms, self._free_ms), nbytes)
+        return self._free_ms
+
+
+class _TraceQueue:
+    """Uses every opportunity once. Bytes that wait share an opportunity with those before them."""
+
+    def __init__(self, uplink: TraceUplink) -> None:
+        self._uplink = uplink
+        self._free_ms = 0.0
+        self._next = 0
+        self._room = 0.0
+
+    def send(self, now_ms: float, nbytes: float) -> float:
+        if now_ms > self._free_ms:
+            self._next = max(self._next, self._uplink.first(now_ms))
+            self._free_ms = now_ms
+            self._room = 0.0
+        rest = nbytes - self._room
+        if rest <= 0:
+            self._room = -rest
+            return self._free_ms
+        packets = math.ceil(rest / PACKET_BYTES)
+        self._next += packets
+        self._room = packets * PACKET_BYTES - rest
+        self._free_ms = self._uplink.time_ms(self._next - 1)
+        return self._free_ms
 
 
 def swinging_trace(seed: int, seconds: float = 60.0, mean_mbps: float = 4.0) -> TraceUplink:

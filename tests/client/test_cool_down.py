@@ -138,15 +138,16 @@ class Away:
 def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 
-    def counted(self: CoolDown, failures: int) -> float:
-        pauses.append(self._shortest_s * 2**failures)
+    def counted(self: CoolDown) -> float:
+        pauses.append(self._pause.grow())
         return 0.0
 
     server = Away(5)
     cool_down = CoolDown(server, (1.0, 60.0))
-    low, high = cool_down.pause_s(0), cool_down.pause_s(10**6)
-    assert 0.75 <= low <= 1.25
-    assert 45 <= high <= 75
+    drawn = [cool_down.pause_s() for _ in range(20)]
+    assert 0.75 <= drawn[0] <= 1.25
+    assert all(45 <= pause <= 75 for pause in drawn[6:])
+    cool_down = CoolDown(server, (1.0, 60.0))
     monkeypatch.setattr(CoolDown, "pause_s", counted)
     asked = cool_down.ask()
     assert asked is not None
@@ -156,7 +157,7 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pauses == [1, 2, 4, 8, 16, 32]
     cool_down.failed(asked + 1)  # the trial: the pauses go on growing
     until(lambda: cool_down.ask() is not None)
-    assert pauses[6:] == [64]
+    assert pauses[6:] == [60]
     cool_down.succeeded(asked + 2)
     again = cool_down.ask()
     assert again is not None

@@ -39,16 +39,16 @@ CALM = Scenario(
 
 def test_an_unloaded_system_by_hand() -> None:
     # 90 ms on the device, 10 ms for 5,000 bytes at 4 Mbit/s, 30 ms round trip, 25 ms at the server.
-    run = simulate(replace(CALM, rate=0.01), lambda _offset: Fixed(SPLIT))
+    run = simulate(replace(CALM, rate=0.01), lambda _device: Fixed(SPLIT.cut))
     assert [photo.latency_ms for photo in run.photos] == pytest.approx([155.0] * 30)
-    local = simulate(replace(CALM, rate=0.01), lambda _offset: Fixed(LOCAL))
+    local = simulate(replace(CALM, rate=0.01), lambda _device: Fixed(LOCAL.cut))
     assert [photo.latency_ms for photo in local.photos] == pytest.approx([300.0] * 30)
     assert local.busy_ms == 0
 
 
 def test_a_burst_waits_in_line_on_the_device() -> None:
     scenario = replace(CALM, burst=3, photos=3)
-    run = simulate(scenario, lambda _offset: Fixed(LOCAL))
+    run = simulate(scenario, lambda _device: Fixed(LOCAL.cut))
     assert [photo.latency_ms for photo in run.photos] == pytest.approx([300.0, 600.0, 900.0])
 
 
@@ -58,7 +58,7 @@ def test_a_queue_at_the_server_is_that_of_the_theory() -> None:
     scenario = Scenario(
         (option,), ConstantUplink(1e6), rtt_ms=0, rate=0.05, devices=200, photos=100, noise=0.0
     )
-    run = simulate(scenario, lambda _offset: Fixed(option))
+    run = simulate(scenario, lambda _device: Fixed(option.cut))
     load = 200 * 0.05 * 0.05
     # Pollaczek and Khinchine: mean waiting time load * time / (2 * (1 - load)).
     waiting_ms = load * 50 / (2 * (1 - load))
@@ -70,20 +70,20 @@ def test_a_queue_at_the_server_is_that_of_the_theory() -> None:
 
 def test_equal_scenarios_give_equal_results() -> None:
     scenario = replace(CALM, uplink=swinging_trace(2), noise=0.2, devices=3)
-    first, again = (simulate(scenario, lambda _offset: Adaptive(OPTIONS)).photos for _ in range(2))
+    first, again = (simulate(scenario, lambda _device: Adaptive(OPTIONS)).photos for _ in range(2))
     assert first == again
 
 
 def test_a_stalled_link_is_answered_by_the_device() -> None:
     """One opportunity to send a packet in 100 s: whoever waits for the server waits for ever."""
     stalled = replace(CALM, uplink=TraceUplink([100_000.0]), photos=20, deadline_ms=700)
-    run = simulate(stalled, lambda _offset: Adaptive(OPTIONS))
+    run = simulate(stalled, lambda _device: Adaptive(OPTIONS))
     assert max(photo.latency_ms for photo in run.photos) <= 700
     results = {result.policy: result for result in compare(stalled)}
     assert results[ADAPTIVE].missed == 0
     assert results["input:jpeg"].missed == 1
     patient = replace(stalled, deadline_ms=None)
-    run = simulate(patient, lambda _offset: Adaptive(OPTIONS))
+    run = simulate(patient, lambda _device: Adaptive(OPTIONS))
     # Without a deadline the device waits as long as its own answer takes, then answers itself.
     assert max(photo.latency_ms for photo in run.photos) <= 3 * 300
     assert any(photo.hedged for photo in run.photos)
@@ -105,9 +105,9 @@ def test_adapting_pays_on_a_swinging_link(slowdown: int, seed: int) -> None:
 
 def test_the_oracle_takes_the_fastest() -> None:
     oracle = Oracle(OPTIONS, ConstantUplink(4.0), rtt_ms=30, offset_ms=0.0)
-    assert oracle.choose(0.0, None).option == PHOTO
+    assert oracle.choose(0.0, None).cut == PHOTO.cut
     slow = Oracle(OPTIONS, ConstantUplink(0.3), rtt_ms=30, offset_ms=0.0)
-    assert slow.choose(0.0, None).option == SPLIT
+    assert slow.choose(0.0, None).cut == SPLIT.cut
 
 
 def test_options_that_no_link_could_prefer_are_left_out() -> None:
