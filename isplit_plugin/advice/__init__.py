@@ -8,7 +8,7 @@ from __future__ import annotations
 from .anytime import median_ranks
 from .assessment import bare_profile, recommend
 from .curves import class_curves
-from .faithful import CHANCE, TOLERANCE, Sample, is_faithful, photos_needed, sign_test
+from .faithful import CHANCE, TOLERANCE, Sample, is_faithful, most_misses, photos_needed, sign_test
 from .intervals import wilson
 from .live_view import (
     ALL_GROUPS,
@@ -88,6 +88,7 @@ __all__ = [
     "live_weights",
     "local_maxima",
     "median_ranks",
+    "most_misses",
     "photos_needed",
     "positions",
     "recommend",

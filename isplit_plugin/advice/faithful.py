@@ -87,6 +87,14 @@ def photos_needed(measurement: CutMeasurement, tolerance: float = TOLERANCE) -> 
     return Sample.of(measurement).photos_needed(tolerance)
 
 
+def most_misses(photos: int, tolerance: float = TOLERANCE) -> int:
+    """The most misses of ``photos`` with which a cut is still faithful."""
+    misses = 0
+    while misses < photos and Sample(photos, misses + 1).faithful(tolerance):
+        misses += 1
+    return misses
+
+
 def sign_test(wins: int, losses: int) -> float:
     """The probability of so many wins or more against so few losses, if both are as likely."""
     trials = wins + losses

@@ -137,6 +137,7 @@ def _measure(
             progress=progress,
             transforms=transforms,
             processes=processes,
+            curtail=options.tolerance if options.curtail else None,
         )
     if not (options.predictors and processes.is_first):
         return measured, transforms

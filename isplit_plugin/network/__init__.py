@@ -12,12 +12,13 @@ from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .processes import ONE_PROCESS, Processes, launched_processes
 from .profiling import profile
-from .transforms.fitted import FittedTransforms
+from .transforms.fitted import FOLDS, FittedTransforms, fold_of
 from .transforms.fitting import MIN_PHOTOS, fit_transforms
 from .weights import load_weights
 from .zoo import efficientnet_lite0
 
 __all__ = [
+    "FOLDS",
     "MIN_PHOTOS",
     "ONE_PROCESS",
     "CapturedNetwork",
@@ -36,6 +37,7 @@ __all__ = [
     "export_head",
     "export_part",
     "fit_transforms",
+    "fold_of",
     "launched_processes",
     "load_network",
     "load_weights",

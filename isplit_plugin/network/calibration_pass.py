@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,7 @@ class CalibrationPass:
         codecs: Sequence[str],
         photos: Sequence[str],
         transforms: FittedTransforms | None = None,
+        most_misses: float = math.inf,
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
@@ -105,8 +107,9 @@ class CalibrationPass:
             codecs,
             {point.name: point.channel_axis for point in net.split_points},
             transforms,
+            most_misses,
         )
-        self.photo_meter = PhotoMeter(photos, preprocessing)
+        self.photo_meter = PhotoMeter(photos, preprocessing, most_misses)
 
     def run(
         self,

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -110,6 +111,8 @@ class CodecMeter:
             codings (``dct@3``).
         channel_axes: split point -> channel axis, counted with the batch (default 1).
         transforms: for codecs that need one; they are measured where there is one.
+        most_misses: a cut that misses more photos than these is measured no further. By default
+            every cut is measured on all photos.
 
     Attributes:
         samples: one value for each image so far.
@@ -123,7 +126,10 @@ class CodecMeter:
         codecs: Sequence[str],
         channel_axes: Mapping[str, int] | None = None,
         transforms: FittedTransforms | None = None,
+        most_misses: float = math.inf,
     ) -> None:
+        self._most_misses = most_misses
+        self._misses: Counter[Cut] = Counter()
         self._transforms = transforms
         self._tails = tails
         self._channel_axes = dict(channel_axes or {})
@@ -151,7 +157,12 @@ class CodecMeter:
         for coding in self._codings:
             if needs_transform(coding) and None in (transforms or [None]):
                 continue
-            samples = self.samples.setdefault(Cut.of(split_point, coding), Samples())
+            cut = Cut.of(split_point, coding)
+            samples = self.samples.setdefault(cut, Samples())
+            if self._misses[cut] > self._most_misses:
+                for _ in exact:
+                    samples.skip()
+                continue
             decoded = self._encode_and_decode(split_point, coding, exact, transforms, samples)
             digest = hashlib.blake2b(decoded.data).digest()
             if digest not in agreements:
@@ -161,6 +172,7 @@ class CodecMeter:
                     scores = self._run_tail(split_point, decoded, activations)
                     agreements[digest] = _agreement(scores, top, decoded)
             samples.agrees.extend(agreements[digest])
+            self._misses[cut] += agreements[digest].count(0.0)
 
     def measurements(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
         """The measurement of every cut, by class row.

@@ -55,7 +55,8 @@ class PhotoMeter:
     A form is dropped when the photos so far show that it is hopeless: that it agrees on less than
     95 % (:mod:`isplit_plugin.advice.faithful`), or that another form takes fewer bytes and less time
     to encode, and agrees more often (exact sign test on the photos on which one of the two misses,
-    5 %). Its measurement then rests on the photos so far.
+    5 %). Its measurement then rests on the photos so far. So does that of a form with more than
+    ``most_misses``.
 
     Attributes:
         samples: one value for each image so far.
@@ -65,11 +66,18 @@ class PhotoMeter:
     Parameters:
         codings: the forms, such as ``webp@75``. Those that this Pillow cannot write are left out.
         preprocessing: of the photos.
+        most_misses: with which a form is measured on; by default with any number.
 
     Raises UnknownCodecError.
     """
 
-    def __init__(self, codings: Sequence[str], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        codings: Sequence[str],
+        preprocessing: Preprocessing,
+        most_misses: float = math.inf,
+    ) -> None:
+        self._most_misses = most_misses
         self._preprocessing = preprocessing
         cuts = tuple(_photo_cut(coding) for coding in codings)
         self._cuts = tuple(cut for cut in cuts if can_write(cut.codec))
@@ -127,9 +135,11 @@ class PhotoMeter:
         }
         for cut, score in scores.items():
             photos = int(np.isfinite(score.agrees).sum())
+            misses = photos - int(np.nansum(score.agrees))
+            if misses > self._most_misses:
+                self.dropped.add(cut)
             if photos < MIN_PHOTOS:
                 continue
-            misses = photos - int(np.nansum(score.agrees))
             if not Sample(photos, misses).faithful(HOPELESS) or any(
                 other.beats(score) for rival, other in scores.items() if rival != cut
             ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from .. import __version__
+from ..advice import most_misses
 from ..errors import DataError
 from ..photo_codecs import PHOTOS
 from ..profile import TARGETS, CutMeasurement, Profile
@@ -45,6 +47,7 @@ def profile(
     progress: bool | Progress | None = None,
     transforms: FittedTransforms | None = None,
     processes: Processes = ONE_PROCESS,
+    curtail: float | None = None,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -74,6 +77,10 @@ def profile(
             codec ``dct`` is measured too, each image with a transform that was fitted without it.
         processes: those that share the images. Each is given all images and measures the blocks
             that it owns; the times are those of the first. All return the same profile.
+        curtail: a tolerance. A cut that misses so many images that it cannot be faithful any more
+            (:func:`isplit_plugin.advice.most_misses` of all images) is measured no further, by each
+            process for itself. That saves time and changes no verdict at this tolerance; the
+            agreement of such a cut rests on fewer images, and is a little too low.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -93,6 +100,7 @@ def profile(
         else (*codecs, TRANSFORM_CODEC),
         photos=photos,
         transforms=transforms,
+        most_misses=_most_misses(images, curtail),
     )
     total = processes.own_photos(len(images), batch_size) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
@@ -107,7 +115,8 @@ def profile(
             classes=tuple(classes),
             model=model,
             provenance=_provenance(calibration, used_threads)
-            | ({"processes": str(processes.count)} if processes.count > 1 else {}),
+            | ({"processes": str(processes.count)} if processes.count > 1 else {})
+            | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"}),
         )
         if processes.count == 1:
             return made
@@ -146,6 +155,14 @@ def _made(
         accuracy=float(np.mean(correct)) if correct else None,
         provenance=provenance,
     )
+
+
+def _most_misses(images: Iterable[LabelledImage], curtail: float | None) -> float:
+    if curtail is None:
+        return math.inf
+    if not isinstance(images, Sized):
+        raise DataError("curtail: expected images whose number is known, such as a list")
+    return most_misses(len(images), curtail)
 
 
 def _check_arguments(

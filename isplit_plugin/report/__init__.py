@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bytes_curve import bytes_curve_figure, bytes_curve_text
 from .figures import Line, candidates, class_figure, curve_figure, overview_figure
 from .page import Page
 from .simulation_page import latency_figure, write_simulation
@@ -11,6 +12,8 @@ from .writing import profile_page, write_report
 __all__ = [
     "Line",
     "Page",
+    "bytes_curve_figure",
+    "bytes_curve_text",
     "candidates",
     "class_figure",
     "curve_figure",

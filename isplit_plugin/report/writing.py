@@ -8,6 +8,7 @@ from pathlib import Path
 from ..advice import LiveView
 from ..profile import Profile
 from ..schema import Recommendation
+from .bytes_curve import add_bytes_curve
 from .page import Page
 from .profile_sections import add_curves, add_measurements, add_provenance, add_summary
 from .traffic_sections import add_live_traffic, add_recommendation
@@ -68,6 +69,7 @@ def profile_page(
         page.section(title)
     add_summary(page, profile)
     add_winners(page, profile)
+    add_bytes_curve(page, profile)
     for recommendation in recommendations or ():
         add_recommendation(page, profile, recommendation)
     if live is not None:

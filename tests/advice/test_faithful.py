@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from isplit_plugin.advice.faithful import Sample
+from isplit_plugin.advice.faithful import Sample, most_misses
 
 
 @given(st.integers(1, 400), st.data(), st.floats(0, 1))
@@ -22,6 +22,18 @@ def test_the_tests_are_exact(photos: int, data: st.DataObject, tolerance: float)
     if abs(by_chance - 0.05) > 1e-9:
         assert sample.undecided(tolerance) == (not within and by_chance >= 0.05)
     assert sample.faithful(tolerance) == (sample.within(tolerance) or sample.undecided(tolerance))
+
+
+@given(st.integers(0, 600), st.floats(0, 0.2))
+def test_one_miss_more_than_the_most_is_not_faithful(photos: int, tolerance: float) -> None:
+    most = most_misses(photos, tolerance)
+    assert photos == 0 or Sample(photos, most).faithful(tolerance)
+    assert most == photos or not Sample(photos, most + 1).faithful(tolerance)
+
+
+def test_the_most_misses_by_hand() -> None:
+    # The table of docs/explanation/codecs.md says which number decides against a cut.
+    assert [most_misses(n) for n in (20, 60, 100, 200, 300, 400, 500)] == [1, 2, 3, 4, 4, 4, 5]
 
 
 @pytest.mark.parametrize(

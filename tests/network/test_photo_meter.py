@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,13 +27,16 @@ def batch(seed: int) -> list[Photo]:
 
 
 def measure(
-    codings: Sequence[str], misses: dict[int, list[int]], batches: int = 6
+    codings: Sequence[str],
+    misses: dict[int, list[int]],
+    batches: int = 6,
+    most_misses: float = math.inf,
 ) -> tuple[PhotoMeter, int]:
     """Batches of photos in these forms, and how often the network ran.
 
     ``misses``: form -> the photos of a batch on which it changes the class.
     """
-    meter = PhotoMeter(codings, PRE)
+    meter = PhotoMeter(codings, PRE, most_misses)
     calls = 0
     for number in range(batches):
         forms = iter([i for i, cut in enumerate(meter._cuts) if cut not in meter.dropped])
@@ -61,6 +65,18 @@ def test_a_form_that_is_hopeless_is_not_measured_to_the_end() -> None:
     assert images(meter, "jpeg@5") == MIN_PHOTOS
     assert calls == 6 + MIN_PHOTOS // BATCH
     assert meter.seconds > 0
+
+
+def test_a_form_that_cannot_be_faithful_any_more_is_measured_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(photo_meter, "HOPELESS", 1.0)
+    codings = ["jpeg@90", "jpeg@80"]
+    whole, _ = measure(codings, {1: [0]})
+    assert images(whole, "jpeg@80") == 6 * BATCH
+    meter, _ = measure(codings, {1: [0]}, most_misses=2)
+    assert images(meter, "jpeg@90") == 6 * BATCH
+    assert images(meter, "jpeg@80") == 3 * BATCH
 
 
 def test_a_form_that_another_one_beats_in_everything_is_dropped(

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from toys.rated_codec import QUALITIES, Rated
 
 from isplit_plugin import image as im
+from isplit_plugin.advice import is_faithful
 from isplit_plugin.errors import (
     CaptureError,
     DataError,
@@ -218,6 +219,27 @@ def test_every_quality_of_a_codec_is_measured(
         Cut(point, "rated", 3) for point in ("input", "conv1")
     }
     assert Profile.from_bytes(result.to_bytes()).measurement(Cut("conv1", "rated", 12)) is not None
+
+
+def test_a_curtailed_profile_has_the_same_verdicts(net: CapturedNetwork) -> None:
+    pairs = [(image, None) for image in photos(40)]
+    options: dict[str, Any] = {"split_points": ["conv1"], "codecs": ["q2+zstd", "uint8"]}
+    whole = run(net, pairs, batch_size=4, **options)
+    curtailed = run(net, pairs, batch_size=4, curtail=0.0, **options)
+    assert "curtailed" in curtailed.provenance
+    assert "curtailed" not in whole.provenance
+    assert [m.cut for m in curtailed.measurements] == [m.cut for m in whole.measurements]
+    shorter = 0
+    for own, all_images in zip(curtailed.measurements, whole.measurements, strict=True):
+        assert is_faithful(own, 0.0) == is_faithful(all_images, 0.0)
+        if own.images.sum() < all_images.images.sum():
+            shorter += 1
+            assert not is_faithful(own, 0.0)
+        else:
+            assert own.agreeing.tolist() == all_images.agreeing.tolist()
+    assert shorter
+    with pytest.raises(DataError, match="whose number is known"):
+        run(net, iter(pairs), curtail=0.01)
 
 
 def test_a_codec_that_changes_the_class_is_counted_by_class() -> None:

@@ -152,7 +152,7 @@ def test_ids_are_unique_and_links_lead_somewhere(html: str) -> None:
 
 def test_figures_follow_the_page_into_dark_mode(html: str) -> None:
     svgs = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(svgs) == 5  # winners, overview, classes, and one for each recommendation
+    assert len(svgs) == 6  # winners, bytes, overview, classes, and one for each recommendation
     for svg in svgs:
         colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
         assert colours <= {"#000000", "#ffffff"}, colours  # nothing visible in a fixed colour
