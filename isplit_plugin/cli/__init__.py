@@ -1,7 +1,7 @@
 """The command line.
 
 ``isplit profile | package | serve | forward | register | unregister | predict | recommend | label |
-device | store``, for research ``isplit bottleneck | evaluate``, before deployment
+device | keys | store``, for research ``isplit bottleneck | evaluate``, before deployment
 ``isplit simulate``, and ``isplit demo``. ``isplit docs`` prints the documentation.
 
 Exit codes:
@@ -43,6 +43,7 @@ COMMANDS: Final = (
     "recommend",
     "label",
     "device",
+    "keys",
     "store",
     "bottleneck",
     "evaluate",
@@ -83,6 +84,7 @@ _EXTRAS: Final = {
     "pydantic": "server",
     "matplotlib": "report",
     "simpy": "simulate",
+    "cryptography": "exits",
     "timm": "timm",
     "foolbox": "demo",
     "efficientnet_lite_pytorch": "demo",

@@ -27,6 +27,7 @@ from .release import (
 from .signing import (
     MAX_SIGNED_BYTES,
     new_keys,
+    public_key_of,
     public_key_path,
     read_private_key,
     read_public_key,
@@ -78,6 +79,7 @@ __all__ = [
     "missing",
     "new_keys",
     "pool",
+    "public_key_of",
     "public_key_path",
     "read_private_key",
     "read_public_key",

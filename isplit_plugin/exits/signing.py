@@ -92,15 +92,14 @@ def read_public_key(path: str | Path) -> bytes:
     return key.public_bytes_raw()
 
 
+def public_key_of(private_key: bytes) -> bytes:
+    """The public key (32 bytes) of a private key. Raises SecretError for what is none."""
+    return _private_key(private_key).public_key().public_bytes_raw()
+
+
 def sign(exit_bytes: bytes, private_key: bytes) -> bytes:
     """The exit's bytes, signed. Raises SecretError for what is no private key (32 bytes)."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    try:
-        key = Ed25519PrivateKey.from_private_bytes(private_key)
-    except ValueError as error:
-        raise SecretError("private key: expected 32 bytes") from error
-    return _MAGIC + key.sign(_MAGIC + exit_bytes) + exit_bytes
+    return _MAGIC + _private_key(private_key).sign(_MAGIC + exit_bytes) + exit_bytes
 
 
 def verify(signed: bytes, public_key: bytes) -> bytes:
@@ -146,6 +145,15 @@ def unsigned(signed: bytes) -> bytes:
 def read_signed(signed: bytes, public_key: bytes) -> Exit:
     """The exit in a signed exit. Raises ExitError and SecretError, as :func:`verify`."""
     return Exit.from_bytes(verify(signed, public_key))
+
+
+def _private_key(private_key: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        return Ed25519PrivateKey.from_private_bytes(private_key)
+    except ValueError as error:
+        raise SecretError("private key: expected 32 bytes") from error
 
 
 def _read(path: str | Path, *, private: bool) -> bytes:
