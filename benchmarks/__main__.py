@@ -28,6 +28,7 @@ NAMES = (
     "client",
     "transform",
     "adaptive",
+    "release",
     "winners",
 )
 

@@ -11,9 +11,10 @@ agreeing audits would have to be outweighed first. While the chance is within th
 withdrawals come once in 1 / ``FALSE_ALARM`` audits at most, on average.
 
 **The share of audits** falls as exits accumulate: ``EXPOSURE`` / (tolerance * exits), from 1 down
-to ``LEAST_SHARE``. However large a sudden drift is, the disagreements until its detection are about
-the audited disagreements that detection takes, over the share. So they stay below a fixed part of
-what the tolerance allows to all exits of the class so far.
+to ``LEAST_SHARE``. Detection takes two or three audited disagreements, whatever the drift, so a
+device gives about that many over the share of wrong answers before it: 20 to 30 % of what the
+tolerance allows to all exits so far. A constant share would have to be that large from the
+beginning, or would leave young releases without a defence.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ FALSE_ALARM: Final = 1e-3
 """False withdrawals for each audit, at most, in the long run."""
 LEAST_SHARE: Final = 0.02
 """The share of exits that is always audited."""
-EXPOSURE: Final = 4.0
-"""Audits after which a hundred exits in a tolerance of 1 % need not all be audited; see above."""
+EXPOSURE: Final = 10.0
+"""All exits of a class are audited until the tolerance allows this many of them to disagree."""
 DETECTORS: Final = len(larger_chances(TOLERANCE))
 """The numbers of a detector's state."""
 
 _LARGEST: Final = 1e100
+_SETTLED: Final = 2000  # steps after which the sums no longer change, or are as large as they get
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Audits:
     def after(
         self, agreeing: int, disagreeing: int, share: float, tolerance: float = TOLERANCE
     ) -> Audits:
-        """With more audits, drawn with this share. Agreeing ones are taken first.
+        """With more audits, drawn with this share. Their order is not known: disagreeing ones are
+        taken to be spread evenly, so hand in small batches, or a drift is noticed late.
 
         Raises DataError for negative counts, or a share that is not above 0 and at most 1.
         """
@@ -73,12 +76,12 @@ class Audits:
         sums = np.array(self.detector)
         q = larger_chances(tolerance)
         agree, disagree = (1 - q) / (1 - tolerance), q / tolerance
-        # R <- (R + 1) L, agreeing times: L^n R + L + ... + L^n.
-        sums = agree**agreeing * sums + agree * (1 - agree**agreeing) / (1 - agree)
-        for _ in range(disagreeing):
-            sums = np.minimum((sums + 1) * disagree, _LARGEST)
-            if sums.min() >= _LARGEST:
-                break
+        # R <- (R + 1) L, n times, is L^n R + L + ... + L^n.
+        decay = agree ** (agreeing / (disagreeing + 1))
+        growth = agree * (1 - decay) / (1 - agree)
+        sums = decay * sums + growth
+        for _ in range(min(disagreeing, _SETTLED)):
+            sums = np.minimum(decay * (sums + 1) * disagree + growth, _LARGEST)
         return replace(
             self,
             audited=self.audited + agreeing + disagreeing,
