@@ -20,6 +20,7 @@ NAMES = (
     "photos",
     "bottleneck",
     "serving",
+    "overhead",
     "forwarder",
     "store",
     "memory",

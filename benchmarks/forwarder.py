@@ -21,12 +21,10 @@ import requests
 from isplit_plugin.client import SplitClient
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.device_tokens import issue, read_secret
-from isplit_plugin.network import capture, load_network, profile
 from isplit_plugin.serving.launcher import TorchServe
-from isplit_plugin.serving.packaging import package
 
 from .harness import Row, interleaved, row
-from .serving import SPEC, do_nothing
+from .packaged import do_nothing, package_lite0
 
 CUTS = ("input:jpeg", "_blocks.5:uint8+zstd")
 SIZES = (1_000, 100_000, 1_000_000, 10_000_000)
@@ -40,7 +38,8 @@ def run(quick: bool = False) -> list[Row]:
     rounds = 20 if quick else ROUNDS
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        bundle = _package(folder)
+        bundle = package_lite0(folder / "model_store", {"lite0": {}}, ["_blocks.5"])["lite0"]
+        do_nothing(folder, folder / "model_store")
         server = stack.enter_context(
             TorchServe(
                 model_store=folder / "model_store",
@@ -57,33 +56,6 @@ def run(quick: bool = False) -> list[Row]:
         for size in SIZES:
             rows += _nothing(server, url, token, size, rounds if size < 10**7 else rounds // 4)
         return rows
-
-
-def _package(folder: Path) -> Path:
-    loaded = load_network(SPEC)
-    net = capture(loaded.model, loaded.example_input)
-    point = "_blocks.5"
-    measured = profile(
-        net,
-        [(photo.path, photo.class_id) for photo in labelled_photos()[:4]],
-        preprocessing=loaded.preprocessing,
-        classes=loaded.classes,
-        model="lite0",
-        split_points=[point],
-        codecs=("uint8+zstd",),
-    )
-    built = package(
-        net,
-        profile=measured,
-        preprocessing=loaded.preprocessing,
-        classes=loaded.classes,
-        model="lite0",
-        deployed=[point],
-        include_output=False,
-        out_dir=folder / "model_store",
-    )
-    do_nothing(folder, folder / "model_store")
-    return built.bundle
 
 
 @contextmanager

@@ -57,12 +57,13 @@ def against(
 
 def table(rows: Sequence[Row]) -> str:
     """The rows for people."""
-    header = ("what", "value", "unit", "x", "of", "expected")
+    header = ("what", "value", "unit", "quiet", "x", "of", "expected")
     cells = [
         (
             str(r["name"]),
             f"{r['value']:,.4g}",
             str(r["unit"]),
+            f"{r['quiet_ms']:,.3g}" if "quiet_ms" in r else "",
             f"{r['ratio']:.3g}" if "ratio" in r else "",
             str(r.get("rival", "")),
             str(r.get("expected", "")),

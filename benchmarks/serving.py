@@ -5,8 +5,6 @@ real photos, loopback, one worker each, one thread."""
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,14 +17,12 @@ import requests
 
 from isplit_plugin.client import SplitClient
 from isplit_plugin.demo.photos import labelled_photos
-from isplit_plugin.network import capture, load_network, profile
 from isplit_plugin.schema import Cut
 from isplit_plugin.serving.launcher import TorchServe
-from isplit_plugin.serving.packaging import package
 
 from .harness import Row, against, interleaved, row
+from .packaged import POINTS, do_nothing, package_lite0
 
-SPEC = "isplit_plugin.network.zoo:efficientnet_lite0"
 CONFIGS: dict[str, dict[str, Any]] = {
     "everything": {"isplit": {"sampling": 0.05, "cpu_budget": 0.01}},
     "everything_again": {
@@ -35,43 +31,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "no_sampling": {"isplit": {"sampling": 0.0}},
     "nothing": {"isplit": {"statistics": False}},
 }
-_NOTHING = """
-def handle(data, context):
-    return None if data is None else [b"ok"] * len(data)
-"""
-
-
-def do_nothing(folder: Path, store: Path) -> None:
-    """Package a handler that answers without looking at its request."""
-    handler = folder / "nothing_handler.py"
-    handler.write_text(_NOTHING)
-    config = folder / "nothing.yaml"
-    config.write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nmaxBatchDelay: 1\n")
-    command = [
-        sys.executable,
-        "-m",
-        "model_archiver.model_packaging",
-        "--model-name",
-        "do_nothing",
-        "--version",
-        "1.0",
-    ]
-    command += [
-        "--handler",
-        str(handler),
-        "--config-file",
-        str(config),
-        "--export-path",
-        str(store),
-        "--force",
-    ]
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        env={"TMPDIR": str(folder), "PATH": "/usr/bin"},
-    )
 
 
 def _throughput(send: Callable[[], object], *, clients: int, seconds: float) -> float:
@@ -94,36 +53,12 @@ def _throughput(send: Callable[[], object], *, clients: int, seconds: float) -> 
 def run(quick: bool = False) -> list[Row]:
     """Rows of latency (keep-alive, one client) and throughput (four clients)."""
     rounds, seconds, repeats = (15, 1.0, 1) if quick else (150, 5.0, 5)
-    loaded = load_network(SPEC)
-    net = capture(loaded.model, loaded.example_input)
     photos = labelled_photos()
-    points = ["_blocks.5", "_blocks.12"]
-    measured = profile(
-        net,
-        [(p.path, p.class_id) for p in photos[:4]],
-        preprocessing=loaded.preprocessing,
-        classes=loaded.classes,
-        model="everything",
-        split_points=points,
-        codecs=("uint8+zstd",),
-    )
+    points = list(POINTS)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder, store = Path(temporary), Path(temporary, "model_store")
-        bundles = {}
-        for name, config in CONFIGS.items():
-            built = package(
-                net,
-                profile=measured,
-                preprocessing=loaded.preprocessing,
-                classes=loaded.classes,
-                model=name,
-                deployed=points,
-                config=config,
-                include_output=False,
-                out_dir=store,
-            )
-            bundles[name] = built.bundle
+        bundles = package_lite0(store, CONFIGS)
         do_nothing(folder, store)
         with TorchServe(model_store=store, store=f"sqlite:///{folder / 'store.db'}") as server:
             rows += _latency(server, bundles["everything"], photos[0].path, points, rounds)

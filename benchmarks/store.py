@@ -41,7 +41,7 @@ from isplit_plugin.traffic.aggregates.keys import OutcomeKey, Population, Served
 from isplit_plugin.traffic.aggregates.moments import Moments, landmark
 
 from .harness import Row, against, row
-from .serving import do_nothing
+from .packaged import do_nothing
 
 CLASSES, POINTS, GROUPS = 1000, 40, 1
 NETWORK = "benchmark"

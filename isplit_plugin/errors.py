@@ -37,6 +37,7 @@ facts for programs.
     │   └── ProfileError             422 bad_profile
     ├── DataError                    422 bad_data             photos or labels that cannot be used
     ├── StoreError                   503 store_unavailable
+    │   └── StoreBusyError           503 store_busy           can be retried
     ├── ServingError                 500 serving_failed       TorchServe or its configuration
     └── TransportError               502 transport            a request without a usable answer
         ├── ServerUnavailableError   503 unavailable
@@ -78,6 +79,7 @@ __all__ = [
     "ServingError",
     "SlowBodyError",
     "SplitPointError",
+    "StoreBusyError",
     "StoreError",
     "TicketError",
     "TokenError",
@@ -358,6 +360,12 @@ class StoreError(IsplitError):
 
     status = 503
     code = "store_unavailable"
+
+
+class StoreBusyError(StoreError):
+    """Another writer held the store for too long. Nothing was written, and a retry is safe."""
+
+    code = "store_busy"
 
 
 class ServingError(IsplitError):

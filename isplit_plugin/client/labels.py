@@ -62,7 +62,8 @@ def send_labels(
     Raises:
         LabelSecretError: the server refuses ``secret``.
         QueryError: a label is not a request id with a class.
-        StoreError: the server cannot use its store.
+        StoreError: the server cannot use its store; StoreBusyError: another writer holds it, after
+            retries within the deadline.
         TransportError: see :meth:`Transport.post`.
     """
     rows = list(labels.items() if isinstance(labels, Mapping) else labels)

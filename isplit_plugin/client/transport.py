@@ -3,7 +3,7 @@
 A request is sent again only if the server cannot have answered it or says that it did not run it:
 
 - the connection was refused, or broke before an answer;
-- the queue was full (503), or a forwarder says when to try again (429, 503);
+- the queue was full or the store busy (503), or a forwarder says when to try again (429, 503);
 - the worker died under the request (500 or 507); this is tried once.
 
 Redirects are not followed, because a token is for one address only.
@@ -28,6 +28,7 @@ from ..errors import (
     ServerBusyError,
     ServerTimeoutError,
     ServerUnavailableError,
+    StoreBusyError,
     TokenError,
     TransportError,
 )
@@ -204,7 +205,9 @@ class Transport:
                 if status == 200:
                     return Reply(body, headers)
                 error = answered_error(status, body, request.size)
-                again = isinstance(error, ServerBusyError) or bool(_retry_after_s(error))
+                again = isinstance(error, ServerBusyError | StoreBusyError) or bool(
+                    _retry_after_s(error)
+                )
                 if isinstance(error, AuthenticationError | TokenError) and may_renew_token:
                     may_renew_token = False
                     self._forget_token(token)

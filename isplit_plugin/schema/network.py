@@ -193,7 +193,7 @@ class Manifest:
     def split_point(self, name: str) -> SplitPoint:
         """The split point or bottleneck of a name or alias. Raises UnknownSplitPointError."""
         for point in self.split_points:
-            if name in point.names:
+            if name == point.name or name in point.aliases:
                 return point
         for bottleneck in self.bottlenecks:
             if name == bottleneck.point.name:

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from ..errors import ArtifactError, IsplitError, ServingError, StoreError, WireSizeError
+from ..errors import (
+    ArtifactError,
+    IsplitError,
+    ServingError,
+    StoreBusyError,
+    StoreError,
+    WireSizeError,
+)
 from ..wire import HEADER, find_header
 
 JSON_TYPE: Final = "application/json"
@@ -113,6 +120,8 @@ def error_answer(context: Any, index: int, error: BaseException) -> tuple[str, s
 
 
 def _public_message(error: IsplitError) -> str:
+    if isinstance(error, StoreBusyError):
+        return "another writer holds the store, and nothing was written: try again"
     what = "the store" if isinstance(error, StoreError) else "a file or a setting of the server"
     return f"{what} cannot be used now; the server's log says why"
 

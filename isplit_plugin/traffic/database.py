@@ -20,12 +20,20 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import StoreError
+from ..errors import StoreBusyError, StoreError
 from .rows import tables
 from .rows.revisions import meta_value, raise_revision
 from .urls import parse_url, sqlite_file, without_password
 
 BUSY_TIMEOUT_S: Final = 2.0
+STALLED_S: Final = 5.0
+"""Seconds after which PostgreSQL ends a writing transaction whose process does nothing.
+
+A process that was stopped, or a host that vanished, holds the lock of all writers. The process
+writes again later: what was not committed is still in its delta.
+"""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+"""PostgreSQL's code of an error (its manual, appendix A)."""
 _OPENING_LOCK: Final = 0x15B117
 _abandoned: Final[list[Engine]] = []
 """Engines of parent processes. Collecting them would close the connections of the parent."""
@@ -179,6 +187,11 @@ class Database:
     def _write_transaction(self) -> Iterator[Connection]:
         engine = self._engine.execution_options(isplit_write=True)
         with engine.connect() as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                milliseconds = int(STALLED_S * 1000)
+                connection.exec_driver_sql(
+                    f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+                )
             yield connection
 
     # ------------------------------------------------------------------------------------- errors
@@ -194,7 +207,10 @@ class Database:
             raise self.error(error.message) from error
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
-            raise self.error(f"expected {expected}, got {self._text_of(cause)}") from error
+            text = f"expected {expected}, got {self._text_of(cause)}"
+            if _is_busy(cause):
+                raise StoreBusyError(f"store {self.url}: {text}", url=self.url) from error
+            raise self.error(text) from error
         except (sqlite3.Error, OSError, ImportError, ValueError, TypeError) as error:
             raise self.error(f"expected {expected}, got {self._text_of(error)}") from error
 
@@ -234,6 +250,13 @@ def _schema_of(connection: Connection) -> int | None:
     if schema is None:
         raise StoreError("expected a schema number, found none: the store is damaged")
     return schema
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Whether the database did nothing because another writer held it."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorname == "SQLITE_BUSY"
+    return getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def _on_begin(connection: Connection) -> None:

@@ -125,7 +125,10 @@ class Sampler(BackgroundWorker):
             with self._condition:
                 self._busy -= 1
                 self._idle_since = self._clock()
-                self._condition.notify_all()
+                # A thread that has nothing to do is not woken up: it would want Python's global
+                # lock at the moment when the answer is sent.
+                if self._queue:
+                    self._condition.notify_all()
 
     def offer(self, observation: Observation, activation: npt.ArrayLike) -> bool:
         """Offer a request with its decoded activation (1, ...); ``True`` if it was taken.

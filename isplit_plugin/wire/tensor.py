@@ -69,7 +69,9 @@ class Tensor:
         cls, name: str, array: npt.NDArray[Any], parameters: Mapping[str, Scalar] | None = None
     ) -> Tensor:
         """The tensor of a numeric array. Raises WireError for a dtype without a datatype."""
-        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        little_endian = array
+        if array.dtype not in _DATATYPE_OF:
+            little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
         datatype = _DATATYPE_OF.get(little_endian.dtype)
         if datatype is None:
             raise WireError(
@@ -144,10 +146,11 @@ class Tensor:
         self._check_array(self.data)
         if self.data.dtype.kind != "f":
             return list(self.data.reshape(-1).tolist())
-        if not np.isfinite(self.data).all():
-            raise WireError(f"tensor {self.name!r}: JSON carries finite numbers only")
         # str() of a numpy float is its shortest form: half the characters of the double's.
-        return [float(str(value)) for value in self.data.reshape(-1)]
+        values = [float(str(value)) for value in self.data.reshape(-1)]
+        if not all(map(math.isfinite, values)):
+            raise WireError(f"tensor {self.name!r}: JSON carries finite numbers only")
+        return values
 
     def _check_array(self, array: npt.NDArray[Any]) -> None:
         if DATATYPES.get(self.datatype) != array.dtype or tuple(array.shape) != tuple(self.shape):

@@ -40,6 +40,7 @@ from isplit_plugin.errors import (
     ServerBusyError,
     ServerTimeoutError,
     ServerUnavailableError,
+    StoreBusyError,
     StoreError,
     TokenError,
     TransportError,
@@ -51,12 +52,13 @@ from isplit_plugin.schema import Cut
 
 Connect = Callable[..., SplitClient]
 GREEN = photo(51, 204, 0)
+STORE_BUSY = answering(503, b'{"error": "another writer", "code": "store_busy"}')
 
 
 @pytest.mark.parametrize(
     "fault",
-    [reset, hang_up, BUSY, DIED, KILLED],
-    ids=["reset", "hang up", "busy", "died", "killed"],
+    [reset, hang_up, BUSY, STORE_BUSY, DIED, KILLED],
+    ids=["reset", "hang up", "busy", "store busy", "died", "killed"],
 )
 def test_what_is_safe_is_tried_again(connect: Connect, server: Server, fault: Fault) -> None:
     server.state.faults = [fault]
@@ -80,6 +82,7 @@ def test_a_server_that_closes_idle_connections(connect: Connect, server: Server)
         (reset, 3, ServerUnavailableError, "POST http.*/predictions/toy/1.0 with a body of .* bytes: Connection"),
         (hang_up, 3, ServerUnavailableError, "RemoteDisconnected"),
         (BUSY, 3, ServerBusyError, "queue is full"),
+        (STORE_BUSY, 3, StoreBusyError, "another writer"),
         (DIED, 2, ServerUnavailableError, "Worker died"),
         (KILLED, 2, ServerUnavailableError, "507: Worker died"),
         (truncated, 1, ServerUnavailableError, "broke off"),

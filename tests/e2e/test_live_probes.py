@@ -165,8 +165,9 @@ def test_a_token_that_does_not_hold_is_told_and_counted(server: Live, probed: Mo
     )
     assert server.predict("probed", request).device == "invalid: expired"
     deadline = time.monotonic() + 20
-    while 'Code="expired"' not in (
-        text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text
+    while not all(
+        word in (text := requests.get(f"{server.server.metrics_url}/metrics", timeout=10).text)
+        for word in ('Code="expired"', 'isplit_probes_total{ModelName="probed"')
     ):
         assert time.monotonic() < deadline  # the frontend reads the worker's output on its own time
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from toys.polling import until
 from toys.store_writer import BATCH, work, writer
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
-from isplit_plugin.errors import StoreError
+from isplit_plugin.errors import StoreBusyError, StoreError
 from isplit_plugin.traffic import Delta, Recorder, Store
 from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
 from isplit_plugin.traffic.database import Database
@@ -313,7 +313,7 @@ def test_a_locked_store_is_a_store_error_for_writers_and_none_for_readers(
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with Store(url, busy_timeout_s=0.05) as impatient:
-        with pytest.raises(StoreError, match="database is locked"):
+        with pytest.raises(StoreBusyError, match="database is locked"):
             impatient.add(NETWORK, one_delta())
         assert impatient.view(NETWORK).observations == 0
         other.execute("ROLLBACK")

@@ -13,8 +13,8 @@ from toys.postgres import Postgres
 from toys.store_writer import work
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile
 
-from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import Delta, Recorder, Store
+from isplit_plugin.errors import StoreBusyError, StoreError
+from isplit_plugin.traffic import Delta, Label, Recorder, Store, database
 from isplit_plugin.traffic.aggregates.moments import DEFAULT_HALF_LIFE_S
 from isplit_plugin.traffic.rows import tables
 
@@ -76,6 +76,33 @@ def test_a_lock_is_waited_out(url: str, empty: sa.Engine) -> None:
             assert recorder.observe(observation(2))
             assert store.view(NETWORK).observations == 1
         until(lambda: store.view(NETWORK).observations == 3)
+
+
+def test_a_lock_that_is_held_too_long_is_told_apart_from_other_failures(
+    url: str, empty: sa.Engine
+) -> None:
+    with Store(url) as store, Store(url, busy_timeout_s=0.05) as impatient:
+        store.put_network(manifest(), profile())
+        with empty.begin() as other:
+            other.execute(sa.select(tables.meta).with_for_update())
+            with pytest.raises(StoreBusyError, match="LockNotAvailable"):
+                impatient.add_labels([Label("r", 0)])
+
+
+def test_a_writer_that_stands_still_loses_its_lock(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was stopped in the middle of a flush stops nobody else for good."""
+    monkeypatch.setattr(database, "STALLED_S", 0.3)
+    with Store(url) as stopped, Store(url, busy_timeout_s=60.0) as other:
+        other.put_network(manifest(), profile())
+        transaction = stopped._db.write()
+        transaction.__enter__()  # and no more: its process does nothing
+        other.add_labels([Label("r", 0)])
+        with pytest.raises(StoreError, match="idle"):
+            transaction.__exit__(None, None, None)
+        stopped.put_network(manifest(version="2"), profile())  # with a new connection
+        assert [n.version for n in other.networks()] == ["1.0", "2"]
 
 
 def test_connections_that_were_cut_are_made_again(url: str, empty: sa.Engine) -> None:

@@ -149,6 +149,21 @@ def test_nothing_runs_until_the_worker_was_idle_for_a_while(recorder: Recorder) 
         computed(one, 1)
 
 
+def test_a_request_that_is_not_sampled_wakes_nobody_up(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread would want Python's global lock at the moment when the answer is sent."""
+    with sampler(recorder, share=0.5) as one:
+        offer(one, next(f"r{i}" for i in range(99) if is_sampled(f"r{i}", 0.5)))
+        computed(one, 1)
+        woken: list[int] = []
+        monkeypatch.setattr(one._condition, "notify_all", lambda: woken.append(1))
+        with one.busy():
+            offer(one, next(f"r{i}" for i in range(99) if not is_sampled(f"r{i}", 0.5)))
+        assert not woken
+        monkeypatch.undo()
+
+
 def test_the_cpu_budget_holds_and_debt_is_paid_back(recorder: Recorder) -> None:
     """A pass costs 3 CPU seconds, the budget of a minute is 0.6 s: the next pass waits 240 s."""
     now, cpu = [0.0], [0.0]

@@ -3,63 +3,86 @@
 The names are declared in ``config/metrics.yaml``; a server that runs with another metrics file gets
 them added here. Dimension values come from the manifest and from our own error codes, never from a
 client: a label that a client can choose is an unbounded one.
+
+TorchServe learns of a metric by a line on the worker's standard output, which its Java part reads
+and parses. Four lines for each request cost more than reading and checking the request. So every
+metric is a counter: a request adds to sums in memory, and a thread writes the sums once a second.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 from typing import Any, Final
 
-_COUNTER: Final = "counter"
-_HISTOGRAM: Final = "histogram"
-_OF_MODEL: Final = ("ModelName", "ModelVersion")
+from ...closing import Closing
 
-DECLARED: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
-    ("isplit_requests_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint", "Codec")),
-    ("isplit_received_bytes_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint", "Codec")),
-    ("isplit_errors_total", _COUNTER, "Count", (*_OF_MODEL, "Code")),
-    ("isplit_observations_dropped_total", _COUNTER, "Count", _OF_MODEL),
-    ("isplit_device_tokens_refused_total", _COUNTER, "Count", (*_OF_MODEL, "Code")),
-    ("isplit_probes_total", _COUNTER, "Count", (*_OF_MODEL, "SplitPoint")),
-    ("isplit_decode_milliseconds", _HISTOGRAM, "ms", (*_OF_MODEL, "SplitPoint")),
-    ("isplit_tail_milliseconds", _HISTOGRAM, "ms", (*_OF_MODEL, "SplitPoint")),
+EVERY_S: Final = 1.0
+"""Seconds between two writes. A killed worker loses the counts of the last ones."""
+
+_OF_MODEL: Final = ("ModelName", "ModelVersion")
+_OF_CUT: Final = (*_OF_MODEL, "SplitPoint", "Codec")
+_LOGGER = logging.getLogger(__name__)
+
+DECLARED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
+    ("isplit_requests_total", "Count", _OF_CUT),
+    ("isplit_received_bytes_total", "Count", _OF_CUT),
+    ("isplit_decode_milliseconds_total", "ms", _OF_CUT),
+    ("isplit_tail_milliseconds_total", "ms", _OF_CUT),
+    ("isplit_errors_total", "Count", (*_OF_MODEL, "Code")),
+    ("isplit_observations_dropped_total", "Count", _OF_MODEL),
+    ("isplit_device_tokens_refused_total", "Count", (*_OF_MODEL, "Code")),
+    ("isplit_probes_total", "Count", (*_OF_MODEL, "SplitPoint")),
 )
 
 
-class TailMetrics:
+class TailMetrics(Closing):
     """Counts and times of one version of a model.
 
-    ``cache``: TorchServe's ``context.metrics``; ``None`` counts nothing.
+    The thread starts with the first count.
+
+    Parameters:
+        cache: TorchServe's ``context.metrics``; ``None`` counts nothing.
+        every_s: seconds between two writes.
     """
 
-    def __init__(self, cache: Any, model: str, version: str) -> None:
-        self._dimensions = [model, version]
+    def __init__(self, cache: Any, model: str, version: str, *, every_s: float = EVERY_S) -> None:
+        self._dimensions = (model, version)
         self._metrics: dict[str, Any] = {}
+        self._sums: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._lock = threading.Lock()
+        self._every_s = every_s
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
         self._dropped = 0
         if cache is None:
             return
         from ts.metrics.metric_type_enum import MetricTypes
 
-        for name, kind, unit, dimensions in DECLARED:
-            known = cache.cache.get(MetricTypes(kind), {}).get(name)
+        for name, unit, dimensions in DECLARED:
+            known = cache.cache.get(MetricTypes.COUNTER, {}).get(name)
             self._metrics[name] = known or cache.add_metric_to_cache(
                 metric_name=name,
                 unit=unit,
                 dimension_names=list(dimensions),
-                metric_type=MetricTypes(kind),
+                metric_type=MetricTypes.COUNTER,
             )
 
     def served(
         self, split_point: str, codec: str, nbytes: int, decode_ms: float, tail_ms: float
     ) -> None:
         """One answered request."""
-        self._add("isplit_requests_total", 1, split_point, codec)
-        self._add("isplit_received_bytes_total", nbytes, split_point, codec)
-        self._add("isplit_decode_milliseconds", round(decode_ms, 4), split_point)
-        self._add("isplit_tail_milliseconds", round(tail_ms, 4), split_point)
+        cut = (split_point, codec)
+        self._add(
+            ("isplit_requests_total", cut, 1),
+            ("isplit_received_bytes_total", cut, nbytes),
+            ("isplit_decode_milliseconds_total", cut, decode_ms),
+            ("isplit_tail_milliseconds_total", cut, tail_ms),
+        )
 
     def failed(self, code: str) -> None:
         """One request answered with an error of ``code``."""
-        self._add("isplit_errors_total", 1, code)
+        self._add(("isplit_errors_total", (code,), 1))
 
     def token(self, status: str) -> None:
         """One device token that did not hold ("invalid: <reason>").
@@ -67,19 +90,49 @@ class TailMetrics:
         Those that do are the rule, and cost nothing.
         """
         if status.startswith("invalid"):
-            self._add("isplit_device_tokens_refused_total", 1, status.rpartition(" ")[2])
+            reason = status.rpartition(" ")[2]
+            self._add(("isplit_device_tokens_refused_total", (reason,), 1))
 
     def count(self, name: str, split_point: str) -> None:
         """One more on a counter that has the split point as its dimension."""
-        self._add(name, 1, split_point)
+        self._add((name, (split_point,), 1))
 
     def dropped(self, total: int) -> None:
         """The recorder's count of dropped observations so far."""
         if total > self._dropped:
-            self._add("isplit_observations_dropped_total", total - self._dropped)
+            self._add(("isplit_observations_dropped_total", (), total - self._dropped))
             self._dropped = total
 
-    def _add(self, name: str, value: float, *dimensions: str) -> None:
-        metric = self._metrics.get(name)
-        if metric is not None:
-            metric.add_or_update(value, [*self._dimensions, *dimensions])
+    def flush(self) -> None:
+        """Write what was counted since the last time."""
+        with self._lock:
+            sums, self._sums = self._sums, {}
+        for (name, dimensions), value in sums.items():
+            rounded = value if isinstance(value, int) else round(value, 3)
+            self._metrics[name].add_or_update(rounded, [*self._dimensions, *dimensions])
+
+    def close(self) -> None:
+        """Stop the thread, and write what it has not written."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+        self.flush()
+
+    def _add(self, *counts: tuple[str, tuple[str, ...], float]) -> None:
+        with self._lock:
+            for name, dimensions, value in counts:
+                if name in self._metrics:
+                    key = (name, dimensions)
+                    self._sums[key] = self._sums.get(key, 0) + value
+            if self._thread is None and self._sums and not self._closed.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="isplit-metrics", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._every_s):
+            try:
+                self.flush()
+            except Exception as error:  # whatever it is, the next metrics may be written
+                _LOGGER.error("isplit: metrics were not written: %s", type(error).__name__)

@@ -141,6 +141,7 @@ class TailService:
         for part in self._parts:
             part.close()
         self._statistics.close()
+        self._metrics.close()
 
     def _read(self, batch: _Batch, index: int, row: Mapping[Any, Any]) -> None:
         """Read, check and decode one row, and put it where it is answered."""

@@ -5,7 +5,9 @@ endpoint tells then.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -351,3 +353,16 @@ def test_the_documentation_lists_every_route_and_field() -> None:
         assert (
             "..." in example or '"standing":' in example or json.loads(" ".join(example.split()))
         ), example
+
+
+def test_while_another_writer_holds_the_store_labels_may_be_sent_again(
+    post: Post, secret: str, tmp_path: Path
+) -> None:
+    labels = {"labels": [{"request_id": "r1", "class": 1}], "token": secret}
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, body = post(labels)
+    assert (status, body["code"]) == (503, "store_busy")
+    assert "try again" in body["error"]
+    assert "details" not in body
+    assert post(labels)[1]["labelled"] == 1

@@ -414,13 +414,14 @@ def test_metrics_are_written_as_torchserve_reads_them(
     asked = ask(manifest, head_of(net, "relu1", x[:1]), "relu1")
     assert asked.body is not None
     worker(asked, Ask(b"", {}))
+    worker.handler._metrics.flush()
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("[METRICS]isplit")]
     names = {line.removeprefix("[METRICS]").split(".")[0] for line in lines}
     assert names == {
         "isplit_requests_total",
         "isplit_received_bytes_total",
-        "isplit_decode_milliseconds",
-        "isplit_tail_milliseconds",
+        "isplit_decode_milliseconds_total",
+        "isplit_tail_milliseconds_total",
         "isplit_errors_total",
     }
     assert any(

@@ -155,6 +155,7 @@ def test_a_backlog_is_dropped_and_counted_but_answered(
     [reply] = worker(_ask(manifest, head_of(net, "relu1", torch.zeros(2, 3, 16, 16)), "relu1"))
     assert reply.status == 200
     assert worker.handler.describe()["statistics"]["dropped"] == 2
+    worker.handler._metrics.flush()
     assert any(
         "isplit_observations_dropped_total.Count:2|" in r.getMessage() for r in caplog.records
     )
