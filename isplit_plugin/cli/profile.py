@@ -21,7 +21,8 @@ server's first recommendations rest on it.
 At every split point, a profile holds
   importance   how strongly the score of the predicted class depends on the activation there
                (CUI of I-SPLIT); its local maxima are candidates for a bottleneck
-  times        milliseconds of the head and of the tail, on one CPU thread of this machine
+  times        milliseconds of the head (in onnxruntime, as devices run it) and of the tail (in
+               PyTorch, as the server does), on one CPU thread of this machine
 and for every codec that is measured there
   bytes        of the encoded activation of one photo, to compare with those of the photo itself,
                which is measured as JPEG, WebP and AVIF in several qualities

@@ -138,6 +138,7 @@ def _measure(
             transforms=transforms,
             processes=processes,
             curtail=options.tolerance if options.curtail else None,
+            device_heads=True,
         )
     if not (options.predictors and processes.is_first):
         return measured, transforms

@@ -71,6 +71,7 @@ class CalibrationPass:
         labels: the true class of each image, ``None`` if it is unknown.
         skipped: the images that could not be used.
         seconds: what :meth:`run` took.
+        measured: the split points where codecs are measured.
         meter: the measurements of the codecs.
         photo_meter: the measurements of whole photos.
 
@@ -101,9 +102,9 @@ class CalibrationPass:
         self.preprocessing = preprocessing
         self.target_kind = target
         self._uses_labels = target == "true"
-        self._measured = _measured_points(net, split_points)
+        self.measured = _measured_points(net, split_points)
         self.meter = CodecMeter(
-            {name: net.bisect(name)[1] for name in (INPUT, *self._measured)},
+            {name: net.bisect(name)[1] for name in (INPUT, *self.measured)},
             codecs,
             {point.name: point.channel_axis for point in net.split_points},
             transforms,
@@ -176,13 +177,13 @@ class CalibrationPass:
     def _measure(self, photos: Sequence[Photo], x: torch.Tensor) -> None:
         # Agreement is relative to a plain forward pass of the same batch, which the tails continue
         # bit for bit.
-        tensors, scores = activations(self.net, self._measured, x)
+        tensors, scores = activations(self.net, self.measured, x)
         top = scores.argmax(dim=1).cpu().numpy()
         self.top += top.tolist()
         self.photo_meter.add(photos, self._scores, top)
         self.meter.add_activations(INPUT, x, top)
         numbers = [photo.number for photo in photos]
-        for name in self._measured:
+        for name in self.measured:
             self.meter.add_activations(name, tensors[name], top, numbers)
 
     def _scores(self, inputs: FloatArray) -> torch.Tensor:

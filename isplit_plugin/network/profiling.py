@@ -20,6 +20,7 @@ from ..schema import ON_DEVICE, TRANSFORM_CODEC, Preprocessing
 from ..wire import CODECS
 from .calibration_pass import CalibrationPass, LabelledImage
 from .captured_network import CapturedNetwork
+from .device_times import device_head_ms
 from .execution import cpu_threads, full_precision, on_best_device, on_device
 from .merging import merge
 from .part_times import head_and_tail_ms
@@ -48,6 +49,7 @@ def profile(
     transforms: FittedTransforms | None = None,
     processes: Processes = ONE_PROCESS,
     curtail: float | None = None,
+    device_heads: bool = False,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -81,6 +83,8 @@ def profile(
             (:func:`isplit_plugin.advice.most_misses` of all images) is measured no further, by each
             process for itself. That saves time and changes no verdict at this tolerance; the
             agreement of such a cut rests on fewer images, and is a little too low.
+        device_heads: export some heads and time them in onnxruntime, as devices run them, where it
+            is installed (:func:`.device_times.device_head_ms`). By default head times are PyTorch's.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -114,6 +118,7 @@ def profile(
             calibration,
             classes=tuple(classes),
             model=model,
+            device_heads=device_heads,
             provenance=_provenance(calibration, used_threads)
             | ({"processes": str(processes.count)} if processes.count > 1 else {})
             | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"}),
@@ -134,12 +139,13 @@ def _made(
     *,
     classes: tuple[str, ...],
     model: str,
+    device_heads: bool,
     provenance: dict[str, str],
 ) -> Profile:
     """The profile of a pass over all images."""
     class_ids, rows = np.unique(np.asarray(calibration.target, dtype=np.int64), return_inverse=True)
     correct = _correct(calibration)
-    head_ms, tail_ms = _times(net)
+    head_ms, tail_ms, engine = _times(net, calibration.measured if device_heads else None)
     return Profile(
         model=model,
         network_hash=net.network_hash(calibration.preprocessing),
@@ -153,7 +159,7 @@ def _made(
         tail_ms=tail_ms,
         measurements=_measurements(calibration, rows, len(class_ids)),
         accuracy=float(np.mean(correct)) if correct else None,
-        provenance=provenance,
+        provenance=provenance | {"head_times": engine},
     )
 
 
@@ -206,10 +212,20 @@ def _moments(
     }
 
 
-def _times(net: CapturedNetwork) -> tuple[dict[str, float], dict[str, float]]:
+def _times(
+    net: CapturedNetwork, device_heads: Sequence[str] | None
+) -> tuple[dict[str, float], dict[str, float], str]:
+    """Milliseconds of heads and tails, and the engine of the heads.
+
+    ``device_heads``: the split points among which heads are timed in onnxruntime; ``None`` for none.
+    """
     on_cpu = on_device(net, "cpu")
     with cpu_threads(1):
-        return head_and_tail_ms(on_cpu, [point.name for point in on_cpu.split_points])
+        head_ms, tail_ms = head_and_tail_ms(on_cpu, [point.name for point in on_cpu.split_points])
+        timed = None if device_heads is None else device_head_ms(on_cpu, device_heads, head_ms)
+    if timed is None:
+        return head_ms, tail_ms, "PyTorch"
+    return timed, tail_ms, "onnxruntime, as devices run them"
 
 
 def _measurements(
