@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import foolbox
 import numpy as np
 import PIL.Image
 import torch
 
 from isplit_plugin import image
+from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.network import LoadedNetwork, efficientnet_lite0
 from isplit_plugin.photo_codecs import write_photo
 from isplit_plugin.schema import FloatArray
@@ -73,7 +73,7 @@ def run(quick: bool = False) -> list[Row]:
 def _files() -> list[Path]:
     folder = os.environ.get(VARIABLE)
     if folder is None:
-        return sorted(Path(foolbox.__file__).parent.glob("data/imagenet_*.jpg"))
+        return [photo.path for photo in labelled_photos()]
     suffixes = (".jpg", ".jpeg", ".png", ".webp")
     return sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in suffixes)
 

@@ -10,6 +10,7 @@ format. The rows of a cut are shown as soon as they are measured.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import sys
@@ -58,6 +59,8 @@ OTHER_CODECS: Final = ("uint8+zstd", "q4+zstd", "q4c+zstd", "q3c+zstd", "q2c+zst
 COUNTS: Final = "ISPLIT_PHOTO_COUNTS"
 """The environment variable with the photos to fit on and to measure on; ``--photo-counts`` sets it."""
 DEFAULT_COUNTS: Final = "300,200"
+FORMS: Final = (*PHOTOS, "avif@55", "avif@40", "avif@25", "webp@50", "jpeg@60")
+"""The photos: besides the usual ones, smaller ones for networks that stand them."""
 TARGETS: Final = (0.02, 0.05)
 """Divergences at which bytes are compared, by a line through logarithms."""
 
@@ -220,7 +223,7 @@ def _photos(
     *,
     formats: Sequence[str],
 ) -> Iterator[Measured]:
-    for coding in PHOTOS:
+    for coding in FORMS:
         codec, _, quality = coding.partition("@")
         if not can_write(codec) or (formats and codec not in formats):
             continue
@@ -312,12 +315,18 @@ def _against_photos(
         ratios = []
         for rows in draws:
             own = _bytes_at(codes, rows, target)
-            best = min(
-                _bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
-                for name in formats
+            best = np.nanmin(
+                [
+                    _bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
+                    for name in formats
+                ]
+                + [math.inf]
             )
             ratios.append(own / best)
-        low, high = np.quantile(ratios[1:], [0.025, 0.975])
+        known = [ratio for ratio in ratios[1:] if np.isfinite(ratio) and ratio > 0]
+        if not (np.isfinite(ratios[0]) and ratios[0] > 0):
+            continue  # the codes or the photos do not reach the divergence
+        low, high = np.quantile(known, [0.025, 0.975])
         yield row(
             f"{label}: bytes at {target} nats, 95 % of {low:.2f} to {high:.2f}",
             _bytes_at(codes, draws[0], target),
@@ -330,9 +339,11 @@ def _against_photos(
 
 
 def _bytes_at(measured: Sequence[Measured], rows: Array, target: float) -> float:
-    """Mean bytes at a mean divergence, between the two codings around it."""
+    """Mean bytes at a mean divergence, between the two codings around it; NaN beyond all of them."""
     points = sorted(
         (float(m.divergence[rows].mean()), float(m.nbytes[rows].mean())) for m in measured
     )
+    if not points[0][0] <= target <= points[-1][0]:
+        return math.nan
     divergences, sizes = np.log([max(d, 1e-9) for d, _ in points]), np.log([s for _, s in points])
     return float(np.exp(np.interp(np.log(target), divergences, sizes)))

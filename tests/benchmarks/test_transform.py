@@ -1,0 +1,39 @@
+"""Bytes at equal divergence, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.transform import Measured, _against_photos, _bytes_at
+
+
+def _measured(label: str, nbytes: float, divergence: float) -> Measured:
+    photos = np.ones(4)
+    return Measured(label, nbytes * photos, divergence * photos, photos, 0.0, 0.0)
+
+
+def test_bytes_lie_between_the_codings_around_and_nowhere_beyond() -> None:
+    points = [_measured("x@1", 1_000, 0.1), _measured("x@2", 4_000, 0.001)]
+    rows = np.arange(4)
+    assert _bytes_at(points, rows, 0.01) == pytest.approx(2_000)
+    assert _bytes_at(points, rows, 0.1) == pytest.approx(1_000)
+    assert math.isnan(_bytes_at(points, rows, 0.2))
+    assert math.isnan(_bytes_at(points, rows, 1e-4))
+
+
+def test_the_rival_is_the_best_format_that_reaches_the_divergence() -> None:
+    codes = [_measured("n p:dct@1", 500, 0.1), _measured("n p:dct@2", 2_000, 0.001)]
+    photos = [
+        _measured("n input:avif@70", 9_000, 0.01),  # does not reach 0.02 nats
+        _measured("n input:jpeg@90", 8_000, 0.002),
+        _measured("n input:jpeg@50", 8_000, 0.03),
+    ]
+    (only,) = _against_photos("n p", codes, photos)
+    assert only["name"].startswith("n p: bytes at 0.02 nats")
+    assert only["ratio"] == pytest.approx(only["value"] / 8_000)
+    assert only["low"] == only["high"] == pytest.approx(only["ratio"])
+    assert not list(_against_photos("n p", codes, photos[:1]))
+    assert not list(_against_photos("n p", codes[1:], photos))
