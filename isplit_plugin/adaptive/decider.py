@@ -171,7 +171,10 @@ class Decider:
         return options
 
     def _probe(self, decision: Decision, now_s: float) -> Option | None:
-        """The cheapest request, if it is time to learn whether the link is back."""
+        """The request that a good link would answer first, if it is time to see whether it is back.
+
+        Its head disturbs the device's own answer least, too. For the fewest bytes, the smallest.
+        """
         if now_s < max(self._last_request_s + self._probes.now_s, self._down_until_s):
             return None
         remote = [row.option for row in decision.options if not row.option.is_local]
@@ -180,7 +183,15 @@ class Decider:
         ]
         self._last_request_s = now_s
         self._probes.grow()
-        return min(usable, key=lambda option: (option.nbytes, option.device_ms), default=None)
+        if self._objective == "bytes":
+            return min(usable, key=lambda option: option.nbytes, default=None)
+        return min(usable, key=_own_ms, default=None)
+
+
+def _own_ms(option: Option) -> tuple[float, float]:
+    """What a request takes beside the network, the unknown last."""
+    ms = option.device_ms + option.server_ms
+    return (math.inf if math.isnan(ms) else ms), option.nbytes
 
 
 def _without_server(option: Option) -> Option:

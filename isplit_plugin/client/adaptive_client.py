@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from typing import Final
@@ -50,8 +50,9 @@ class AdaptiveClient(Closing):
     surely meet it, or else the likeliest to meet it. See :func:`isplit_plugin.adaptive.decide`.
 
     Where the bundle holds the whole network, no photo waits for a server that is late or away: the
-    device starts its own answer in time (:func:`isplit_plugin.adaptive.patience_ms`). Such a
-    prediction has ``fallback`` set, and its ``round_trip_ms`` is the time lost.
+    device starts its own answer in time (:func:`isplit_plugin.adaptive.patience_ms`), and the first
+    of both answers counts. A prediction of the device then has ``fallback`` set, and its
+    ``round_trip_ms`` is the time lost.
 
     Rarely, a cut whose time on this device is in doubt is tried, if it may be faster and surely meets
     the deadline (:func:`isplit_plugin.adaptive.explore`). ``Prediction.propensity`` is the
@@ -99,6 +100,7 @@ class AdaptiveClient(Closing):
             lambda: client.recommendation(accuracy_tolerance=tolerance), refresh_s=refresh_s
         )
         self._threads = ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="isplit request")
+        self._local_thread = ThreadPoolExecutor(1, thread_name_prefix="isplit local")
 
     def predict(self, image: Image, *, deadline_ms: float | None = None) -> Prediction:
         """Classify one image the way that is best now.
@@ -175,6 +177,8 @@ class AdaptiveClient(Closing):
                 # A request that was about to begin begins after the first call of cancel().
                 self._client.transport.cancel()
                 self._landing.wait(timeout=0.05)
+        # An answer that nobody waits for may still run: it needs the bundle.
+        self._local_thread.shutdown(wait=True, cancel_futures=True)
         self._client.close()
 
     def _plan(self, deadline_ms: float | None) -> Plan:
@@ -228,20 +232,27 @@ class AdaptiveClient(Closing):
         if request is None:
             return self._predict_here(image)
         left_s = max(0.0, patience / 1e3 - (time.perf_counter() - started))
-        lost_ms = 0.0
         try:
             return request.result(timeout=left_s)
         except FutureTimeoutError:
-            lost_ms = ms_since(started)
-            _LOGGER.info("no answer within %.0f ms: answering here", lost_ms)
+            _LOGGER.info("no answer within %.0f ms: answering here", ms_since(started))
         except IsplitError as error:
             if isinstance(error, _OWN_ERRORS):
                 raise
-            lost_ms = ms_since(started)
             _LOGGER.info("the server failed (%s): answering here", error.message)
-        prediction = self._predict_here(image, lost_ms=lost_ms)
+        return self._race(image, option, started, request)
+
+    def _race(
+        self, image: Image, option: Option, started: float, request: Future[Prediction]
+    ) -> Prediction:
+        """Answer here, unless the server is sooner after all."""
+        lost_ms = ms_since(started)
+        local = self._local_thread.submit(self._predict_here, image, lost_ms=lost_ms)
+        wait([request, local], return_when=FIRST_COMPLETED)
         if request.done() and request.exception() is None:
+            local.cancel()
             return request.result()
+        prediction = local.result()
         with self._lock:
             if not request.done():
                 waited_ms = ms_since(started) - option.device_ms

@@ -13,6 +13,7 @@ from ..report import Line, Page, curve_figure, profile_page
 from ..schema import Recommendation
 from .phase import Phase, Scenarios
 from .served import by_cut, correct
+from .swinging_link import SwingingLink
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ def write(
     sentences: Sequence[str],
     link: Mapping[str, float],
     scenarios: Scenarios,
+    swinging: SwingingLink,
 ) -> Path:
     """Write the report and return its path.
 
@@ -36,6 +38,7 @@ def write(
         before: the recommendation before any traffic.
         sentences: what the traffic changed.
         link: the constraints that all recommendations but the scenarios are for.
+        swinging: what each choice costs on a link that swings.
     """
     page = Page(
         "isplit-plugin demo: where to cut EfficientNet-Lite0",
@@ -62,6 +65,7 @@ def write(
         f"{link['rtt_ms']:g} ms round trip and a device {link['device_slowdown']:g} times slower "
         "than the machine that made the profile."
     )
+    swinging.add_to(page)
     answers = [before, *(phase.advice for phase in phases)]
     return profile_page(measured, recommendations=answers, page=page).write(path)
 

@@ -21,6 +21,7 @@ from .pages import write
 from .phase import Phase
 from .photos import Photo, labelled_photos
 from .preparation import MODEL, captured_network, measured_profile, packaged_model, photo_sizes
+from .swinging_link import on_a_swinging_link
 from .text import best_photo_text, conclusions, curve_table, phase_text
 from .traffic import LINK, Traffic
 
@@ -84,6 +85,11 @@ class Demo:
             f"{table(scenarios.header, scenarios.rows)}\n"
             f"predicted latency, 30 ms round trip; {INPUT} sends the photo, {OUTPUT} sends nothing"
         )
+        _step("One device on a link that swings")
+        swinging = on_a_swinging_link(
+            measured, built.manifest, slowdown=LINK["device_slowdown"], seed=self.seed
+        )
+        print(swinging.text())
         return write(
             report,
             measured,
@@ -93,6 +99,7 @@ class Demo:
             sentences=[*sentences, *probe_sentences],
             link=LINK,
             scenarios=scenarios,
+            swinging=swinging,
         )
 
     def keep(self) -> None:

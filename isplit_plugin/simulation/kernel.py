@@ -8,6 +8,7 @@ it, as in :class:`isplit_plugin.client.AdaptiveClient`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from ..adaptive import MOST_IN_FLIGHT, Option
 from ..schema import Cut
 from .policies import Choice, Policy
+from .processor import Processor
 from .scenario import Scenario
 from .server import Server
 
@@ -116,6 +118,7 @@ class _Worker:
         self._queue = world.scenario.uplink.queue()
         self._options = {option.cut: option for option in world.scenario.options}
         self._in_flight = 0
+        self._processor = Processor(self._env, world.scenario.cores)
 
     def work(self) -> _Process:
         env = self._env
@@ -138,8 +141,8 @@ class _Worker:
                 yield from self._hedged(arrived_ms, option, choice)
 
     def _here(self, option: Option) -> _Process:
-        device_ms = self._noisy(option.device_ms)
-        yield self._env.timeout(device_ms)
+        device_ms = self._noisy(option.device_ms, self._world.scenario.noise)
+        yield self._processor.run(device_ms)
         self._policy.ran(option.cut, device_ms, self._env.now)
 
     def _there(self, option: Option) -> _Process:
@@ -149,17 +152,21 @@ class _Worker:
         started_ms = env.now
         yield from self._here(option)
         sent_at_ms = env.now
-        server_ms = self._noisy(option.server_ms)
+        server_noise = scenario.noise if scenario.server_noise is None else scenario.server_noise
+        server_ms = self._noisy(option.server_ms, server_noise)
+        # The mean of a log-normal is above its median.
+        nbytes = self._noisy(option.nbytes, scenario.byte_noise)
+        nbytes *= math.exp(-(scenario.byte_noise**2) / 2)
         offset_ms = self._device.offset_ms
-        sent_ms = self._queue.send(env.now + offset_ms, option.nbytes) - offset_ms
+        sent_ms = self._queue.send(env.now + offset_ms, nbytes) - offset_ms
         yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
         yield self._world.server.serve(server_ms)
         yield env.timeout(scenario.rtt_ms / 2)
         network_ms = max(env.now - sent_at_ms - server_ms, 1e-3)
-        self._policy.answered(option.nbytes, network_ms, env.now - started_ms, env.now)
+        self._policy.answered(nbytes, network_ms, env.now - started_ms, env.now)
 
     def _hedged(self, arrived_ms: float, option: Option, choice: Choice) -> _Process:
-        """Wait for the server as long as the patience lasts, then answer here."""
+        """Wait for the server as long as the patience lasts, then answer here if that is sooner."""
         env = self._env
         assert choice.hedged_by is not None  # noqa: S101  the caller has looked
         local = self._options[choice.hedged_by]
@@ -171,7 +178,7 @@ class _Worker:
         request = self._submit(option)
         yield request | env.timeout(choice.patience_ms)
         if not request.processed:
-            yield from self._here(local)
+            yield request | env.process(self._here(local))
         if request.processed:
             self._answer(arrived_ms, option, option, option.nbytes)
             return
@@ -216,5 +223,5 @@ class _Worker:
         times = np.repeat(np.cumsum(gaps), scenario.burst)
         return [float(time) for time in times[: scenario.photos]]
 
-    def _noisy(self, ms: float) -> float:
-        return float(ms * np.exp(self._world.scenario.noise * self._random.standard_normal()))
+    def _noisy(self, value: float, noise: float) -> float:
+        return float(value * np.exp(noise * self._random.standard_normal()))

@@ -26,13 +26,17 @@ class Scenario:
         rate: photos a second of each device.
         burst: photos that arrive at once.
         devices: how many devices share the server.
+        cores: heads that a device runs at once at full speed; more share them. There is more than one
+            where a local answer goes on although the server's has come.
         workers: of the server; each runs one batch at a time.
         batch_size: requests that a worker runs together, at most.
         batch_delay_ms: how long a worker waits for a batch to fill.
         batch_cost: what a further request of a batch takes, as a share of its time alone: 1 where
             batches save nothing, as on one CPU thread, 0 where it is free.
         photos: of each device.
-        noise: standard deviation of the logarithm of each computing time.
+        noise: standard deviation of the logarithm of each computing time of a device.
+        server_noise: the same for the server; by default that of the devices.
+        byte_noise: the same for the bytes of a request, whose mean stays.
         seed: of arrivals, noise and tries.
         advised: the options as the server advises them to the adaptive client, which has its own
             times still to find out; by default they are right.
@@ -49,12 +53,15 @@ class Scenario:
     rate: float = 2.0
     burst: int = 1
     devices: int = 1
+    cores: int = 1
     workers: int = 1
     batch_size: int = 1
     batch_delay_ms: float = 0.0
     batch_cost: float = 1.0
     photos: int = 200
     noise: float = 0.1
+    server_noise: float | None = None
+    byte_noise: float = 0.0
     seed: int = 0
     advised: tuple[Option, ...] = ()
     exploration: float = EXPLORATION
@@ -71,12 +78,15 @@ class Scenario:
             ("rtt_ms", 0.0),
             ("rate", 1e-6),
             ("noise", 0.0),
+            ("byte_noise", 0.0),
             ("batch_delay_ms", 0.0),
         ):
             _at_least(name, getattr(self, name), low)
+        if self.server_noise is not None:
+            _at_least("server_noise", self.server_noise, 0.0)
         if self.deadline_ms is not None:
             _at_least("deadline_ms", self.deadline_ms, 1e-3)
-        for name in ("burst", "devices", "workers", "photos", "batch_size"):
+        for name in ("burst", "devices", "cores", "workers", "photos", "batch_size"):
             _at_least(name, getattr(self, name), 1)
         if not 0 <= self.batch_cost <= 1:
             raise QueryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,11 +47,13 @@ def test_probes_come_less_and_less_often_while_the_link_stays_slow() -> None:
     assert probed_at[:6] == [0, 10, 30, 60, 90, 120]
 
 
-def test_a_probe_takes_the_fewest_bytes() -> None:
-    plan = Decider(LinkFilter(0.02, 2000.0)).plan(OPTIONS, 0.0)
+@pytest.mark.parametrize(("objective", "cut"), [("latency", PHOTO.cut), ("bytes", SPLIT.cut)])
+def test_a_link_probe_takes_what_a_good_link_answers_first(objective: str, cut: Cut) -> None:
+    decider = Decider(LinkFilter(0.02, 2000.0), objective=objective)
+    plan = decider.plan(OPTIONS, 0.0)
     assert plan.option.cut == ON_DEVICE
     assert plan.link_probe is not None
-    assert plan.link_probe.cut == SPLIT.cut
+    assert plan.link_probe.cut == cut
 
 
 def test_a_wrong_guess_of_the_own_time_is_found_out() -> None:

@@ -164,6 +164,42 @@ def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveCl
     assert time.perf_counter() - started < 1.5
 
 
+def test_the_first_of_both_answers_counts(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    """The device starts its own answer, which takes 1.5 s. The server's comes after 0.3 s."""
+    client = adapt(local_ms=1500.0, advice=advice_of(1500.0))
+    client.predict(BLUE)
+
+    def late(handler: Handler) -> None:
+        body = server.state.seen[-1].body
+        server.state.stop.wait(0.3)
+        handler.predict(body)
+
+    server.state.always = late
+    started = time.perf_counter()
+    prediction = client.predict(BLUE, deadline_ms=1850.0)
+    assert prediction.cut in REMOTE
+    assert not prediction.fallback
+    assert time.perf_counter() - started < 1.5
+    server.state.always = None
+
+
+def test_cuts_in_doubt_are_tried_with_a_known_probability(
+    adapt: Callable[..., AdaptiveClient],
+) -> None:
+    """The device is expected to need 60 ms for the whole network. It needs none."""
+    client = adapt(local_ms=0.0, advice=advice_of(60.0), exploration=0.5, seed=1)
+    predictions = [client.predict(BLUE) for _ in range(20)]
+    assert {prediction.label for prediction in predictions} == {"blue"}
+    assert {prediction.propensity for prediction in predictions} <= {0.25, 0.5, 1.0}
+    assert 0.5 in {prediction.propensity for prediction in predictions}
+    assert client.explain().tries > 0
+    never = adapt(local_ms=0.0, advice=advice_of(60.0), exploration=0.0)
+    assert {never.predict(BLUE).propensity for _ in range(5)} == {1.0}
+    assert never.explain().tries == 0
+
+
 @pytest.mark.usefixtures("short_backoff")
 @pytest.mark.parametrize(
     "fault",
@@ -243,6 +279,7 @@ def test_an_impossible_deadline_gets_the_fastest_answer(
         ({"objective": "luck"}, "objective: expected latency or bytes"),
         ({"tolerance": 1.5}, "tolerance: expected 0 to 1"),
         ({"refresh_s": 0.0}, "refresh_s: expected a positive number"),
+        ({"exploration": 1.0}, "exploration: expected at least 0 and below 1, got 1.0"),
     ],
 )
 def test_bad_parameters(

@@ -31,6 +31,38 @@ def test_a_trace_by_hand() -> None:
     assert "3.6 Mbit/s" in uplink.describe()
 
 
+def test_bytes_in_line_use_each_opportunity_once() -> None:
+    queue = TraceUplink([2, 5, 5, 10]).queue()
+    assert queue.send(0, 1000) == 2
+    assert queue.send(0, 500) == 2  # there is room for it in the same opportunity
+    assert queue.send(0, 1) == 5
+    assert queue.send(0, 1499 + 1500) == 5  # two opportunities at 5 ms
+    assert queue.send(1, 3000) == 12  # 10, and 2 in the next round
+    assert queue.send(19.5, 1) == 20
+    assert queue.send(21, 1) == 22  # what is over is over, room or not
+
+
+def test_a_constant_uplink_sends_one_after_the_other() -> None:
+    queue = ConstantUplink(4.0).queue()
+    assert queue.send(100, 5_000) == pytest.approx(110)
+    assert queue.send(105, 5_000) == pytest.approx(120)
+    assert queue.send(200, 5_000) == pytest.approx(210)
+
+
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=30).filter(lambda times: max(times) > 0),
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 4000), min_size=1, max_size=20),
+)
+def test_many_chunks_take_as_long_as_one(times: list[int], at_ms: int, chunks: list[int]) -> None:
+    uplink = TraceUplink(sorted(times))
+    queue = uplink.queue()
+    ends = [queue.send(at_ms, nbytes) for nbytes in chunks]
+    assert ends == sorted(ends)
+    if ends[-1] > at_ms:
+        assert ends[-1] == uplink.queue().send(at_ms, sum(chunks))
+
+
 @given(
     st.lists(st.floats(0, 1e3), min_size=1, max_size=30).filter(lambda times: max(times) >= 1e-3),
     st.floats(0, 1e5),
