@@ -85,7 +85,7 @@ def adapt(
         assert plain.runtime is not None
         runtime = SlowRuntime(plain.runtime, local_ms)
         client = connect(url=url or server.url, runtime=runtime, timeout=20.0)
-        made.append(AdaptiveClient(client, **options))
+        made.append(AdaptiveClient(client, **{"seed": 0, **options}))
         if advised:
             assert made[-1].wait_for_advice() is not None
         return made[-1]
