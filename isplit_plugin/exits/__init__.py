@@ -13,8 +13,16 @@ from .audits import EXPOSURE, FALSE_ALARM, LEAST_SHARE, Audits, audit_share
 from .discriminants import Discriminants, discriminants
 from .evidence import chance_interval, evidence_above, evidence_below, trials_missing
 from .exit import BIN_EDGES, BINS, MAX_EXIT_BYTES, NONE, Exit, ExitAnswer, bin_of
-from .features import MAX_FEATURES, POOLINGS, Pooling, pool
-from .fitting import LIFETIME_S, MIN_WEIGHT, SHRINKAGE, fit_exit
+from .features import (
+    GRID_FEATURES,
+    MAX_FEATURES,
+    POOLINGS,
+    Pooling,
+    feature_count,
+    pool,
+    usual_pooling,
+)
+from .fitting import LIFETIME_S, MIN_WEIGHT, REACH, fit_exit, usual_shrinkage
 from .release import (
     ALPHA,
     TOLERANCE,
@@ -45,6 +53,7 @@ __all__ = [
     "BIN_EDGES",
     "EXPOSURE",
     "FALSE_ALARM",
+    "GRID_FEATURES",
     "LEAST_SHARE",
     "LIFETIME_S",
     "MAX_CLASSES",
@@ -56,7 +65,7 @@ __all__ = [
     "MIN_WEIGHT",
     "NONE",
     "POOLINGS",
-    "SHRINKAGE",
+    "REACH",
     "TOLERANCE",
     "Audits",
     "ClassRelease",
@@ -74,6 +83,7 @@ __all__ = [
     "discriminants",
     "evidence_above",
     "evidence_below",
+    "feature_count",
     "fit_exit",
     "margin_shares",
     "missing",
@@ -88,6 +98,8 @@ __all__ = [
     "sign",
     "trials_missing",
     "unsigned",
+    "usual_pooling",
+    "usual_shrinkage",
     "verify",
     "version_alpha",
 ]

@@ -25,8 +25,8 @@ F16 = npt.NDArray[np.float16]
 
 NONE: Final = -1
 """The class id that stands for "none of these": the photo is sent."""
-BIN_EDGES: Final = tuple(0.25 * 1.35**step for step in range(19))
-"""The margins at which bins begin, but for the first, which begins at 0."""
+BIN_EDGES: Final = tuple(step / 10 for step in range(1, 20))
+"""Where bins begin, but for the first: margins as multiples of the class's usual margin."""
 BINS: Final = len(BIN_EDGES) + 1
 """The number of bins of the margin. The last is the strictest."""
 MAX_EXIT_BYTES: Final = 1 << 24
@@ -45,7 +45,8 @@ class ExitAnswer(NamedTuple):
     Attributes:
         class_id: the class, or ``NONE``.
         margin: by how much its score is above the next, in nats; 0 for ``NONE``.
-        bin: the bin of the margin, 0 to ``BINS`` - 1.
+        bin: the bin of the margin, 0 to ``BINS`` - 1. It is relative to the class's usual margin:
+            classes and exits differ in their margins a hundredfold, but hardly in these multiples.
     """
 
     class_id: int
@@ -70,6 +71,7 @@ class Exit:
             is floor * x'x - sum of gains * (directions x)^2.
         floor: see ``directions``.
         reach: (K,) float32: the squared distance beyond which a photo is none of the class's.
+        usual: (K,) float32, the margin of the mean photo of each class.
         created, expires: seconds since the epoch.
         version: SHA-256 of all that decides its answers, 64 hexadecimal digits. Times are no part
             of it: an exit that is signed again for longer stays the version that was proven.
@@ -88,6 +90,7 @@ class Exit:
     gains: F32
     floor: float
     reach: F32
+    usual: F32
     created: float
     expires: float
     version: str = field(init=False)
@@ -118,14 +121,18 @@ class Exit:
 
     def answers(self, z: npt.ArrayLike) -> list[ExitAnswer]:
         """The answers for features (N, F). Raises as :meth:`answer`."""
-        class_ids, margins = self.margins(z)
+        rows, margins = self._judged(z)
         return [
-            ExitAnswer(int(class_id), float(margin), bin_of(margin))
-            for class_id, margin in zip(class_ids, margins, strict=True)
+            ExitAnswer(NONE, 0.0, 0)
+            if row < 0
+            else ExitAnswer(
+                int(self.class_ids[row]), float(margin), bin_of(margin / self.usual[row])
+            )
+            for row, margin in zip(rows, margins, strict=True)
         ]
 
-    def margins(self, z: npt.ArrayLike) -> tuple[I64, F64]:
-        """Class ids and margins (N,) for features (N, F). Raises as :meth:`answer`."""
+    def _judged(self, z: npt.ArrayLike) -> tuple[I64, F64]:
+        """For features (N, F) the row of the class, -1 for none of them, and the margin, (N,)."""
         values = np.asarray(z, np.float64)
         if values.ndim != 2 or values.shape[1] != self.features:
             raise DataError(f"features: expected {self.features}, got shape {values.shape[1:]}")
@@ -134,15 +141,15 @@ class Exit:
         x = np.clip((values - self.center) * self.scale, -_CLIP, _CLIP)
         scores = x @ self.weights.astype(np.float64).T + self.bias
         best = scores.argmax(axis=1)
-        row = np.arange(len(x))
+        index = np.arange(len(x))
         length = self.floor * (x * x).sum(axis=1)
         length -= (x @ self.directions.astype(np.float64).T) ** 2 @ self.gains
-        distance = length - 2 * (scores[row, best] - self.offsets[best])
-        top = scores[row, best]
-        scores[row, best] = -np.inf
+        distance = length - 2 * (scores[index, best] - self.offsets[best])
+        top = scores[index, best]
+        scores[index, best] = -np.inf
         margins = top - scores.max(axis=1)
         none = (self.class_ids[best] == NONE) | (distance > self.reach[best])
-        return np.where(none, NONE, self.class_ids[best]), np.where(none, 0.0, margins)
+        return np.where(none, -1, best), margins
 
     def to_bytes(self) -> bytes:
         """As safetensors. Equal exits give equal bytes."""
@@ -190,7 +197,9 @@ class Exit:
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         names = ("class_ids", "center", "scale", "weights", "bias", "offsets")
-        return {name: getattr(self, name) for name in (*names, "directions", "gains", "reach")}
+        return {
+            name: getattr(self, name) for name in (*names, "directions", "gains", "reach", "usual")
+        }
 
     @classmethod
     def _read(cls, data: bytes) -> Exit:
@@ -211,6 +220,7 @@ class Exit:
             "directions": (np.float16, (ranks, features)),
             "gains": (np.float32, (ranks,)),
             "reach": (np.float32, (classes,)),
+            "usual": (np.float32, (classes,)),
         }
         if set(arrays) != set(expected):
             raise ValueError(f"expected arrays {', '.join(sorted(expected))}")
@@ -221,6 +231,8 @@ class Exit:
         ids = fields["class_ids"]
         if ids[0] < NONE or (np.diff(ids) <= 0).any():
             raise ValueError("expected ascending class ids")
+        if not (fields["usual"] > 0).all():
+            raise ValueError("usual margins: expected positive numbers")
         if header["pooling"] not in POOLINGS:
             raise ValueError(f"unknown pooling {str(header['pooling'])[:20]!r}")
         numbers: dict[str, Any] = {
@@ -237,6 +249,6 @@ class Exit:
         )
 
 
-def bin_of(margin: float) -> int:
-    """The bin of a margin, 0 to ``BINS`` - 1."""
-    return int(np.searchsorted(BIN_EDGES, margin, side="right"))
+def bin_of(multiple: float) -> int:
+    """The bin of a margin, as a multiple of the class's usual margin: 0 to ``BINS`` - 1."""
+    return int(np.searchsorted(BIN_EDGES, multiple, side="right"))

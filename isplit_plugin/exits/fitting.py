@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -10,24 +11,26 @@ import numpy.typing as npt
 from ..errors import DataError
 from .discriminants import Discriminants, discriminants
 from .exit import NONE, Exit
-from .features import F64
+from .features import F64, I64
 from .sums import ExitSums
 
-SHRINKAGE: Final = 0.5
-"""The shrinkage of the covariance."""
 MIN_WEIGHT: Final = 30.0
 """Photos (effective) that a class needs."""
 LIFETIME_S: Final = 86_400.0
 """Seconds for which an exit may answer without a contact to the server."""
 DIRECTIONS: Final = 32
 """Directions of the distance that an exit keeps."""
-SPREAD: Final = 3.0
-"""How many deviations beyond its mean the squared distance of a class's photos reaches."""
+REACH: Final = 1.5
+"""A class reaches as far as this many times the mean squared distance of its own photos, and at
+least three deviations further than the mean, were they normal."""
+
+_LARGEST_LEVERAGE: Final = 0.9
+_LEAST_MARGIN: Final = 0.25  # nats
 
 
 def fit_exit(
     sums: ExitSums,
-    shrinkage: float = SHRINKAGE,
+    shrinkage: float | None = None,
     min_weight: float = MIN_WEIGHT,
     *,
     created: float,
@@ -37,7 +40,7 @@ def fit_exit(
 
     Parameters:
         sums: of one cut.
-        shrinkage: of the covariance, 0 to 1.
+        shrinkage: of the covariance, 0 to 1; ``None`` takes :func:`usual_shrinkage`.
         min_weight: the effective photos that a class needs.
         created: seconds since the epoch.
         lifetime_s: seconds after which it expires.
@@ -48,6 +51,8 @@ def fit_exit(
     """
     if not lifetime_s > 0:
         raise DataError(f"lifetime: expected more than 0 seconds, got {lifetime_s}")
+    if shrinkage is None:
+        shrinkage = usual_shrinkage(sums)
     fit = discriminants(sums, shrinkage, min_weight)
     ids, coef, intercept, shares = fit.class_ids, fit.coef, fit.intercept, fit.log_shares
     other = ~np.isin(sums.class_ids, ids)
@@ -58,7 +63,7 @@ def fit_exit(
         intercept = np.concatenate(([bias], intercept))
         shares = np.concatenate(([share], shares))
     floor, gains, directions = _directions(fit)
-    mean, deviation = _distance_moments(fit)
+    reach = _reach(fit, floor, gains, shrinkage, float(sums.effective.sum()))
     return Exit(
         network_hash=sums.network_hash,
         cut=sums.cut,
@@ -72,10 +77,16 @@ def fit_exit(
         directions=directions.astype(np.float16),
         gains=gains.astype(np.float32),
         floor=floor,
-        reach=np.full(len(ids), mean + SPREAD * deviation, np.float32),
+        reach=np.full(len(ids), reach, np.float32),
+        usual=_usual_margins(sums, fit, ids, coef, intercept).astype(np.float32),
         created=created,
         expires=created + lifetime_s,
     )
+
+
+def usual_shrinkage(sums: ExitSums) -> float:
+    """F / (F + n), with n effective photos: what few photos say of many features weighs little."""
+    return sums.features / (sums.features + max(1.0, float(sums.effective.sum())))
 
 
 def _other_classes(
@@ -90,6 +101,17 @@ def _other_classes(
     return coef, share - 0.5 * float(scaled @ coef), share
 
 
+def _usual_margins(sums: ExitSums, fit: Discriminants, ids: I64, coef: F64, intercept: F64) -> F64:
+    """The margin of the mean photo of each class; that of ``NONE`` means nothing."""
+    means = sums.means()[np.isin(sums.class_ids, fit.class_ids)]
+    scores = ((means - fit.center) * fit.scale) @ coef.T + intercept
+    others = np.where(ids == fit.class_ids[:, None], -np.inf, scores).max(axis=1)
+    own = scores[ids == fit.class_ids[:, None]]
+    usual = np.full(len(ids), _LEAST_MARGIN)
+    usual[ids != NONE] = np.maximum(own - others, _LEAST_MARGIN)
+    return usual
+
+
 def _directions(fit: Discriminants) -> tuple[float, F64, F64]:
     """The inverse covariance as floor * identity - directions' gains directions."""
     kept = min(DIRECTIONS, len(fit.shrunk))
@@ -99,7 +121,15 @@ def _directions(fit: Discriminants) -> tuple[float, F64, F64]:
     return floor, floor - inverse[-kept:], fit.vectors[:, -kept:].T
 
 
-def _distance_moments(fit: Discriminants) -> tuple[float, float]:
-    """Mean and deviation of the squared distance of a class's own photos, were they normal."""
-    ratio = fit.values / fit.shrunk
-    return float(ratio.sum()), float(np.sqrt(2 * (ratio**2).sum()))
+def _reach(fit: Discriminants, floor: float, gains: F64, shrinkage: float, photos: float) -> float:
+    """The squared distance beyond which a photo is none of a class's own.
+
+    The photos that the fit has seen are nearer than others. One photo's leverage says by how much,
+    as for predictions that leave one out (Allen, *Technometrics* 1974): its mean is taken for all.
+    """
+    inverse = np.full(len(fit.values), floor)
+    inverse[len(inverse) - len(gains) :] -= gains
+    parts = fit.values * inverse
+    mean, deviation = float(parts.sum()), math.sqrt(2 * float(parts @ parts))
+    leverage = (1 - shrinkage) * float((fit.values / fit.shrunk).sum()) / max(1.0, photos)
+    return max(REACH * mean, mean + 3 * deviation) / (1 - min(leverage, _LARGEST_LEVERAGE)) ** 2

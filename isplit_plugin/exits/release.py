@@ -28,8 +28,8 @@ TOLERANCE: Final = 0.01
 """The share of a released class's answers that may disagree with the full network's."""
 ALPHA: Final = 0.05
 """The chance that this ever fails for a class."""
-STARTS: Final = (0, 4, 8, 12)
-"""The bins with a share of alpha of their own."""
+STARTS: Final = (0, 3, 6, 9)
+"""The bins with a share of alpha of their own. Bin 9 begins just below the usual margin."""
 _MAX_COUNT: Final = 2**53
 
 
