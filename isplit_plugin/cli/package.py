@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from . import common
 from .network_options import add_network, load
 
 if TYPE_CHECKING:
+    from ..network import Corrector
     from ..profile import Profile
     from ..wire import Transform
 
@@ -55,6 +57,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     transforms.add_argument(
         "--no-transforms", action="store_true", help="serve without the codec dct"
+    )
+    correctors = parser.add_mutually_exclusive_group()
+    correctors.add_argument(
+        "--correctors",
+        type=Path,
+        metavar="FILE",
+        help="written by isplit profile --corrector (default: the file beside the profile)",
+    )
+    correctors.add_argument(
+        "--no-correctors",
+        action="store_true",
+        help="serve without correctors: where dct was measured with one, it is served but not "
+        "recommended",
     )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument(
@@ -133,6 +148,8 @@ def run(options: argparse.Namespace) -> int:
         bottlenecks = [
             load_bottleneck(path, net, loaded.preprocessing) for path in options.bottleneck
         ]
+    transforms = _transforms(options, profile)
+    correctors = _correctors(options, profile, transforms)
     common.note(
         options,
         "writing the archive and a head for each split point (minutes for a large network) ...",
@@ -147,7 +164,8 @@ def run(options: argparse.Namespace) -> int:
         deployed=deployed,
         default=default,
         bottlenecks=bottlenecks,
-        transforms=_transforms(options, profile),
+        transforms=transforms,
+        correctors=correctors,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         config=_config(options),
@@ -224,10 +242,37 @@ def _transforms(options: argparse.Namespace, profile: Profile) -> tuple[Transfor
         return load_transforms(options.transforms)
     if not any(m.codec == TRANSFORM_CODEC for m in profile.measurements):
         return ()  # a file of transforms there is of an earlier profile
+    beside = _beside(options.profile, "transforms")
+    return () if beside is None else load_transforms(beside)
+
+
+def _correctors(
+    options: argparse.Namespace, profile: Profile, transforms: Sequence[Transform]
+) -> dict[str, Corrector]:
+    """Those of ``--correctors``, or of the file beside a profile that has measured with them.
+
+    Raises ArtifactError, NetworkMismatchError.
+    """
+    from ..network import load_correctors
+
+    fitted = {transform.split_point: transform for transform in transforms}
+    if options.no_correctors:
+        return {}
+    if options.correctors is not None:
+        return load_correctors(options.correctors, fitted)
+    if not profile.correctors or not fitted:
+        return {}
+    beside = _beside(options.profile, "correctors")
+    return {} if beside is None else load_correctors(beside, fitted)
+
+
+def _beside(profile: Path, kind: str) -> Path | None:
+    """The file of another kind that ``isplit profile`` wrote with a profile, if it is there."""
     ending = ".profile.safetensors"
-    name = options.profile.name
-    beside = options.profile.with_name(f"{name.removesuffix(ending)}.transforms.safetensors")
-    return load_transforms(beside) if name.endswith(ending) and beside.is_file() else ()
+    if not profile.name.endswith(ending):
+        return None
+    file = profile.with_name(f"{profile.name.removesuffix(ending)}.{kind}.safetensors")
+    return file if file.is_file() else None
 
 
 def _larger_than_photo(profile: Profile, manifest: Manifest) -> list[str]:

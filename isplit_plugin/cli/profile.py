@@ -8,9 +8,12 @@ from typing import Final
 
 from ..photo_codecs import PHOTOS
 from . import common
+from .corrector_options import add_corrector_options, corrector_summary, render_correctors
 from .network_options import add_network
 from .profile_measuring import Measured, measure
 from .profile_summary import render, summary
+
+_FILES: Final = ("profile", "transforms", "correctors", "report")
 
 HELP: Final = "measure a network on calibration photos"
 DESCRIPTION: Final = """\
@@ -45,7 +48,8 @@ A big calibration set is shared by several processes, on one host or several:
   torchrun --nproc-per-node 4 -m isplit_plugin profile --network ... --data ... -o resnet50
 
 The first writes resnet50.profile.safetensors, resnet50.transforms.safetensors with what the
-codec dct needs, and resnet50.html with figures for a browser.
+codec dct needs, and resnet50.html with figures for a browser. With --corrector it writes
+resnet50.correctors.safetensors, too.
 Next: isplit package with the same --network and --weights.
 """
 
@@ -109,6 +113,7 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         "fitted at each split point, in about half the time "
         "(isplit docs transform-codec)",
     )
+    add_corrector_options(group)
     group.add_argument(
         "--tolerance",
         type=float,
@@ -162,25 +167,40 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _write(options: argparse.Namespace, measured: Measured) -> None:
-    profile, transforms = measured.profile, measured.transforms
-    profile_path = options.output.with_name(f"{options.output.name}.profile.safetensors")
-    profile.save(profile_path)
-    transforms_path = None
-    if transforms is not None:
-        from ..wire import save_transforms
-
-        transforms_path = options.output.with_name(f"{options.output.name}.transforms.safetensors")
-        save_transforms(transforms_path, tuple(transforms.transforms.values()))
-    page_path = None
+    profile = measured.profile
+    paths = _save(options.output, measured)
     if not options.no_report:
         from ..report import write_report
 
-        page_path = options.output.with_name(f"{options.output.name}.html")
-        write_report(page_path, profile, shown_classes=measured.shown_classes)
-    paths = {"profile": profile_path, "transforms": transforms_path, "report": page_path}
+        paths["report"] = options.output.with_name(f"{options.output.name}.html")
+        write_report(paths["report"], profile, shown_classes=measured.shown_classes)
+    fits = {} if measured.correctors is None else measured.correctors.fits
     if options.json:
-        names = {kind: path and str(path) for kind, path in paths.items()}
-        common.emit_json(summary(profile, options.tolerance) | names)
+        names = {kind: str(paths[kind]) if kind in paths else None for kind in _FILES}
+        trained = {"trained": corrector_summary(fits)} if fits else {}
+        common.emit_json(summary(profile, options.tolerance) | names | trained)
     else:
         print(render(profile, options.tolerance))
-        print(f"\nwrote {' and '.join(str(path) for path in paths.values() if path)}")
+        if fits:
+            print(f"\n{render_correctors(fits)}")
+        print(f"\nwrote {' and '.join(map(str, paths.values()))}")
+
+
+def _save(output: Path, measured: Measured) -> dict[str, Path]:
+    """Write the files but the report, and return their paths by kind."""
+    from ..network import save_correctors
+    from ..wire import save_transforms
+
+    def path_of(kind: str) -> Path:
+        return output.with_name(f"{output.name}.{kind}.safetensors")
+
+    paths = {"profile": path_of("profile")}
+    measured.profile.save(paths["profile"])
+    if measured.transforms is not None:
+        transforms = measured.transforms.transforms
+        paths["transforms"] = path_of("transforms")
+        save_transforms(paths["transforms"], tuple(transforms.values()))
+        if measured.correctors is not None:
+            paths["correctors"] = path_of("correctors")
+            save_correctors(paths["correctors"], measured.correctors.correctors, transforms)
+    return paths

@@ -15,12 +15,14 @@ from ..errors import DataError, IsplitError, QueryError, UnknownClassError
 from ..photo_codecs import PHOTOS
 from ..schema import TRANSFORM_CODEC
 from . import common
+from .corrector_options import check_corrector_options, trained_correctors
 from .network_options import load
 from .progress_lines import ProgressLines
 
 if TYPE_CHECKING:
     from ..network import (
         CapturedNetwork,
+        FittedCorrectors,
         FittedTransforms,
         LabelledPhoto,
         LoadedNetwork,
@@ -31,10 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Profile, transforms if any were fitted, and the classes whose curves the page shows."""
+    """Profile, transforms and correctors if any were fitted, and the classes whose curves the page shows."""
 
     profile: Profile
     transforms: FittedTransforms | None
+    correctors: FittedCorrectors | None
     shown_classes: tuple[int, ...] | None
 
 
@@ -58,12 +61,12 @@ def measure(options: argparse.Namespace, processes: Processes) -> Measured:
     options.quiet = not processes.is_first
     prepared = _prepared(options, processes)
     try:
-        profile, transforms = _measure(options, prepared, processes)
+        profile, transforms, correctors = _measure(options, prepared, processes)
     except IsplitError as error:
         if processes.count > 1:
             error.message = f"{processes.name}: {error.message}"
         raise
-    return Measured(profile, transforms, prepared.shown_classes)
+    return Measured(profile, transforms, correctors, prepared.shown_classes)
 
 
 def _prepared(options: argparse.Namespace, processes: Processes) -> _Prepared:
@@ -76,6 +79,7 @@ def _prepared(options: argparse.Namespace, processes: Processes) -> _Prepared:
         with processes.agreed() as facts:
             if not 0 <= options.tolerance <= 1:
                 raise QueryError(f"--tolerance: expected 0 to 1, got {options.tolerance}")
+            check_corrector_options(options)
             codecs = _codecs(options.codecs, codec_names())
             shown = common.class_ids(options.show_classes) if options.show_classes else ()
             if processes.is_first:
@@ -109,11 +113,14 @@ def _facts(
 
 def _measure(
     options: argparse.Namespace, prepared: _Prepared, processes: Processes
-) -> tuple[Profile, FittedTransforms | None]:
+) -> tuple[Profile, FittedTransforms | None, FittedCorrectors | None]:
     from ..network import profile
 
     loaded, net, images = prepared.loaded, prepared.net, prepared.images
     transforms = _transforms(options, prepared, processes)
+    correctors = trained_correctors(
+        options, prepared.loaded, prepared.net, prepared.images, transforms, processes=processes
+    )
     with ExitStack() as stack:
         progress: bool | ProgressLines = not (options.json or options.quiet)
         if progress and not sys.stderr.isatty():
@@ -136,18 +143,19 @@ def _measure(
             threads=options.threads,
             progress=progress,
             transforms=transforms,
+            correctors=correctors,
             processes=processes,
             curtail=options.tolerance if options.curtail else None,
             device_heads=True,
         )
     if not (options.predictors and processes.is_first):
-        return measured, transforms
+        return measured, transforms, correctors
     from ..bottleneck import Photos
     from ..evaluation import profile_predictions
 
     photos = Photos(images, loaded.preprocessing, len(loaded.classes))
     predictions = profile_predictions(net, photos, _words(options.predictors))
-    return replace(measured, predictions=predictions), transforms
+    return replace(measured, predictions=predictions), transforms, correctors
 
 
 def _count(images: Sequence[LabelledPhoto], processes: Processes) -> str:

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from .calibration import LabelledPhoto, calibration_folder
 from .captured_network import CapturedNetwork
+from .correctors.corrector import Corrector
+from .correctors.corrector_file import (
+    corrector_sha256,
+    load_correctors,
+    pack_correctors,
+    save_correctors,
+    unpack_correctors,
+)
+from .correctors.fitted import CorrectorFit, FittedCorrectors
+from .correctors.fitting import fit_correctors
 from .execution import activations, cpu_threads, on_device
 from .export import export_head, export_part
 from .graphs.capturing import capture
@@ -22,6 +32,9 @@ __all__ = [
     "MIN_PHOTOS",
     "ONE_PROCESS",
     "CapturedNetwork",
+    "Corrector",
+    "CorrectorFit",
+    "FittedCorrectors",
     "FittedTransforms",
     "HeadImportance",
     "HeadPass",
@@ -32,15 +45,21 @@ __all__ = [
     "activations",
     "calibration_folder",
     "capture",
+    "corrector_sha256",
     "cpu_threads",
     "efficientnet_lite0",
     "export_head",
     "export_part",
+    "fit_correctors",
     "fit_transforms",
     "fold_of",
     "launched_processes",
+    "load_correctors",
     "load_network",
     "load_weights",
     "on_device",
+    "pack_correctors",
     "profile",
+    "save_correctors",
+    "unpack_correctors",
 ]

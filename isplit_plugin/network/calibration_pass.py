@@ -18,6 +18,7 @@ from ..errors import DataError, ImageError
 from ..schema import INPUT, OUTPUT, FloatArray, Preprocessing
 from .captured_network import CapturedNetwork
 from .codec_meter import CodecMeter
+from .correctors.fitted import FittedCorrectors
 from .execution import activations
 from .photo_meter import Photo, PhotoMeter
 from .processes import ONE_PROCESS, Block, Processes, blocks
@@ -89,6 +90,7 @@ class CalibrationPass:
         photos: Sequence[str],
         transforms: FittedTransforms | None = None,
         most_misses: float = math.inf,
+        correctors: FittedCorrectors | None = None,
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
@@ -108,7 +110,8 @@ class CalibrationPass:
             codecs,
             {point.name: point.channel_axis for point in net.split_points},
             transforms,
-            most_misses,
+            most_misses=most_misses,
+            correctors=correctors,
         )
         self.photo_meter = PhotoMeter(photos, preprocessing, most_misses)
 

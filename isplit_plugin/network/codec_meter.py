@@ -25,9 +25,13 @@ from ..wire import (
     codings,
     decode_activation,
     encode_activation,
+    find_coding,
     needs_transform,
     request_bytes,
 )
+from .correctors.corrector import Corrector
+from .correctors.fitted import FittedCorrectors
+from .execution import cpu_threads
 from .transforms.fitted import FittedTransforms
 
 __all__ = ["CodecMeter", "Samples", "cut_measurements"]
@@ -113,6 +117,7 @@ class CodecMeter:
         transforms: for codecs that need one; they are measured where there is one.
         most_misses: a cut that misses more photos than these is measured no further. By default
             every cut is measured on all photos.
+        correctors: for these codecs, where there is one. What they take counts as decoding.
 
     Attributes:
         samples: one value for each image so far.
@@ -126,11 +131,14 @@ class CodecMeter:
         codecs: Sequence[str],
         channel_axes: Mapping[str, int] | None = None,
         transforms: FittedTransforms | None = None,
+        *,
         most_misses: float = math.inf,
+        correctors: FittedCorrectors | None = None,
     ) -> None:
         self._most_misses = most_misses
         self._misses: Counter[Cut] = Counter()
         self._transforms = transforms
+        self._correctors = correctors
         self._tails = tails
         self._channel_axes = dict(channel_axes or {})
         self._codings = codings(codecs)
@@ -151,7 +159,8 @@ class CodecMeter:
             numbers: (N,), the numbers of the calibration photos. Each is measured with a transform
                 that was fitted without it.
         """
-        transforms = [self._unseen(split_point, number) for number in numbers]
+        unseen = [self._unseen(split_point, number) for number in numbers]
+        transforms = [transform for transform, _ in unseen]
         exact = np.ascontiguousarray(activations.float().cpu().numpy())
         agreements: dict[bytes, list[float]] = {}
         for coding in self._codings:
@@ -163,7 +172,7 @@ class CodecMeter:
                 for _ in exact:
                     samples.skip()
                 continue
-            decoded = self._encode_and_decode(split_point, coding, exact, transforms, samples)
+            decoded = self._encode_and_decode(split_point, coding, exact, unseen, samples)
             digest = hashlib.blake2b(decoded.data).digest()
             if digest not in agreements:
                 if np.array_equal(exact, decoded):
@@ -186,7 +195,7 @@ class CodecMeter:
         split_point: str,
         coding: str,
         exact: FloatArray,
-        transforms: Sequence[Transform | None],
+        unseen: Sequence[tuple[Transform | None, Corrector | None]],
         samples: Samples,
     ) -> FloatArray:
         """What the tail decodes, (N, ...); NaN for an item that the codec cannot carry."""
@@ -194,7 +203,7 @@ class CodecMeter:
         decoded = np.full_like(exact, np.nan)
         for row in range(len(exact)):
             item = exact[row : row + 1]
-            transform = transforms[row] if transforms else None
+            transform, corrector = unseen[row] if unseen else (None, None)
             try:
                 start = time.perf_counter()
                 tensor = encode_activation(
@@ -204,6 +213,8 @@ class CodecMeter:
                 decoded[row : row + 1] = decode_activation(
                     tensor, shape=item.shape[1:], max_batch=1, transform=transform
                 )
+                if corrector is not None and needs_transform(coding):
+                    decoded[row : row + 1] = _corrected(corrector, decoded[row : row + 1], coding)
                 decoded_at = time.perf_counter()
                 nbytes = request_bytes(Cut.of(split_point, coding), tensor)
                 samples.add(nbytes, middle - start, decoded_at - middle)
@@ -211,13 +222,27 @@ class CodecMeter:
                 samples.add(math.nan, math.nan, math.nan)
         return decoded
 
-    def _unseen(self, split_point: str, number: int) -> Transform | None:
-        return None if self._transforms is None else self._transforms.unseen(split_point, number)
+    def _unseen(self, split_point: str, number: int) -> tuple[Transform | None, Corrector | None]:
+        """What a photo is measured with: a transform and a corrector that have not seen it."""
+        if self._transforms is None:
+            return None, None
+        transform = self._transforms.unseen(split_point, number)
+        if transform is None or self._correctors is None:
+            return transform, None
+        return transform, self._correctors.unseen(split_point, number)
 
     def _run_tail(self, split_point: str, decoded: FloatArray, like: Tensor) -> Tensor:
         with torch.inference_mode():
             scores = self._tails[split_point](torch.from_numpy(decoded).to(like))
         return torch.as_tensor(scores)
+
+
+def _corrected(corrector: Corrector, decoded: FloatArray, coding: str) -> FloatArray:
+    _, quality = find_coding(coding)
+    if quality is None:
+        return decoded
+    with cpu_threads(1):
+        return corrector.correct(decoded, quality)
 
 
 def _agreement(scores: Tensor, top: npt.NDArray[np.int64], decoded: FloatArray) -> list[float]:

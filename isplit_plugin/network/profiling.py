@@ -20,6 +20,8 @@ from ..schema import ON_DEVICE, TRANSFORM_CODEC, Preprocessing
 from ..wire import CODECS
 from .calibration_pass import CalibrationPass, LabelledImage
 from .captured_network import CapturedNetwork
+from .correctors.corrector_file import corrector_sha256
+from .correctors.fitted import FittedCorrectors
 from .device_times import device_head_ms
 from .execution import cpu_threads, full_precision, on_best_device, on_device
 from .merging import merge
@@ -50,6 +52,7 @@ def profile(
     processes: Processes = ONE_PROCESS,
     curtail: float | None = None,
     device_heads: bool = False,
+    correctors: FittedCorrectors | None = None,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -85,6 +88,9 @@ def profile(
             agreement of such a cut rests on fewer images, and is a little too low.
         device_heads: export some heads and time them in onnxruntime, as devices run them, where it
             is installed (:func:`.device_times.device_head_ms`). By default head times are PyTorch's.
+        correctors: from :func:`fit_correctors` on the same images, in the same order. With them
+            the codec ``dct`` is measured as corrected, each image by a corrector that was trained
+            without it; what a corrector takes counts as decoding.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -105,6 +111,7 @@ def profile(
         photos=photos,
         transforms=transforms,
         most_misses=_most_misses(images, curtail),
+        correctors=correctors,
     )
     total = processes.own_photos(len(images), batch_size) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
@@ -119,6 +126,7 @@ def profile(
             classes=tuple(classes),
             model=model,
             device_heads=device_heads,
+            correctors=_identities(correctors, transforms),
             provenance=_provenance(calibration, used_threads)
             | ({"processes": str(processes.count)} if processes.count > 1 else {})
             | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"}),
@@ -140,6 +148,7 @@ def _made(
     classes: tuple[str, ...],
     model: str,
     device_heads: bool,
+    correctors: dict[str, str],
     provenance: dict[str, str],
 ) -> Profile:
     """The profile of a pass over all images."""
@@ -160,6 +169,7 @@ def _made(
         measurements=_measurements(calibration, rows, len(class_ids)),
         accuracy=float(np.mean(correct)) if correct else None,
         provenance=provenance | {"head_times": engine},
+        correctors=correctors,
     )
 
 
@@ -237,6 +247,18 @@ def _measurements(
     meters = (calibration.photo_meter, calibration.meter)
     measured = (m for meter in meters for m in meter.measurements(rows, classes))
     return (*measured, output)
+
+
+def _identities(
+    correctors: FittedCorrectors | None, transforms: FittedTransforms | None
+) -> dict[str, str]:
+    """The SHA-256 of the corrector at each split point."""
+    if correctors is None or transforms is None:
+        return {}
+    return {
+        name: corrector_sha256(corrector, transforms.transforms[name])
+        for name, corrector in correctors.correctors.items()
+    }
 
 
 def _correct(calibration: CalibrationPass) -> list[bool]:

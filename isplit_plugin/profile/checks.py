@@ -47,6 +47,8 @@ def check(profile: Profile, targets: Collection[str]) -> None:
             len(values) == len(points) and not any(math.isinf(value) for value in values),
             f"predictions[{name}]: expected {len(points)} numbers, got {len(values)}",
         )
+    uncorrected = sorted(set(profile.correctors) - set(points))
+    _require(not uncorrected, f"correctors: unknown split points {uncorrected[:5]}")
     accuracy = profile.accuracy
     _require(accuracy is None or 0 <= accuracy <= 1, f"accuracy: expected 0 to 1, got {accuracy}")
 

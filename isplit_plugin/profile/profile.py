@@ -53,6 +53,8 @@ class Profile:
         provenance: versions, machine, and counts of images.
         predictions: predictor -> P values of predicted accuracy of a bottleneck, larger is better,
             NaN where the predictor is not defined.
+        correctors: split point -> SHA-256 of the corrector to deploy, where the codec ``dct`` was
+            measured with one.
 
     Raises ProfileError if the parts are inconsistent.
     """
@@ -76,6 +78,7 @@ class Profile:
     accuracy: float | None
     provenance: Mapping[str, str]
     predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    correctors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self, TARGETS)

@@ -91,6 +91,8 @@ def parts_of(profile: Profile) -> tuple[Description, Arrays]:
             predictor: [None if math.isnan(value) else value for value in values]
             for predictor, values in profile.predictions.items()
         }
+    if profile.correctors:
+        description["correctors"] = dict(profile.correctors)
     arrays = {name: getattr(profile, name) for name in _ARRAYS}
     shape = (len(measurements), len(profile.class_ids))
     for name in _MEASUREMENT_ARRAYS:
@@ -137,6 +139,9 @@ def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
         "predictions": {
             str(predictor): tuple(math.nan if value is None else float(value) for value in values)
             for predictor, values in description.get("predictions", {}).items()
+        },
+        "correctors": {
+            str(name): str(sha256) for name, sha256 in description.get("correctors", {}).items()
         },
     }
 

@@ -156,6 +156,7 @@ class Manifest:
         usual: what a cut means that leaves something out: the first cut at a split point is the
             split point's, the first of a codec there is the codec's.
         transforms: the deployed split points with a transform, where the codec ``dct`` works.
+        correctors: those of them where the tail corrects what it decodes.
     """
 
     model: str
@@ -174,6 +175,7 @@ class Manifest:
     photos: tuple[str, ...] = ("jpeg@90",)
     usual: tuple[Cut, ...] = ()
     transforms: tuple[str, ...] = ()
+    correctors: tuple[str, ...] = ()
 
     @property
     def usual_photo(self) -> Cut:
@@ -233,6 +235,7 @@ class Manifest:
                 photos=tuple(str(coding) for coding in raw["photos"]),
                 usual=tuple(Cut.parse(str(cut)) for cut in raw["usual"]),
                 transforms=tuple(str(n) for n in raw.get("transforms", ())),
+                correctors=tuple(str(n) for n in raw.get("correctors", ())),
             )
         except (
             KeyError,

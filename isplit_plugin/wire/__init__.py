@@ -34,6 +34,7 @@ from .codecs import (
     unknown_codec,
 )
 from .entropy import WithZstd
+from .hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from .message import (
     HEADER,
     InferRequest,
@@ -63,6 +64,7 @@ from .transform.transform_file import (
     load_transforms,
     pack_transforms,
     save_transforms,
+    transform_sha256,
     unpack_transforms,
 )
 
@@ -85,6 +87,7 @@ __all__ = [
     "ROUNDING",
     "SCORES",
     "AnswerBounds",
+    "Arrays",
     "Buffer",
     "Codec",
     "EncodeOptions",
@@ -126,6 +129,7 @@ __all__ = [
     "load_json",
     "load_transforms",
     "needs_transform",
+    "pack_arrays",
     "pack_transforms",
     "read_text",
     "register",
@@ -133,6 +137,8 @@ __all__ = [
     "save_transforms",
     "symbols_of",
     "top_k",
+    "transform_sha256",
     "unknown_codec",
+    "unpack_arrays",
     "unpack_transforms",
 ]

@@ -236,3 +236,56 @@ def test_transforms_are_written_beside_the_profile(
         assert package_command._transforms(options, unmeasured) == ()
         options.no_transforms = True
         assert package_command._transforms(options, measured) == ()
+
+
+def test_correctors_are_trained_shown_and_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = SimpleNamespace(classes=CLASSES, preprocessing=PREPROCESSING)
+    monkeypatch.setattr(command, "load", lambda _: (loaded, toy_network()))
+    data = smooth_photos(tmp_path / "photos", 16)
+    arguments = ["profile", "--network", "x:y", "--data", str(data), "-o", str(tmp_path / "toy")]
+    arguments += ["--split-points", "relu1", "--photo-codecs", "jpeg@90", "--no-report"]
+    arguments += ["--codecs", "dct", "--threads", "1", "--corrector-steps", "3"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "1 split points, 3 x 3 steps each" in shown.err
+    assert "the corrector has not seen" in shown.out
+    file = tmp_path / "toy.correctors.safetensors"
+    assert str(file) in shown.out
+    measured = Profile.load(tmp_path / "toy.profile.safetensors")
+    assert set(measured.correctors) == {"relu1"}
+    transforms = load_transforms(tmp_path / "toy.transforms.safetensors")
+    options = argparse.Namespace(
+        profile=tmp_path / "toy.profile.safetensors", correctors=None, no_correctors=False
+    )
+    assert set(package_command._correctors(options, measured, transforms)) == {"relu1"}
+    # A file of an earlier profile is not taken for this one's.
+    uncorrected = replace(measured, correctors={})
+    assert package_command._correctors(options, uncorrected, transforms) == {}
+    options.no_correctors = True
+    assert package_command._correctors(options, measured, transforms) == {}
+    assert main([*arguments[:-2], "--corrector", "0.1", "--json"]) == 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["correctors"] == str(file)
+    trained = output["trained"]["relu1"]
+    assert trained["steps"] == 20  # the fewest
+    assert len(trained["divergence"]) == len(trained["corrected"]) == len(QUALITIES)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--corrector", "60", "--corrector-steps", "100"], "got both"),
+        (["--corrector", "60", "--no-transforms"], "leave out --no-transforms"),
+    ],
+)
+def test_corrector_options_that_contradict_are_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["profile", "--network", "x:y", "--data", str(tmp_path), "-o", str(tmp_path / "n")]
+    assert main([*arguments, *words]) == 3
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--corrector", "-1"])
+    assert "expected seconds above 0, got '-1'" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from toys.transforms import toy_transform
 from isplit_plugin.errors import ArtifactError, WireError
 from isplit_plugin.wire import EncodeOptions, Payload, load_json
 from isplit_plugin.wire.dct import DCT
+from isplit_plugin.wire.hashed_arrays import Arrays, digest
 from isplit_plugin.wire.transform import transform_file
 from isplit_plugin.wire.transform.transform import QUALITIES
 from isplit_plugin.wire.transform.transform_file import pack_transforms, unpack_transforms
@@ -69,9 +70,9 @@ def _file(description: dict[str, Any]) -> bytes:
     return bytes(safetensors.numpy.save(arrays, metadata={transform_file.KEY: signed}))
 
 
-def _digest(description: dict[str, Any], arrays: transform_file.Arrays) -> str:
+def _digest(description: dict[str, Any], arrays: Arrays) -> str:
     try:
-        return transform_file.digest(description, arrays)
+        return digest(description, arrays)
     except ValueError:  # 1e999, which the reader refuses too
         return ""
 

@@ -52,6 +52,16 @@ def toy_network(seed: int = 0) -> CapturedNetwork:
     return capture(nn.Sequential(layers).eval(), torch.randn(1, 3, 16, 16))
 
 
+def decided_network() -> CapturedNetwork:
+    """The same with answers that depend on the input, as those of a trained network do."""
+    net = toy_network()
+    with torch.no_grad():
+        for parameter in net.model.parameters():
+            if tuple(parameter.shape) == (len(CLASSES), 8):
+                parameter.mul_(60)
+    return net
+
+
 def toy_photos(count: int, *, seed: int = 1, size: tuple[int, int] = (16, 16)) -> np.ndarray:
     """uint8 (count, height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .archive import Built, build_archive, build_endpoint_archive, build_head_bundle, package
 from .bottlenecks import load_bottlenecks
+from .correctors import deployed_correctors
 from .deployment import choose_deployed
 from .manifest import make_manifest
 from .transforms import deployed_transforms
@@ -16,6 +17,7 @@ __all__ = [
     "build_endpoint_archive",
     "build_head_bundle",
     "choose_deployed",
+    "deployed_correctors",
     "deployed_transforms",
     "load_bottlenecks",
     "make_manifest",

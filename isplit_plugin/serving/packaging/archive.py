@@ -35,12 +35,13 @@ from ..resources import config_file, handler_file
 from ..settings import TailSettings, check_torchserve_keys
 from ..settings_file import merged
 from .bottlenecks import bottleneck_file, with_bottlenecks
+from .correctors import check_correctors, write_correctors
 from .manifest import make_manifest
 from .transforms import write_transforms
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
-    from ...network import CapturedNetwork
+    from ...network import CapturedNetwork, Corrector
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def package(
     default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
     transforms: Sequence[Transform] = (),
+    correctors: Mapping[str, Corrector] | None = None,
     pt2: bool = False,
     include_output: bool = True,
     config: Mapping[str, Any] | None = None,
@@ -78,7 +80,8 @@ def package(
     """Write the three files that belong together: archive, head bundle and the endpoint's archive.
 
     The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their
-    measurements to its profile. ``transforms`` of deployed split points go to both.
+    measurements to its profile. ``transforms`` of deployed split points go to both, ``correctors``
+    (by split point) to the archive.
 
     Parameters and errors: see :func:`make_manifest`, :func:`build_archive`,
     :func:`build_head_bundle`.
@@ -88,9 +91,13 @@ def package(
 
     Raises:
         BundleError: a file of another model and version has the name of one of the files.
+        ArtifactError: a corrector without its transform, or that the profile was not measured with.
         ServingError: ``config`` has a key or value that TorchServe or a tail worker would refuse.
         ProbeError: ``config`` turns probes on, and no deployed split point can have them.
     """
+    correctors = correctors or {}
+    fitted = {transform.split_point: transform for transform in transforms}
+    profile = check_correctors(profile, correctors, fitted)
     profile = with_bottlenecks(profile, net, bottlenecks)
     manifest, warnings = make_manifest(
         net,
@@ -104,6 +111,7 @@ def package(
         default=default,
         bottlenecks=bottlenecks,
         transforms=transforms,
+        correctors=correctors,
     )
     check_unused(Path(out_dir), manifest.model, manifest.version)
     before = packaged_network(Path(out_dir), manifest.model, manifest.version)
@@ -121,6 +129,7 @@ def package(
         profile=profile,
         bottlenecks=bottlenecks,
         transforms=transforms,
+        correctors=correctors,
         config=config,
         out_dir=out_dir,
     )
@@ -144,6 +153,7 @@ def build_archive(
     profile: Profile,
     bottlenecks: Sequence[Bottleneck] = (),
     transforms: Sequence[Transform] = (),
+    correctors: Mapping[str, Corrector] | None = None,
     config: Mapping[str, Any] | None = None,
     out_dir: str | Path,
 ) -> Path:
@@ -165,6 +175,8 @@ def build_archive(
         for bottleneck in bottlenecks:
             bottleneck.save(files / bottleneck_file(bottleneck.deployed_name))
         write_transforms(files, transforms, manifest, bundle=False)
+        fitted = {transform.split_point: transform for transform in transforms}
+        write_correctors(files, correctors or {}, fitted, manifest)
         shutil.copyfile(handler_file("tail_handler.py"), files / "tail_handler.py")
         _write_config(files / "model-config.yaml", "model-config.yaml", config)
         _write_manifest(files, manifest)

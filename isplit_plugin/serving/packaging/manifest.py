@@ -51,6 +51,7 @@ def make_manifest(
     default: Cut | None = None,
     bottlenecks: Sequence[Bottleneck] = (),
     transforms: Sequence[Transform] = (),
+    correctors: Collection[str] = (),
 ) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest of a model, without files, and warnings for the operator.
 
@@ -62,6 +63,7 @@ def make_manifest(
             be named by its short name.
         bottlenecks: trained for this network, and deployed besides.
         transforms: for the codec ``dct``, which is accepted at their split points.
+        correctors: the split points that have one.
 
     Raises:
         BundleError: a name that TorchServe cannot carry, or nothing to deploy.
@@ -114,6 +116,7 @@ def make_manifest(
         photos=photos,
         usual=usual_cuts(profile, deployed, accepted, photos),
         transforms=tuple(name for name in deployed if name in shipped),
+        correctors=tuple(name for name in deployed if name in shipped and name in correctors),
     )
     return manifest, _warnings(net, profile, manifest)
 

@@ -13,7 +13,8 @@ import numpy as np
 from ... import image
 from ...device_tokens import DEVICE_HEADER, TokenVerifier
 from ...errors import ImageError, IsplitError, WireError, WireSizeError
-from ...schema import FloatArray, Manifest, Observation
+from ...network import Corrector
+from ...schema import TRANSFORM_CODEC, FloatArray, Manifest, Observation
 from ...wire import TailRequest, TailResponse, Transform, decode_request, find_header, header_length
 from ..plausible import ReportLimits
 from ..replies import request_body
@@ -33,8 +34,8 @@ class TailJob:
         read_ms: milliseconds that reading took.
         sender: who sent it, as far as a token proves it.
         nbytes: of the body.
-        values: the decoded activation, (N, *shape) float32; empty before :meth:`decode`.
-        decode_ms: milliseconds that reading and decoding took.
+        values: the decoded and corrected activation, (N, *shape) float32; empty before :meth:`decode`.
+        decode_ms: milliseconds that reading, decoding and correcting took.
     """
 
     index: int
@@ -51,16 +52,25 @@ class TailJob:
         """The device group: the one that the operator signed, else the one that the device names."""
         return self.sender.group or self.request.group
 
-    def decode(self, manifest: Manifest, transforms: Mapping[str, Transform]) -> None:
+    def decode(
+        self,
+        manifest: Manifest,
+        transforms: Mapping[str, Transform],
+        correctors: Mapping[str, Corrector],
+    ) -> None:
         """Fill ``values`` and ``decode_ms``. Raises WireError, ImageError.
 
-        ``transforms``: by split point, for the codec ``dct``.
+        ``transforms``, ``correctors``: by split point, for the codec ``dct``.
         """
         started = time.perf_counter()
         if self.request.is_image:
             self.values = _images(self.request, manifest)
         else:
-            self.values = _activation(self.request, transforms.get(self.request.split_point))
+            cut = self.request.cut
+            self.values = _activation(self.request, transforms.get(cut.split_point))
+            corrector = correctors.get(cut.split_point)
+            if cut.codec == TRANSFORM_CODEC and cut.quality is not None and corrector is not None:
+                self.values = corrector.correct(self.values, cut.quality)
         self.decode_ms = self.read_ms + (time.perf_counter() - started) * 1e3
 
 

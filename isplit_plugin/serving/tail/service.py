@@ -26,7 +26,7 @@ from ...wire import TailResponse
 from .. import replies
 from ..files import MANIFEST, PROFILE, verify_files
 from ..optional import TailContext, TailPart, tail_parts
-from ..packaging import deployed_transforms
+from ..packaging import deployed_correctors, deployed_transforms
 from ..plausible import ReportLimits
 from ..settings import TailSettings
 from . import explain
@@ -58,7 +58,7 @@ class TailService:
 
     Raises:
         BundleError: a file of the archive is not the one that was packaged.
-        ArtifactError, NetworkMismatchError: a transform cannot be used.
+        ArtifactError, NetworkMismatchError: a transform or corrector cannot be used.
         ServingError: the configuration has an unknown key or a value that cannot be used.
         SecretError: the operator's secret, or the list of revoked ids, cannot be used.
     """
@@ -79,6 +79,9 @@ class TailService:
             timeout_s=timeout_of(config),
         )
         self._transforms = deployed_transforms(folder, manifest)
+        self._correctors = deployed_correctors(
+            folder, manifest, self._transforms, self._runner.device
+        )
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != manifest.network_hash:
             raise BundleError(
@@ -128,6 +131,7 @@ class TailService:
             "codecs": list(self.manifest.codecs),
             "photos": list(self.manifest.photos),
             "default": str(self.manifest.default),
+            "correctors": list(self._correctors),
             "device": str(self._runner.device),
             "max_batch": self._runner.max_items,
             "served": dict(self._served),
@@ -154,7 +158,7 @@ class TailService:
                 return
             checked = self._check(batch, index, row, headers)
             job = checked  # from here on, a failure counts in the statistics
-            job.decode(self.manifest, self._transforms)
+            job.decode(self.manifest, self._transforms, self._correctors)
             part = self._part_for(job)
             if job.explain or part is not None:
                 batch.others.append((job, part))

@@ -7,19 +7,17 @@ Reading a file runs no code, and everything in it is checked.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-import safetensors.numpy
 
 from ...errors import ArtifactError, IsplitError, NetworkMismatchError
 from ...files import write_atomically
 from ...schema import SplitPoint
+from ..hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from .coefficients import ALPHABET
 from .grid import Grid
 from .rans import PRECISION
@@ -45,8 +43,6 @@ _ARRAYS: Final[dict[str, tuple[type[np.generic], str]]] = {
 }
 _NUMBERS: Final = ("step", "low", "high")
 
-Arrays = dict[str, npt.NDArray[Any]]
-
 
 def pack_transforms(transforms: Sequence[Transform]) -> bytes:
     """The file of these transforms. Equal transforms give equal bytes."""
@@ -55,16 +51,18 @@ def pack_transforms(transforms: Sequence[Transform]) -> bytes:
         for number, transform in enumerate(transforms)
         for name in _ARRAYS
     }
-    description = described(transforms)
-    # One metadata key, because safetensors writes several in random order.
-    signed = _canonical({"content": description, "sha256": digest(description, arrays)})
-    return bytes(safetensors.numpy.save(arrays, metadata={KEY: signed}))
+    return pack_arrays(KEY, described(transforms), arrays)
+
+
+def transform_sha256(transform: Transform) -> str:
+    """SHA-256 of the file of one transform, in hexadecimal digits."""
+    return hashlib.sha256(pack_transforms([transform])).hexdigest()
 
 
 def unpack_transforms(data: bytes, *, where: str = "transforms") -> tuple[Transform, ...]:
     """The inverse of :func:`pack_transforms`. Raises ArtifactError that begins with ``where``."""
     try:
-        description, arrays = _read(data)
+        description, arrays = unpack_arrays(data, KEY, newest=FORMAT, max_bytes=MAX_BYTES)
         return tuple(
             _transform(raw, {name: arrays[f"{number}.{name}"] for name in _ARRAYS})
             for number, raw in enumerate(description["transforms"])
@@ -133,24 +131,6 @@ def described(transforms: Sequence[Transform]) -> dict[str, Any]:
     return {"format": FORMAT, "transforms": parts}
 
 
-def _read(data: bytes) -> tuple[dict[str, Any], Arrays]:
-    if len(data) > MAX_BYTES:
-        raise ArtifactError(f"expected at most {MAX_BYTES} bytes")
-    arrays = safetensors.numpy.load(data)
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    if KEY not in metadata:
-        raise ArtifactError(f"expected transforms, got safetensors without metadata {KEY!r}")
-    signed = json.loads(metadata[KEY])
-    description = signed["content"]
-    if int(description["format"]) > FORMAT:
-        raise ArtifactError(f"expected format {FORMAT} or older, got {description['format']}")
-    sha256 = digest(description, arrays)
-    if sha256 != signed["sha256"]:
-        raise ArtifactError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
-    return description, arrays
-
-
 def _transform(raw: Mapping[str, Any], arrays: Arrays) -> Transform:
     """One transform, with everything checked. Raises ArtifactError, LookupError, ValueError."""
     shape = tuple(int(size) for size in raw["shape"])
@@ -203,20 +183,6 @@ def _transform(raw: Mapping[str, Any], arrays: Arrays) -> Transform:
         spacing=spacing,
         **fields,
     )
-
-
-def digest(description: Mapping[str, Any], arrays: Arrays) -> str:
-    """SHA-256 over both parts of a file, in hexadecimal digits."""
-    sha = hashlib.sha256(_canonical(description).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        sha.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()
-
-
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,0 +1,1 @@
+"""Correctors: small networks behind the decoder of the codec ``dct``, trained without labels."""

@@ -1,0 +1,73 @@
+"""Files of arrays with a description: safetensors, and JSON in their metadata with a SHA-256 over
+both. Reading a file runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from ..errors import ArtifactError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def pack_arrays(key: str, content: Mapping[str, Any], arrays: Arrays) -> bytes:
+    """The file of these arrays. Equal parts give equal bytes.
+
+    Parameters:
+        key: what kind of file it is; the metadata stand under it.
+        content: JSON types.
+    """
+    # One metadata key, because safetensors writes several in random order.
+    signed = canonical({"content": content, "sha256": digest(content, arrays)})
+    return bytes(safetensors.numpy.save(arrays, metadata={key: signed}))
+
+
+def unpack_arrays(
+    data: bytes, key: str, *, newest: int, max_bytes: int
+) -> tuple[dict[str, Any], Arrays]:
+    """The content and the arrays of a file, whose hash is right. Nothing else is checked.
+
+    Parameters:
+        newest: the newest ``format`` of the content that can be read.
+
+    Raises ArtifactError, and other errors for bytes that are no such file.
+    """
+    if len(data) > max_bytes:
+        raise ArtifactError(f"expected at most {max_bytes} bytes")
+    arrays = safetensors.numpy.load(data)
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    if key not in metadata:
+        kind = key.removeprefix("isplit_")
+        raise ArtifactError(f"expected {kind}, got safetensors without metadata {key!r}")
+    signed = json.loads(metadata[key])
+    content = signed["content"]
+    if int(content["format"]) > newest:
+        raise ArtifactError(f"expected format {newest} or older, got {content['format']}")
+    sha256 = digest(content, arrays)
+    if sha256 != signed["sha256"]:
+        raise ArtifactError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
+    return content, arrays
+
+
+def digest(content: Mapping[str, Any], arrays: Arrays) -> str:
+    """SHA-256 over both parts of a file, in hexadecimal digits."""
+    sha = hashlib.sha256(canonical(content).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        sha.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """JSON text that is equal for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
