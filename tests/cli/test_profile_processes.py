@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from isplit_plugin.cli import main
+from isplit_plugin.network import load_correctors
 from isplit_plugin.profile import Profile
 from isplit_plugin.wire import load_transforms
 
@@ -83,11 +84,11 @@ def test_two_processes_measure_what_one_measures(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended = torchrun(data, *words(data, tmp_path / "two", "--json"))
+    ended = torchrun(data, *words(data, tmp_path / "two", "--json", "--corrector-steps", "2"))
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["images"] == PHOTOS - 1  # one document: only one process prints
     monkeypatch.syspath_prepend(str(data))
-    assert main(words(data, tmp_path / "one")) == 0
+    assert main(words(data, tmp_path / "one", "--corrector-steps", "2")) == 0
     assert "23 photos" in capsys.readouterr().err
     one, two = (Profile.load(tmp_path / f"{name}.profile.safetensors") for name in ("one", "two"))
     assert len(one.class_ids) > 1
@@ -107,6 +108,12 @@ def test_two_processes_measure_what_one_measures(
         assert ours.nbytes == pytest.approx(theirs.nbytes, rel=1e-9)
         assert ours.encode_ms >= 0
     assert two.provenance["processes"] == "2"
+    # Each trains at its own split points, and all have all correctors.
+    own = {t.split_point: t for t in load_transforms(tmp_path / "two.transforms.safetensors")}
+    correctors = load_correctors(tmp_path / "two.correctors.safetensors", own)
+    assert set(correctors) == set(own) == set(two.correctors)
+    assert len(own) > 1
+    assert list(json.loads(ended.stdout)["trained"]) == list(correctors)
     assert two.provenance["skipped_names"] == one.provenance["skipped_names"]
     pairs = zip(
         *(load_transforms(tmp_path / f"{name}.transforms.safetensors") for name in ("one", "two")),
