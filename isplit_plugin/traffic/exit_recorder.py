@@ -24,7 +24,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, IsplitError, WireError
-from ..exits import Exit, ExitStatement, ExitSums, pool, unsigned
+from ..exits import (
+    Exit,
+    ExitStatement,
+    ExitSums,
+    Pooling,
+    feature_count,
+    pool,
+    unsigned,
+    usual_pooling,
+)
 from ..schema import Cut, FloatArray
 from .aggregates.devices import UNSIGNED, device_of
 from .aggregates.keys import HOUR_S
@@ -251,14 +260,15 @@ class ExitRecorder(BackgroundWorker):
         }
 
     def _take(self, store: Store, sample: ExitSample) -> None:
-        z = pool(sample.values, sample.channel_axis)
-        if len(z) > MAX_FEATURES:
+        pooling = usual_pooling(sample.values.shape, sample.channel_axis)
+        if feature_count(sample.values.shape, sample.channel_axis, pooling) > MAX_FEATURES:
             return
         self._batch.as_of = max(self._batch.as_of, sample.at)
         if sample.statement is not None:
-            self._count_answer(sample, sample.statement, z)
+            self._count_answer(sample, sample.statement)
         if sample.in_sums and self._is_first(sample):
-            self._add(store, sample, z)
+            z = pool(sample.values, sample.channel_axis, pooling)
+            self._add(store, sample, z, pooling)
 
     def _is_first(self, sample: ExitSample) -> bool:
         """Whether a known device was not heard of this class within the hour."""
@@ -272,7 +282,7 @@ class ExitRecorder(BackgroundWorker):
             self._heard.popitem(last=False)
         return True
 
-    def _count_answer(self, sample: ExitSample, text: str, z: npt.NDArray[np.float32]) -> None:
+    def _count_answer(self, sample: ExitSample, text: str) -> None:
         """Compare what an exit says with the full network's answer."""
         try:
             statement = ExitStatement.parse(text)
@@ -282,6 +292,7 @@ class ExitRecorder(BackgroundWorker):
         if exit_ is None or len(self._batch.answers) >= MAX_ANSWERS:
             self._counts["refused"] += 1
             return
+        z = pool(sample.values, sample.channel_axis, exit_.pooling)
         own = exit_.answer(z)
         if own.class_id != statement.class_id or abs(own.bin - statement.bin) > 1:
             self._counts["refused"] += 1
@@ -306,14 +317,16 @@ class ExitRecorder(BackgroundWorker):
                 return exit_
         return None
 
-    def _add(self, store: Store, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
+    def _add(
+        self, store: Store, sample: ExitSample, z: npt.NDArray[np.float32], pooling: Pooling
+    ) -> None:
         """Add a photo to the sums; before their bounds are known, keep it for them."""
         if sample.cut in self._refused_cuts:
             return
         empty = self._bounds.get(sample.cut)
         if empty is None:
             stored = store.exits.sums(self._network, sample.cut)
-            if stored is not None and stored.features == len(z):
+            if stored is not None and (stored.features, stored.pooling) == (len(z), pooling):
                 empty = _like(stored)
                 self._bounds[sample.cut] = empty
         if empty is None:
@@ -322,7 +335,9 @@ class ExitRecorder(BackgroundWorker):
             if len(warming) < self._warm_up:
                 return
             low, high = bounds_of(np.stack([features for features, _ in warming]))
-            self._bounds[sample.cut] = ExitSums.empty(self._network, sample.cut, low, high)
+            self._bounds[sample.cut] = ExitSums.empty(
+                self._network, sample.cut, low, high, pooling=pooling
+            )
         for features, earlier in self._warming.pop(sample.cut, []):
             self._add_to_batch(earlier, features)
         if empty is not None:

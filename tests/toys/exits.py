@@ -82,7 +82,7 @@ class ExitTraffic:
             values = self.activation(class_id)
             statement = None
             if exit_ is not None:
-                said = exit_.answer(pool(values, 1))
+                said = exit_.answer(pool(values, 1, exit_.pooling))
                 if said.class_id != NONE:
                     statement = str(
                         ExitStatement(exit_.version, said.class_id, said.bin, audit=audit)
