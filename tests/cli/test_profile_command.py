@@ -242,7 +242,7 @@ def test_correctors_are_trained_shown_and_packaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = SimpleNamespace(classes=CLASSES, preprocessing=PREPROCESSING)
-    monkeypatch.setattr(command, "load", lambda _: (loaded, toy_network()))
+    monkeypatch.setattr(measuring, "load", lambda _: (loaded, toy_network()))
     data = smooth_photos(tmp_path / "photos", 16)
     arguments = ["profile", "--network", "x:y", "--data", str(data), "-o", str(tmp_path / "toy")]
     arguments += ["--split-points", "relu1", "--photo-codecs", "jpeg@90", "--no-report"]
