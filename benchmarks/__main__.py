@@ -27,6 +27,7 @@ NAMES = (
     "probes",
     "bias",
     "client",
+    "bundles",
     "transform",
     "adaptive",
     "release",
@@ -50,7 +51,7 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help=f"photos for `photos` and `transform`; default: ${photos.VARIABLE}, or those of "
+        help=f"photos for `photos`, `bundles` and `transform`; default: ${photos.VARIABLE}, or those of "
         "foolbox",
     )
     parser.add_argument(

@@ -22,7 +22,8 @@ DESCRIPTION: Final = """\
 Write two files that belong together (one network hash):
   NAME.mar        for TorchServe: the weights, the profile, and a handler that
                   serves every deployed split point
-  NAME.head.zip   for the device: an ONNX head for each deployed split point
+  NAME.head.zip   for the device: an ONNX head for each deployed split point, which
+                  share their weights
 and isplit.mar, the recommendation endpoint, which is the same for all models.
 The files of a version other than 1.0 are NAME-VERSION.mar and
 NAME-VERSION.head.zip, so that several versions can lie in one folder.
@@ -118,6 +119,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="leave out the head at output, the whole network",
     )
     parser.add_argument(
+        "--bundle-precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="of the weights in the head bundle: fp16 takes half the space; devices compute in fp32 "
+        "all the same, and what that changes is measured and printed (%(default)s)",
+    )
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -168,6 +176,7 @@ def run(options: argparse.Namespace) -> int:
         correctors=correctors,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
+        bundle_precision=options.bundle_precision,
         config=_config(options),
         out_dir=options.output,
     )
@@ -180,6 +189,7 @@ def run(options: argparse.Namespace) -> int:
                 "network_hash": built.manifest.network_hash,
                 "deployed": built.manifest.deployed,
                 "default": str(built.manifest.default),
+                "fp16_differences": dict(built.differences),
                 "warnings": warnings,
             }
         )
@@ -193,6 +203,11 @@ def run(options: argparse.Namespace) -> int:
     print(
         table(("file", "MB"), ((str(p), f"{p.stat().st_size / 1e6:.1f}") for p in files.values()))
     )
+    if built.differences:
+        print(
+            "weights as fp16 change what a head puts out by at most "
+            f"{max(built.differences.values()):.2%} of the largest value (random inputs)"
+        )
     print(f"next: isplit serve --model-store {options.output} {built.manifest.model}")
     if built.manifest.version != "1.0":
         print(f"or, beside other versions of a server that runs: isplit register {built.archive}")

@@ -1,6 +1,9 @@
 """Head bundles: ``manifest.json`` and ``heads/SPLIT_POINT.onnx`` (or ``.pt2``) in a zip file, and
 ``transforms/SPLIT_POINT.safetensors`` for the codec ``dct``.
 
+ONNX heads share weights: what several have in common lies in ``weights/1.onnx`` and so on. A head
+and the weights that the manifest lists for it, one after the other, are one ONNX model.
+
 A folder with the same files is a bundle, too.
 
 A bundle may come from an untrusted network. It is not unpacked to disk, every read is bounded, and
@@ -54,6 +57,7 @@ _DAMAGE: Final = (
 """What zipfile raises for damaged files."""
 _PATH: Final = re.compile(
     r"(heads/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.(onnx|pt2)"
+    r"|weights/[0-9]{1,4}\.onnx"
     r"|transforms/[A-Za-z0-9_][A-Za-z0-9_.:~\-]{0,127}\.safetensors)\Z"
 )
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
@@ -86,7 +90,8 @@ class HeadBundle:
             self.sha256 = self._source.sha256(raw)
             self._check_names()
             for name in self.manifest.files:
-                self._verify(name, self._chunks(name, MAX_FILE_BYTES))
+                for _ in self._checked(name, MAX_FILE_BYTES):
+                    pass
         except BaseException:
             self.close()
             raise
@@ -97,11 +102,15 @@ class HeadBundle:
 
     def heads(self, suffix: str = "onnx") -> tuple[str, ...]:
         """Split points with a head of this format."""
+        names = (n for n in self.manifest.files if n.startswith("heads/"))
         ends = f".{suffix}"
-        return tuple(n[len("heads/") : -len(ends)] for n in self.manifest.files if n.endswith(ends))
+        return tuple(n[len("heads/") : -len(ends)] for n in names if n.endswith(ends))
 
     def read(self, split_point: str, suffix: str = "onnx") -> bytes:
-        """A head's bytes, checked against their hash. Raises BundleError if there is none."""
+        """A head's bytes, with its shared weights, checked against their hashes.
+
+        Raises BundleError if there is none.
+        """
         name = _head_path(split_point, suffix)
         if name not in self.manifest.files:
             names = ", ".join(self.heads(suffix)) or "none"
@@ -109,9 +118,11 @@ class HeadBundle:
                 f"head bundle {self.path} has no {name}; .{suffix} heads: {names}",
                 file=name,
             )
-        data = b"".join(self._chunks(name, MAX_FILE_BYTES))
-        self._verify(name, iter([data]))
-        return data
+        weights = self.manifest.weights.get(split_point, ()) if suffix == "onnx" else ()
+        chunks: list[bytes] = []
+        for part in (name, *(f"weights/{file}" for file in weights)):
+            chunks += self._checked(part, MAX_FILE_BYTES - sum(map(len, chunks)))
+        return b"".join(chunks)
 
     def file_hash(self, split_point: str, suffix: str) -> str:
         """A head's SHA-256 in the manifest. Raises BundleError if there is no such head."""
@@ -128,8 +139,7 @@ class HeadBundle:
         where = f"head bundle {self.path}: {name}"
         if name not in self.manifest.files:
             raise BundleError(f"{where} is missing: no codec 'dct' there", file=name)
-        data = b"".join(self._chunks(name, MAX_TRANSFORM_BYTES))
-        self._verify(name, iter([data]))
+        data = b"".join(self._checked(name, MAX_TRANSFORM_BYTES))
         try:
             (transform,) = unpack_transforms(data, where=where)
             point = self.manifest.split_point(split_point)
@@ -162,9 +172,17 @@ class HeadBundle:
             if not _PATH.match(name) or not _SHA256.match(digest):
                 raise BundleError(
                     f"head bundle {self.path}: {MANIFEST} lists {name[:200]!a} with hash "
-                    f"{digest[:80]!a}; expected heads/<split point>.onnx or .pt2, or "
-                    "transforms/<split point>.safetensors, with a SHA-256",
+                    f"{digest[:80]!a}; expected heads/<split point>.onnx or .pt2, "
+                    "weights/<number>.onnx or transforms/<split point>.safetensors, with a SHA-256",
                     file=name[:200],
+                )
+        for split_point, files in self.manifest.weights.items():
+            paths = {f"weights/{file}" for file in files}
+            if len(paths) < len(files) or not paths <= self.manifest.files.keys():
+                raise BundleError(
+                    f"head bundle {self.path}: {MANIFEST} lists weights of the head "
+                    f"{split_point[:80]!a} twice, or some that are no file: {files!a:.200}",
+                    file=MANIFEST,
                 )
         for name in self._source.names():
             if name != MANIFEST and name not in self.manifest.files:
@@ -192,10 +210,12 @@ class HeadBundle:
                 f"head bundle {self.path}: {name} cannot be read ({error})", file=name
             ) from error
 
-    def _verify(self, name: str, chunks: Iterator[bytes]) -> None:
+    def _checked(self, name: str, limit: int) -> Iterator[bytes]:
+        """A file in pieces. Raises BundleError in the end if it is not the one that was packaged."""
         digest = hashlib.sha256()
-        for chunk in chunks:
+        for chunk in self._chunks(name, limit):
             digest.update(chunk)
+            yield chunk
         if digest.hexdigest() != self.manifest.files[name]:
             raise BundleError(
                 f"head bundle {self.path}: {name} is not the file that was packaged: its SHA-256 "

@@ -22,6 +22,7 @@ from .importance import Importance
 from .loading import LoadedNetwork, load_network
 from .processes import ONE_PROCESS, Processes, launched_processes
 from .profiling import profile
+from .shared_weights import Precision, share_weights
 from .transforms.fitted import FOLDS, FittedTransforms, fold_of
 from .transforms.fitting import MIN_PHOTOS, fit_transforms
 from .weights import load_weights
@@ -41,6 +42,7 @@ __all__ = [
     "Importance",
     "LabelledPhoto",
     "LoadedNetwork",
+    "Precision",
     "Processes",
     "activations",
     "calibration_folder",
@@ -61,5 +63,6 @@ __all__ = [
     "pack_correctors",
     "profile",
     "save_correctors",
+    "share_weights",
     "unpack_correctors",
 ]

@@ -157,6 +157,8 @@ class Manifest:
             split point's, the first of a codec there is the codec's.
         transforms: the deployed split points with a transform, where the codec ``dct`` works.
         correctors: those of them where the tail corrects what it decodes.
+        weights: in a head bundle, for each split point whose ONNX head shares weights with others,
+            the files with them. Head and files, one after the other, are the whole head.
     """
 
     model: str
@@ -176,6 +178,7 @@ class Manifest:
     usual: tuple[Cut, ...] = ()
     transforms: tuple[str, ...] = ()
     correctors: tuple[str, ...] = ()
+    weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def usual_photo(self) -> Cut:
@@ -236,6 +239,9 @@ class Manifest:
                 usual=tuple(Cut.parse(str(cut)) for cut in raw["usual"]),
                 transforms=tuple(str(n) for n in raw.get("transforms", ())),
                 correctors=tuple(str(n) for n in raw.get("correctors", ())),
+                weights={
+                    str(k): tuple(str(n) for n in v) for k, v in raw.get("weights", {}).items()
+                },
             )
         except (
             KeyError,

@@ -12,11 +12,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from fuzz.server_targets import server as endpoint
-from toys.client import Server, bundle_files, write_zip
+from toys.client import Server, bundle_files, onnx_head, write_zip
 
-from isplit_plugin.client import HeadBundle, fetch_recommendation
+from isplit_plugin.client import HeadBundle, OnnxHead, fetch_recommendation
 from isplit_plugin.errors import BundleError, IsplitError
 
 TRICKS = (
@@ -52,6 +54,30 @@ def test_names_in_a_bundle(tmp_path: Path, name: str) -> None:
     (folder / "manifest.json").write_bytes(files["manifest.json"])
     with pytest.raises(BundleError):
         HeadBundle(folder)
+
+
+@pytest.mark.parametrize("place", ["/{}", "{}", "../{}", "heads/../{}"])
+def test_a_head_whose_weights_lie_elsewhere(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX can name a file that holds a tensor: what it holds would travel as an activation.
+
+    Heads come as bytes, without a folder that such a name could be relative to.
+    """
+    (tmp_path / "heads").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(np.zeros(1, np.float32).tobytes())
+    head = onnx.load_from_string(onnx_head("double"))
+    (tensor,) = head.graph.initializer
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    path = place.format(str(tmp_path)[1:] + "/secret" if place[0] == "/" else "secret")
+    tensor.external_data.add(key="location", value=path)
+    files = bundle_files((), {"heads/double.onnx": head.SerializeToString()})
+    with closing(HeadBundle(write_zip(tmp_path / "hostile.zip", files))) as bundle:
+        runtime = OnnxHead(bundle)
+        with pytest.raises(BundleError, match="onnxruntime cannot load it"):
+            runtime.run("double", np.zeros((1, 3, 4, 4), np.float32))
 
 
 @pytest.mark.parametrize("name", TRICKS)

@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,7 +17,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys.client import bundle_files, make_manifest, onnx_head, photo, write_zip
+from toys.client import (
+    bundle_files,
+    make_manifest,
+    onnx_head,
+    photo,
+    shared_bundle_files,
+    write_zip,
+)
 
 from isplit_plugin.client import RUNTIMES, HeadBundle, OnnxHead, SplitClient, TorchHead
 from isplit_plugin.client import bundle as bundle_module
@@ -63,6 +71,60 @@ def test_a_bundle_is_read(tmp_path: Path, folder: bool) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
+def test_a_head_is_read_with_the_weights_that_it_shares(tmp_path: Path, folder: bool) -> None:
+    files = shared_bundle_files()
+    with closing(HeadBundle(write(tmp_path, files, folder=folder))) as bundle:
+        assert bundle.heads() == ("double", "output")
+        assert bundle.read("output") == files["heads/output.onnx"] + files["weights/1.onnx"]
+        assert bundle.read("double") == files["heads/double.onnx"]
+        runtime = OnnxHead(bundle, threads=1)
+        with closing(HeadBundle(write_zip(tmp_path / "whole.zip", bundle_files()))) as whole:
+            expected = OnnxHead(whole, threads=1).run("output", X)
+        np.testing.assert_array_equal(runtime.run("output", X), expected)
+
+
+def test_only_the_weights_of_the_heads_in_use_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, shared_bundle_files(), folder=True)
+    with closing(HeadBundle(path)) as bundle:
+        (path / "weights/1.onnx").unlink()
+        np.testing.assert_array_equal(OnnxHead(bundle).run("double", X), 2 * X)
+        with pytest.raises(BundleError, match=r"weights/1.onnx is missing"):
+            bundle.read("output")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_shared_weights_that_are_changed_missing_or_listed_wrongly(
+    tmp_path: Path, folder: bool
+) -> None:
+    files = shared_bundle_files()
+    refused(
+        write(tmp_path / "1", {**files, "weights/1.onnx": b"other"}, folder=folder),
+        "weights/1.onnx is not the file that was packaged",
+    )
+    missing = {name: data for name, data in files.items() if name != "weights/1.onnx"}
+    refused(write(tmp_path / "2", missing, folder=folder), "weights/1.onnx is missing")
+    for number, listed in enumerate(
+        (["1.onnx", "1.onnx"], ["2.onnx"], ["../heads/double.onnx"], ["/etc/passwd"], "1.onnx")
+    ):
+        wrong = shared_bundle_files(weights={"output": listed})
+        error = refused(
+            write(tmp_path / f"w{number}", wrong, folder=folder), "lists weights of the"
+        )
+        assert error.details["file"] == "manifest.json"
+
+
+def test_shared_weights_count_towards_the_largest_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = shared_bundle_files()
+    sizes = [len(files[name]) for name in ("heads/output.onnx", "weights/1.onnx")]
+    with closing(HeadBundle(write(tmp_path, files, folder=False))) as bundle:
+        monkeypatch.setattr(bundle_module, "MAX_FILE_BYTES", sum(sizes) - 1)
+        with pytest.raises(BundleError, match=r"weights/1.onnx has more than"):
+            bundle.read("output")
+
+
+@pytest.mark.parametrize("folder", [False, True])
 def test_a_changed_or_missing_file_is_named(tmp_path: Path, folder: bool) -> None:
     files = bundle_files()
     changed = {**files, "heads/pool.onnx": onnx_head("double")}
@@ -89,7 +151,8 @@ def test_a_file_changed_after_opening_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["../evil.onnx", "/etc/passwd", "heads/../../evil.onnx", "heads\\evil.onnx", "heads/.hidden.onnx", "heads/x.exe",
-     "heads/a/b.onnx", "heads/" + "x" * 200 + ".onnx", "heads/\u00e9.onnx", "network.pt2", ""],
+     "heads/a/b.onnx", "weights/../heads/x.onnx", "weights/x.onnx", "weights/1.pt2",
+     "heads/" + "x" * 200 + ".onnx", "heads/\u00e9.onnx", "network.pt2", ""],
 )  # fmt: skip
 @pytest.mark.parametrize("folder", [False, True])
 def test_paths_that_are_no_heads(tmp_path: Path, name: str, folder: bool) -> None:

@@ -138,7 +138,7 @@ def test_a_head_of_another_network_is_told_so(live: Live, tmp_path: Path) -> Non
         classes=CLASSES,
         deployed=["relu1"],
     )
-    bundle = build_head_bundle(other, manifest=manifest, include_output=False, out_dir=tmp_path)
+    bundle, _ = build_head_bundle(other, manifest=manifest, include_output=False, out_dir=tmp_path)
     with (
         SplitClient(
             live.server.inference_url,

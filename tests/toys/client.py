@@ -129,6 +129,19 @@ def bundle_files(
     return {"manifest.json": json.dumps(manifest.to_json()).encode(), **files}
 
 
+def shared_bundle_files(**changes: Any) -> dict[str, bytes]:
+    """A bundle whose head `output` has its weights in a file of their own."""
+    model = onnx.load_from_string(onnx_head("output"))
+    part = onnx.ModelProto()
+    part.graph.initializer.extend(model.graph.initializer)
+    del model.graph.initializer[:]
+    extra = {
+        "heads/output.onnx": model.SerializeToString(),
+        "weights/1.onnx": part.SerializeToString(),
+    }
+    return bundle_files(("double",), extra, **({"weights": {"output": ("1.onnx",)}} | changes))
+
+
 def write_zip(path: Path, files: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as bundle:
         for name, data in files.items():

@@ -41,14 +41,18 @@ from .transforms import write_transforms
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
-    from ...network import CapturedNetwork, Corrector
+    from ...network import CapturedNetwork, Corrector, Precision
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
     """What :func:`package` wrote.
 
-    ``warnings``: sentences for the operator; nothing in them stops the model.
+    Attributes:
+        archive, bundle, endpoint: the three files.
+        warnings: sentences for the operator; nothing in them stops the model.
+        differences: by how much weights stored as fp16 change what each head puts out, relative to
+            the largest value; empty with fp32.
     """
 
     archive: Path
@@ -56,6 +60,7 @@ class Built:
     endpoint: Path
     manifest: Manifest
     warnings: tuple[str, ...]
+    differences: Mapping[str, float]
 
 
 def package(
@@ -74,6 +79,7 @@ def package(
     correctors: Mapping[str, Corrector] | None = None,
     pt2: bool = False,
     include_output: bool = True,
+    bundle_precision: Precision = "fp32",
     config: Mapping[str, Any] | None = None,
     out_dir: str | Path = "model_store",
 ) -> Built:
@@ -133,17 +139,18 @@ def package(
         config=config,
         out_dir=out_dir,
     )
-    bundle = build_head_bundle(
+    bundle, differences = build_head_bundle(
         net,
         manifest=manifest,
         bottlenecks=bottlenecks,
         transforms=transforms,
         pt2=pt2,
         include_output=include_output,
+        precision=bundle_precision,
         out_dir=out_dir,
     )
     endpoint = build_endpoint_archive(out_dir)
-    return Built(archive, bundle, endpoint, manifest, (*warnings, *part_warnings))
+    return Built(archive, bundle, endpoint, manifest, (*warnings, *part_warnings), differences)
 
 
 def build_archive(
@@ -206,22 +213,26 @@ def build_head_bundle(
     transforms: Sequence[Transform] = (),
     pt2: bool = False,
     include_output: bool = True,
+    precision: Precision = "fp32",
     out_dir: str | Path,
-) -> Path:
-    """Write ``<model>.head.zip`` into ``out_dir`` and return its path.
+) -> tuple[Path, dict[str, float]]:
+    """Write ``<model>.head.zip`` into ``out_dir``; returns its path, and ``Built.differences``.
 
     A version other than 1.0 is part of the name: ``<model>-<version>.head.zip``. The bundle holds
-    ``manifest.json``, ``heads/<split point>.onnx`` for every deployed split point, and
-    ``transforms/<split point>.safetensors`` where there is a transform.
+    ``manifest.json``, ``heads/<split point>.onnx`` for every deployed split point, ``weights/`` that
+    ONNX heads share, and ``transforms/<split point>.safetensors`` where there is a transform.
 
     Parameters:
         include_output: add the whole network, for a device that runs everything itself.
-        pt2: add torch heads. They are code, for devices that trust this file.
+        pt2: add torch heads. They are code, for devices that trust this file, and each holds its
+            weights itself, as fp32.
+        precision: of the weights of ONNX heads, on disk.
 
-    Raises what :func:`isplit_plugin.network.export_head` raises.
+    Raises what :func:`isplit_plugin.network.export_head` and
+    :func:`isplit_plugin.network.share_weights` raise.
     """
     from ...bottleneck import export_encoder
-    from ...network import export_head
+    from ...network import export_head, share_weights
 
     with _staging() as stage:
         files = stage / "files"
@@ -235,13 +246,15 @@ def build_head_bundle(
                     export_encoder(net, encoders[name], path, format=kind)
                 else:
                     export_head(net, name, path, format=kind)
+        weights, differences = share_weights(files / "heads", files / "weights", precision)
         write_transforms(files, transforms, manifest, bundle=True)
-        _write_manifest(files, manifest)
+        _write_manifest(files, replace(manifest, weights=weights))
         built = stage / "head.zip"
         with zipfile.ZipFile(built, "w", zipfile.ZIP_STORED) as bundle:
             for path in sorted(p for p in files.rglob("*") if p.is_file()):
                 bundle.write(path, path.relative_to(files).as_posix())
-        return _publish(built, Path(out_dir) / head_bundle_name(manifest.model, manifest.version))
+        target = Path(out_dir) / head_bundle_name(manifest.model, manifest.version)
+        return _publish(built, target), differences
 
 
 @contextmanager

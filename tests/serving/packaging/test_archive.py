@@ -19,6 +19,7 @@ from torch import nn
 from toys.rated_codec import Rated
 from toys.serving import CLASSES, PREPROCESSING, profile_of, toy_network
 
+from isplit_plugin.client import HeadBundle
 from isplit_plugin.errors import (
     BundleError,
     IsplitError,
@@ -108,30 +109,30 @@ def test_a_head_bundle_holds_the_heads_asked_for(
     net: CapturedNetwork, manifest: Manifest, tmp_path: Path
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    bundle = build_head_bundle(net, manifest=manifest, pt2=True, out_dir=tmp_path)
+    bundle, _ = build_head_bundle(net, manifest=manifest, pt2=True, out_dir=tmp_path)
     assert bundle == tmp_path / "toy.head.zip"
     with zipfile.ZipFile(bundle) as files:
         found = Manifest.from_json(json.loads(files.read("manifest.json")))
-        heads = {n: files.read(n) for n in files.namelist() if n != "manifest.json"}
+        names = {name for name in files.namelist() if name != "manifest.json"}
     points = ("relu1", "relu2", "output")
-    assert (
-        set(heads)
-        == {f"heads/{p}.{kind}" for p in points for kind in ("onnx", "pt2")}
-        == set(found.files)
-    )
-    assert replace(found, files={}) == replace(manifest, files={})
+    heads = {f"heads/{p}.{kind}" for p in points for kind in ("onnx", "pt2")}
+    assert names == heads | {"weights/1.onnx", "weights/2.onnx"} == set(found.files)
+    assert replace(found, files={}, weights={}) == replace(manifest, files={})
+    opened = HeadBundle(bundle)
     x = torch.randn(3, 3, 16, 16)
     for point in points:
         session = onnxruntime.InferenceSession(
-            heads[f"heads/{point}.onnx"], providers=["CPUExecutionProvider"]
+            opened.read(point), providers=["CPUExecutionProvider"]
         )
         (values,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.inference_mode():
             expected = net.bisect(point)[0](x) if point != "output" else net.model(x)
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
-    slim = build_head_bundle(net, manifest=manifest, include_output=False, out_dir=tmp_path)
+    opened.close()
+    slim, _ = build_head_bundle(net, manifest=manifest, include_output=False, out_dir=tmp_path)
     with zipfile.ZipFile(slim) as files:
-        assert set(files.namelist()) == {"manifest.json", "heads/relu1.onnx", "heads/relu2.onnx"}
+        heads = {"heads/relu1.onnx", "heads/relu2.onnx"}
+        assert set(files.namelist()) == {"manifest.json", "weights/1.onnx", *heads}
 
 
 def test_package_writes_three_files_of_one_network(
