@@ -1,28 +1,23 @@
-"""A device that classifies the photos of a folder and cuts where the server recommends.
+"""A camera app: each frame goes the way that is fastest now, and no answer is late if it can help.
 
     python examples/device_app.py photos/ --url http://127.0.0.1:8443 --model resnet50 \
-        --head resnet50.head.zip --token-file phone-1.token
+        --head resnet50.head.zip --token-file phone-1.token --deadline-ms 300
 
-It needs only the light client: pip install '.[onnx]' in a checkout.
+The photos of a folder stand for the camera's frames. It needs only the light client:
+pip install '.[onnx]' in a checkout.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
-from isplit_plugin.client import SplitClient
-from isplit_plugin.errors import (
-    BundleError,
-    ImageError,
-    IsplitError,
-    NetworkMismatchError,
-    TokenError,
-    TransportError,
-)
-
-ASK_EVERY = 50
-"""Photos between two questions to the server, whose recommendation changes slowly."""
+from isplit_plugin.client import AdaptiveClient, Frame, FrameStream, SplitClient
+from isplit_plugin.errors import IsplitError, NetworkMismatchError
 
 
 def main() -> None:
@@ -35,53 +30,94 @@ def main() -> None:
         device_token=lambda: options.token_file.read_text().strip(),
         cut=options.cut,
         raw_scores=False,  # the best classes are enough here, and the answer is smaller
-        local_fallback=True,  # while the server is away, the whole network runs here
     )
-    with client:
-        cut = None  # the client's own
-        for number, photo in enumerate(sorted(options.folder.iterdir())):
-            if number % ASK_EVERY == 0:
-                follow_recommendation(client)
-                cut = None
-            cut = classify(client, photo, cut)
+    with AdaptiveClient(client, deadline_ms=options.deadline_ms) as app:
+        app.wait_for_advice(options.wait_s)
+        # A camera does not wait: the oldest frame is dropped. Files can.
+        drop = "none" if options.fps is None else "oldest"
+        with app.stream(camera(options.folder, options.fps), drop=drop) as stream:
+            print(show(stream, options.deadline_ms))
+        explanation = app.explain()
+        print(explanation)
+        warn(explanation.failure)
 
 
-def follow_recommendation(client: SplitClient) -> None:
-    """Ask the server where to cut. Without an answer that fits here, the current cut stays.
-
-    There is none while the server or its store is away, after the store forgot this version, or if
-    the answer is a cut that this device cannot do.
-    """
-    try:
-        answer = client.recommendation()
-        client.use(answer)
-    except IsplitError as error:
-        print(f"still cutting at {client.cut}: {error.message}")
-    else:
-        print(f"cutting at {client.cut}: {answer.use.reason}")
+def camera(folder: Path, fps: float | None) -> Iterator[Path]:
+    """The photos of a folder, one after the other or so many a second."""
+    for photo in sorted(folder.iterdir()):
+        yield photo
+        if fps is not None:
+            time.sleep(1 / fps)
 
 
-def classify(client: SplitClient, photo: Path, cut: str | None) -> str | None:
-    """Print the class of a photo, and return the cut for the next one.
+def show(stream: FrameStream, deadline_ms: float | None) -> Figures:
+    """Print the answer of each frame. A bad photo, or a server that is away, does not end the run."""
+    figures = Figures(deadline_ms)
+    for frame in stream:
+        print(describe(frame))
+        figures.add(frame)
+    figures.dropped, figures.rate = stream.dropped, stream.rate
+    return figures
 
-    A bad photo, or a server that is away, does not end the run. Where the server has no network of
-    this head bundle any more, the whole network runs here until the server is asked again.
-    """
-    try:
-        prediction = client.predict(photo, cut)
-    except NetworkMismatchError as error:
-        print(f"this device needs a new head bundle: {error.message}")
-        return classify(client, photo, "output")
-    except (ImageError, TransportError, TokenError, BundleError) as error:
-        print(f"{photo.name}: not classified, {error.message}")
-    else:
-        fallback = "the server is away, " if prediction.fallback else ""
-        print(
-            f"{photo.name}: {prediction.label} ({prediction.probability:.0%}), {fallback}"
-            f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, "
-            f"{prediction.timings.total_ms:.0f} ms"
+
+def describe(frame: Frame) -> str:
+    """One line on a frame."""
+    prediction = frame.prediction
+    if prediction is None:
+        reason = "" if frame.error is None else frame.error.message
+        return f"frame {frame.index}: not classified, {reason}"
+    late = "the server was late, " if prediction.fallback else ""
+    return (
+        f"frame {frame.index}: {prediction.label} ({prediction.probability:.0%}), {late}"
+        f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, {frame.age_ms:.0f} ms old"
+    )
+
+
+class Figures:
+    """What the app has seen. An answer is late if its frame is older than the deadline by then."""
+
+    def __init__(self, deadline_ms: float | None) -> None:
+        self.deadline_ms = deadline_ms
+        self.ages_ms: list[float] = []
+        self.cuts: Counter[str] = Counter()
+        self.failed = 0
+        self.nbytes = 0
+        self.dropped = 0
+        self.rate = 0.0
+
+    def add(self, frame: Frame) -> None:
+        if frame.prediction is None:
+            self.failed += 1
+            return
+        self.ages_ms.append(frame.age_ms)
+        self.cuts[str(frame.prediction.cut)] += 1
+        self.nbytes += frame.prediction.bytes_sent
+
+    def __str__(self) -> str:
+        ages_ms = sorted(self.ages_ms)
+        text = (
+            f"frames: {len(ages_ms)} classified, {self.failed} not, {self.dropped} dropped; "
+            f"{self.rate:.1f} a second"
         )
-    return cut
+        if ages_ms:
+            p95_ms = ages_ms[int(0.95 * (len(ages_ms) - 1))]
+            text += (
+                f"; half are at most {median(ages_ms):.0f} ms old, 95 % {p95_ms:.0f} ms; "
+                f"{self.nbytes / len(ages_ms):.0f} bytes each"
+            )
+        if self.deadline_ms is not None:
+            late = sum(age_ms > self.deadline_ms for age_ms in ages_ms)
+            text += f"; {late} later than {self.deadline_ms:g} ms"
+        shares = ", ".join(f"{cut} {count}" for cut, count in self.cuts.most_common())
+        return f"{text}\ncuts: {shares or 'none'}"
+
+
+def warn(failure: IsplitError | None) -> None:
+    """Say what the user has to do about the server, if anything."""
+    if isinstance(failure, NetworkMismatchError):
+        print(f"this device needs a new head bundle: {failure.message}")
+    elif failure is not None:
+        print(f"the server failed: {failure.message}")
 
 
 def parse_options() -> argparse.Namespace:
@@ -94,6 +130,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--head", required=True, type=Path, help="head bundle, MODEL.head.zip")
     parser.add_argument("--token-file", required=True, type=Path, help="this device's token")
     parser.add_argument("--cut", help="cut to start with, such as layer2:uint8+zstd")
+    parser.add_argument(
+        "--deadline-ms", type=float, metavar="X", help="when an answer is wanted, such as 300"
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="X", help="frames a second; by default as fast as they go"
+    )
+    parser.add_argument(
+        "--wait-s", type=float, default=5.0, metavar="X", help="for the first advice (default: 5)"
+    )
     return parser.parse_args()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 from toys.client import (
     BUSY,
     Fault,
+    Handler,
     Server,
     answering,
     bundle_files,
@@ -84,67 +87,106 @@ def refusing(error: IsplitError) -> Fault:
     return answering(error.status, json.dumps(error.to_json()).encode())
 
 
-def test_it_follows_the_recommendation(run: Run) -> None:
-    advice, *photos = run()
-    assert advice == "cutting at pool:uint8: it is the smallest"
-    assert [line.split(" (")[0] for line in photos] == ["0.png: green", "1.png: green"]
-    assert all("cut at pool:uint8" in line for line in photos)
+def answers(lines: list[str]) -> list[str]:
+    """The lines about frames, without their ages."""
+    return [line.rpartition(",")[0] for line in lines if line.startswith("frame ")]
+
+
+def test_each_frame_is_answered_and_the_figures_follow(run: Run) -> None:
+    lines = run("--deadline-ms", "30000")
+    assert [line.split(" (")[0] for line in answers(lines)] == ["frame 0: green", "frame 1: green"]
+    figures = next(line for line in lines if line.startswith("frames: "))
+    assert figures.startswith("frames: 2 classified, 0 not, 0 dropped; ")
+    assert "half are at most" in figures
+    assert figures.endswith("; 0 later than 30000 ms")
+    assert any(line.startswith("cuts: ") for line in lines)
+    assert any(line.startswith("link: ") for line in lines)
+
+
+def test_it_cuts_where_the_server_advises(run: Run) -> None:
+    """The advice has one cut, which is all that the device may take."""
+    assert all("cut at pool:uint8" in line for line in answers(run()))
+
+
+def test_a_missed_deadline_is_counted(run: Run) -> None:
+    assert any(line.endswith("; 2 later than 0.001 ms") for line in run("--deadline-ms", "0.001"))
 
 
 @pytest.mark.parametrize(
-    "faults",
+    "fault",
     [
-        # asked again without the version
-        [refusing(UnknownVersionError("the store forgot it"))] * 2,
-        [refusing(StoreError("the store is away"))],
-        [answering(500, b"no JSON")],
-        [answering(200, b"[]")],
+        refusing(StoreError("the store is away")),
+        refusing(UnknownVersionError("the store forgot it")),
+        answering(500, b"no JSON"),
+        answering(200, b"[]"),
     ],
 )
-def test_without_a_recommendation_the_cut_stays(run: Run, faults: list[Fault]) -> None:
-    run.server.state.faults = list(faults)
-    advice, *photos = run("--cut", "double:fp16")
-    assert advice.startswith("still cutting at double:fp16: ")
-    assert all("green" in line and "cut at double:fp16" in line for line in photos)
+def test_without_advice_the_own_cut_is_used(run: Run, fault: Fault) -> None:
+    def no_advice(handler: Handler) -> None:
+        if handler.path.startswith("/predictions/isplit"):
+            fault(handler)
+        else:
+            handler.predict(run.server.state.seen[-1].body)
+
+    run.server.state.always = no_advice
+    lines = answers(run("--cut", "double:fp16"))
+    assert len(lines) == 2
+    assert all("green" in line for line in lines)
+    assert "cut at double:fp16" in lines[0]
 
 
 def test_advice_for_another_network_or_a_missing_head_is_not_followed(
     run: Run, tmp_path: Path
 ) -> None:
     run.server.state.advice = recommendation(network_hash="beef")
-    assert run()[0].startswith("still cutting at double:fp32: the head belongs to network feed")
+    assert "cut at double:fp32" in answers(run())[0]
     run.server.state.advice = recommendation(Cut("output", "none"))
     run.bundle = write_zip(tmp_path / "small.zip", bundle_files(heads=("double", "pool")))
-    advice, *photos = run()
-    assert "there is no head for it here" in advice
-    assert all("green" in line for line in photos)
+    lines = answers(run())
+    assert all("green" in line and "cut at double:fp32" in line for line in lines)
 
 
 def test_a_server_with_another_network_leaves_the_whole_network_here(run: Run) -> None:
     run.server.state.versions = ("2.0",)
     run.server.state.manifest = make_manifest(network_hash="beef")
-    advice, mismatch, *photos = run()
-    assert advice.startswith("cutting at")
-    assert mismatch.startswith("this device needs a new head bundle: ")
-    assert [line.split(",")[1:2] for line in photos] == [[" cut at output:none"]] * 2
-    paths = [seen.path for seen in run.server.state.seen]
-    assert paths[1:] == ["/predictions/toy/1.0", "/predictions/toy"]  # not again for each photo
+    lines = run()
+    assert lines[-1].startswith("this device needs a new head bundle: ")
+    assert len(answers(lines)) == 2
+    assert all("green" in line and "cut at output:none" in line for line in answers(lines))
 
 
-def test_without_a_head_at_output_photos_stay_unclassified(run: Run, tmp_path: Path) -> None:
+def test_without_a_head_at_output_frames_stay_unclassified(run: Run, tmp_path: Path) -> None:
     run.server.state.manifest = make_manifest(network_hash="beef")
     run.bundle = write_zip(tmp_path / "small.zip", bundle_files(heads=("double", "pool")))
     lines = run()
-    assert [line for line in lines if "not classified" in line] == [
-        line for line in lines if line.startswith(("0.png", "1.png"))
-    ]
+    frames = [line for line in lines if line.startswith("frame ")]
+    assert len(frames) == 2
+    assert all("not classified, " in line for line in frames)
+    assert any(line.startswith("frames: 0 classified, 2 not") for line in lines)
 
 
-def test_a_busy_server_costs_no_photo(run: Run, short_backoff: None) -> None:
+def test_a_busy_server_costs_no_frame(run: Run, short_backoff: None) -> None:
     run.server.state.always = BUSY
-    advice, *photos = run()
-    assert advice.startswith("still cutting at double:fp32: ")
-    assert all("green" in line and "cut at output:none" in line for line in photos)
+    lines = run()
+    assert len(answers(lines)) == 2
+    assert all("green" in line and "cut at output:none" in line for line in answers(lines))
+    assert lines[-1].startswith("the server failed: ")
+
+
+def test_a_file_that_is_no_photo_does_not_end_the_run(run: Run) -> None:
+    (run.folder / "photos" / "0a.txt").write_text("no photo")
+    lines = run()
+    assert len(answers(lines)) == 3
+    assert "frame 1: not classified" in "\n".join(lines)
+    assert any(line.startswith("frames: 2 classified, 1 not") for line in lines)
+
+
+def test_a_camera_does_not_wait(run: Run) -> None:
+    for number in range(2, 30):
+        shutil.copy(run.folder / "photos" / "0.png", run.folder / "photos" / f"{number}.png")
+    figures = next(line for line in run("--fps", "1000") if line.startswith("frames: "))
+    classified, _, dropped = (int(word) for word in re.findall(r"\d+", figures)[:3])
+    assert classified + dropped == 30
 
 
 def test_each_command_in_the_example_of_a_factory_is_one_command() -> None:

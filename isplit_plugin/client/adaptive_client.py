@@ -96,6 +96,7 @@ class AdaptiveClient(Closing):
         self._lock = threading.Lock()
         self._landing = threading.Condition(self._lock)
         self._in_flight = 0
+        self._failure: IsplitError | None = None
         self._advice = Advice(
             lambda: client.recommendation(accuracy_tolerance=tolerance), refresh_s=refresh_s
         )
@@ -157,6 +158,7 @@ class AdaptiveClient(Closing):
                 advice=self._advice.newest,
                 server_down_s=self._decider.down_s(now_s),
                 tries=self._decider.tries,
+                failure=self._failure,
             )
 
     def wait_for_advice(self, timeout_s: float = 10.0) -> Recommendation | None:
@@ -196,7 +198,7 @@ class AdaptiveClient(Closing):
         if option.is_local:
             return self._predict_here(image)
         if plan.patience_ms is None:
-            return self._predict_there(image, option)
+            return self._predict_or_fall_back(image, option, started)
         return self._predict_hedged(image, option, started, plan.patience_ms)
 
     def _predict_here(self, image: Image, *, lost_ms: float = 0.0) -> Prediction:
@@ -222,6 +224,20 @@ class AdaptiveClient(Closing):
         if not prediction.fallback:
             self._learn(prediction, option, started)
         return prediction
+
+    def _predict_or_fall_back(self, image: Image, option: Option, started: float) -> Prediction:
+        """Ask the server. If it fails, answer here all the same, where the bundle can."""
+        if not self._client.can_take(ON_DEVICE):
+            return self._predict_there(image, option)
+        image = im.read_once(image)
+        try:
+            return self._predict_there(image, option)
+        except _OWN_ERRORS:
+            raise
+        except IsplitError as error:
+            lost_ms = ms_since(started)
+            _LOGGER.info("the server failed (%s): answering here", error.message)
+        return self._predict_here(image, lost_ms=lost_ms)
 
     def _predict_hedged(
         self, image: Image, option: Option, started: float, patience: float
@@ -280,6 +296,7 @@ class AdaptiveClient(Closing):
         run_ms = timings.head_ms + timings.encode_ms
         with self._lock:
             now_s = time.monotonic()
+            self._failure = None
             self._decider.ran(option.cut, timings.prepare_ms, run_ms, now_s)
             if prediction.exit:
                 return  # nothing was sent
@@ -291,6 +308,7 @@ class AdaptiveClient(Closing):
     def _server_failed(self, error: IsplitError) -> None:
         with self._lock:
             pause_s = self._decider.failed(time.monotonic())
+            self._failure = error
         _LOGGER.info("the server failed; next trial in %.1f s: %s", pause_s, error.message)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from ..adaptive import Option
-from ..schema import ON_DEVICE, OUTPUT, Recommendation
+from ..schema import ON_DEVICE, Recommendation
 from .splitclient import SplitClient
 
 _UNKNOWN_LOCAL_MS: Final = 1000.0
@@ -16,8 +16,9 @@ _UNKNOWN_LOCAL_MS: Final = 1000.0
 def advised_options(client: SplitClient, advice: Recommendation | None) -> list[Option]:
     """The options of a decision, at least one, with the advised times of the device.
 
-    Without advice, or with one for another network, they are the client's own cut, and the whole
-    network here if the bundle has it.
+    The whole network here is among them if the bundle has it, whether or not the advice lists it:
+    its answers are what accuracy is measured by. Without advice, or with one for another network,
+    the client's own cut is the other one.
     """
     manifest = client.manifest
     options: list[Option] = []
@@ -34,16 +35,12 @@ def advised_options(client: SplitClient, advice: Recommendation | None) -> list[
             for row in advice.cuts
             if row.nbytes >= 0 and client.can_take(row.cut)
         ]
-    return options or _without_advice(client)
+    options = options or [Option(client.cut, 0.0, 0.0, 0.0)]
+    if not any(option.is_local for option in options) and client.can_take(ON_DEVICE):
+        options.append(Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0))
+    return options
 
 
 def _possible(ms: float) -> float:
     """The time; NaN for one that cannot be."""
     return ms if ms >= 0 else math.nan
-
-
-def _without_advice(client: SplitClient) -> list[Option]:
-    options = [Option(client.cut, 0.0, 0.0, 0.0)]
-    if client.cut.split_point != OUTPUT and client.can_take(ON_DEVICE):
-        options.append(Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0))
-    return options

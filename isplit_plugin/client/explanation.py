@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..adaptive import Decision, LinkEstimate
+from ..errors import IsplitError
 from ..schema import Recommendation
 
 
@@ -18,6 +19,7 @@ class Explanation:
         link: what is known of the link.
         advice: the newest recommendation; ``None`` before the first.
         server_down_s: seconds until the server is tried again after a failure; 0 while it is up.
+        failure: why the last request failed; ``None`` if it was answered.
         tries: photos so far that went another way than the best, to measure it.
     """
 
@@ -26,6 +28,7 @@ class Explanation:
     advice: Recommendation | None
     server_down_s: float
     tries: int = 0
+    failure: IsplitError | None = None
 
     def __str__(self) -> str:
         lines = [f"link: {self.link}"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from toys.client import (
     Handler,
     Server,
     SlowRuntime,
+    bundle_files,
     hang,
     photo,
     recommendation,
     reset,
     torchserve_error,
+    write_zip,
 )
 from toys.polling import until
 
@@ -225,15 +228,35 @@ def test_no_photo_is_lost_while_the_server_fails(
 
 @pytest.mark.usefixtures("short_backoff")
 def test_a_bundle_without_the_whole_network_says_so(
-    server: Server, adapt: Callable[..., AdaptiveClient]
+    server: Server, connect: Callable[..., SplitClient], tmp_path: Path
 ) -> None:
-    client = adapt(advice=replace(advice_of(), cuts=advice_of().cuts[:2]))
+    server.state.advice = replace(advice_of(), cuts=advice_of().cuts[:2])
+    small = write_zip(tmp_path / "small.zip", bundle_files(heads=("double", "pool")))
+    client = AdaptiveClient(connect(head=small))
     assert client.predict(BLUE).cut in REMOTE
     server.state.always = reset
     with pytest.raises(ServerUnavailableError):
         client.predict(BLUE)
     server.state.always = None
     assert client.predict(BLUE).cut in REMOTE
+    client.close()
+
+
+@pytest.mark.usefixtures("short_backoff")
+@pytest.mark.parametrize("verdict", ["violates", None], ids=["refused", "not listed"])
+def test_the_whole_network_is_the_last_resort_whatever_the_advice_says(
+    server: Server, adapt: Callable[..., AdaptiveClient], verdict: str | None
+) -> None:
+    advice = advice_of(local=verdict or "slower")
+    if verdict is None:
+        advice = replace(advice, cuts=advice.cuts[:2])
+    client = adapt(advice=advice)
+    assert client.predict(BLUE).cut in REMOTE
+    server.state.always = reset
+    prediction = client.predict(BLUE)
+    assert prediction.cut == LOCAL
+    assert prediction.label == "blue"
+    assert prediction.fallback
 
 
 def test_cuts_that_are_not_accurate_are_never_taken(

@@ -133,9 +133,10 @@ def test_the_example_of_a_device_runs(
     words += [str(tmp_path), "--model", "toy", "--url", forwarder.url]
     words += ["--head", str(live.toy.built.bundle), "--token-file", str(folder / "phone-1.token")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
-    assert "cutting at" in done.stdout
-    assert "photo.jpg: " in done.stdout
-    assert "notes.txt: " in done.stdout
+    assert "frame 0: not classified, " in done.stdout  # notes.txt
+    assert "frame 1: " in done.stdout
+    assert "frames: 1 classified, 1 not, 0 dropped" in done.stdout
+    assert "link: " in done.stdout
 
 
 def test_the_example_of_a_factory_loads(monkeypatch: pytest.MonkeyPatch) -> None:

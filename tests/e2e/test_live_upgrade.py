@@ -27,7 +27,7 @@ from toys.pages import DOCS, Reader, blocks, command_lines
 from toys.polling import until
 
 from isplit_plugin.cli import main
-from isplit_plugin.client import SplitClient, read_key, send_labels
+from isplit_plugin.client import AdaptiveClient, SplitClient, read_key, send_labels
 from isplit_plugin.device_tokens import new_secret, read_secret
 from isplit_plugin.errors import NetworkMismatchError, UnknownVersionError
 from isplit_plugin.files import file_sha256
@@ -288,8 +288,12 @@ def test_from_the_first_version_to_the_second_and_back(
         one.run(forget)
         with pytest.raises(NetworkMismatchError):
             device.predict(photo)
-        capsys.readouterr()
-        assert device_app().classify(device, photo, None) == "output"
+        example = device_app()
+        with AdaptiveClient(client_of_the_page(servers, two)) as app:
+            capsys.readouterr()
+            with app.stream([photo], drop="none") as stream:
+                example.show(stream, None)
+            example.warn(app.explain().failure)
         printed = capsys.readouterr().out
         assert "this device needs a new head bundle" in printed
         assert "cut at output:none" in printed
