@@ -30,6 +30,7 @@ NAMES = (
     "bundles",
     "transform",
     "adaptive",
+    "exits",
     "release",
     "winners",
 )
@@ -51,7 +52,8 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help=f"photos for `photos`, `bundles` and `transform`; default: ${photos.VARIABLE}, or those of "
+        help="photos for `photos`, `bundles`, `transform` and `exits`; default: "
+        f"${photos.VARIABLE}, or those of "
         "foolbox",
     )
     parser.add_argument(

@@ -20,15 +20,15 @@ from .sums import ExitSums
 
 
 class Discriminants(NamedTuple):
-    """Scores ``coef @ ((z - center) * scale) + intercept``, and what the distance needs.
+    """Scores ``coef @ ((z - center) * scale) + intercept``, and what they were made from.
 
     Attributes:
         class_ids: (K,) ascending.
         center, scale: (F,): mean of all photos, and 1 / deviation within classes, or ones.
         coef: (K, F), in scaled features.
         intercept: (K,), with the log share of each class.
-        log_shares: (K,).
-        values: (F,) eigenvalues of the covariance before shrinkage, ascending.
+        means: (K, F), in scaled features.
+        values: (F,) eigenvalues of their covariance before shrinkage, ascending.
         vectors: (F, F), one eigenvector a column.
         shrunk: (F,) the eigenvalues after shrinkage.
     """
@@ -38,7 +38,7 @@ class Discriminants(NamedTuple):
     scale: F64
     coef: F64
     intercept: F64
-    log_shares: F64
+    means: F64
     values: F64
     vectors: F64
     shrunk: F64
@@ -87,7 +87,7 @@ def discriminants(
     log_shares = np.log(weights / weights.sum())
     intercept = log_shares - 0.5 * (means * coef).sum(axis=1)
     return Discriminants(
-        *(sums.class_ids[chosen], center, scale, coef, intercept, log_shares),
+        *(sums.class_ids[chosen], center, scale, coef, intercept, means),
         *(values, vectors, shrunk),
     )
 

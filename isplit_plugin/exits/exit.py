@@ -1,10 +1,10 @@
 """An exit: answers from the pooled activation alone, on the device.
 
 Scores are linear in the features, one for each class, and one for "none of these" where other
-classes were seen. Photos that are further from every class than the class's own photos are (Lee et
-al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018) get no
-class either. The distance needs the inverse covariance; of it the exit keeps the directions that
-differ from a multiple of the identity most.
+classes were seen. Photos that are further from their class than its own photos are (Lee et al., "A
+Simple Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018) get no class
+either. Features are divided by their deviations for that; the full inverse covariance was measured
+to tell strange photos apart no better, and is large.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ BINS: Final = len(BIN_EDGES) + 1
 """The number of bins of the margin. The last is the strictest."""
 MAX_EXIT_BYTES: Final = 1 << 24
 """The most bytes of an exit."""
-MAX_DIRECTIONS: Final = 256
-"""The most directions of an exit's distance."""
 
 _KIND: Final = "isplit_exit"
 _CLIP: Final = 16.0  # deviations
@@ -66,11 +64,9 @@ class Exit:
         center, scale: (F,) float32: features are scored as (z - center) * scale.
         weights: (K, F) float16.
         bias: (K,) float32.
-        offsets: (K,) float32: what a score holds beside half of the squared distance.
-        directions: (R, F) float16, and gains: (R,) float32: squared length of the scaled features
-            is floor * x'x - sum of gains * (directions x)^2.
-        floor: see ``directions``.
-        reach: (K,) float32: the squared distance beyond which a photo is none of the class's.
+        means: (K, F) float16, the mean scaled features of each class.
+        reach: (K,) float32: the squared distance from the mean beyond which a photo is none of the
+            class's own.
         usual: (K,) float32, the margin of the mean photo of each class.
         created, expires: seconds since the epoch.
         version: SHA-256 of all that decides its answers, 64 hexadecimal digits. Times are no part
@@ -85,10 +81,7 @@ class Exit:
     scale: F32
     weights: F16
     bias: F32
-    offsets: F32
-    directions: F16
-    gains: F32
-    floor: float
+    means: F16
     reach: F32
     usual: F32
     created: float
@@ -142,9 +135,7 @@ class Exit:
         scores = x @ self.weights.astype(np.float64).T + self.bias
         best = scores.argmax(axis=1)
         index = np.arange(len(x))
-        length = self.floor * (x * x).sum(axis=1)
-        length -= (x @ self.directions.astype(np.float64).T) ** 2 @ self.gains
-        distance = length - 2 * (scores[index, best] - self.offsets[best])
+        distance = ((x - self.means[best]) ** 2).sum(axis=1)
         top = scores[index, best]
         scores[index, best] = -np.inf
         margins = top - scores.max(axis=1)
@@ -192,33 +183,25 @@ class Exit:
             "network_hash": self.network_hash,
             "cut": str(self.cut),
             "pooling": self.pooling,
-            "floor": self.floor,
         }
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        names = ("class_ids", "center", "scale", "weights", "bias", "offsets")
-        return {
-            name: getattr(self, name) for name in (*names, "directions", "gains", "reach", "usual")
-        }
+        names = ("class_ids", "center", "scale", "weights", "bias", "means", "reach", "usual")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def _read(cls, data: bytes) -> Exit:
         header, arrays = tensor_bytes.unpack(_KIND, data, MAX_EXIT_BYTES)
         features, classes = len(arrays["center"]), len(arrays["class_ids"])
-        ranks = len(arrays["gains"])
         if not (2 <= classes <= MAX_CLASSES and 0 < features <= MAX_FEATURES):
             raise ValueError(f"expected classes and features, got {classes} and {features}")
-        if ranks > MAX_DIRECTIONS:
-            raise ValueError(f"expected at most {MAX_DIRECTIONS} directions, got {ranks}")
         expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "class_ids": (np.int64, (classes,)),
             "center": (np.float32, (features,)),
             "scale": (np.float32, (features,)),
             "weights": (np.float16, (classes, features)),
             "bias": (np.float32, (classes,)),
-            "offsets": (np.float32, (classes,)),
-            "directions": (np.float16, (ranks, features)),
-            "gains": (np.float32, (ranks,)),
+            "means": (np.float16, (classes, features)),
             "reach": (np.float32, (classes,)),
             "usual": (np.float32, (classes,)),
         }
@@ -235,11 +218,9 @@ class Exit:
             raise ValueError("usual margins: expected positive numbers")
         if header["pooling"] not in POOLINGS:
             raise ValueError(f"unknown pooling {str(header['pooling'])[:20]!r}")
-        numbers: dict[str, Any] = {
-            name: float(header[name]) for name in ("floor", "created", "expires")
-        }
+        numbers: dict[str, Any] = {name: float(header[name]) for name in ("created", "expires")}
         if not all(0 <= number < _MAX_TIME for number in numbers.values()):
-            raise ValueError("floor and times: expected numbers from 0 on")
+            raise ValueError("times: expected seconds since the epoch")
         return cls(
             network_hash=str(header["network_hash"]),
             cut=Cut.parse(str(header["cut"])),
