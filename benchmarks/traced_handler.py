@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from isplit_plugin.serving.tail import TailService
+from isplit_plugin.serving.tail import TailService, keep_loaded
 from isplit_plugin.serving.tail import service as module
 from isplit_plugin.serving.tail.metrics import TailMetrics
 from isplit_plugin.serving.tail.request import TailJob
@@ -56,6 +56,7 @@ def handle(data: Any, context: Any) -> list[str | bytes] | None:
     """Answer a batch of requests."""
     if data is None:
         _STATE["service"] = TailService(context)
+        keep_loaded()
         return None
     _SPENT.clear()
     started = time.perf_counter()

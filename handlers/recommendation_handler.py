@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from isplit_plugin.serving.endpoint import Endpoint
+from isplit_plugin.serving.endpoint import Endpoint, keep_loaded
 
 _STATE: dict[str, Endpoint] = {}
 
@@ -13,5 +13,6 @@ def handle(data: Any, context: Any) -> list[str] | None:
     """Answer a batch of requests. TorchServe calls once with ``data=None`` to load the endpoint."""
     if data is None:
         _STATE["endpoint"] = Endpoint(context)
+        keep_loaded()
         return None
     return _STATE["endpoint"].handle(data, context)

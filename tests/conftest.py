@@ -4,6 +4,7 @@ fight for cores.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,13 @@ def store_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     monkeypatch.setenv("ISPLIT_STORE", url)
     return url
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> Iterator[None]:
+    """What a worker in this process kept out of the garbage collection comes back to it."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.hookimpl(trylast=True)

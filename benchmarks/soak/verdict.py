@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from isplit_plugin.traffic import Store
@@ -11,14 +12,26 @@ from isplit_plugin.traffic import Store
 from .faults import Fault
 from .load import DEADLINE_S, Load
 from .models import Version
-from .watch import Sample, descriptors_grow, slope
+from .watch import Sample, Slope, descriptors_grow, slope
 
 MAX_SLOPE: Final = 5.0
-"""MB an hour. A worker breaks the bound when its whole confidence interval is above it."""
+"""MB an hour."""
+MIN_SPAN_S: Final = 600.0
+"""Seconds after the warm-up that a judgement on memory takes. In less, one step of half a megabyte
+looks like a leak.
+"""
 FLUSH_S: Final = 2.0
 """What a killed worker answered in its last seconds may be lost: it flushes once a second."""
 AFTERMATH_S: Final = DEADLINE_S + 5.0
 """Seconds after a database restart in which questions may still fail: one may have waited for it."""
+
+
+class Memory(StrEnum):
+    """What the trend of a process's memory shows."""
+
+    FLAT = "below the bound"
+    UNDECIDED = "too short to judge"
+    GROWS = "grows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,8 @@ class ProcessFigures:
         anonymous_mb: Likewise, without the pages of files.
         slope: MB an hour, with the ends of its 95 % confidence interval.
         descriptors: The fewest and the most.
+        memory: What the trend shows: all of its interval is below the bound, or above it, or the
+            time was too short.
     """
 
     process: str
@@ -48,7 +63,7 @@ class ProcessFigures:
     anonymous_mb: tuple[float, float]
     slope: tuple[float, float, float]
     descriptors: tuple[int, int]
-    grows: bool
+    memory: Memory
     descriptors_grow: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -72,9 +87,17 @@ def process_figures(name: str, samples: list[Sample], warm_at: float) -> Process
         anonymous_mb=(round(anonymous[0], 1), round(anonymous[-1], 1)),
         slope=(round(trend.mb_per_hour, 2), round(trend.low, 2), round(trend.high, 2)),
         descriptors=(min(counts), max(counts)),
-        grows=trend.low > MAX_SLOPE,
+        memory=_judgement(warm, trend),
         descriptors_grow=descriptors_grow(warm),
     )
+
+
+def _judgement(samples: list[Sample], trend: Slope) -> Memory:
+    if len(samples) < 2 or samples[-1].at - samples[0].at < MIN_SPAN_S:
+        return Memory.UNDECIDED
+    if trend.high < MAX_SLOPE:
+        return Memory.FLAT
+    return Memory.GROWS if trend.low > MAX_SLOPE else Memory.UNDECIDED
 
 
 def prediction_rows(load: Load, faults: list[Fault], store: Store) -> list[Row]:

@@ -78,32 +78,29 @@ class Watch:
 
 
 def slope(samples: list[Sample]) -> Slope:
-    """The trend of memory: least squares through the means of blocks.
+    """The trend of memory: the median of the slopes between the medians of blocks.
 
-    The residuals of neighbouring blocks still depend on each other, because memory grows in steps.
-    So the standard error is that of fewer independent blocks, by their first autocorrelation
-    (Wilks, *Statistical Methods in the Atmospheric Sciences*, 2011, section 5.2.4). Too few samples
-    for twenty blocks give an infinite interval.
+    So a step, or a moment with much memory, moves it less than a leak does (Theil and Sen; the
+    interval is that of Sen, *JASA* 1968). Memory grows in steps, so neighbouring blocks depend on
+    each other, and the interval is widened as for fewer independent blocks, by the first
+    autocorrelation of the residuals (Wilks, *Statistical Methods in the Atmospheric Sciences*,
+    2011, section 5.2.4). Too few samples for twenty blocks give an infinite interval.
     """
     if len(samples) < 2 * BLOCKS:
         return Slope(math.nan, -math.inf, math.inf)
     hours = np.array([sample.at for sample in samples]) / 3600
     mb = np.array([sample.rss for sample in samples]) / 2**20
-    x = np.array([part.mean() for part in np.array_split(hours, BLOCKS)])
-    y = np.array([part.mean() for part in np.array_split(mb, BLOCKS)])
-    x -= x.mean()
-    trend = float(x @ y / (x @ x))
-    residuals = y - y.mean() - trend * x
+    x = np.array([np.median(part) for part in np.array_split(hours, BLOCKS)])
+    y = np.array([np.median(part) for part in np.array_split(mb, BLOCKS)])
+    trend, intercept, low, high = (float(v) for v in scipy.stats.theilslopes(y, x))
+    residuals = y - intercept - trend * x
+    residuals -= residuals.mean()
     power = float(residuals @ residuals)
-    if power <= 1e-18:
-        return Slope(trend, trend, trend)
-    dependence = float(residuals[1:] @ residuals[:-1]) / power
-    dependence = min(max(dependence, 0.0), 0.9)
-    independent = BLOCKS * (1 - dependence) / (1 + dependence)
-    degrees = max(independent - 2, 1.0)
-    error = math.sqrt(power / degrees / float(x @ x))
-    reach = float(scipy.stats.t.ppf(0.975, degrees)) * error
-    return Slope(trend, trend - reach, trend + reach)
+    dependence = 0.0
+    if power > 1e-18:
+        dependence = min(max(float(residuals[1:] @ residuals[:-1]) / power, 0.0), 0.9)
+    wider = math.sqrt((1 + dependence) / (1 - dependence))
+    return Slope(trend, trend - wider * (trend - low), trend + wider * (high - trend))
 
 
 def descriptors_grow(samples: list[Sample]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.soak.clock import Clocks
-from benchmarks.soak.verdict import MAX_SLOPE, process_figures
+from benchmarks.soak.verdict import MAX_SLOPE, Memory, process_figures
 from benchmarks.soak.watch import Sample, descriptors_grow, slope
 
 MB = 2**20
@@ -49,6 +49,26 @@ def test_a_leak_is_proven_and_an_hour_shows_that_there_is_none() -> None:
     assert slope(_samples(3600, mb_per_hour=0.0, noise_mb=0.5)).high < MAX_SLOPE
 
 
+def test_memory_is_judged_by_its_interval_and_only_after_ten_minutes() -> None:
+    def judged(seconds: int, mb_per_hour: float, noise_mb: float = 0.02) -> Memory:
+        samples = _samples(seconds, mb_per_hour=mb_per_hour, noise_mb=noise_mb)
+        return process_figures("worker", samples, 0.0).memory
+
+    assert judged(300, 60.0) is Memory.UNDECIDED
+    assert judged(720, 60.0) is Memory.GROWS
+    assert judged(720, 0.5) is Memory.FLAT
+    assert judged(720, 5.0, noise_mb=1.0) is Memory.UNDECIDED
+
+
+def test_a_step_and_a_moment_with_much_memory_are_no_leak() -> None:
+    samples = _samples(720, mb_per_hour=0.0, noise_mb=0.02)
+    changed = [
+        sample._replace(rss=sample.rss + MB * (number < 60) + 40 * MB * (300 < number < 320))
+        for number, sample in enumerate(samples)
+    ]
+    assert process_figures("worker", changed, 0.0).memory is Memory.FLAT
+
+
 def test_one_step_in_a_short_time_proves_nothing() -> None:
     """Half a megabyte at once, in four minutes, is no leak of 5 MB an hour yet."""
     samples = _samples(240, mb_per_hour=0.0)
@@ -64,7 +84,7 @@ def test_too_few_samples_show_nothing() -> None:
     trend = slope(_samples(10, mb_per_hour=1000.0))
     assert math.isnan(trend.mb_per_hour)
     figures = process_figures("worker", _samples(10, mb_per_hour=1000.0), 0.0)
-    assert not figures.grows
+    assert figures.memory is Memory.UNDECIDED
     assert figures.to_json()["slope"][1:] == [None, None]
 
 

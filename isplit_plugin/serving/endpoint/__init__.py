@@ -4,6 +4,7 @@ questions.
 
 from __future__ import annotations
 
+from ..memory import keep_loaded
 from .service import Endpoint
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "keep_loaded"]

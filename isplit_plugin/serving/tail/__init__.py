@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from ..memory import keep_loaded
 from .request import TailJob
 from .service import TailService
 
-__all__ = ["TailJob", "TailService"]
+__all__ = ["TailJob", "TailService", "keep_loaded"]
