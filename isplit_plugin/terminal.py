@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from .schema import INPUT, OUTPUT, RatedCut, Recommendation, StandingPick
 
 __all__ = [
     "YARDSTICK",
     "cuts_to_show",
+    "exits_text",
     "kilobytes",
     "ratio",
     "recommendation_text",
@@ -73,6 +74,57 @@ def recommendation_text(answer: Recommendation, *, limit: int = 12) -> str:
     """
     lines = [*_summary(answer), "", *_cuts(answer, limit), "", *_candidates(answer, limit)]
     return "\n".join(lines)
+
+
+def exits_text(listing: Mapping[str, Any], *, limit: int = 20) -> str:
+    """The exits of a model, as the endpoint lists them: for each cut its newest version.
+
+    ``limit``: the most classes of a cut.
+    """
+    lines = [f"{listing['model']} {listing['version']}: exits"]
+    if not listing["signing"]:
+        lines.append("  this endpoint has no key (endpoint.exit_key_file): it makes no exits")
+    for row in listing["exits"]:
+        lines += ["", f"{row['cut']}: {row['photos']:,} photos in the sums"]
+        lines += _version_of_exit(row, limit) if row["versions"] else _evidence(row, limit)
+    if not listing["exits"]:
+        lines.append("  no traffic yet at a split point with exits on (tail.exits.enabled)")
+    return "\n".join(lines)
+
+
+def _version_of_exit(row: Mapping[str, Any], limit: int) -> list[str]:
+    version = row["versions"][0]
+    until = utc_time(version["released_until"])
+    about = f"  exit {version['exit'][:16]} is {version['state']}, release {version['release']}"
+    header = ("class", "state", "shadow", "missing", "share", "exits", "audited", "disagree")
+    rows = [
+        (
+            of_class["label"],
+            of_class["state"],
+            of_class["shadow"],
+            of_class["missing"],
+            f"{of_class['share']:.0%}",
+            round(of_class["exits"]),
+            of_class["audited"],
+            _disagreement(of_class),
+        )
+        for of_class in sorted(version["classes"], key=lambda c: -c["shadow"])
+    ]
+    return [f"{about}, for devices until {until}", table(header, rows[:limit])]
+
+
+def _evidence(row: Mapping[str, Any], limit: int) -> list[str]:
+    header = ("class", "photos", "devices", "photos missing", "devices missing")
+    names = ("label", "photos", "devices", "missing_photos", "missing_devices")
+    rows = [[of_class[name] for name in names] for of_class in row["evidence"][:limit]]
+    return ["  no exit yet", table(header, rows)]
+
+
+def _disagreement(of_class: Mapping[str, Any]) -> str:
+    if of_class["disagreement"] is None:
+        return "-"
+    low, high = of_class["disagreement_low"], of_class["disagreement_high"]
+    return f"{of_class['disagreement']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def cuts_to_show(answer: Recommendation, limit: int) -> list[RatedCut]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import QueryError, UnknownClassError
 from ..schema import OBJECTIVES
-from ..terminal import recommendation_text
+from ..terminal import exits_text, recommendation_text
 from . import common
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..client import fetch_recommendation
+    from ..client import fetch_exits, fetch_recommendation
 
     values = {name: getattr(options, name) for name in (*_CONSTRAINTS, "objective")}
     constraints = {name: value for name, value in values.items() if value is not None}
@@ -94,6 +94,9 @@ def run(options: argparse.Namespace) -> int:
         common.emit_json(answer.to_json())
     else:
         print(recommendation_text(answer))
+        if answer.exits:
+            listing = fetch_exits(options.url, options.model, token, version=options.version)
+            print(f"\n{exits_text(listing)}")
     return 0
 
 

@@ -16,6 +16,8 @@ from .adaptive_client import AdaptiveClient
 from .budget import Timeout
 from .bundle import HeadBundle
 from .class_list import fetch_classes
+from .exit_list import fetch_exits
+from .exits import DeviceExits, PublicKey
 from .explanation import Explanation
 from .key_file import read_key
 from .labels import LabelReport, send_labels
@@ -29,6 +31,7 @@ __all__ = [
     "ENDPOINT",
     "RUNTIMES",
     "AdaptiveClient",
+    "DeviceExits",
     "Explanation",
     "Frame",
     "FrameStream",
@@ -36,6 +39,7 @@ __all__ = [
     "HeadRuntime",
     "LabelReport",
     "OnnxHead",
+    "PublicKey",
     "RuntimeFactory",
     "SplitClient",
     "Timeout",
@@ -43,6 +47,7 @@ __all__ = [
     "TorchHead",
     "Transport",
     "fetch_classes",
+    "fetch_exits",
     "fetch_recommendation",
     "read_key",
     "send_labels",

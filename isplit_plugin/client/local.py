@@ -15,7 +15,14 @@ from ..errors import BundleError, ImageError
 from ..image import Image
 from ..photo_codecs import write_photo
 from ..schema import INPUT, MAX_QUALITY, OUTPUT, PHOTO_FILE, Cut, FloatArray, Manifest
-from ..wire import Tensor, Transform, encode_activation, encode_images, needs_transform
+from ..wire import (
+    Tensor,
+    Transform,
+    decode_activation,
+    encode_activation,
+    encode_images,
+    needs_transform,
+)
 from .bundle import HeadBundle
 from .photo_bytes import file_bytes
 from .runtimes import HeadRuntime
@@ -105,6 +112,12 @@ class LocalNetwork:
         axis = self.required_manifest().split_point(cut.split_point).channel_axis
         transform = self._transform(cut)
         return encode_activation(activation, cut.coding, channel_axis=axis, transform=transform)
+
+    def decoded(self, tensor: Tensor, cut: Cut) -> FloatArray:
+        """The activation (1, *shape) that the tail decodes from a tensor. Raises WireError."""
+        shape = self.required_manifest().split_point(cut.split_point).shape
+        transform = self._transform(cut)
+        return decode_activation(tensor, shape=shape, max_batch=1, transform=transform)
 
     def required_manifest(self) -> Manifest:
         """The bundle's manifest. Raises BundleError without a bundle."""

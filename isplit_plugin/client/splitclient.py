@@ -38,22 +38,21 @@ from ..stopwatch import ms_since
 from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
-    SCORES,
-    TailRequest,
     TailResponse,
     Tensor,
-    http_headers,
 )
-from .answers import bounds_of, predictions, read_answer
+from .answers import predictions
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
-from .cuts import recommended, refused, resolve, writes
-from .local import LocalNetwork, read_each
+from .cuts import recommended, resolve, writes
+from .exchange import Exchange
+from .exits import DeviceExits, ExitWord, PublicKey, exit_prediction
+from .local import EncodedImages, LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
-from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport, read_token
+from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport
 
 _LOGGER = logging.getLogger("isplit.client")
 
@@ -127,6 +126,9 @@ class SplitClient(Closing):
             forwarder admits the device by it, where no ``token`` is given. TorchServe itself knows
             the device by it, and does not fail a prediction on a bad one: see
             :attr:`Prediction.device`.
+        exit_key: the operator's public key, a PEM file or 32 bytes. With it, the device answers by
+            itself where the server has proven that it may: see :attr:`Prediction.exit`. Only single
+            images, and not with ``raw_scores``.
 
     Raises:
         BundleError: the bundle or its runtime cannot be used.
@@ -136,6 +138,7 @@ class SplitClient(Closing):
         UnknownCodecError: ``cut`` names an unknown codec.
         QueryError: ``model`` or ``version`` is no name.
         WireError: ``top_k`` is out of range.
+        SecretError: ``exit_key`` is no public key.
     """
 
     def __init__(
@@ -161,16 +164,16 @@ class SplitClient(Closing):
         local_fallback: bool = False,
         cool_down: tuple[float, float] = DEFAULT_COOL_DOWN,
         device_token: Token = None,
+        exit_key: PublicKey | None = None,
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
-        self._device_token = device_token
         self._top_k = top_k
         self._raw_scores = raw_scores
         self._group = group
         self._max_batch = max_batch
         self._cool_down: CoolDown | None = None
-        self._bandwidth_mbps: float | None = None
+        self._exits: DeviceExits | None = None
         self._transport = Transport(
             url,
             token=device_token if token is None else token,
@@ -191,6 +194,18 @@ class SplitClient(Closing):
                 engine = make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
             self._local = LocalNetwork(self._bundle, engine)
             self._cut = resolve(self.manifest, None, cut)
+            self._exchange = Exchange(
+                self._route,
+                self.manifest,
+                top_k=top_k,
+                raw_scores=raw_scores,
+                group=self.group,
+                device_token=device_token,
+            )
+            if exit_key is not None:
+                manifest = self._local.required_manifest()
+                subject = Subject(self.model, None, manifest.network_hash)
+                self._exits = DeviceExits(self._transport, subject, manifest, exit_key)
         except BaseException:
             self.close()
             raise
@@ -339,6 +354,11 @@ class SplitClient(Closing):
         """The connections, for further requests to the same server."""
         return self._transport
 
+    @property
+    def exits(self) -> DeviceExits | None:
+        """The exits of this device; ``None`` without ``exit_key``."""
+        return self._exits
+
     def encode_activation(self, activation: FloatArray, cut: Cut) -> Tensor:
         """The tensor that a request sends for an activation (N, ...) at a cut.
 
@@ -354,7 +374,7 @@ class SplitClient(Closing):
         Parameters:
             mbps: the uplink in megabits per second; ``None`` if it is not known.
         """
-        self._bandwidth_mbps = mbps
+        self._exchange.bandwidth_mbps = mbps
 
     def device_token(self) -> str | None:
         """This device's token now; ``None`` without one.
@@ -362,7 +382,7 @@ class SplitClient(Closing):
         Raises:
             AuthenticationError: the callable that was passed in fails or returns no token.
         """
-        return None if self._device_token is None else read_token(self._device_token)
+        return self._exchange.device_token()
 
     def post_to_tail(
         self, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
@@ -380,47 +400,58 @@ class SplitClient(Closing):
         """Close the connections and the bundle, and end the cool-down."""
         if self._cool_down is not None:
             self._cool_down.close()
+        if self._exits is not None:
+            self._exits.close()
         self._transport.close()
         if self._bundle is not None:
             self._bundle.close()
 
     def _predict_split(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
-        """Run the head here and the tail on the server."""
+        """Run the head here and the tail on the server, unless an exit answers."""
         encoded = self._local.encode(images, cut)
-        manifest = self.manifest
-        request = TailRequest(
-            cut=cut,
-            tensor=encoded.tensor,
-            network_hash=None if manifest is None else manifest.network_hash,
-            top_k=self._top_k,
-            scores=self._raw_scores,
-            binary_outputs=frozenset({SCORES}) if self._raw_scores else frozenset(),
-            head_ms=encoded.head_ms,
-            encode_ms=encoded.encode_ms,
-            uplink_ms=encoded.uplink_ms(self._bandwidth_mbps),
-            group=self.group,
-            device_token=self.device_token(),
-        )
-        bounds = bounds_of(request, len(images), manifest)
-        body, json_length = request.encode()
-        started = time.perf_counter()
-        try:
-            reply = self.post_to_tail(body, http_headers(json_length), max_bytes=bounds.max_bytes)
-        except UnknownCodecError as error:
-            raise refused(error) from error
-        round_trip_ms = ms_since(started)
-        answer = read_answer(reply, request, bounds)
+        word = self._ask_exit(encoded, cut) if len(images) == 1 else None
+        if word is not None and word.answers:
+            return [self._answer_by_exit(word, encoded, cut)]
+        statement = None if word is None else str(word.statement)
+        sent = self._exchange.send(self._exchange.request(encoded, cut, statement), len(images))
+        answer = sent.answer
+        if self._exits is not None:
+            self._exits.note(cut, answer.release)
         timings = Timings(
             prepare_ms=encoded.prepare_ms,
             head_ms=encoded.head_ms,
             encode_ms=encoded.encode_ms,
-            round_trip_ms=round_trip_ms,
+            round_trip_ms=sent.round_trip_ms,
             decode_ms=answer.decode_ms,
             tail_ms=answer.tail_ms,
         )
         return predictions(
-            answer, cut, timings, bytes_sent=len(body), bytes_received=len(reply.body)
+            answer,
+            cut,
+            timings,
+            bytes_sent=sent.bytes_sent,
+            bytes_received=sent.bytes_received,
         )
+
+    def _ask_exit(self, encoded: EncodedImages, cut: Cut) -> ExitWord | None:
+        """What the exit of the cut says of a photo; ``None`` where there is none."""
+        if self._exits is None:
+            return None
+        return self._exits.ask(
+            cut,
+            lambda: self._local.decoded(encoded.tensor, cut),
+            may_answer=not self._raw_scores,
+        )
+
+    def _answer_by_exit(self, word: ExitWord, encoded: EncodedImages, cut: Cut) -> Prediction:
+        """The exit's answer. An audit of it is sent in the background."""
+        if word.audit and self._exits is not None:
+            request = self._exchange.request(encoded, cut, str(word.statement))
+            self._exits.audit(lambda: self._exchange.send(request, 1).answer.release, cut)
+        timings = Timings(
+            prepare_ms=encoded.prepare_ms, head_ms=encoded.head_ms, encode_ms=encoded.encode_ms
+        )
+        return exit_prediction(word, self._local.required_manifest(), cut, timings)
 
     def _predict_with_fallback(
         self, images: Sequence[Image], cut: Cut, cool_down: CoolDown

@@ -141,6 +141,21 @@ class StandingPick(NamedTuple):
     reason: str = ""
 
 
+class CutExit(NamedTuple):
+    """The exit of a cut: answers of the device itself, see :mod:`isplit_plugin.exits`.
+
+    Attributes:
+        version: of the exit, 64 hexadecimal digits.
+        release: the number of its present release.
+        expires: epoch seconds from which on no device answers by it.
+    """
+
+    cut: Cut
+    version: str
+    release: int
+    expires: float
+
+
 @dataclass(frozen=True, slots=True)
 class Recommendation:
     """The endpoint's answer to "where should this device cut?".
@@ -156,6 +171,7 @@ class Recommendation:
         source: "profile" without traffic, else "live" or "mixed".
         as_of: epoch seconds of the newest observation, ``None`` without traffic.
         revision: equal for equal questions to a store that did not change in between.
+        exits: the exits that are alive, at most one for each cut.
     """
 
     model: str
@@ -179,6 +195,7 @@ class Recommendation:
     observations: int
     reason: str
     standing: StandingPick | None = None
+    exits: tuple[CutExit, ...] = ()
 
     @property
     def cut(self) -> Cut:
@@ -192,6 +209,7 @@ class Recommendation:
         raw["cut"] = str(self.cut)
         raw["classes"] = [share._asdict() for share in self.classes]
         raw["standing"] = None if self.standing is None else _standing_to_json(self.standing)
+        raw["exits"] = [{**row._asdict(), "cut": str(row.cut)} for row in self.exits]
         raw["curve"] = [_nan_to_null(point._asdict()) for point in self.curve]
         raw["candidates"] = [_nan_to_null(_slots(row)) for row in self.candidates]
         raw["cuts"] = [_rated_to_json(row) for row in self.cuts]
@@ -215,6 +233,7 @@ class Recommendation:
             values["candidates"] = tuple(_candidate_from_json(row) for row in raw["candidates"])
             values["cuts"] = tuple(_rated_from_json(row) for row in raw["cuts"])
             values["use"] = _rated_from_json(raw["use"])
+            values["exits"] = tuple(_exit_from_json(row) for row in raw["exits"])
             _check_time(values["as_of"])
             return filled(cls, values)
         except (KeyError, TypeError, ValueError, AttributeError, QueryError) as error:
@@ -254,6 +273,13 @@ def _standing_from_json(raw: Mapping[str, Any]) -> StandingPick:
     row["rival"] = None if raw["rival"] is None else Cut.parse(raw["rival"])
     _check_time(row["since"])
     return filled(StandingPick, row)
+
+
+def _exit_from_json(raw: Mapping[str, Any]) -> CutExit:
+    row = _only(CutExit._fields, raw)
+    row["cut"] = Cut.parse(raw["cut"])
+    _check_time(row["expires"])
+    return filled(CutExit, row)
 
 
 def _point_from_json(raw: Mapping[str, Any]) -> CurvePoint:

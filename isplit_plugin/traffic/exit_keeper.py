@@ -19,6 +19,7 @@ from ..schema import Cut
 from .exit_state import ExitClass, ExitState
 from .exits import ExitEvidence, ExitStore
 from .lifecycle import BackgroundWorker
+from .rows.exit_sums import ClassEvidence
 from .rows.exits import SUPERSEDED, WITHDRAWN, ExitVersion
 from .store import Store
 
@@ -26,7 +27,11 @@ _LOGGER = logging.getLogger(__name__)
 _GROWTH: Final = 1.25
 """By which factor the photos of a cut grow before its next version is made."""
 _STUCK: Final = 4.0
-"""By which factor they grow before a version goes that has no class released."""
+"""By which factor they grow before a version goes for one with more classes."""
+_MORE: Final = 0.5
+"""How many more classes, as a share, a version with released classes goes for."""
+_PATIENCE: Final = 4.0
+"""How many times ``min_photos`` the largest class has when others are not waited for any more."""
 _RENEW: Final = 0.5
 """A release is renewed after this share of its lifetime."""
 
@@ -51,20 +56,15 @@ class ExitPolicy:
     lifetime_s: float = 14 * 86_400.0
     contact_s: float = 86_400.0
 
-    def named_classes(self, evidence: ExitEvidence) -> frozenset[int]:
-        """The classes that an exit may name: enough photos, from enough devices."""
-        sums = evidence.sums
-        pairs = zip(sums.class_ids.tolist(), sums.effective.tolist(), strict=True)
-        return frozenset(
-            class_id
-            for class_id, photos in pairs
-            if photos >= self.min_photos and self.has_devices(evidence, class_id)
-        )
-
-    def has_devices(self, evidence: ExitEvidence, class_id: int) -> bool:
+    def has_devices(self, behind: ClassEvidence | None) -> bool:
         """Whether enough devices are behind a class."""
-        behind = evidence.classes.get(class_id)
-        return self.min_devices == 0 or (behind is not None and behind.devices >= self.min_devices)
+        if self.min_devices == 0:
+            return True
+        return behind is not None and behind.devices >= self.min_devices
+
+    def is_ready(self, behind: ClassEvidence) -> bool:
+        """Whether an exit may name a class: enough photos, from enough devices."""
+        return behind.photos >= self.min_photos and self.has_devices(behind)
 
 
 class ExitKeeper(BackgroundWorker):
@@ -168,7 +168,7 @@ def prove(
     if state.is_withdrawn:
         after = replace(after, ended=WITHDRAWN)
         _LOGGER.warning("isplit: the exit %.16s at %s is withdrawn", version.exit, version.cut)
-    elif not state.was_released and _is_stuck(exits, version):
+    elif _is_outgrown(exits, version, state, policy):
         after = replace(after, ended=SUPERSEDED)
     after = _with_release(after, state, private_key, policy, now)
     return after != version and exits.replace(version, after)
@@ -186,7 +186,7 @@ def make_version(  # noqa: PLR0917
 ) -> bool:
     """Make and put a version of the exit of a cut; ``False`` where there is too little evidence."""
     evidence = exits.evidence(network, cut)
-    if evidence is None:
+    if evidence is None or _others_are_close(evidence, policy):
         return False
     try:
         fitted = fit_exit(
@@ -214,7 +214,7 @@ def public_sums(evidence: ExitEvidence, policy: ExitPolicy) -> ExitSums:
     together they have enough.
     """
     sums = evidence.sums
-    few = [c for c in sums.class_ids.tolist() if not policy.has_devices(evidence, c)]
+    few = [c for c in sums.class_ids.tolist() if not policy.has_devices(evidence.classes.get(c))]
     sums = sums.without(few)
     others = sums.effective < policy.min_photos
     if sums.counts[others].sum() < policy.min_photos:
@@ -232,9 +232,26 @@ def _has_grown(earlier: list[ExitVersion], photos: int, policy: ExitPolicy) -> b
     return photos >= max(_GROWTH * last, last + policy.min_photos)
 
 
-def _is_stuck(exits: ExitStore, version: ExitVersion) -> bool:
+def _others_are_close(evidence: ExitEvidence, policy: ExitPolicy) -> bool:
+    """Whether classes will soon have enough photos: a version never gets more classes."""
+    effective = evidence.sums.effective
+    close = (effective >= policy.min_photos / 2) & (effective < policy.min_photos)
+    return bool(close.any() and effective.max() < _PATIENCE * policy.min_photos)
+
+
+def _is_outgrown(
+    exits: ExitStore, version: ExitVersion, state: ExitState, policy: ExitPolicy
+) -> bool:
+    """Whether a new version would be worth a new proof."""
     photos = exits.photos().get((version.network, version.cut), 0)
-    return photos >= _STUCK * version.photos
+    if photos < _GROWTH * version.photos:
+        return False
+    classes = exits.classes(version.network, version.cut)
+    ready = {c for c, behind in classes.items() if policy.is_ready(behind)}
+    more = len(ready - set(state.classes))
+    if state.was_released:
+        return photos >= _STUCK * version.photos and more >= _MORE * len(state.classes)
+    return more > 0 or photos >= _STUCK * version.photos
 
 
 def _with_release(

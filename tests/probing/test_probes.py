@@ -183,7 +183,7 @@ def test_tokens_that_do_not_hold_cost_no_prediction(
     answers: list[Prediction] = []
     for token, status in tokens.items():
         with client_of(served.url, built.bundle) as device:
-            device._device_token = token
+            device._exchange._device_token = token
             answers.append(device.predict(photo))
         assert answers[-1].device == status
     assert len({a.class_id for a in answers}) == 1
@@ -469,7 +469,7 @@ def test_the_group_that_the_operator_signed_outranks_the_one_that_the_device_nam
 ) -> None:
     (photo,) = toy_photos(1)
     with client_of(served.url, built.bundle, group="window") as device:
-        device._device_token = issue(read_secret(secret), "d1", days=1, group="door")
+        device._exchange._device_token = issue(read_secret(secret), "d1", days=1, group="door")
         device.predict(photo)
         ProbeClient(device).probe(photo)
     served.tail.close()

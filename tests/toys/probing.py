@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from isplit_plugin.client import HeadBundle, SplitClient
 from isplit_plugin.device_tokens import issue, read_secret
 from isplit_plugin.schema import Cut
-from toys.serving import Ask, Worker
+from toys.serving import Ask, Reply, Worker
 
 
 @dataclass
@@ -45,6 +46,15 @@ def bridge(tail: Worker, endpoint: Worker) -> Iterator[Bridge]:
                 found.bodies.append((self.path, body))
                 worker = found.endpoint if self.path == "/predictions/isplit" else found.tail
                 (reply,) = worker(Ask(body, headers, content_type=kind))
+            self.answer(reply)
+
+        def do_GET(self) -> None:
+            question = unquote(self.path.removeprefix("/predictions/isplit/1.0/"))
+            with turn:
+                (reply,) = found.endpoint(Ask(None, {"url_path": question}))
+            self.answer(reply)
+
+        def answer(self, reply: Reply) -> None:
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

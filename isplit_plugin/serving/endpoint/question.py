@@ -35,12 +35,17 @@ TOPICS: Final = (
     "accuracy",
     "groups",
     "changes",
+    "exits",
+    "exit",
+    "release",
 )
 
 _CONSTRAINTS: Final = tuple(f.name for f in dataclasses.fields(Constraints))
 _TEXTS: Final = ("group", "rule", "candidate_set", "predictor", "mix")
 _FIELDS: Final = ("model", "version", "network_hash", "classes", *_TEXTS, "constraints")
-_PATH: Final = ("version", "network_hash", "classes", *_TEXTS)
+_PATH: Final = ("version", "network_hash", "classes", "hash", *_TEXTS)
+_OF_EXITS: Final = ("exit", "release")
+"""Topics about one version of an exit, which the path names by its hash."""
 _PARAMETERS: Final = (
     "model",
     "version",
@@ -56,7 +61,8 @@ _PARAMETERS: Final = (
 class Question:
     """What is asked (one of ``TOPICS``), about which model, version and network, and the query.
 
-    Without version and network, it is about the current version of the model.
+    Without version and network, it is about the current version of the model. ``exit``: the hash of
+    an exit's version, for the topics that are about one.
     """
 
     topic: str
@@ -64,10 +70,11 @@ class Question:
     version: str | None = None
     network_hash: str | None = None
     query: Query = field(default_factory=Query)
+    exit: str = ""
 
     def key(self) -> str:
         """Equal for equal questions."""
-        subject = [self.topic, self.model, self.version, self.network_hash]
+        subject = [self.topic, self.model, self.version, self.network_hash, self.exit]
         return json.dumps([*subject, self.query.to_json()], sort_keys=True)
 
 
@@ -114,7 +121,13 @@ def read_question(
             "of its own, `version`",
             field="model",
         )
-    return Question(topic, **names, query=_query(fields))
+    exit_hash = ""
+    if (topic in _OF_EXITS) != ("hash" in fields):
+        expected = "the hash of an exit" if topic in _OF_EXITS else "no hash"
+        raise QueryError(f"hash: expected {expected} behind {topic}/<model>", field="hash")
+    if topic in _OF_EXITS:
+        exit_hash = read_text("hash", fields["hash"], MAX_NAME)
+    return Question(topic, **names, query=_query(fields), exit=exit_hash)
 
 
 def _path(raw: str) -> tuple[str | None, dict[str, Any]]:

@@ -19,6 +19,9 @@ ROUTES: Final[Mapping[str, str]] = {
     "accuracy/<model>[/classes/<id>[,<id>...]]": "measured accuracy from labels, by cut and class",
     "groups/<model>": "the device groups that sent requests",
     "changes/<model>[/group/<name>]": "the changes of the standing pick",
+    "exits/<model>": "the exits of a network by cut, with the state of each class",
+    "exit/<model>/hash/<exit>": "a version of an exit and its release, both signed, in base64",
+    "release/<model>/hash/<exit>": "its release alone: what devices may answer by it now",
 }
 
 

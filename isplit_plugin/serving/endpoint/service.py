@@ -8,6 +8,7 @@ predictions. It loads no network.
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,19 +18,22 @@ from ... import __version__
 from ...advice import ALL_GROUPS, Query, SwitchingPolicy, has_standing_pick, recommend
 from ...device_tokens import TokenVerifier
 from ...errors import IsplitError, ProbeError, WireSizeError
-from ...traffic import MAX_GROUPS, OTHER, Group, Store
+from ...schema import Recommendation
+from ...traffic import MAX_GROUPS, OTHER, ExitKeeper, Group, Store
 from .. import replies
 from ..optional import endpoint_parts
 from ..settings import EndpointSettings, make_store_folder
 from . import listings
 from .body import json_body
 from .cache import Cache
+from .exits import cut_exits, list_exits, policy_of, read_exit, start_keeper
 from .labels import read_labels, take_labels
 from .question import Question, read_question
 from .routes import help_page
 from .snapshot import Snapshot
 from .standing import standing_answer
 
+_LOGGER = logging.getLogger(__name__)
 MAX_ANSWER: Final = 6_000_000
 """Largest body of an answer, below TorchServe's default limit: a larger one would end the worker.
 """
@@ -54,6 +58,7 @@ class Endpoint:
         verifier = None if secret_file is None else TokenVerifier.from_file(secret_file)
         self._parts = endpoint_parts(settings, verifier)
         self._policy = SwitchingPolicy(settings.min_gain, settings.dwell_s)
+        self._keeper, self._keeper_error = _start_keeper(settings)
         self._store: Store | None = None
         self._cache = Cache()
         self._counts: dict[str, int] = defaultdict(int)
@@ -73,6 +78,7 @@ class Endpoint:
             "answers": dict(self._counts),
             "cached": len(self._cache),
             "cached_bytes": self._cache.nbytes,
+            "exits": self._keeper_error or ("on" if self._keeper is not None else "off"),
         }
 
     def answer(self, question: Question) -> str:
@@ -93,7 +99,9 @@ class Endpoint:
         )
 
     def close(self) -> None:
-        """Close the store."""
+        """Stop the keeper of exits, and close the store."""
+        if self._keeper is not None:
+            self._keeper.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -151,17 +159,30 @@ class Endpoint:
         profile = snapshot.profile(manifest.network_hash)
         if question.topic == "recommendations" and has_standing_pick(query):
             standing = snapshot.standing(manifest, query.group)
-            return standing_answer(
+            answer = standing_answer(
                 store, manifest, profile, query, self._policy, snapshot=standing
-            ).to_json()
+            )
+            return self._with_exits(store, answer)
+        if question.exit:
+            content = question.topic == "exit"
+            return read_exit(store.exits, manifest, question.exit, content=content)
         live = snapshot.view(manifest.network_hash, query.group)
+        if question.topic == "exits":
+            signing = self._keeper is not None
+            return list_exits(
+                store.exits, manifest, live, policy_of(self._settings), signing=signing
+            )
         if question.topic == "accuracy":
             return listings.accuracy(manifest, live, query.classes)
         if question.topic == "classes":
             return listings.classes(manifest, live)
         if question.topic == "curves":
             return listings.curves(manifest, profile, live, query.classes)
-        return recommend(manifest, profile, live, query).to_json()
+        return self._with_exits(store, recommend(manifest, profile, live, query))
+
+    def _with_exits(self, store: Store, answer: Recommendation) -> dict[str, Any]:
+        exits = cut_exits(store.exits, answer.network_hash)
+        return replace(answer, exits=exits).to_json()
 
 
 def _in_counted_group(query: Query, groups: Sequence[Group]) -> Query:
@@ -175,6 +196,16 @@ def _in_counted_group(query: Query, groups: Sequence[Group]) -> Query:
     unsigned = {group.name for group in groups if not group.signed} - {OTHER, ALL_GROUPS}
     full = OTHER in names and len(unsigned) >= MAX_GROUPS
     return replace(query, group=OTHER) if full else query
+
+
+def _start_keeper(settings: EndpointSettings) -> tuple[ExitKeeper | None, str]:
+    """The keeper of exits, or why there is none: questions are answered without one, too."""
+    try:
+        return start_keeper(settings), ""
+    except (IsplitError, ImportError) as error:
+        text = error.message if isinstance(error, IsplitError) else str(error)
+        _LOGGER.error("isplit: no exits are made: %s", replies.one_line(text))
+        return None, f"off: {type(error).__name__}"
 
 
 def _bounded(text: str) -> str:

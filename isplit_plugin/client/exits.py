@@ -1,0 +1,375 @@
+"""Exits on a device: fetched, verified, watched, and answering where they are released.
+
+An exit answers from the activation that the tail would get, decoded from what would be sent. While
+nothing of it is released it only watches: the request says what it would have answered. Fetching
+and audits run in a thread of their own, which ends when there is nothing to do. Whatever goes wrong
+with an exit, the photo is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import BundleError, ExitError, IsplitError, SecretError, WireError
+from ..exits import (
+    MIN_VERSION,
+    NONE,
+    Exit,
+    ExitRelease,
+    ExitStatement,
+    pool,
+    read_public_key,
+    read_signed,
+    verify,
+)
+from ..printable import printable
+from ..schema import (
+    INPUT,
+    OUTPUT,
+    Cut,
+    FloatArray,
+    Manifest,
+    Prediction,
+    Timings,
+    TopClass,
+)
+from ..wire import MAX_LABEL, load_json
+from .recommendations import Subject
+from .transport import Transport
+
+MAX_ANSWER_BYTES: Final = 24 * 1024 * 1024
+MAX_TASKS: Final = 16
+RETRY_S: Final = 30.0
+"""Seconds after which a fetch that failed is tried again."""
+NO_RELEASE: Final = "none"
+_RENEW: Final = 0.75
+_KEY_BYTES: Final = 32
+_LOGGER = logging.getLogger("isplit.client")
+
+PublicKey = str | Path | bytes
+"""The operator's public key: a PEM file, or its 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitWord:
+    """What an exit says of one photo.
+
+    Attributes:
+        statement: what a request says of it.
+        version: of the exit.
+        margin: by how much its class is ahead of the next one, in nats.
+        answers: whether the device may answer by it.
+        audit: whether the photo is sent besides.
+    """
+
+    statement: ExitStatement
+    version: str
+    margin: float
+    answers: bool
+    audit: bool
+
+    @property
+    def probability(self) -> float:
+        """Of its class against the next one, from the margin."""
+        return 1.0 / (1.0 + math.exp(-min(self.margin, 700.0)))
+
+
+@dataclass(slots=True)
+class _Held:
+    exit: Exit
+    release: ExitRelease
+
+
+class DeviceExits:
+    """The exits of one client. Several threads may use it.
+
+    Parameters:
+        transport: for the endpoint.
+        subject: the model that the endpoint is asked about.
+        manifest: of the head bundle.
+        key: the operator's public key.
+        clock: epoch seconds.
+        draw: a number from 0 to 1, for audits.
+
+    Raises:
+        SecretError: the key is none.
+        BundleError: the library that verifies signatures is missing.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        subject: Subject,
+        manifest: Manifest,
+        key: PublicKey,
+        *,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._transport = transport
+        self._subject = subject
+        self._manifest = manifest
+        self._key = _public_key(key)
+        self._clock = clock
+        self._draw = draw
+        self._lock = threading.Lock()
+        self._held: dict[Cut, _Held] = {}
+        self._tried: dict[Cut, tuple[str, float]] = {}
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._counts = dict.fromkeys(
+            ("watched", "answered", "audited", "fetched", "refused", "dropped"), 0
+        )
+
+    def ask(
+        self, cut: Cut, decode: Callable[[], FloatArray], *, may_answer: bool = True
+    ) -> ExitWord | None:
+        """What the exit of a cut says of a photo; ``None`` where it says nothing. Never raises.
+
+        Parameters:
+            decode: the activation (1, *shape) as the tail decodes it; called only where there is an
+                exit.
+            may_answer: whether it may answer, where it is released.
+        """
+        with self._lock:
+            held = self._held.get(cut)
+        if held is None:
+            return None
+        now = self._clock()
+        if held.exit.expired(now):
+            self._drop(cut, held)
+            return None
+        self._renew(cut, held, now)
+        try:
+            axis = self._manifest.split_point(cut.split_point).channel_axis
+            said = held.exit.answer(pool(decode()[0], axis, held.exit.pooling))
+        except Exception as error:  # no exit may cost a prediction
+            name = type(error).__name__
+            _LOGGER.warning("%s: the exit says nothing (%s)", self._subject.model, name)
+            return None
+        if said.class_id == NONE:
+            return None
+        release = held.release
+        answers = may_answer and release.allows(said.class_id, said.bin, now)
+        audit = answers and self._draw() < release.classes[said.class_id].audit
+        if audit and self._is_full():
+            answers = audit = False  # what should be audited and cannot be is sent as usual
+        self._count("answered" if answers else "watched")
+        return ExitWord(
+            ExitStatement(held.exit.version, said.class_id, said.bin, audit=answers),
+            held.exit.version,
+            said.margin,
+            answers,
+            audit,
+        )
+
+    def note(self, cut: Cut, release: str) -> None:
+        """Take note of the release that an answer names: fetch it, or drop what is withdrawn."""
+        if not release or cut.split_point in (INPUT, OUTPUT):
+            return
+        with self._lock:
+            held = self._held.get(cut)
+        if release == NO_RELEASE:
+            if held is not None:
+                self._drop(cut, held)
+            return
+        if held is None or held.release.name != release:
+            self._fetch_later(cut, release)
+
+    def audit(self, send: Callable[[], str], cut: Cut) -> None:
+        """Send a photo that was answered here, later. ``send`` returns the release it was told."""
+
+        def task() -> None:
+            release = send()
+            self._count("audited")
+            self.note(cut, release)
+
+        self._later(task)
+
+    def version(self, cut: Cut) -> str:
+        """The version of the exit that is kept for a cut; empty without one."""
+        with self._lock:
+            held = self._held.get(cut)
+        return "" if held is None else held.exit.version
+
+    def released(self, cut: Cut) -> tuple[int, ...]:
+        """The classes that the exit of a cut may answer now."""
+        with self._lock:
+            held = self._held.get(cut)
+        if held is None or not self._clock() < held.release.expires:
+            return ()
+        return tuple(sorted(held.release.classes))
+
+    def counters(self) -> dict[str, int]:
+        """Counts since the client was made.
+
+        watched: photos of which an exit said something that is not released; answered: photos that
+        it answered; audited: those that were sent besides; fetched: exits and releases; refused:
+        those that could not be verified or do not fit; dropped: audits that found no room.
+        """
+        with self._lock:
+            return dict(self._counts)
+
+    def close(self) -> None:
+        """Forget what waits. A fetch or an audit under way ends with its request."""
+        with self._lock:
+            self._closed = True
+            self._tasks.clear()
+
+    # ------------------------------------------------------------------------- in the background
+
+    def _renew(self, cut: Cut, held: _Held, now: float) -> None:
+        """Fetch a release that gets old, although no answer may have named another."""
+        release = held.release
+        if now >= release.issued + _RENEW * (release.expires - release.issued):
+            self._fetch_later(cut, f"{release.version[:MIN_VERSION]}.renew")
+
+    def _fetch_later(self, cut: Cut, name: str) -> None:
+        now = self._clock()
+        with self._lock:
+            tried, at = self._tried.get(cut, ("", -math.inf))
+            if tried == name and now - at < RETRY_S:
+                return
+            self._tried[cut] = (name, now)
+        self._later(lambda: self._fetch(cut, name.partition(".")[0]))
+
+    def _fetch(self, cut: Cut, version: str) -> None:
+        with self._lock:
+            held = self._held.get(cut)
+        known = None if held is None or not held.exit.version.startswith(version) else held.exit
+        topic = "exit" if known is None else "release"
+        path = f"{self._subject.path(topic)}/hash/{version}"
+        try:
+            reply = self._transport.get(path, max_bytes=MAX_ANSWER_BYTES)
+            fetched = self._read(cut, version, reply.body, known)
+        except (IsplitError, ValueError) as error:
+            self._count("refused")
+            code = error.code if isinstance(error, IsplitError) else type(error).__name__
+            reason = error.details.get("reason", "") if isinstance(error, IsplitError) else ""
+            _LOGGER.warning("%s: no exit at %s (%s %s)", self._subject.model, cut, code, reason)
+            return
+        with self._lock:
+            before = self._held.get(cut)
+            newer = (
+                before is None
+                or before.exit.version != fetched.exit.version
+                or before.release.number <= fetched.release.number
+            )
+            if newer:
+                self._held[cut] = fetched
+                self._counts["fetched"] += 1
+
+    def _read(self, cut: Cut, version: str, body: bytes, known: Exit | None) -> _Held:
+        """Exit and release of an answer. Raises an IsplitError, or ValueError for bad base64."""
+        try:
+            raw: Any = load_json(body, "exit", max_values=64)
+        except WireError as error:
+            raise ExitError(error.message, reason="malformed") from error
+        now = self._clock()
+        fetched = known
+        if fetched is None:
+            fetched = read_signed(_base64(raw, "exit"), self._key)
+        fetched.check(self._manifest.network_hash, len(self._manifest.classes), now)
+        release = ExitRelease.from_bytes(verify(_base64(raw, "release"), self._key))
+        if fetched.cut != cut or not fetched.version.startswith(version):
+            raise ExitError(f"exit: expected {version} at {cut}, got another", reason="cut")
+        if (release.network_hash, release.cut, release.version) != (
+            fetched.network_hash,
+            cut,
+            fetched.version,
+        ):
+            raise ExitError("release: expected one of this exit", reason="cut")
+        if now >= release.expires:
+            raise ExitError("release: it has expired", reason="expired")
+        return _Held(fetched, release)
+
+    def _drop(self, cut: Cut, held: _Held) -> None:
+        with self._lock:
+            if self._held.get(cut) is held:
+                del self._held[cut]
+                self._tried.pop(cut, None)
+
+    def _is_full(self) -> bool:
+        with self._lock:
+            return len(self._tasks) >= MAX_TASKS
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1
+
+    def _later(self, task: Callable[[], None]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if len(self._tasks) >= MAX_TASKS:
+                self._counts["dropped"] += 1
+                return
+            self._tasks.append(task)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="isplit-exits", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._tasks:
+                    self._thread = None
+                    return
+                task = self._tasks.popleft()
+            try:
+                task()
+            except Exception as error:  # an audit that is lost costs no prediction
+                _LOGGER.warning("%s: %s of an exit", self._subject.model, type(error).__name__)
+
+
+def exit_prediction(word: ExitWord, manifest: Manifest, cut: Cut, timings: Timings) -> Prediction:
+    """The prediction of a photo that an exit answered."""
+    class_id = word.statement.class_id
+    label = printable(manifest.classes[class_id], limit=MAX_LABEL)
+    return Prediction(
+        top=(TopClass(class_id, label, word.margin, word.probability),),
+        scores=None,
+        cut=cut,
+        bytes_sent=0,
+        bytes_received=0,
+        timings=timings,
+        request_id="",
+        exit=word.version,
+    )
+
+
+def _base64(raw: Any, name: str) -> bytes:
+    value = raw.get(name) if isinstance(raw, dict) else None
+    if not isinstance(value, str):
+        raise ExitError(f"expected {name!r} in base64", reason="malformed")
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise ExitError(f"expected {name!r} in base64", reason="malformed") from error
+
+
+def _public_key(key: PublicKey) -> bytes:
+    """The 32 bytes of a public key. Raises SecretError and BundleError."""
+    try:
+        import cryptography  # noqa: F401  what verifies signatures
+    except ImportError as error:
+        raise BundleError(
+            "exit_key needs the library cryptography: pip install 'isplit-plugin[exits]'"
+        ) from error
+    if not isinstance(key, bytes):
+        return read_public_key(key)
+    if len(key) != _KEY_BYTES:
+        raise SecretError(f"exit_key: expected a PEM file or {_KEY_BYTES} bytes, got {len(key)}")
+    return key

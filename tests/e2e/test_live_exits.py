@@ -1,0 +1,167 @@
+"""Exits on a real TorchServe with two device processes: learned, proven, used, and withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys.exit_device import CUT, Device
+from toys.exit_network import CLASSES, TWINS, UNSEEN, exit_network
+from toys.live_server import Live, Model
+from toys.polling import until
+from toys.serving import PREPROCESSING, profile_of
+
+from isplit_plugin.client import SplitClient
+from isplit_plugin.exits import new_keys
+from isplit_plugin.serving.launcher import TorchServe
+from isplit_plugin.serving.packaging import package
+
+KNOWN = [0, 1, 2, 3]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "tail": {"sampling": 0.0, "exits": {"enabled": True, "sampling": 1.0, "flush_s": 0.1}},
+    "endpoint": {"exits": {"min_photos": 30, "tolerance": 0.2, "check_s": 0.1, "contact_s": 600.0}},
+}
+
+
+@dataclass
+class Fleet:
+    """A server with exits, and the processes of two devices."""
+
+    live: Live
+    devices: list[Device]
+    prototypes: np.ndarray
+    exit_key: Path
+    rounds: int = 0
+    paths: list[str] = field(default_factory=list)
+
+    def send(self, classes: list[int]) -> list[dict[str, Any]]:
+        """A photo of each kind from both devices at once; every one gets an answer."""
+        self.rounds += 1
+        for number, device in enumerate(self.devices):
+            device.start(classes, seed=2 * self.rounds + number)
+        rows = [row for device in self.devices for row in device.results()]
+        assert len(rows) == len(self.devices) * len(classes)
+        return rows
+
+    def exits(self) -> dict[str, Any]:
+        """What the endpoint says of the cut."""
+        answer = self.live.get("predictions/isplit/1.0/exits/leaver")
+        assert answer.status_code == 200, answer.text
+        (row,) = [row for row in answer.json()["exits"] if row["cut"] == CUT] or [{"versions": []}]
+        return dict(row)
+
+    def version(self) -> dict[str, Any] | None:
+        """The version that is alive."""
+        return next((v for v in self.exits()["versions"] if v["state"] == "alive"), None)
+
+    def states(self) -> dict[int, str]:
+        version = self.version()
+        return {} if version is None else {c["class"]: c["state"] for c in version["classes"]}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("exits")
+    net, prototypes = exit_network()
+    torch.manual_seed(3)
+    profile = profile_of(
+        net, torch.randn(12, 3, 16, 16), model="leaver", classes=CLASSES, nbytes={}
+    )
+    built = package(
+        net,
+        profile=profile,
+        preprocessing=PREPROCESSING,
+        classes=CLASSES,
+        deployed=["relu1"],
+        codecs=["uint8"],
+        out_dir=folder,
+    )
+    np.save(folder / "prototypes.npy", prototypes)
+    private, public = new_keys(folder / "exit.key")
+    settings = {**SETTINGS, "endpoint": {**SETTINGS["endpoint"], "exit_key_file": str(private)}}
+    store = f"sqlite:///{folder / 'store.db'}"
+    models = ["leaver.mar", "isplit.mar"]
+    with TorchServe(
+        model_store=folder, models=models, store=store, worker_settings=settings
+    ) as server:
+        options = {
+            "url": server.inference_url,
+            "head": str(built.bundle),
+            "prototypes": str(folder / "prototypes.npy"),
+            "exit_key": str(public),
+            "key_file": str(server.key_path),
+        }
+        model = Model(net, profile, built)
+        devices = [Device(options), Device(options)]
+        yield Fleet(Live(server, store, model, model), devices, prototypes, public)
+        for device in devices:
+            device.close()
+
+
+def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet) -> None:
+    # Nothing exits at first, nor while a new version is in shadow.
+    first = fleet.send(KNOWN * 20)
+    assert {row["path"] for row in first} == {"server"}
+    sent_before = np.mean([row["sent"] for row in first])
+    until(lambda: fleet.version() is not None or not fleet.send(KNOWN * 5))
+    assert set(fleet.states().values()) == {"shadow"}
+
+    # Classes are released when they are proven, from photos of two of them first.
+    until(lambda: not fleet.send([0, 1] * 10) or fleet.states()[0] == "released")
+    assert fleet.states()[2] == "shadow"
+    until(lambda: not fleet.send(KNOWN * 10) or set(fleet.states().values()) == {"released"})
+
+    # Bytes fall, and every answer by an exit is the full network's.
+    def exits() -> list[dict[str, Any]]:
+        return [row for row in fleet.send(KNOWN * 10) if row["path"] == "exit"]
+
+    until(lambda: len(exits()) > 60)
+    rows = fleet.send(KNOWN * 10)
+    assert np.mean([row["sent"] for row in rows]) < 0.3 * sent_before
+    wrong = [row for row in rows if row["label"] != CLASSES[row["class"]]]
+    assert len(wrong) <= 0.2 * len(rows)
+
+    # Photos of a class that was never seen are sent.
+    rows = fleet.send([UNSEEN] * 20)
+    assert {row["path"] for row in rows} == {"server"}
+    assert {row["label"] for row in rows} == {CLASSES[UNSEEN]}
+
+    # A drift: photos that the exit takes for its class get another answer from the full network.
+    version = fleet.version()
+    assert version is not None
+    released, changed = TWINS
+    rows = fleet.send([changed] * 10)
+    assert {row["label"] for row in rows if row["path"] == "exit"} <= {CLASSES[released]}
+    until(lambda: not fleet.send([changed] * 20) or fleet.states().get(released) != "released")
+    until(lambda: all(row["path"] == "server" for row in fleet.send([changed] * 2)))
+    assert {row["label"] for row in fleet.send([changed] * 5)} == {CLASSES[changed]}
+    # Other classes stay.
+    assert any(row["path"] == "exit" for row in fleet.send([1] * 20))
+
+
+def test_a_device_with_another_key_never_exits(fleet: Fleet, tmp_path: Path) -> None:
+    _, public = new_keys(tmp_path / "other.key")
+    head = fleet.live.toy.built.bundle
+    server = fleet.live.server
+    with SplitClient(
+        server.inference_url,
+        model="leaver",
+        head=head,
+        token=server.token,
+        cut=CUT,
+        exit_key=public,
+    ) as client:
+        exits = client.exits
+        assert exits is not None
+        until(
+            lambda: (
+                client.predict(fleet.prototypes[1]).path != "server" or exits.counters()["refused"]
+            )
+        )
+        assert client.predict(fleet.prototypes[1]).path == "server"
+        assert exits.counters()["answered"] == 0

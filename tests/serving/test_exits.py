@@ -1,0 +1,179 @@
+"""Exits from the tail's worker to the endpoint's to a device, in TorchServe's own worker code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+import yaml
+from toys.exit_network import CLASSES, UNSEEN, exit_network
+from toys.exit_photos import photos_of
+from toys.polling import until
+from toys.probing import Bridge, bridge
+from toys.serving import PREPROCESSING, Worker, profile_of, unpack
+
+from isplit_plugin.client import DeviceExits, SplitClient
+from isplit_plugin.exits import new_keys
+from isplit_plugin.schema import Cut, Prediction
+from isplit_plugin.serving.packaging import Built, package
+
+CUT = "relu1:uint8"
+KNOWN = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What is served, and a photo of each class."""
+
+    built: Built
+    prototypes: np.ndarray
+
+
+@dataclass
+class Served:
+    """A tail, an endpoint, and the operator's keys."""
+
+    bridge: Bridge
+    packaged: Packaged
+    keys: tuple[Path, Path]
+    store: Path
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(3))
+    clients: list[SplitClient] = field(default_factory=list)
+
+    def client(self, **options: Any) -> SplitClient:
+        made = SplitClient(
+            self.bridge.url,
+            **{
+                "model": "toy",
+                "head": self.packaged.built.bundle,
+                "cut": CUT,
+                "exit_key": self.keys[1],
+                **options,
+            },
+        )
+        self.clients.append(made)
+        return made
+
+    def photo(self, class_id: int) -> np.ndarray:
+        return photos_of(self.packaged.prototypes[class_id], 1, self.random)[0]
+
+    def send(self, client: SplitClient, classes: list[int]) -> list[Prediction]:
+        return [client.predict(self.photo(class_id)) for class_id in classes]
+
+    def list_exits(self) -> dict[str, Any]:
+        answer = requests.get(f"{self.bridge.url}/predictions/isplit/1.0/exits/toy", timeout=30)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def alive(self) -> dict[str, Any] | None:
+        versions = [v for row in self.list_exits()["exits"] for v in row["versions"]]
+        return next((v for v in versions if v["state"] == "alive"), None)
+
+    def until_released(self, client: SplitClient) -> None:
+        """Traffic until the client has a release with all classes."""
+        exits = exits_of(client)
+
+        def released() -> bool:
+            self.send(client, [*KNOWN] * 8)
+            return exits.released(Cut.parse(CUT)) == KNOWN
+
+        until(released)
+
+
+def exits_of(client: SplitClient) -> DeviceExits:
+    assert client.exits is not None
+    return client.exits
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    net, prototypes = exit_network()
+    torch.manual_seed(3)
+    profile = profile_of(net, torch.randn(12, 3, 16, 16), classes=CLASSES)
+    built = package(
+        net,
+        profile=profile,
+        preprocessing=PREPROCESSING,
+        classes=CLASSES,
+        deployed=["relu1"],
+        codecs=["uint8"],
+        out_dir=tmp_path_factory.mktemp("model_store"),
+    )
+    return Packaged(built, prototypes)
+
+
+@pytest.fixture(scope="module")
+def served(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server whose exits are released, and its first client."""
+    folder = tmp_path_factory.mktemp("served")
+    keys = new_keys(folder / "exit.key")
+    settings = {
+        "tail": {"sampling": 0.0, "exits": {"enabled": True, "sampling": 1.0, "flush_s": 0.1}},
+        "endpoint": {
+            "exit_key_file": str(keys[0]),
+            "exits": {"min_photos": 30, "tolerance": 0.2, "check_s": 0.1},
+        },
+    }
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISPLIT_SETTINGS", str(folder / "settings.yaml"))
+        patch.setenv("ISPLIT_STORE", f"sqlite:///{folder / 'store.db'}")
+        tail = Worker(unpack(packaged.built.archive, folder / "tail"))
+        endpoint = Worker(unpack(packaged.built.endpoint, folder / "endpoint"))
+    with bridge(tail, endpoint) as port:
+        made = Served(port, packaged, keys, folder / "store.db")
+        client = made.client()
+        assert {p.path for p in made.send(client, [*KNOWN] * 8)} == {"server"}
+        made.until_released(client)
+        yield made
+        for opened in made.clients:
+            opened.close()
+    endpoint.close()
+    tail.close()
+
+
+def test_released_classes_are_answered_on_the_device_and_others_are_sent(served: Served) -> None:
+    client = served.clients[0]
+    exits = exits_of(client)
+    answered = [p for p in served.send(client, [*KNOWN] * 20) if p.path == "exit"]
+    assert len(answered) > 40
+    version = exits.version(Cut.parse(CUT))
+    for prediction in answered:
+        assert (prediction.exit, prediction.bytes_sent, prediction.request_id) == (version, 0, "")
+        assert 0.5 < prediction.probability <= 1
+        assert len(prediction.top) == 1
+    unseen = served.send(client, [UNSEEN] * 5)
+    assert [(p.path, p.class_id) for p in unseen] == [("server", UNSEEN)] * 5
+    until(lambda: exits.counters()["audited"] > 0)
+    assert client.recommendation().exits[0].version == version
+    alive = served.alive()
+    assert alive is not None
+    until(lambda: (served.alive() or alive)["classes"][0]["audited"] > 0)
+    for row in alive["classes"]:
+        assert row["state"] == "released"
+        assert row["missing"] == 0
+        assert row["share"] > 0.5
+
+
+def test_batches_and_raw_scores_are_sent_as_usual(served: Served) -> None:
+    client = served.clients[0]
+    both = client.predict_batch([served.photo(0), served.photo(1)])
+    assert [prediction.path for prediction in both] == ["server", "server"]
+    with_scores = served.client(raw_scores=True)
+    exits = exits_of(with_scores)
+    until(lambda: bool(served.send(with_scores, [0])) and exits.counters()["watched"] > 3)
+    prediction = with_scores.predict(served.photo(0))
+    assert prediction.path == "server"
+    assert prediction.scores is not None
+
+
+def test_a_client_without_the_key_never_asks_for_exits(served: Served) -> None:
+    plain = served.client(exit_key=None)
+    assert {p.path for p in served.send(plain, [*KNOWN] * 4)} == {"server"}
+    assert plain.exits is None
