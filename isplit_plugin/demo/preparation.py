@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from PIL.Image import Image
 
 from .. import image
+from ..advice import TOLERANCE
 from ..network import (
+    FOLDS,
     CapturedNetwork,
     FittedTransforms,
     LoadedNetwork,
     capture,
     fit_transforms,
+    fold_of,
     load_network,
     profile,
 )
@@ -27,15 +31,20 @@ from .photos import Photo, view
 
 MODEL: Final = "efficientnet_lite0"
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
-CALIBRATION_VIEWS: Final = 3
-"""Views of each photo in the calibration set. Traffic gets other views."""
-CODECS: Final = ("uint8", "uint8+zstd", "q4c+zstd", "dct")
+CALIBRATION_VIEWS: Final = 400
+"""Views in the calibration set, by default: from so many on, a tolerance of 1 % leaves no cut undecided. Traffic
+gets other views."""
+FITTED_VIEWS: Final = 120
+"""Those of them on which transforms are fitted."""
+CODECS: Final = ("q4c+zstd", "dct")
 
 DEPLOYED: Final = 3
 """Split points that are deployed at most."""
 
 _LARGEST_UINT8: Final = 32_000
 """Codecs are measured where one byte per value stays below this: about twice the photo."""
+_LATEST: Final = 0.5
+"""Codecs are measured where the head has at most this share of the MACs."""
 
 
 def captured_network() -> tuple[LoadedNetwork, CapturedNetwork]:
@@ -59,25 +68,27 @@ def photo_sizes(photos: Sequence[Photo], loaded: LoadedNetwork) -> dict[str, flo
 
 
 def measured_profile(
-    net: CapturedNetwork, loaded: LoadedNetwork, photos: Sequence[Photo], *, seed: int
+    net: CapturedNetwork,
+    loaded: LoadedNetwork,
+    photos: Sequence[Photo],
+    *,
+    count: int = CALIBRATION_VIEWS,
+    seed: int = 0,
 ) -> tuple[Profile, FittedTransforms]:
     """The network's profile, and the transforms for the codec `dct`.
 
-    Both are made from views of the photos that the traffic does not use.
+    Both are made from views of the photos that the traffic does not use. A cut that cannot be
+    faithful any more is measured no further.
+
+    ``count``: the views, of which the first ones are fitted on.
     """
-    rng = np.random.default_rng([seed, 1])
-    images = [
-        (view(photo, rng), photo.class_id) for photo in photos for _ in range(CALIBRATION_VIEWS)
-    ]
-    # Larger activations cannot win against the photo. The curve has them all the same.
-    blocks = [p for p in net.split_points if p.is_block]
-    small = [p.name for p in blocks if p.nbytes // 4 <= _LARGEST_UINT8]
+    images = calibration_views(photos, count, seed=seed)
+    points = [point.name for point in narrowing(net.split_points) if _is_measured(point)]
     transforms = fit_transforms(
         net,
-        images,
+        images[:FITTED_VIEWS],
         preprocessing=loaded.preprocessing,
-        # Each of the eight qualities of `dct` is measured at each of them, which takes its time.
-        split_points=[p.name for p in narrowing(blocks) if p.name in small],
+        split_points=points,
         progress=sys.stderr.isatty(),
     )
     measured = profile(
@@ -86,12 +97,41 @@ def measured_profile(
         preprocessing=loaded.preprocessing,
         classes=loaded.classes,
         model=MODEL,
-        split_points=small,
+        split_points=points,
         codecs=CODECS,
         transforms=transforms,
+        curtail=TOLERANCE,
+        device_heads=True,
         progress=sys.stderr.isatty(),
     )
     return measured, transforms
+
+
+def calibration_views(photos: Sequence[Photo], count: int, *, seed: int) -> list[tuple[Image, int]]:
+    """Views of all photos in turn, with their class ids.
+
+    Views of one photo are all in one fold: so they are never measured with a transform that has
+    seen another view of the same photo.
+    """
+    rng = np.random.default_rng([seed, 1])
+    of_fold = [photos[fold::FOLDS] for fold in range(FOLDS)]
+    taken = [0] * FOLDS
+    views = []
+    for number in range(count):
+        fold = fold_of(number)
+        photo = of_fold[fold][taken[fold] % len(of_fold[fold])]
+        taken[fold] += 1
+        views.append((view(photo, rng), photo.class_id))
+    return views
+
+
+def _is_measured(point: SplitPoint) -> bool:
+    """Whether codecs are measured at a split point: larger activations or later heads cannot win.
+
+    The curve has all split points all the same.
+    """
+    share = point.macs.head / (point.macs.head + point.macs.tail)
+    return point.nbytes // 4 <= _LARGEST_UINT8 and share <= _LATEST
 
 
 def packaged_model(
@@ -124,12 +164,12 @@ def packaged_model(
 
 
 def narrowing(points: Sequence[SplitPoint]) -> list[SplitPoint]:
-    """The points whose activation is smaller than that of every point before them.
+    """The block outputs whose activation is smaller than that of every block output before them.
 
-    A later point that is as large takes more of the device's time to send about as much.
+    A later one that is as large takes more of the device's time to send about as much.
     """
     chosen: list[SplitPoint] = []
     for point in points:
-        if not chosen or point.nbytes < chosen[-1].nbytes:
+        if point.is_block and (not chosen or point.nbytes < chosen[-1].nbytes):
             chosen.append(point)
     return chosen

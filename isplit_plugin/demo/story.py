@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..advice import winner_grid
 from ..errors import IsplitError
 from ..network import CapturedNetwork, FittedTransforms, LoadedNetwork
 from ..profile import Profile
+from ..report import bytes_curve_text, winner_text
 from ..schema import INPUT, OUTPUT
 from ..serving.launcher import TorchServe, curl_requests
 from ..serving.packaging import Built
@@ -20,7 +22,14 @@ from ..terminal import kilobytes, recommendation_text, table
 from .pages import write
 from .phase import Phase
 from .photos import Photo, labelled_photos
-from .preparation import MODEL, captured_network, measured_profile, packaged_model, photo_sizes
+from .preparation import (
+    CALIBRATION_VIEWS,
+    MODEL,
+    captured_network,
+    measured_profile,
+    packaged_model,
+    photo_sizes,
+)
 from .swinging_link import on_a_swinging_link
 from .text import best_photo_text, conclusions, curve_table, phase_text
 from .traffic import LINK, Traffic
@@ -32,10 +41,19 @@ class Demo:
     Parameters:
         scratch: a folder that the demo may fill.
         views: how often a phase shows each photo.
+        calibration_views: views on which the network is profiled.
         seed: for crops and flips.
     """
 
-    def __init__(self, scratch: Path, *, views: int = 14, seed: int = 0) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        *,
+        views: int = 14,
+        calibration_views: int = CALIBRATION_VIEWS,
+        seed: int = 0,
+    ) -> None:
+        self.calibration_views = calibration_views
         self.scratch = scratch
         self.views = views
         self.seed = seed
@@ -120,13 +138,17 @@ class Demo:
         self, net: CapturedNetwork, loaded: LoadedNetwork, photos: Sequence[Photo]
     ) -> tuple[Profile, FittedTransforms]:
         _step("Profile: importance, sizes, times, agreement of codecs")
-        measured, transforms = measured_profile(net, loaded, photos, seed=self.seed)
+        measured, transforms = measured_profile(
+            net, loaded, photos, count=self.calibration_views, seed=self.seed
+        )
         accuracy = measured.accuracy
         correct = "" if accuracy is None else f", {accuracy:.0%} of them classified correctly"
         print(
             f"{int(measured.count.sum())} views of {len(photos)} photos{correct}; "
             f"{len(measured.class_ids)} classes predicted\n{best_photo_text(measured)}"
         )
+        print(f"fewest bytes for each agreement\n{bytes_curve_text(measured)}")
+        print(winner_text(winner_grid(measured)))
         return measured, transforms
 
     def _package(

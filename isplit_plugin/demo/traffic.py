@@ -26,7 +26,7 @@ from .preparation import MODEL
 LINK: Final = {"bandwidth_mbps": 4.0, "rtt_ms": 30.0, "device_slowdown": 16.0}
 """The link and the device that the phases ask for: a modest uplink and a small board."""
 UPLINKS: Final = (0.5, 1.0, 4.0, 20.0)
-SLOWDOWNS: Final = (1.0, 4.0, 16.0)
+SLOWDOWNS: Final = (1.0, 4.0, 16.0, 64.0)
 CODEC: Final = "uint8+zstd"
 """The codec at split points where no codec was faithful."""
 PROBES: Final = 40
