@@ -29,6 +29,7 @@ NAMES = (
     "client",
     "bundles",
     "transform",
+    "refinement",
     "adaptive",
     "exits",
     "release",
@@ -52,14 +53,14 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="photos for `photos`, `bundles`, `transform` and `exits`; default: "
+        help="photos for `photos`, `bundles`, `transform`, `refinement` and `exits`; default: "
         f"${photos.VARIABLE}, or those of "
         "foolbox",
     )
     parser.add_argument(
         "--cuts",
         metavar="A,B",
-        help="cuts for `transform`, such as efficientnet-lite0:_blocks.5",
+        help="cuts for `transform` and `refinement`, such as efficientnet-lite0:_blocks.5",
     )
     parser.add_argument(
         "--photo-counts",

@@ -37,6 +37,8 @@ class Option:
         agreement: share of photos whose top-1 class equals the full network's; NaN where unknown.
         refused: why the cut may not be taken, such as too little agreement; empty if it may.
         doubt: the factor by which ``device_ms`` may be wrong, either way; 1 where it is known.
+        round_trips: how many requests a photo takes on average, more than 1 at a refining cut. Its
+            bytes and times are those of all of them.
     """
 
     cut: Cut
@@ -46,6 +48,7 @@ class Option:
     agreement: float = math.nan
     refused: str = ""
     doubt: float = 1.0
+    round_trips: float = 1.0
 
     @property
     def is_local(self) -> bool:
@@ -170,13 +173,21 @@ def _expected_ms(options: Sequence[Option], link: Link) -> np.ndarray:
     network_ms = link.expected_ms(nbytes)
     local = np.array([option.is_local for option in options])
     own_ms = np.array([_own_ms(option) for option in options])
-    return own_ms + np.where(local, 0.0, network_ms)
+    more_ms = np.array([max(option.round_trips - 1, 0.0) for option in options]) * _trip_ms(link)
+    return own_ms + np.where(local, 0.0, network_ms + more_ms)
+
+
+def _trip_ms(link: Link) -> float:
+    """The expected round trip of a request without bytes."""
+    return float(link.expected_ms(np.zeros(1))[0])
 
 
 def _in_time(options: Sequence[Option], link: Link, deadline_ms: float | None) -> np.ndarray:
     if deadline_ms is None:
         return np.full(len(options), math.nan)
-    left_ms = np.array([deadline_ms - _own_ms(option) for option in options])
+    # A photo of a refining cut may need its second request: that must be in time, too.
+    second_ms = [_trip_ms(link) if option.round_trips > 1 else 0.0 for option in options]
+    left_ms = np.array([deadline_ms - _own_ms(option) for option in options]) - second_ms
     left_ms = np.where(np.isnan(left_ms), -math.inf, left_ms)
     nbytes = np.array([option.nbytes for option in options], dtype=np.float64)
     remote = link.probability_within(nbytes, left_ms)

@@ -32,6 +32,7 @@ class CutEstimate:
         violations: the limits that the cut breaks, in words.
         excess: by how much it breaks them, the sum of (value / limit - 1).
         yardstick: what it sends, by what it leaves to the server.
+        round_trips: how many requests a photo takes on average.
     """
 
     cut: Cut
@@ -43,6 +44,7 @@ class CutEstimate:
     violations: tuple[str, ...]
     excess: float
     yardstick: Yardstick
+    round_trips: float = 1.0
 
     def rank(self, objective: str) -> tuple[float, ...]:
         """A sort key: smaller is better, unknown values come last, the last two break ties."""
@@ -73,7 +75,7 @@ def deployed_cuts(manifest: Manifest, profile: Profile) -> list[tuple[Cut, int]]
     }
     for name in sorted(deployed, key=lambda name: (order[name], name)):
         codecs = sorted({*manifest.codings(name)} - others)
-        own = [Cut.of(name, codec) for codec in codecs]
+        own = [Cut.of(name, codec) for codec in (*codecs, *manifest.refining(name))]
         cuts += [(cut, order[name]) for cut in own if cut.quality is None or cut in measured]
     return [*cuts, (ON_DEVICE, len(manifest.split_points) + 1)]
 
@@ -123,6 +125,7 @@ def estimate_cuts(
                 violations=violations,
                 excess=excess,
                 yardstick=yardstick(profile, cut.split_point, nbytes, photo_bytes),
+                round_trips=profile.round_trips(cut),
             )
         )
     return estimates

@@ -2,6 +2,10 @@
 
     head + encode + bytes * 8 / bandwidth + round trip + decode + tail
 
+A refining cut sends some photos again: its bytes are those of both requests, and everything but the
+head and the bytes counts 1 + s times, where s is the share of the calibration photos that is sent
+again.
+
 A live median is used where at least 10 requests reported one. Otherwise it is the profile's time,
 scaled by how much slower this device (head, encode) or this server (decode, tail) is than the
 machine that made the profile, because a live time and an unscaled one cannot be compared. The
@@ -47,9 +51,9 @@ class Link(NamedTuple):
     bandwidth_source: str
     rtt_source: str
 
-    def transfer_ms(self, nbytes: float) -> float:
-        """Milliseconds of ``nbytes`` on the uplink and one round trip."""
-        return nbytes * 8 / (self.bandwidth_mbps * 1000) + self.rtt_ms
+    def transfer_ms(self, nbytes: float, round_trips: float = 1.0) -> float:
+        """Milliseconds of ``nbytes`` on the uplink, and of the round trips."""
+        return nbytes * 8 / (self.bandwidth_mbps * 1000) + round_trips * self.rtt_ms
 
     def words(self) -> str:
         return (
@@ -140,7 +144,8 @@ class LatencyModel:
 
     def latency(self, cut: Cut, nbytes: float) -> Latency:
         """The latency of one prediction that sends ``nbytes``. At `output` nothing is sent."""
-        transfer_ms = 0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes)
+        trips = self.profile.round_trips(cut)
+        transfer_ms = 0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes, trips)
         parts = self._parts(cut)
         on_device = [part for part in parts if part.on_device]
         on_server = [part for part in parts if not part.on_device]
@@ -157,7 +162,7 @@ class LatencyModel:
             return parts
         megabits = nbytes * 8 / 1000
         uplink = Term("uplink", megabits, 1 / self.link.bandwidth_mbps, False)
-        return (*parts, uplink, Term("rtt", 1.0, self.link.rtt_ms, False))
+        return (*parts, uplink, Term("rtt", self.profile.round_trips(cut), self.link.rtt_ms, False))
 
     def _parts(self, cut: Cut) -> list[Term]:
         """The terms of device and server, without those of the link."""
@@ -177,12 +182,16 @@ class LatencyModel:
         encode_live = self._device_median(row.encode for row in rows)
         decode_live = _reported_median(row.decode for row in rows)
         tail_live = _reported_median(row.tail for row in at_split_point)
-        return [
-            *parts,
+        # Live times are those of one request; the profile's codec times are those of a photo.
+        trips = self.profile.round_trips(cut)
+        encode_ms, decode_ms = encode_ms / trips, decode_ms / trips
+        codec = (
             self._part(f"encode {cut}", encode_live, encode_ms, _SLOWDOWN),
             self._part(f"decode {cut}", decode_live, decode_ms, _LOAD),
-            self._part(f"tail {split_point}", tail_live, tail_ms, _LOAD),
-        ]
+        )
+        tail = self._part(f"tail {split_point}", tail_live, tail_ms, _LOAD)
+        own = (part._replace(factor=trips * part.factor) for part in (*codec, tail))
+        return [*parts, *own]
 
     def _head(self, split_point: str, rows: Sequence[ServedRow]) -> Term:
         head_ms = self.profile.head_time_ms(split_point)

@@ -228,4 +228,5 @@ def _rated(estimate: CutEstimate, verdict: str, reason: str, tolerance: float) -
         photos_needed=agreement.photos_needed(tolerance),
         byte_ratio=number(estimate.yardstick.byte_ratio),
         tail_share=number(estimate.yardstick.tail_share),
+        round_trips=estimate.round_trips,
     )

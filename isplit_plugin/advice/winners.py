@@ -5,6 +5,8 @@ photo and with the whole network on the device. The latency is that of :mod:`.la
 profile's times alone:
 
     slowdown * (head + encode) + bytes * 8 / uplink + round trip + decode + tail
+
+A refining cut has as many round trips and tails as it has requests for a photo on average.
 """
 
 from __future__ import annotations
@@ -232,15 +234,16 @@ def _own_ms(profile: Profile, measurement: CutMeasurement) -> tuple[float, float
         return profile.head_ms.get(OUTPUT, profile.tail_ms.get(INPUT, math.nan)), 0.0
     head_ms = 0.0 if name == INPUT else profile.head_ms.get(name, math.nan)
     tail_ms = profile.tail_ms.get(name, math.nan)
-    return head_ms + measurement.encode_ms, tail_ms + measurement.decode_ms
+    tails_ms = profile.round_trips(measurement.cut) * tail_ms
+    return head_ms + measurement.encode_ms, tails_ms + measurement.decode_ms
 
 
 def _latencies(profile: Profile, measurements: Sequence[CutMeasurement], axes: _Axes) -> F64:
     """Milliseconds (measurements, uplinks, slowdowns)."""
     own_ms = np.array([_own_ms(profile, m) for m in measurements])
-    sent = np.array([m.split_point != OUTPUT for m in measurements])[:, None]
+    trips = np.array([profile.round_trips(m.cut) for m in measurements])[:, None]
     kilobits = np.array([m.nbytes * 8e-3 for m in measurements])[:, None]
-    link_ms = np.where(sent, kilobits / np.asarray(axes.uplinks) + axes.rtt_ms, 0.0)
+    link_ms = np.where(trips > 0, kilobits / np.asarray(axes.uplinks) + trips * axes.rtt_ms, 0.0)
     device_ms = own_ms[:, :1] * np.asarray(axes.slowdowns)
     total = device_ms[:, None, :] + link_ms[:, :, None] + own_ms[:, 1][:, None, None]
     return np.asarray(np.maximum(total, 1e-6))

@@ -118,6 +118,8 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "cut": str(prediction.cut),
         "fallback": prediction.fallback,
         "bytes_sent": prediction.bytes_sent,
+        "round_trips": prediction.round_trips,
+        "is_sure": prediction.is_sure,
         "timings_ms": {
             "head": times.head_ms,
             "encode": times.encode_ms,

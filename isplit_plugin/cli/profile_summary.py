@@ -50,6 +50,7 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
             }
             for measurement in profile.measurements
         ],
+        "refinements": [refinement.to_json() for refinement in profile.refinements],
         "best_photo": photo and _smallest_json(profile, photo, photo),
         "smallest": {
             name: smallest and _smallest_json(profile, smallest, photo)
@@ -63,14 +64,14 @@ def render(profile: Profile, tolerance: float = 0.01) -> str:
     from ..advice import winner_grid
     from ..report import winner_text
 
-    return "\n\n".join(
-        [
-            _title(profile),
-            render_smallest(profile, tolerance),
-            _smallest_cuts(profile, tolerance),
-            winner_text(winner_grid(profile, tolerance=tolerance)),
-        ]
-    )
+    parts = [
+        _title(profile),
+        render_smallest(profile, tolerance),
+        _smallest_cuts(profile, tolerance),
+        _refinements(profile),
+        winner_text(winner_grid(profile, tolerance=tolerance)),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def render_smallest(profile: Profile, tolerance: float) -> str:
@@ -141,6 +142,22 @@ def _smallest_cuts(profile: Profile, tolerance: float) -> str:
     times = ("head ms", "encode ms", "tail ms")
     header = ("split point", "codec", "bytes", "b/p", "1-h", "agreement", *times)
     return f"measured cuts with the fewest bytes\n{table(header, rows)}"
+
+
+def _refinements(profile: Profile) -> str:
+    """Where refining cuts may be used, and what is missing elsewhere; empty without any."""
+    lines = []
+    for refinement in profile.refinements:
+        if refinement.is_proven:
+            state = (
+                f"{refinement.share:.0%} of the photos are sent again; of the others "
+                f"{refinement.differing} of {refinement.photos} differ, at most "
+                f"{refinement.bound:.2%} with 95 % confidence"
+            )
+        else:
+            state = f"off: {refinement.missing}"
+        lines.append(f"  {refinement.split_point}: {state}")
+    return "\n".join(["refinement", *lines]) if lines else ""
 
 
 def _yardstick(

@@ -300,7 +300,10 @@ class AdaptiveClient(Closing):
             self._decider.ran(option.cut, timings.prepare_ms, run_ms, now_s)
             if prediction.exit:
                 return  # nothing was sent
-            self._decider.answered(prediction.bytes_sent, network_ms, ms_since(started), now_s)
+            if prediction.is_sure:  # else a request without an answer is in the times
+                trips = max(prediction.round_trips, 1)
+                sent = prediction.bytes_sent / trips
+                self._decider.answered(sent, network_ms / trips, ms_since(started), now_s)
             estimate = self._decider.link()
         known = estimate.bandwidth_known
         self._client.report_bandwidth(estimate.bandwidth_mbps if known else None)

@@ -11,6 +11,7 @@ from ..errors import (
     ProtocolError,
     ServerBusyError,
     ServerUnavailableError,
+    TransportError,
     UnknownModelError,
     UnknownVersionError,
     WireError,
@@ -24,6 +25,7 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_ERROR_VALUES: Final = 2_000
 """The most values in the JSON of an error."""
 _SHOWN: Final = 200
+_MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 
 
 def answered_error(status: int, body: bytes, sent: int) -> IsplitError:
@@ -70,3 +72,11 @@ def answered_error(status: int, body: bytes, sent: int) -> IsplitError:
 def _start(body: bytes) -> str:
     text = body[:_SHOWN].decode(errors="replace")
     return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
+def retry_after_s(error: IsplitError) -> float:
+    """The seconds after which a forwarder lets a request be sent again; 0 if it does not say."""
+    seconds = error.details.get("retry_after_s")
+    if not isinstance(error, TransportError) or not isinstance(seconds, int | float):
+        return 0.0
+    return float(seconds) if 0 < seconds < _MAX_RETRY_AFTER_S else 0.0

@@ -40,6 +40,12 @@ def check_answer(answer: TailResponse, request: TailRequest, images: int) -> Non
         raise ProtocolError(
             f"the tail answered (split point, items, scores) {content}, expected {expected}"
         )
+    if answer.refine and (request.first is not None or not request.cut.is_refining):
+        raise ProtocolError(f"the tail asked for a second request of {request.cut}")
+    if not {*answer.audit} <= {*answer.refine}:
+        raise ProtocolError(
+            f"the tail audits items {answer.audit}, and asks for {answer.refine} again"
+        )
     if request.network_hash not in (None, answer.network_hash):
         raise ProtocolError(
             f"network {answer.network_hash} answered, expected {request.network_hash}"
@@ -54,6 +60,7 @@ def predictions(
     bytes_sent: int = 0,
     bytes_received: int = 0,
     fallback: bool = False,
+    round_trips: int = 1,
 ) -> list[Prediction]:
     """One prediction for each image of an answer. Each gets an equal share of the bytes."""
     images = len(answer.top_class)
@@ -81,6 +88,7 @@ def predictions(
             device=answer.device,
             probe_rate=answer.probe_rate,
             fallback=fallback,
+            round_trips=round_trips,
         )
         for i, row in enumerate(rows)
     ]

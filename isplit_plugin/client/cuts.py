@@ -143,7 +143,7 @@ def _usual_cut(manifest: Manifest, split_point: str, usual: Cut) -> Cut:
 def _with_usual_quality(manifest: Manifest, cut: Cut, codings: Sequence[str]) -> Cut:
     """The cut with its codec's usual quality there; as it is where the codec has no qualities."""
     own = [Cut.of(cut.split_point, coding) for coding in codings]
-    own = [other for other in own if other.codec == cut.codec]
+    own = [other for other in own if other.codec == cut.codec and not other.is_refining]
     usual = [other for other in manifest.usual if other in own]
     # Without a usual one the highest, which loses least.
     return usual[0] if usual else max(own, default=cut)
@@ -174,4 +174,5 @@ def _codings(manifest: Manifest, split_point: str) -> tuple[str, ...]:
     if split_point == INPUT:
         return (*manifest.photos, PHOTO_FILE, *codecs)
     rank = {codec: number for number, codec in enumerate(_PREFERRED)}
-    return tuple(sorted(codecs, key=lambda codec: rank.get(codec, len(rank))))
+    ranked = sorted(codecs, key=lambda codec: rank.get(codec, len(rank)))
+    return (*ranked, *manifest.refining(split_point))

@@ -31,6 +31,7 @@ def advised_options(client: SplitClient, advice: Recommendation | None) -> list[
                 server_ms=_possible(row.server_ms),
                 agreement=math.nan if row.agreement is None else row.agreement,
                 refused="" if row.is_accurate else row.reason,
+                round_trips=row.round_trips,
             )
             for row in advice.cuts
             if row.nbytes >= 0 and client.can_take(row.cut)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
 from ..errors import UnknownCodecError
-from ..schema import Cut, Manifest
+from ..schema import Cut, Manifest, Timings
 from ..wire import SCORES, TailRequest, TailResponse, http_headers
 from .answers import bounds_of, read_answer
 from .cuts import refused
@@ -22,6 +23,17 @@ class Exchanged(NamedTuple):
     bytes_sent: int
     bytes_received: int
     round_trip_ms: float
+
+    def timings(self, encoded: EncodedImages) -> Timings:
+        """The times of the request, with those of what it sent."""
+        return Timings(
+            prepare_ms=encoded.prepare_ms,
+            head_ms=encoded.head_ms,
+            encode_ms=encoded.encode_ms,
+            round_trip_ms=self.round_trip_ms,
+            decode_ms=self.answer.decode_ms,
+            tail_ms=self.answer.tail_ms,
+        )
 
 
 class Exchange:
@@ -79,13 +91,18 @@ class Exchange:
             exit_answer=statement,
         )
 
-    def send(self, request: TailRequest, images: int) -> Exchanged:
-        """Send a request for so many images. Raises as :meth:`SplitClient.predict`."""
+    def send(self, request: TailRequest, images: int, *, within_s: float = math.inf) -> Exchanged:
+        """Send a request for so many images. Raises as :meth:`SplitClient.predict`.
+
+        ``within_s``: seconds for all attempts, where that is less than the deadline.
+        """
         bounds = bounds_of(request, images, self._manifest)
         body, json_length = request.encode()
         started = time.perf_counter()
         try:
-            reply = self._route.post(body, http_headers(json_length), max_bytes=bounds.max_bytes)
+            reply = self._route.post(
+                body, http_headers(json_length), max_bytes=bounds.max_bytes, within_s=within_s
+            )
         except UnknownCodecError as error:
             raise refused(error) from error
         round_trip_ms = (time.perf_counter() - started) * 1e3

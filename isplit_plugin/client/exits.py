@@ -347,6 +347,7 @@ def exit_prediction(word: ExitWord, manifest: Manifest, cut: Cut, timings: Timin
         timings=timings,
         request_id="",
         exit=word.version,
+        round_trips=0,
     )
 
 

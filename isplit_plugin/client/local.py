@@ -39,12 +39,14 @@ class EncodedImages:
         prepare_ms: reading and preprocessing, and loading a head at its first use.
         head_ms: running the head.
         encode_ms: the codec.
+        activation: (N, ...), what the tensor was made of; ``None`` at `input`.
     """
 
     tensor: Tensor
     prepare_ms: float = 0.0
     head_ms: float = 0.0
     encode_ms: float = 0.0
+    activation: FloatArray | None = None
 
     def uplink_ms(self, mbps: float | None) -> float:
         """How long the tensor's bytes take; NaN where the bandwidth is not known."""
@@ -107,8 +109,11 @@ class LocalNetwork:
     def encode_activation(self, activation: FloatArray, cut: Cut) -> Tensor:
         """The tensor that a request sends for an activation (N, ...) at a cut.
 
+        Of a refining cut, it is the first request's.
+
         Raises BundleError without a bundle, or without the transform that the codec needs.
         """
+        cut = cut.first
         axis = self.required_manifest().split_point(cut.split_point).channel_axis
         transform = self._transform(cut)
         return encode_activation(activation, cut.coding, channel_axis=axis, transform=transform)
@@ -158,7 +163,7 @@ class LocalNetwork:
         activation = self._run(cut.split_point, x)
         head_ms = watch.lap_ms()
         tensor = self.encode_activation(activation, cut)
-        return EncodedImages(tensor, prepare_ms, head_ms, watch.lap_ms())
+        return EncodedImages(tensor, prepare_ms, head_ms, watch.lap_ms(), activation)
 
     def _preprocessed(self, images: Sequence[Image]) -> FloatArray:
         preprocessing = self.required_manifest().preprocessing
@@ -172,7 +177,7 @@ class LocalNetwork:
 
     def _transform(self, cut: Cut) -> Transform | None:
         """The transform that the codec needs, read at its first use. Raises BundleError."""
-        if not needs_transform(cut.coding):
+        if not needs_transform(cut.first.coding):
             return None
         if cut.split_point not in self._transforms:
             self.required_manifest()

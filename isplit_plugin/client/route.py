@@ -8,6 +8,7 @@ is asked: it answers if it has the same network, and otherwise the head is out o
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -35,6 +36,7 @@ class _Request(NamedTuple):
     body: bytes
     headers: Mapping[str, str]
     max_bytes: int | None
+    within_s: float
 
 
 class Route:
@@ -60,10 +62,15 @@ class Route:
         self._bundle_version_is_gone = False
 
     def post(
-        self, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        max_bytes: int | None = None,
+        within_s: float = math.inf,
     ) -> Reply:
         """POST a body to the tail. Parameters and errors as of :meth:`Transport.post`."""
-        request = _Request(body, headers, max_bytes)
+        request = _Request(body, headers, max_bytes, within_s)
         if self.version is not None:
             return self._post_to_named(self.version, request)
         if self._bundle_version is not None and not self._bundle_version_is_gone:
@@ -101,7 +108,11 @@ class Route:
         if version is not None:
             path += f"/{quote(version, safe='')}"
         return self._transport.post(
-            path, request.body, request.headers, max_bytes=request.max_bytes
+            path,
+            request.body,
+            request.headers,
+            max_bytes=request.max_bytes,
+            within_s=request.within_s,
         )
 
     def _versions(self) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .. import image as im
@@ -38,6 +39,7 @@ from ..stopwatch import ms_since
 from ..wire import (
     DEFAULT_MAX_BATCH,
     MAX_TOP_K,
+    FirstAnswer,
     TailResponse,
     Tensor,
 )
@@ -46,10 +48,11 @@ from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
 from .cuts import recommended, resolve, writes
-from .exchange import Exchange
+from .exchange import Exchange, Exchanged
 from .exits import DeviceExits, ExitWord, PublicKey, exit_prediction
 from .local import EncodedImages, LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
+from .refining import refined
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
 from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport
@@ -407,31 +410,28 @@ class SplitClient(Closing):
             self._bundle.close()
 
     def _predict_split(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
-        """Run the head here and the tail on the server, unless an exit answers."""
+        """Run the head here and the tail on the server, unless an exit answers.
+
+        A refining cut sends images again whose answers are not sure.
+        """
         encoded = self._local.encode(images, cut)
-        word = self._ask_exit(encoded, cut) if len(images) == 1 else None
+        # An exit knows one coding of the activation.
+        single = len(images) == 1 and not cut.is_refining
+        word = self._ask_exit(encoded, cut) if single else None
         if word is not None and word.answers:
             return [self._answer_by_exit(word, encoded, cut)]
         statement = None if word is None else str(word.statement)
+        started = time.monotonic()
         sent = self._exchange.send(self._exchange.request(encoded, cut, statement), len(images))
-        answer = sent.answer
-        if self._exits is not None:
-            self._exits.note(cut, answer.release)
-        timings = Timings(
-            prepare_ms=encoded.prepare_ms,
-            head_ms=encoded.head_ms,
-            encode_ms=encoded.encode_ms,
-            round_trip_ms=sent.round_trip_ms,
-            decode_ms=answer.decode_ms,
-            tail_ms=answer.tail_ms,
-        )
-        return predictions(
-            answer,
-            cut,
-            timings,
-            bytes_sent=sent.bytes_sent,
-            bytes_received=sent.bytes_received,
-        )
+        if self._exits is not None and not cut.is_refining:
+            self._exits.note(cut, sent.answer.release)
+
+        def send_again(again: EncodedImages, first: FirstAnswer) -> Exchanged:
+            request = replace(self._exchange.request(again, cut, None), first=first)
+            left_s = self._transport.call_s - (time.monotonic() - started)
+            return self._exchange.send(request, len(first.classes), within_s=left_s)
+
+        return refined(sent, encoded, cut, self._local, send_again)
 
     def _ask_exit(self, encoded: EncodedImages, cut: Cut) -> ExitWord | None:
         """What the exit of the cut says of a photo; ``None`` where there is none."""
@@ -491,4 +491,4 @@ class SplitClient(Closing):
             network_hash=manifest.network_hash,
         )
         timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
-        return predictions(answer, ON_DEVICE, timings, fallback=fallback)
+        return predictions(answer, ON_DEVICE, timings, fallback=fallback, round_trips=0)

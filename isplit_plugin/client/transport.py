@@ -12,6 +12,7 @@ Redirects are not followed, because a token is for one address only.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -32,7 +33,7 @@ from ..errors import (
     TokenError,
     TransportError,
 )
-from .answered_errors import MAX_ERROR_BYTES, answered_error
+from .answered_errors import MAX_ERROR_BYTES, answered_error, retry_after_s
 from .budget import DEFAULT_TIMEOUT, Budget, Timeout, read_seconds, read_timeout, spending
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ _DIED: Final = (500, 507)
 _PING_S: Final = 5.0
 _BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
-_MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 _LOGGER = logging.getLogger("isplit.client")
 
 
@@ -71,6 +71,7 @@ class _Request:
     body: bytes | None
     headers: Mapping[str, str]
     max_bytes: int
+    within_s: float = math.inf
 
     @property
     def size(self) -> int:
@@ -116,7 +117,7 @@ class Transport:
         self._token = token
         self._current_token: str | None = None
         self._connect_s, self._attempt_s = read_timeout(timeout)
-        self._call_s = self._attempt_s if deadline is None else read_seconds(deadline, "deadline")
+        self.call_s = self._attempt_s if deadline is None else read_seconds(deadline, "deadline")
         self._retries = retries
         self._max_response_bytes = max_response_bytes
         self._lock = threading.Lock()
@@ -128,12 +129,19 @@ class Transport:
         return self._call(_Request("GET", path, None, {}, self._bytes_allowed(max_bytes)))
 
     def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, max_bytes: int | None = None
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        max_bytes: int | None = None,
+        within_s: float = math.inf,
     ) -> Reply:
         """POST a body to ``path``.
 
         Parameters:
             max_bytes: the largest answer to this request, at most ``max_response_bytes``.
+            within_s: seconds for all attempts, where that is less than the deadline.
 
         Raises:
             IsplitError: the error that the server answered (:func:`errors.from_json`).
@@ -145,7 +153,8 @@ class Transport:
             UnknownModelError: no model of this name is registered.
             ProtocolError: the answer is not one of isplit or TorchServe, or it is too large.
         """
-        return self._call(_Request("POST", path, body, headers, self._bytes_allowed(max_bytes)))
+        limit = self._bytes_allowed(max_bytes)
+        return self._call(_Request("POST", path, body, headers, limit, within_s))
 
     def for_pings(self) -> Transport:
         """A transport to the same server for :meth:`is_answering`, which waits for less long."""
@@ -158,7 +167,7 @@ class Transport:
         502 to 504 are no answers: a proxy says so for a server that does not answer.
         """
         self._session()
-        ends_at = time.monotonic() + self._call_s
+        ends_at = time.monotonic() + self.call_s
         try:
             token = self._token_now()
             status, *_ = self._attempt(_Request("GET", "/ping", None, {}, 4096), token, ends_at)
@@ -190,7 +199,7 @@ class Transport:
 
     def _call(self, request: _Request) -> Reply:
         self._session()  # loading requests at the first call is not the server's time
-        ends_at = time.monotonic() + self._call_s
+        ends_at = time.monotonic() + min(self.call_s, request.within_s)
         retries = 0
         may_renew_token = callable(self._token)
         may_lose_worker = True
@@ -205,9 +214,8 @@ class Transport:
                 if status == 200:
                     return Reply(body, headers)
                 error = answered_error(status, body, request.size)
-                again = isinstance(error, ServerBusyError | StoreBusyError) or bool(
-                    _retry_after_s(error)
-                )
+                is_busy = isinstance(error, ServerBusyError | StoreBusyError)
+                again = is_busy or bool(retry_after_s(error))
                 if isinstance(error, AuthenticationError | TokenError) and may_renew_token:
                     may_renew_token = False
                     self._forget_token(token)
@@ -215,7 +223,7 @@ class Transport:
                 if may_lose_worker and status in _DIED and "worker died" in error.message.lower():
                     may_lose_worker = False
                     again = True
-            pause_s = max(_pause_s(retries), _retry_after_s(error))
+            pause_s = max(_pause_s(retries), retry_after_s(error))
             if not again or retries >= self._retries or time.monotonic() + pause_s >= ends_at:
                 raise error
             retries += 1
@@ -237,7 +245,7 @@ class Transport:
         """Status, body and headers of one attempt. Raises _BrokenError if it is safe to retry."""
         left_s = ends_at - time.monotonic()
         if left_s <= 0:
-            raise _timed_out(_address(self._url, request), self._call_s)
+            raise _timed_out(_address(self._url, request), self.call_s)
         limit = request.max_bytes + request.max_bytes // 4 + _MAX_FRAMING_BYTES
         budget = Budget(min(self._attempt_s, left_s), self._connect_s, limit)
         with self._lock:
@@ -397,14 +405,6 @@ def _pause_s(retries: int) -> float:
     # At random, so that devices that failed together do not come back together.
     longest: float = min(_BACKOFF_S * 2**retries, _MAX_BACKOFF_S)
     return longest * random.uniform(0.5, 1.5)  # noqa: S311
-
-
-def _retry_after_s(error: IsplitError) -> float:
-    """The seconds after which a forwarder lets a request be sent again; 0 if it does not say."""
-    seconds = error.details.get("retry_after_s")
-    if not isinstance(error, TransportError) or not isinstance(seconds, int | float):
-        return 0.0
-    return float(seconds) if 0 < seconds < _MAX_RETRY_AFTER_S else 0.0
 
 
 def _checked_url(url: str) -> str:

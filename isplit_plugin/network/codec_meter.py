@@ -8,9 +8,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,55 +17,25 @@ from torch import Tensor, nn
 
 from ..errors import WireError
 from ..profile import CutMeasurement
-from ..schema import Cut, FloatArray
+from ..schema import COARSE_QUALITY, TRANSFORM_CODEC, Cut, FloatArray, Refinement
 from ..wire import (
     Transform,
     codings,
     decode_activation,
     encode_activation,
     find_coding,
+    margins_of,
     needs_transform,
     request_bytes,
 )
 from .correctors.corrector import Corrector
 from .correctors.fitted import FittedCorrectors
 from .execution import cpu_threads
+from .refining import refine
+from .samples import Samples
 from .transforms.fitted import FittedTransforms
 
-__all__ = ["CodecMeter", "Samples", "cut_measurements"]
-
-
-@dataclass(slots=True)
-class Samples:
-    """One value for each image so far; NaN for an image that was not measured."""
-
-    nbytes: array[float] = field(default_factory=lambda: array("d"))
-    encode_ms: array[float] = field(default_factory=lambda: array("d"))
-    decode_ms: array[float] = field(default_factory=lambda: array("d"))
-    agrees: array[float] = field(default_factory=lambda: array("d"))
-
-    def add(self, nbytes: float, encode_s: float, decode_s: float) -> None:
-        self.nbytes.append(nbytes)
-        self.encode_ms.append(1e3 * encode_s)
-        self.decode_ms.append(1e3 * decode_s)
-
-    def skip(self) -> None:
-        """One image that cannot be measured."""
-        for values in self._columns:
-            values.append(math.nan)
-
-    def to_array(self) -> FloatArray:
-        """Bytes, encode and decode times, and agreement, as rows (4, N)."""
-        return np.stack([np.array(values) for values in self._columns])
-
-    @classmethod
-    def of(cls, rows: npt.NDArray[np.float64]) -> Self:
-        """The inverse of :meth:`to_array`."""
-        return cls(*(array("d", row.tolist()) for row in rows))
-
-    @property
-    def _columns(self) -> tuple[array[float], ...]:
-        return self.nbytes, self.encode_ms, self.decode_ms, self.agrees
+__all__ = ["CodecMeter", "cut_measurements"]
 
 
 def cut_measurements(
@@ -83,13 +51,15 @@ def cut_measurements(
         measured = np.isfinite(agrees)
         if not measured.any():
             continue
+        # Of a refining cut a few photos take twice as long, which a median would not show.
+        typical_ms = _mean_ms if cut.is_refining else _median_ms
         agreeing = np.bincount(rows[measured], weights=agrees[measured], minlength=classes)
         measurements.append(
             CutMeasurement(
                 cut=cut,
                 nbytes=fmean(np.array(of_cut.nbytes)[measured].tolist()),
-                encode_ms=_median_ms(of_cut.encode_ms),
-                decode_ms=_median_ms(of_cut.decode_ms),
+                encode_ms=typical_ms(of_cut.encode_ms),
+                decode_ms=typical_ms(of_cut.decode_ms),
                 images=np.bincount(rows[measured], minlength=classes).astype(np.int64),
                 agreeing=agreeing.astype(np.int64),
             )
@@ -101,6 +71,11 @@ def _median_ms(times: array[float]) -> float:
     """Over the images that were timed: other processes' are not."""
     timed = np.array(times)
     return float(np.median(timed[np.isfinite(timed)]))
+
+
+def _mean_ms(times: array[float]) -> float:
+    """As :func:`_median_ms`."""
+    return float(np.nanmean(times))
 
 
 class CodecMeter:
@@ -116,7 +91,8 @@ class CodecMeter:
         channel_axes: split point -> channel axis, counted with the batch (default 1).
         transforms: for codecs that need one; they are measured where there is one.
         most_misses: a cut that misses more photos than these is measured no further. By default
-            every cut is measured on all photos.
+            every cut is measured on all photos. The coarse quality of refining cuts always is: it
+            need not be faithful.
         correctors: for these codecs, where there is one. What they take counts as decoding.
 
     Attributes:
@@ -143,6 +119,7 @@ class CodecMeter:
         self._channel_axes = dict(channel_axes or {})
         self._codings = codings(codecs)
         self.samples: dict[Cut, Samples] = {}
+        self._first = {Cut(name, TRANSFORM_CODEC, COARSE_QUALITY) for name in tails}
 
     def add_activations(
         self,
@@ -162,33 +139,45 @@ class CodecMeter:
         unseen = [self._unseen(split_point, number) for number in numbers]
         transforms = [transform for transform, _ in unseen]
         exact = np.ascontiguousarray(activations.float().cpu().numpy())
-        agreements: dict[bytes, list[float]] = {}
+        answers: dict[bytes, tuple[list[float], list[float]]] = {}
         for coding in self._codings:
             if needs_transform(coding) and None in (transforms or [None]):
                 continue
             cut = Cut.of(split_point, coding)
             samples = self.samples.setdefault(cut, Samples())
-            if self._misses[cut] > self._most_misses:
+            if self._misses[cut] > self._most_misses and cut not in self._first:
                 for _ in exact:
                     samples.skip()
                 continue
             decoded = self._encode_and_decode(split_point, coding, exact, unseen, samples)
             digest = hashlib.blake2b(decoded.data).digest()
-            if digest not in agreements:
+            if digest not in answers:
                 if np.array_equal(exact, decoded):
-                    agreements[digest] = [1.0] * len(exact)
+                    answers[digest] = [1.0] * len(exact), [math.nan] * len(exact)
                 else:
                     scores = self._run_tail(split_point, decoded, activations)
-                    agreements[digest] = _agreement(scores, top, decoded)
-            samples.agrees.extend(agreements[digest])
-            self._misses[cut] += agreements[digest].count(0.0)
+                    answers[digest] = _answers(scores, top, decoded)
+            agrees, margins = answers[digest]
+            samples.agrees.extend(agrees)
+            samples.margins.extend(margins)
+            self._misses[cut] += agrees.count(0.0)
 
     def measurements(self, rows: npt.NDArray[np.int64], classes: int) -> tuple[CutMeasurement, ...]:
-        """The measurement of every cut, by class row.
+        """The measurement of every cut, by class row. Refining cuts that are proven are among them.
 
         ``rows``: (N,), the class row of each image so far; ``classes``: the number of rows.
         """
-        return cut_measurements(self.samples, rows, classes)
+        refining = {
+            cut: samples
+            for name in self._tails
+            for cut, samples in refine(name, self.samples)[1].items()
+        }
+        return cut_measurements({**self.samples, **refining}, rows, classes)
+
+    def refinements(self) -> tuple[Refinement, ...]:
+        """Whether refining cuts may be used, at each split point where that was measured."""
+        every = (refine(name, self.samples)[0] for name in self._tails)
+        return tuple(refinement for refinement in every if refinement is not None)
 
     def _encode_and_decode(
         self,
@@ -245,9 +234,16 @@ def _corrected(corrector: Corrector, decoded: FloatArray, coding: str) -> FloatA
         return corrector.correct(decoded, quality)
 
 
-def _agreement(scores: Tensor, top: npt.NDArray[np.int64], decoded: FloatArray) -> list[float]:
-    """1 for each item whose top-1 class equals ``top``, 0 for others, NaN for missing items."""
+def _answers(
+    scores: Tensor, top: npt.NDArray[np.int64], decoded: FloatArray
+) -> tuple[list[float], list[float]]:
+    """1 for each item whose top-1 class equals ``top`` and 0 for others, and the margins.
+
+    NaN for missing items.
+    """
     missing = np.isnan(decoded).reshape(len(decoded), -1).any(axis=1)
     hits = (scores.argmax(dim=1).cpu().numpy() == top).astype(float)
     hits[missing] = math.nan
-    return [float(hit) for hit in hits]
+    margins = margins_of(scores.float().cpu().numpy()).astype(float)
+    margins[missing] = math.nan
+    return [float(hit) for hit in hits], [float(margin) for margin in margins]

@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from ..schema import Cut
 from .calibration_pass import CalibrationPass, SkippedImages
-from .codec_meter import Samples
 from .processes import Processes
+from .samples import COLUMNS, Samples
 
 __all__ = ["merge"]
 
@@ -81,7 +81,7 @@ def _packed(calibration: CalibrationPass) -> bytes:
     for name, meter in _meters(calibration).items():
         description[name] = [str(cut) for cut in meter.samples]
         rows = [samples.to_array() for samples in meter.samples.values()]
-        arrays[name] = np.stack(rows) if rows else np.zeros((0, 4, len(numbers)))
+        arrays[name] = np.stack(rows) if rows else np.zeros((0, COLUMNS, len(numbers)))
     arrays["description"] = np.frombuffer(json.dumps(description).encode(), np.uint8)
     return bytes(safetensors.numpy.save(arrays))
 
@@ -95,7 +95,7 @@ def _merged_samples(
     samples: list[npt.NDArray[np.float64]],
     order: npt.NDArray[np.intp],
 ) -> dict[Cut, Samples]:
-    """Each cut's samples, from the cuts and the arrays (cuts, 4, photos) of every process."""
+    """Each cut's samples, from the cuts and the arrays (cuts, COLUMNS, photos) of every process."""
     merged = {}
     for text in dict.fromkeys(text for share in cuts for text in share):
         rows = [

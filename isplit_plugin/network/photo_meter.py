@@ -20,7 +20,8 @@ from ..photo_codecs import PHOTOS, can_write, write_photo
 from ..profile import CutMeasurement
 from ..schema import INPUT, PHOTO_CODECS, PHOTO_FILE, Cut, FloatArray, Preprocessing
 from ..wire import encode_images, request_bytes
-from .codec_meter import Samples, cut_measurements
+from .codec_meter import cut_measurements
+from .samples import Samples
 
 __all__ = ["Photo", "PhotoMeter"]
 
@@ -128,6 +129,7 @@ class PhotoMeter:
         hits = run(np.stack(inputs)).argmax(dim=1).cpu().numpy() == top
         for photo, hit in zip(photos, hits, strict=True):
             samples.agrees.append(math.nan if photo.crop is None else float(hit))
+            samples.margins.append(math.nan)
 
     def _drop_hopeless(self) -> None:
         scores = {
@@ -175,6 +177,7 @@ class PhotoMeter:
                 tensor = encode_images([bytes(photo.file_bytes)], PHOTO_FILE)
                 samples.add(request_bytes(Cut(INPUT, PHOTO_FILE), tensor), 0.0, 0.0)
                 samples.agrees.append(1.0)
+                samples.margins.append(math.nan)
 
 
 @dataclass(frozen=True, slots=True)

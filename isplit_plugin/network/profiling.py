@@ -170,6 +170,7 @@ def _made(
         accuracy=float(np.mean(correct)) if correct else None,
         provenance=provenance | {"head_times": engine},
         correctors=correctors,
+        refinements=calibration.meter.refinements(),
     )
 
 

@@ -150,7 +150,7 @@ class ProbeClient(Closing):
         # Not at the top: the endpoint's worker imports this package and must not load torch.
         import torch
 
-        cut = self.client.resolve(cut)
+        cut = self.client.resolve(cut).first
         if cut.split_point in (INPUT, OUTPUT):
             raise ProbeError(f"expected a split point for a probe, got {cut.split_point!r}")
         importance = self._importance(cut.split_point)

@@ -42,6 +42,11 @@ def check(profile: Profile, targets: Collection[str]) -> None:
             _require_amount(ms, f"{label}[{name}]", "milliseconds")
     for measurement in profile.measurements:
         _check_measurement(measurement, places, len(profile.class_ids))
+    refined = [refinement.split_point for refinement in profile.refinements]
+    _require(
+        len(set(refined)) == len(refined) and places.issuperset(refined),
+        f"refinements: expected split points, each once, got {refined[:5]}",
+    )
     for name, values in profile.predictions.items():
         _require(
             len(values) == len(points) and not any(math.isinf(value) for value in values),

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ProfileError, UnknownClassError, UnknownSplitPointError
 from ..files import write_atomically
-from ..schema import INPUT, OUTPUT, Cut, Preprocessing, SplitPoint
+from ..schema import INPUT, OUTPUT, Cut, Preprocessing, Refinement, SplitPoint
 from . import profile_file
 from .checks import check
 from .measurement import Curve, CutMeasurement, Float64Array, Int64Array
@@ -55,6 +55,7 @@ class Profile:
             NaN where the predictor is not defined.
         correctors: split point -> SHA-256 of the corrector to deploy, where the codec ``dct`` was
             measured with one.
+        refinements: at most one for each split point, proven or not.
 
     Raises ProfileError if the parts are inconsistent.
     """
@@ -79,6 +80,7 @@ class Profile:
     provenance: Mapping[str, str]
     predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     correctors: Mapping[str, str] = field(default_factory=dict)
+    refinements: tuple[Refinement, ...] = ()
 
     def __post_init__(self) -> None:
         check(self, TARGETS)
@@ -135,6 +137,17 @@ class Profile:
     def measurement(self, cut: Cut) -> CutMeasurement | None:
         """The measurement of this cut, ``None`` if it was not measured."""
         return next((m for m in self.measurements if m.cut == cut), None)
+
+    def refinement(self, split_point: str) -> Refinement | None:
+        """The refinement of a split point, ``None`` where that was not measured."""
+        return next((r for r in self.refinements if r.split_point == split_point), None)
+
+    def round_trips(self, cut: Cut) -> float:
+        """How many requests a photo takes on average: 0 at `output`, more than 1 at a refining cut."""
+        if cut.split_point == OUTPUT:
+            return 0.0
+        refinement = self.refinement(cut.split_point) if cut.is_refining else None
+        return 1.0 if refinement is None or refinement.missing else 1.0 + refinement.share
 
     def to_bytes(self) -> bytes:
         """The content of the profile's file. Equal profiles give equal bytes."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ProfileError, QueryError
-from ..schema import Cut, Preprocessing, SplitPoint
+from ..schema import Cut, Preprocessing, Refinement, SplitPoint
 from .measurement import CutMeasurement
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def parts_of(profile: Profile) -> tuple[Description, Arrays]:
         }
     if profile.correctors:
         description["correctors"] = dict(profile.correctors)
+    if profile.refinements:
+        description["refinements"] = [each.to_json() for each in profile.refinements]
     arrays = {name: getattr(profile, name) for name in _ARRAYS}
     shape = (len(measurements), len(profile.class_ids))
     for name in _MEASUREMENT_ARRAYS:
@@ -143,6 +145,9 @@ def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
         "correctors": {
             str(name): str(sha256) for name, sha256 in description.get("correctors", {}).items()
         },
+        "refinements": tuple(
+            Refinement.from_json(raw) for raw in description.get("refinements", ())
+        ),
     }
 
 

@@ -38,10 +38,13 @@ from .recommendation import (
     Recommendation,
     StandingPick,
 )
+from .refinement import COARSE_QUALITY, FINE_QUALITIES, Refinement
 from .version import version_key
 
 __all__ = [
     "BOTTLENECK_MARK",
+    "COARSE_QUALITY",
+    "FINE_QUALITIES",
     "IMAGE_CODECS",
     "INPUT",
     "LATEST_S",
@@ -68,6 +71,7 @@ __all__ = [
     "Preprocessing",
     "RatedCut",
     "Recommendation",
+    "Refinement",
     "SplitPoint",
     "StandingPick",
     "Timings",

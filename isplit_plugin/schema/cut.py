@@ -26,7 +26,7 @@ MAX_QUALITY: Final = 99
 """The highest quality of a codec that has several."""
 
 _CODEC: Final = re.compile(r"[a-z0-9][a-z0-9_.+\-]*\Z")
-_QUALITY: Final = re.compile(r"[0-9]{1,2}\Z")
+_QUALITY: Final = re.compile(r"([0-9]{1,2})(?:\+([0-9]{1,2}))?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,16 @@ class Cut:
         codec: the name of a codec. At ``input`` an image codec, at ``output`` ``none``.
         quality: for a codec that has several rates, which of them, 0 to 99, with more bytes for
             more; else ``None``. A photo of unknown quality has ``None`` too.
+        fine: for a refining cut, the quality of the second request; else ``None``.
 
-    The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``.
-    :func:`str` writes it and :meth:`parse` reads it back.
+    The text form is ``split_point:codec``, with a quality ``split_point:codec@quality``, of a refining
+    cut ``split_point:codec@quality+fine``. :func:`str` writes it and :meth:`parse` reads it back.
     """
 
     split_point: str
     codec: str
     quality: int | None = None
+    fine: int | None = None
 
     def __str__(self) -> str:
         return f"{self.split_point}:{self.coding}"
@@ -55,8 +57,26 @@ class Cut:
 
     @property
     def coding(self) -> str:
-        """Codec and quality in text form: ``uint8+zstd``, ``dct@3``."""
-        return self.codec if self.quality is None else f"{self.codec}@{self.quality}"
+        """Codec and quality in text form: ``uint8+zstd``, ``dct@3``, of a refining cut ``dct@3+7``."""
+        if self.quality is None:
+            return self.codec
+        fine = "" if self.fine is None else f"+{self.fine}"
+        return f"{self.codec}@{self.quality}{fine}"
+
+    @property
+    def is_refining(self) -> bool:
+        """Whether a photo is sent again, in a finer quality, where its answer is not sure."""
+        return self.fine is not None
+
+    @property
+    def first(self) -> Cut:
+        """The cut of the first request; the cut itself where there is no other."""
+        return Cut(self.split_point, self.codec, self.quality)
+
+    @property
+    def second(self) -> Cut:
+        """The cut of the second request; the cut itself where there is none."""
+        return Cut(self.split_point, self.codec, self.quality if self.fine is None else self.fine)
 
     @property
     def is_photo(self) -> bool:
@@ -67,12 +87,16 @@ class Cut:
     def of(cls, split_point: str, coding: str) -> Cut:
         """The cut at ``split_point`` with a codec and quality in text form. Raises QueryError."""
         codec, mark, quality = coding.partition("@")
-        if not _CODEC.match(codec) or (mark and not _QUALITY.match(quality)):
+        matched = _QUALITY.match(quality)
+        if not _CODEC.match(codec) or (mark and not matched):
             raise QueryError(
                 f"cut: expected a codec such as uint8+zstd or dct@3, got {coding[:100]!r}",
                 field="cut",
             )
-        return cls(split_point, codec, int(quality) if mark else None)
+        if matched is None:
+            return cls(split_point, codec)
+        coarse, fine = matched.groups()
+        return cls(split_point, codec, int(coarse), None if fine is None else int(fine))
 
     @classmethod
     def parse(cls, text: str) -> Cut:
@@ -85,8 +109,9 @@ class Cut:
             )
         return cls.of(split_point, coding)
 
-    def _sort_key(self) -> tuple[str, str, int]:
-        return self.split_point, self.codec, -1 if self.quality is None else self.quality
+    def _sort_key(self) -> tuple[str, str, int, int]:
+        quality, fine = (-1 if of is None else of for of in (self.quality, self.fine))
+        return self.split_point, self.codec, quality, fine
 
 
 ON_DEVICE: Final = Cut(OUTPUT, NO_CODEC)

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import ArtifactError, QueryError, UnknownSplitPointError
 from .cut import INPUT, OUTPUT, PHOTO_FILE, TRANSFORM_CODEC, Cut
+from .refinement import Refinement
 
 MANIFEST_FORMAT: Final = 1
 """Version of the manifest's format."""
@@ -159,6 +160,7 @@ class Manifest:
         correctors: those of them where the tail corrects what it decodes.
         weights: in a head bundle, for each split point whose ONNX head shares weights with others,
             the files with them. Head and files, one after the other, are the whole head.
+        refinements: proven ones, at most one for each of these split points.
     """
 
     model: str
@@ -179,6 +181,7 @@ class Manifest:
     transforms: tuple[str, ...] = ()
     correctors: tuple[str, ...] = ()
     weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refinements: tuple[Refinement, ...] = ()
 
     @property
     def usual_photo(self) -> Cut:
@@ -195,6 +198,11 @@ class Manifest:
             return self.codecs
         return tuple(c for c in self.codecs if c.partition("@")[0] != TRANSFORM_CODEC)
 
+    def refining(self, split_point: str) -> tuple[str, ...]:
+        """The codings of refining cuts at a split point, such as ``dct@3+7``."""
+        cuts = (cut for refinement in self.refinements for cut in refinement.cuts)
+        return tuple(cut.coding for cut in cuts if cut.split_point == split_point)
+
     def split_point(self, name: str) -> SplitPoint:
         """The split point or bottleneck of a name or alias. Raises UnknownSplitPointError."""
         for point in self.split_points:
@@ -210,6 +218,7 @@ class Manifest:
         raw = asdict(self)
         raw["default"] = str(self.default)
         raw["usual"] = [str(cut) for cut in self.usual]
+        raw["refinements"] = [refinement.to_json() for refinement in self.refinements]
         raw["format"] = MANIFEST_FORMAT
         return raw
 
@@ -242,6 +251,7 @@ class Manifest:
                 weights={
                     str(k): tuple(str(n) for n in v) for k, v in raw.get("weights", {}).items()
                 },
+                refinements=tuple(Refinement.from_json(r) for r in raw.get("refinements", ())),
             )
         except (
             KeyError,

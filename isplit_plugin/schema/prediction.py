@@ -68,6 +68,10 @@ class Prediction:
             confidence, and nothing was received.
         propensity: the probability with which the adaptive client took the cut that it set out
             with; 1 where nothing was left to chance.
+        round_trips: how many requests were answered for it: 0 at `output`, 2 where a refining cut
+            sent it again.
+        is_sure: whether the answer needs no refinement. False where the second request of a
+            refining cut failed, and this is the first one's answer.
     """
 
     top: tuple[TopClass, ...]
@@ -82,6 +86,8 @@ class Prediction:
     fallback: bool = False
     exit: str = ""
     propensity: float = 1.0
+    round_trips: int = 1
+    is_sure: bool = True
 
     @property
     def path(self) -> str:

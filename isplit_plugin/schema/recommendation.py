@@ -70,6 +70,8 @@ class RatedCut:
             `input` and 0 at `output`; NaN (JSON null) where it was not measured. A split can be
             faster than both the photo and the whole network on the device only where
             ``byte_ratio < tail_share``.
+        round_trips: how many requests a photo takes on average: 0 at `output`, more than 1 at a
+            refining cut, whose bytes are those of all of them.
     """
 
     cut: Cut
@@ -91,6 +93,7 @@ class RatedCut:
     photos_needed: int | None = None
     byte_ratio: float = math.nan
     tail_share: float = math.nan
+    round_trips: float = 1.0
 
     @property
     def is_accurate(self) -> bool:

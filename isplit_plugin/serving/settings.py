@@ -123,6 +123,19 @@ class ExitSettings(BaseModel):
     flush_s: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
 
 
+class RefinementSettings(BaseModel):
+    """Settings of refining cuts in a tail worker.
+
+    Attributes:
+        audit: share of the sure answers that are asked for again, to count how often they are
+            wrong.
+    """
+
+    model_config = _STRICT
+
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
 class ExitReleaseSettings(BaseModel):
     """Settings of exits in the endpoint, which makes, proves and signs them.
 
@@ -253,6 +266,7 @@ class TailSettings(WorkerSettings):
         max_batch: items in one request.
         probes: see :class:`ProbeSettings`.
         exits: see :class:`ExitSettings`.
+        refinement: see :class:`RefinementSettings`.
     """
 
     file: ClassVar[str] = "model-config.yaml"
@@ -267,6 +281,7 @@ class TailSettings(WorkerSettings):
     max_batch: Annotated[int, Field(ge=1, le=65_536)] = 64
     probes: ProbeSettings = ProbeSettings()
     exits: ExitSettings = ExitSettings()
+    refinement: RefinementSettings = RefinementSettings()
 
 
 class EndpointSettings(WorkerSettings):

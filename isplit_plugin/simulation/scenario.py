@@ -134,6 +134,8 @@ def options_of(
     options = []
     for measurement in profile.measurements:
         cut = measurement.cut
+        if cut.is_refining:
+            continue  # a simulation sends each photo once
         local = cut.split_point == OUTPUT
         prepared_ms = 0.0 if cut.codec == PHOTO_FILE else prepare_ms
         head_ms = 0.0 if cut.split_point == INPUT else profile.head_time_ms(cut.split_point)

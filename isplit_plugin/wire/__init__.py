@@ -52,8 +52,9 @@ from .message import (
 from .parameters import P_DEVICE, P_NETWORK, P_SPLIT_POINT, P_TAIL_MS, Scalar, read_text
 from .quantize import Ranges
 from .reader import Buffer
+from .refined import FirstAnswer
 from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest, request_bytes
-from .response import TailResponse, decode_response, label, top_k
+from .response import TailResponse, decode_response, label, margins_of, top_k
 from .tensor import Tensor
 from .transform.coefficients import ALPHABET, bucket_bounds, symbols_of
 from .transform.grid import Grid
@@ -91,6 +92,7 @@ __all__ = [
     "Buffer",
     "Codec",
     "EncodeOptions",
+    "FirstAnswer",
     "Grid",
     "InferRequest",
     "InferResponse",
@@ -128,6 +130,7 @@ __all__ = [
     "label",
     "load_json",
     "load_transforms",
+    "margins_of",
     "needs_transform",
     "pack_arrays",
     "pack_transforms",

@@ -44,6 +44,7 @@ from .parameters import (
     read_text,
 )
 from .reader import Buffer
+from .refined import read_refinement
 from .request import (
     ACTIVATION,
     DEFAULT_GROUP,
@@ -84,7 +85,8 @@ def decode_request(
     Raises:
         WireError: The body breaks the format. WireSizeError: a limit is exceeded.
         UnknownSplitPointError: The split point is not known, or not deployed.
-        UnknownCodecError: The tail does not accept the codec.
+        UnknownCodecError: The tail does not accept the codec, or the two qualities of a refining
+            cut.
         NetworkMismatchError: The head belongs to another network.
         ImageError: The body is a photo in a format that does not travel.
     """
@@ -141,6 +143,9 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         tensor = _with_shape(tensor, shape)
         coding = _read_codec(tensor, split_point, shape, manifest, max_batch)
     cut = Cut.of(split_point, coding)
+    first = None
+    if not cut.is_photo:
+        cut, first = read_refinement(parameters, cut, manifest, activation_layout(tensor)[1][0])
     network = parameters.get(P_NETWORK)
     device_token = parameters.get(P_DEVICE)
     exit_answer = parameters.get(P_EXIT)
@@ -163,6 +168,7 @@ def _check(request: InferRequest, manifest: Manifest, max_batch: int) -> TailReq
         gradient=_read_gradient(parameters),
         # Nor is what an exit says: the statistics check it.
         exit_answer=None if exit_answer is None else str(exit_answer)[:MAX_TEXT],
+        first=first,
     )
 
 

@@ -23,9 +23,11 @@ from .activation import activation_layout, decode_activation
 from .message import InferRequest, RequestedOutput
 from .parameters import (
     MIN_HASH,
+    P_COARSE,
     P_DEVICE,
     P_ENCODE_MS,
     P_EXIT,
+    P_FINE,
     P_GRADIENT,
     P_GROUP,
     P_HEAD_MS,
@@ -38,6 +40,7 @@ from .parameters import (
     Scalar,
 )
 from .reader import Buffer
+from .refined import FirstAnswer
 from .tensor import BYTES, Tensor
 from .transform.transform import Transform
 
@@ -61,7 +64,8 @@ class TailRequest:
     """One request to a tail.
 
     Attributes:
-        cut: Split point, codec and quality.
+        cut: Split point, codec and quality. A refining cut for the first and the second request of a
+            photo.
         tensor: N items, coded.
         network_hash: The head's; ``None`` from a stock client.
         top_k: The number of classes to answer.
@@ -78,6 +82,7 @@ class TailRequest:
         probe: Whether the gradient at the cut is asked for, instead of classes.
         gradient: The codec of that gradient.
         exit_answer: What an exit says of the photo, not checked; ``None`` without one.
+        first: Of a second request, what it says of the first one; ``None`` for all others.
     """
 
     cut: Cut
@@ -96,6 +101,7 @@ class TailRequest:
     probe: bool = False
     gradient: str = GRADIENTS[0]
     exit_answer: str | None = None
+    first: FirstAnswer | None = None
 
     @property
     def split_point(self) -> str:
@@ -186,6 +192,11 @@ class TailRequest:
             parameters[P_DEVICE] = self.device_token
         if self.exit_answer is not None:
             parameters[P_EXIT] = self.exit_answer
+        if self.first is not None and self.cut.quality is not None:
+            parameters[P_COARSE] = self.cut.quality
+            parameters |= self.first.parameters()
+        elif self.cut.fine is not None:
+            parameters[P_FINE] = self.cut.fine
         if self.probe:
             parameters[P_PROBE] = True
             if self.gradient != GRADIENTS[0]:

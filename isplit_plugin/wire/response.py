@@ -16,11 +16,13 @@ from . import message
 from .answer_bounds import AnswerBounds
 from .message import InferResponse
 from .parameters import (
+    P_AUDIT,
     P_DECODE_MS,
     P_DEVICE,
     P_EXIT,
     P_NETWORK,
     P_PROBE_RATE,
+    P_REFINE,
     P_REQUEST_ID,
     P_SPLIT_POINT,
     P_TAIL_MS,
@@ -29,6 +31,7 @@ from .parameters import (
     read_text,
 )
 from .reader import Buffer
+from .refined import read_items, write_numbers
 from .request import SCORES
 from .tensor import Tensor
 
@@ -58,6 +61,9 @@ class TailResponse:
         probe_rate: The share of its requests, 0 to 1, that the device should follow with a probe.
         release: The release of the cut's exit that is in force; "none" where none is. Empty where
             the tail does not know, or has no exits.
+        refine: To a first request, the items that are to be sent again: those whose answer is not
+            sure, and ``audit``.
+        audit: Those of them whose answer is sure.
     """
 
     top_class: IntArray
@@ -76,6 +82,8 @@ class TailResponse:
     device: str = ""
     probe_rate: float = 0.0
     release: str = ""
+    refine: tuple[int, ...] = ()
+    audit: tuple[int, ...] = ()
 
     @classmethod
     def from_scores(
@@ -137,6 +145,10 @@ class TailResponse:
             parameters[P_PROBE_RATE] = round(self.probe_rate, 4)
         if self.release:
             parameters[P_EXIT] = self.release
+        if self.refine:
+            parameters[P_REFINE] = write_numbers(self.refine)
+        if self.audit:
+            parameters[P_AUDIT] = write_numbers(self.audit)
         response = InferResponse(tuple(outputs), self.model, self.version, self.id, parameters)
         binary = [tensor.name in binary_outputs for tensor in outputs]
         return message.encode_infer_response(response, binary=binary)
@@ -182,6 +194,8 @@ def decode_response(
         device=read_text(parameters.get(P_DEVICE, ""), P_DEVICE),
         probe_rate=read_number(parameters, P_PROBE_RATE, "a share", high=1, default=0.0),
         release=read_text(parameters.get(P_EXIT, ""), P_EXIT),
+        refine=read_items(parameters, P_REFINE, shape[0]),
+        audit=read_items(parameters, P_AUDIT, shape[0]),
     )
 
 
@@ -222,6 +236,21 @@ def _best_of(scores: FloatArray, k: int) -> tuple[list[int], list[float], list[f
         rest[best] = -math.inf
     values = [float(scores[i]) for i in ids]
     return ids, values, [float(weights[i]) / total for i in ids]
+
+
+def margins_of(scores: FloatArray) -> FloatArray:
+    """The margin of each answer (N,): the probability of the first class less the second's.
+
+    ``scores``: raw, (N, C). It is 1 where there is one class. Scores that are not finite give NaN.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        weights = scores.astype(np.float64)
+        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+        if scores.shape[1] == 1:
+            return np.ones(len(scores), np.float32)
+        best = np.partition(weights, -2, axis=1)[:, -2:]
+        margins: FloatArray = ((best[:, 1] - best[:, 0]) / weights.sum(axis=1)).astype(np.float32)
+    return margins
 
 
 def label(classes: Sequence[str], class_id: int) -> str:

@@ -162,3 +162,31 @@ def test_the_likeliest_is_taken_where_none_is_sure(
         assert decision.taken.expected_ms == min(row.expected_ms for row in sure)
     else:
         assert decision.taken.in_time == max(row.in_time for row in allowed)
+
+
+REFINED = Option(Cut("layer2", "dct", 3, 7), 3_000, 90, 27, agreement=0.99, round_trips=1.2)
+
+
+@pytest.mark.parametrize(
+    ("mbps", "rtt_ms", "cut", "expected_ms"),
+    [
+        # 2,000 bytes less are 16 ms at 1 Mbit/s; a fifth of a round trip is 4 ms, and 20.
+        (1.0, 20.0, REFINED.cut, 90 + 24 + 24 + 27),
+        (1.0, 100.0, SPLIT.cut, 90 + 100 + 40 + 25),
+    ],
+)
+def test_a_refining_cut_counts_its_round_trips(
+    mbps: float, rtt_ms: float, cut: Cut, expected_ms: float
+) -> None:
+    decision = decide((LOCAL, SPLIT, REFINED), FixedLink(mbps, rtt_ms))
+    assert decision.cut == cut
+    assert decision.taken.expected_ms == pytest.approx(expected_ms)
+
+
+def test_a_deadline_leaves_time_for_the_second_request() -> None:
+    link = FixedLink(1.0, 20.0)
+    # 90 + 20 + 24 + 27 in one request, and 20 for the second.
+    late, early = (
+        decide((REFINED,), link, deadline_ms=left_ms).options[0] for left_ms in (180.0, 182.0)
+    )
+    assert (late.in_time, early.in_time) == (0.0, 1.0)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_curves_of_probes_and_what_is_sent_for_them(server: Live, probed: Model)
     bodies: list[bytes] = []
     post = client.transport.post
 
-    def spy(path: str, body: bytes, headers: dict[str, str], **limits: int | None) -> object:
+    def spy(path: str, body: bytes, headers: dict[str, str], **limits: Any) -> object:
         bodies.append(body)
         return post(path, body, headers, **limits)
 

@@ -104,7 +104,7 @@ def test_the_log_configuration_is_xml() -> None:
         (
             {"smapling": 0.5},
             "isplit.smapling: unknown key; known keys: cpu_budget, exits, label_secret_file, max_batch, "
-            "max_response_size, probes, sampling, secret_file, statistics, store, threads",
+            "max_response_size, probes, refinement, sampling, secret_file, statistics, store, threads",
         ),
         ({"min_gain": 0.1}, "isplit.min_gain: unknown key"),
         ({1: 2}, "isplit.1: unknown key"),

@@ -23,6 +23,7 @@ from ...schema import (
     Cut,
     Manifest,
     Preprocessing,
+    Refinement,
 )
 from ...wire import CODECS, Transform, codings, is_codec, needs_transform
 from ..files import ENDPOINT_MODEL
@@ -117,6 +118,7 @@ def make_manifest(
         usual=usual_cuts(profile, deployed, accepted, photos),
         transforms=tuple(name for name in deployed if name in shipped),
         correctors=tuple(name for name in deployed if name in shipped and name in correctors),
+        refinements=_refinements(profile, shipped, accepted),
     )
     return manifest, _warnings(net, profile, manifest)
 
@@ -167,6 +169,19 @@ def _without_transforms(profile: Profile, transforms: Sequence[Transform]) -> Pr
     if len(measurements) == len(profile.measurements):
         return profile
     return replace(profile, measurements=measurements)
+
+
+def _refinements(
+    profile: Profile, transforms: Collection[str], codecs: Sequence[str]
+) -> tuple[Refinement, ...]:
+    """The proven refinements of split points with a transform, where the codings are accepted."""
+    return tuple(
+        refinement
+        for refinement in profile.refinements
+        if refinement.split_point in transforms
+        and refinement.is_proven
+        and {c.coding for cut in refinement.cuts for c in (cut.first, cut.second)} <= {*codecs}
+    )
 
 
 def _accepted_photos(profile: Profile) -> tuple[str, ...]:

@@ -33,6 +33,9 @@ DECLARED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("isplit_observations_dropped_total", "Count", _OF_MODEL),
     ("isplit_device_tokens_refused_total", "Count", (*_OF_MODEL, "Code")),
     ("isplit_probes_total", "Count", (*_OF_MODEL, "SplitPoint")),
+    ("isplit_refined_total", "Count", (*_OF_MODEL, "SplitPoint")),
+    ("isplit_audited_total", "Count", (*_OF_MODEL, "SplitPoint")),
+    ("isplit_audited_differing_total", "Count", (*_OF_MODEL, "SplitPoint")),
 )
 
 
@@ -96,6 +99,18 @@ class TailMetrics(Closing):
     def count(self, name: str, split_point: str) -> None:
         """One more on a counter that has the split point as its dimension."""
         self._add((name, (split_point,), 1))
+
+    def refined(self, split_point: str, items: int) -> None:
+        """Items of a first request that are to be sent again."""
+        if items:
+            self._add(("isplit_refined_total", (split_point,), items))
+
+    def audited(self, split_point: str, items: int, differing: int) -> None:
+        """Items of a second request whose first answer was sure, and those that got another class."""
+        if items:
+            self._add(("isplit_audited_total", (split_point,), items))
+        if differing:
+            self._add(("isplit_audited_differing_total", (split_point,), differing))
 
     def dropped(self, total: int) -> None:
         """The recorder's count of dropped observations so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -105,24 +105,31 @@ def read_tail_job(
 
 
 def observations(
-    job: TailJob, response: TailResponse, tail_ms: float, limits: ReportLimits
+    job: TailJob,
+    response: TailResponse,
+    tail_ms: float,
+    limits: ReportLimits,
+    items: Sequence[int],
 ) -> Iterator[Observation]:
-    """One observation for each image.
+    """One observation for each of ``items``, the numbers of images.
 
     An image of a batch has its share of the request's bytes and times, and its number behind the
-    request's id. Times that no device can have count as not reported.
+    request's id. Times that no device can have count as not reported. A second request counts with the
+    bytes of the first.
     """
     request, count, at = job.request, len(job.values), time.time()
     head_ms = limits.head_ms(request.split_point, request.head_ms, count)
     encode_ms = limits.encode_ms(request.cut, request.encode_ms, count)
     uplink_ms = limits.uplink_ms(job.nbytes, request.uplink_ms)
-    for item in range(count):
+    # The bytes of a first request count with the second. No more than the second's own are believed.
+    first = 0 if request.first is None else min(request.first.nbytes, job.nbytes)
+    for item in items:
         yield Observation(
             request_id=response.request_id if count == 1 else f"{response.request_id}:{item}",
             cut=request.cut,
             class_id=int(response.top_class[item, 0]),
             confidence=float(response.top_probability[item, 0]),
-            bytes_received=round(job.nbytes / count),
+            bytes_received=round((job.nbytes + first) / count),
             decode_ms=job.decode_ms / count,
             tail_ms=tail_ms / count,
             at=at,

@@ -31,6 +31,7 @@ from ..plausible import ReportLimits
 from ..settings import TailSettings
 from . import explain
 from .metrics import TailMetrics
+from .refining import Refiner
 from .request import TailJob, failure, observations, read_tail_job
 from .runner import TailRunner, device_of, timeout_of
 from .statistics import Statistics
@@ -82,6 +83,7 @@ class TailService:
         self._correctors = deployed_correctors(
             folder, manifest, self._transforms, self._runner.device
         )
+        self._refiner = Refiner(manifest, settings.refinement.audit)
         profile = Profile.load(folder / PROFILE)
         if profile.network_hash != manifest.network_hash:
             raise BundleError(
@@ -183,6 +185,7 @@ class TailService:
             verifier=self._verifier,
         )
         self._metrics.token(job.sender.status)
+        self._refiner.check(job.request)
         part = self._part_for(job)
         if part is not None:
             part.check(job.request)
@@ -247,6 +250,7 @@ class TailService:
         self, context: Any, job: TailJob, scores: FloatArray, tail_ms: float
     ) -> TailResponse:
         request, manifest = job.request, self.manifest
+        again = self._refiner.again(request, scores)
         response = TailResponse.from_scores(
             scores,
             manifest.classes,
@@ -261,6 +265,8 @@ class TailService:
             version=manifest.version,
             id=request.id,
             device=job.sender.status,
+            refine=again.refine,
+            audit=again.audit,
         )
         for part in self._parts:
             response = part.amend(job, response)
@@ -272,10 +278,17 @@ class TailService:
         self._metrics.served(
             split_point, job.request.cut.coding, job.nbytes, job.decode_ms, tail_ms
         )
-        for item, observation in enumerate(observations(job, response, tail_ms, self._limits)):
+        self._metrics.refined(split_point, len(response.refine))
+        audited = self._refiner.audited(job.request, response)
+        self._metrics.audited(split_point, audited.items, audited.differing)
+        # An item that is sent again is counted when it comes.
+        items = [n for n in range(len(job.values)) if n not in response.refine]
+        counted = observations(job, response, tail_ms, self._limits, items)
+        for item, observation in zip(items, counted, strict=True):
             self._statistics.observe(observation)
-            statement = job.request.exit_answer if len(job.values) == 1 else None
-            self._statistics.offer_exit(observation, job.values[item : item + 1], statement)
+            if not job.request.cut.is_refining:  # an exit knows one coding
+                statement = job.request.exit_answer if len(job.values) == 1 else None
+                self._statistics.offer_exit(observation, job.values[item : item + 1], statement)
             # The importance behind a decoder is another network's.
             if split_point not in self._runner.bottlenecks:
                 self._statistics.offer(observation, job.values[item : item + 1])
