@@ -21,6 +21,7 @@ NAMES = (
     "bottleneck",
     "serving",
     "overhead",
+    "throughput",
     "forwarder",
     "store",
     "memory",

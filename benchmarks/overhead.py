@@ -25,7 +25,13 @@ from isplit_plugin.client import SplitClient
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.errors import IsplitError
 from isplit_plugin.serving.launcher import TorchServe
-from isplit_plugin.wire import TailRequest, decode_response, header_length, http_headers
+from isplit_plugin.wire import (
+    TailRequest,
+    TailResponse,
+    decode_response,
+    header_length,
+    http_headers,
+)
 
 from .harness import Row, row
 from .packaged import POINTS, do_nothing, package_lite0, replace_handler
@@ -42,23 +48,30 @@ TRACED: Final = Path(__file__).with_name("traced_handler.py")
 
 
 class Answer(NamedTuple):
-    """One round trip. ``tail_ms``: the tail's computing; ``parts``: of the traced handler."""
+    """One round trip. ``response``: ``None`` of a handler that does nothing."""
 
     round_trip_ms: float
-    tail_ms: float
+    response: TailResponse | None
     parts: Mapping[str, float]
+
+    @property
+    def tail_ms(self) -> float:
+        """The tail's computing."""
+        return 0.0 if self.response is None else self.response.tail_ms
 
 
 class Connection:
-    """A kept connection, and prepared requests on it."""
+    """A kept connection."""
 
     def __init__(self, url: str, token: str) -> None:
         address = urlsplit(url)
         self._http = HTTPConnection(str(address.hostname), address.port, timeout=30)
         self._token = {"Authorization": f"Bearer {token}"}
 
-    def post(self, model: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a request, and wait for its answer."""
+    def post(
+        self, model: str, body: bytes, headers: Mapping[str, str], *, read: bool = True
+    ) -> Answer:
+        """Send a request, and wait for its answer. Without ``read`` it is not decoded."""
         started = time.perf_counter()
         self._http.request("POST", f"/predictions/{model}", body, {**self._token, **headers})
         response = self._http.getresponse()
@@ -67,11 +80,11 @@ class Connection:
         if response.status != 200:
             raise RuntimeError(f"{model}: {response.status} {content[:300]!r}")
         answer_headers = dict(response.getheaders())
-        tail_ms = 0.0
-        if not model.startswith("nothing"):
-            tail_ms = decode_response(content, header_length(answer_headers)).tail_ms
+        decoded = None
+        if read and not model.startswith("nothing"):
+            decoded = decode_response(content, header_length(answer_headers))
         parts = json.loads(answer_headers.get("X-Parts", "{}"))
-        return Answer(round_trip_ms, tail_ms, parts)
+        return Answer(round_trip_ms, decoded, parts)
 
 
 def run(quick: bool = False) -> list[Row]:
@@ -90,20 +103,20 @@ def run(quick: bool = False) -> list[Row]:
         connection = Connection(server.inference_url, server.token())
         rows = []
         for point in POINTS:
-            body, headers = prepared_request(bundles["tail"], f"{point}:uint8+zstd")
-            answers = _interleaved(connection, body, headers, rounds)
+            body, length = prepared_request(bundles["tail"], f"{point}:uint8+zstd").encode()
+            answers = _interleaved(connection, body, http_headers(length), rounds)
             rows += [{**one, "name": f"{point}: {one['name']}"} for one in _parts(answers)]
         return rows
 
 
-def prepared_request(bundle: Path, cut: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of the request that the client sends for a photo."""
-    sent: list[tuple[bytes, int | None]] = []
+def prepared_request(bundle: Path, cut: str) -> TailRequest:
+    """The request that the client sends for a photo."""
+    sent: list[TailRequest] = []
     encode = TailRequest.encode
 
     def kept(request: TailRequest, *, binary: bool = True) -> tuple[bytes, int | None]:
-        sent.append(encode(request, binary=binary))
-        return sent[-1]
+        sent.append(request)
+        return encode(request, binary=binary)
 
     with (
         patch.object(TailRequest, "encode", kept),
@@ -111,8 +124,7 @@ def prepared_request(bundle: Path, cut: str) -> tuple[bytes, dict[str, str]]:
         suppress(IsplitError),  # nothing listens there
     ):
         client.predict(labelled_photos()[0].path, cut)
-    body, length = sent[-1]
-    return body, http_headers(length)
+    return sent[-1]
 
 
 def _interleaved(

@@ -1,15 +1,12 @@
-"""What a request costs in a real TorchServe: split against whole-image JPEG, against a
-do-nothing handler with the same payload, and with statistics on and off. EfficientNet-Lite0 and
-real photos, loopback, one worker each, one thread."""
+"""What a request costs in a real TorchServe: split against whole-image JPEG, and against a
+do-nothing handler with the same payload. EfficientNet-Lite0 and real photos, loopback, one worker
+each, one thread."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +20,19 @@ from isplit_plugin.serving.launcher import TorchServe
 from .harness import Row, against, interleaved, row
 from .packaged import POINTS, do_nothing, package_lite0
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "everything": {"isplit": {"sampling": 0.05, "cpu_budget": 0.01}},
-    "everything_again": {
-        "isplit": {"sampling": 0.05, "cpu_budget": 0.01}
-    },  # A/A: what the machine's noise looks like
-    "no_sampling": {"isplit": {"sampling": 0.0}},
-    "nothing": {"isplit": {"statistics": False}},
-}
-
-
-def _throughput(send: Callable[[], object], *, clients: int, seconds: float) -> float:
-    """Requests a second with several clients in threads."""
-    deadline = time.perf_counter() + seconds
-
-    def loop() -> int:
-        sent = 0
-        while time.perf_counter() < deadline:
-            send()
-            sent += 1
-        return sent
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        total = sum(pool.map(lambda _: loop(), range(clients)))
-    return total / (time.perf_counter() - started)
-
 
 def run(quick: bool = False) -> list[Row]:
-    """Rows of latency (keep-alive, one client) and throughput (four clients)."""
-    rounds, seconds, repeats = (15, 1.0, 1) if quick else (150, 5.0, 5)
+    """Rows of each split point."""
+    rounds = 15 if quick else 150
     photos = labelled_photos()
     points = list(POINTS)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder, store = Path(temporary), Path(temporary, "model_store")
-        bundles = package_lite0(store, CONFIGS)
+        bundles = package_lite0(store, {"everything": {}})
         do_nothing(folder, store)
         with TorchServe(model_store=store, store=f"sqlite:///{folder / 'store.db'}") as server:
             rows += _latency(server, bundles["everything"], photos[0].path, points, rounds)
-            rows += _cost_of_statistics(server, bundles, photos[0].path, seconds, repeats)
     return rows
 
 
@@ -124,49 +94,3 @@ def _latency(
 def _jpeg_ratio(client: SplitClient, photo: Path, nbytes: int) -> dict[str, Any]:
     jpeg = client.predict(photo, cut=Cut("input", "jpeg")).bytes_sent
     return {"rival": "JPEG quality 90 request", "rival_value": jpeg, "ratio": nbytes / jpeg}
-
-
-def _cost_of_statistics(
-    server: TorchServe, bundles: dict[str, Path], photo: Path, seconds: float, repeats: int
-) -> list[Row]:
-    found: dict[str, list[float]] = {name: [] for name in bundles}
-    clients = {
-        name: SplitClient(
-            server.inference_url, model=name, head=path, token=server.token, raw_scores=False
-        )
-        for name, path in bundles.items()
-    }
-    try:
-        for number in range(repeats + 1):
-            for name, client in clients.items():
-                rate = _throughput(
-                    partial(client.predict, photo, cut=Cut("_blocks.12", "uint8+zstd")),
-                    clients=4,
-                    seconds=seconds if number else 0.5,
-                )
-                if number:
-                    found[name].append(rate)
-    finally:
-        for client in clients.values():
-            client.close()
-    base = statistics.median(found["nothing"])
-    rows = []
-    for name, label in (
-        ("everything", "recording, sampling 5 % and 1 % of a core"),
-        ("everything_again", "the same once more (A/A: the noise)"),
-        ("no_sampling", "recording alone"),
-    ):
-        ratios = [a / b for a, b in zip(found[name], found["nothing"], strict=True)]
-        rows.append(
-            row(
-                f"throughput, {label}",
-                statistics.median(found[name]),
-                "requests/s",
-                rival="statistics off",
-                rival_value=base,
-                ratio=statistics.median(ratios),
-                ratios=ratios,
-                expected=">= 0.98",
-            )
-        )
-    return rows
