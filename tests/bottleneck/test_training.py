@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from toys.bottleneck import PRE, toy_network, toy_photos
+from toys.processors import PROCESSORS
 
 from isplit_plugin.bottleneck import (
     BOTTLENECK_SUFFIX,
@@ -18,6 +19,7 @@ from isplit_plugin.bottleneck import (
     train_bottlenecks,
 )
 from isplit_plugin.errors import DataError, SplitPointError
+from isplit_plugin.network import on_device
 
 NAMES = ["0~n1s2d1", "2~n2s2d1"]
 
@@ -43,6 +45,24 @@ def run(directory: Path, photos: Photos, **options: Any) -> list[Bottleneck]:
 
 def file_names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_training_works_on_every_processor(photos: Photos, tmp_path: Path, processor: str) -> None:
+    """On a CUDA device the forward passes run in mixed precision."""
+    made = train_bottlenecks(
+        on_device(toy_network(), processor),
+        ["0"],
+        photos,
+        preprocessing=PRE,
+        test=photos,
+        config=AutoencoderConfig(stride=2, depth=1),
+        directory=tmp_path,
+        budget=Budget(epochs=2, batch_size=16),
+        codecs=("uint8",),
+    )
+    assert [one.name for one in made] == NAMES[:1]
+    assert file_names(tmp_path) == [f"{NAMES[0]}{BOTTLENECK_SUFFIX}"]
 
 
 def test_an_interrupted_run_resumes(photos: Photos, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from toys.processors import NEEDS_CUDA
 from toys.rated_codec import QUALITIES, Rated
 
 from isplit_plugin import image as im
@@ -472,11 +473,11 @@ def test_a_network_that_does_not_run_on_a_device_is_refused(net: CapturedNetwork
         run(net, [], device="nonsense")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("processor", [pytest.param("cuda", marks=NEEDS_CUDA)])
 def test_cuda_agrees_with_the_cpu(
-    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile
+    net: CapturedNetwork, images: list[PIL.Image.Image], whole: Profile, processor: str
 ) -> None:
-    result = run(net, [(image, None) for image in images], device=None)
+    result = run(net, [(image, None) for image in images], device=processor)
     assert result.provenance["device"] != "cpu"
     np.testing.assert_allclose(result.curve().mean, whole.curve().mean, rtol=1e-3)
     np.testing.assert_array_equal(result.count, whole.count)
