@@ -21,7 +21,7 @@ from isplit_plugin.client import AdaptiveClient, SplitClient
 from isplit_plugin.schema import ON_DEVICE
 from isplit_plugin.simulation import ConstantUplink, SlowProxy
 
-LOCAL_MS = 400.0
+LOCAL_MS = 1000.0
 FAST = ConstantUplink(20.0)
 SLOW = ConstantUplink(0.004)
 """A body of a few hundred bytes takes a second or more."""
@@ -35,7 +35,7 @@ def proxy(live: Live) -> Iterator[SlowProxy]:
 
 @pytest.fixture
 def device(live: Live, proxy: SlowProxy) -> Iterator[AdaptiveClient]:
-    """A device that needs 400 ms for the whole network and little for a head."""
+    """A device that needs a second for the whole network and little for a head."""
     heads = SplitClient(proxy.url, model="toy", head=live.toy.built.bundle, threads=1)
     assert heads.runtime is not None
     client = SplitClient(
@@ -74,7 +74,10 @@ def test_the_link_drops_and_comes_back(
 
 
 def test_no_deadline_is_missed_while_the_server_stalls(live: Live, device: AdaptiveClient) -> None:
-    """The whole of TorchServe stands still, as a machine without memory or network does."""
+    """The whole of TorchServe stands still for 10 s, as a machine without memory or network does.
+
+    Nothing ends a connection then, so that only the deadline helps.
+    """
     [photo] = toy_photos(1, seed=42)
     until(lambda: device.predict(photo).cut != ON_DEVICE)
     pid = live.server.pid
@@ -82,14 +85,14 @@ def test_no_deadline_is_missed_while_the_server_stalls(live: Live, device: Adapt
     latencies = []
     os.killpg(pid, signal.SIGSTOP)
     try:
-        ends_at = time.monotonic() + 8
+        ends_at = time.monotonic() + 10
         while time.monotonic() < ends_at:
             started = time.monotonic()
-            prediction = device.predict(photo, deadline_ms=3 * LOCAL_MS)
+            prediction = device.predict(photo, deadline_ms=2 * LOCAL_MS)
             latencies.append((time.monotonic() - started) * 1e3)
             assert prediction.cut == ON_DEVICE
     finally:
         os.killpg(pid, signal.SIGCONT)
-    assert len(latencies) > 5
-    assert max(latencies) < 3 * LOCAL_MS
+    assert len(latencies) >= 5
+    assert max(latencies) < 2 * LOCAL_MS
     until(lambda: device.predict(photo).cut != ON_DEVICE)
