@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DataError
 from .features import F64
@@ -34,6 +35,11 @@ def evidence_below(trials: float, misses: float, p: float) -> float:
     Raises DataError for counts that are none, or a ``p`` outside 0 to 1.
     """
     _check(trials, misses, p)
+    return float(evidences_below(np.array([trials]), np.array([misses]), p)[0])
+
+
+def evidences_below(trials: npt.NDArray[Any], misses: npt.NDArray[Any], p: float) -> F64:
+    """:func:`evidence_below` of several counts (N,), which are not checked."""
     return _mixture(trials, misses, p, p * _PARTS, _PART_WEIGHTS)
 
 
@@ -41,7 +47,8 @@ def evidence_above(trials: float, misses: float, p: float) -> float:
     """The log of the evidence that the chance of a miss is above ``p``. Raises DataError."""
     _check(trials, misses, p)
     q = larger_chances(p)
-    return _mixture(trials, misses, p, q, np.full(len(q), 1 / len(q)))
+    weights = np.full(len(q), 1 / len(q))
+    return float(_mixture(np.array([trials]), np.array([misses]), p, q, weights)[0])
 
 
 def larger_chances(p: float) -> F64:
@@ -82,12 +89,17 @@ def trials_missing(trials: float, misses: float, p: float, alpha: float) -> int:
     return high
 
 
-def _mixture(trials: float, misses: float, p: float, q: F64, weights: F64) -> float:
+def _mixture(
+    trials: npt.NDArray[Any], misses: npt.NDArray[Any], p: float, q: F64, weights: F64
+) -> F64:
+    """(N,) logs of the mixtures, from counts (N,) and chances ``q`` (M,) with their weights."""
+    missed = misses[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        missed = np.where(misses > 0, misses * np.log(q / p), 0.0)
-        logs = np.log(weights) + missed + (trials - misses) * np.log((1 - q) / (1 - p))
-    largest = float(logs.max())
-    return largest + math.log(float(np.exp(logs - largest).sum()))
+        of_misses = np.where(missed > 0, missed * np.log(q / p), 0.0)
+        of_others = (trials - misses)[:, None] * np.log((1 - q) / (1 - p))
+        logs = np.log(weights) + of_misses + of_others
+    largest = logs.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1)))
 
 
 def _crossing(inside: float, outside: float, excess: Callable[[float], float]) -> float:

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from ..errors import DataError
-from .evidence import evidence_below, trials_missing
+from .evidence import evidences_below, trials_missing
 from .exit import BINS
 from .features import F64, I64
 
@@ -105,12 +105,12 @@ def released_bin(
 
     Once proven it stays so: keep the lowest that was ever returned for a version.
     """
-    trials, misses = counts.trials(), counts.misses()
+    evidence = evidences_below(counts.trials(), counts.misses(), tolerance)
     released, inherited = None, 0.0
     for index in reversed(range(BINS)):
         own = _share(index, alpha) + inherited
         inherited = 0.0
-        if own > 0 and _proven(trials[index], misses[index], tolerance, own):
+        if own > 0 and evidence[index] >= math.log(1 / own):
             released, inherited = index, own
     return released
 
@@ -136,7 +136,3 @@ def margin_shares(counts: ShadowCounts) -> F64:
 
 def _share(index: int, alpha: float) -> float:
     return alpha / len(STARTS) if index in STARTS else 0.0
-
-
-def _proven(trials: int, misses: int, tolerance: float, alpha: float) -> bool:
-    return evidence_below(int(trials), int(misses), tolerance) >= math.log(1 / alpha)
