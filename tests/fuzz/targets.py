@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from .exit_targets import EXIT_TARGETS
 from .file_targets import FILE_TARGETS
 from .forwarder_targets import FORWARDER_TARGETS
 from .server_targets import SERVER_TARGETS
@@ -17,6 +18,7 @@ TARGETS: Final[dict[str, Target]] = {
         *WIRE_TARGETS,
         *TRANSFORM_TARGETS,
         *FILE_TARGETS,
+        *EXIT_TARGETS,
         *SERVER_TARGETS,
         *FORWARDER_TARGETS,
     )
