@@ -129,6 +129,14 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         "the tolerance any more: saves time, and its agreement comes out a little too low",
     )
     group.add_argument(
+        "--loss",
+        type=_losses,
+        default=(),
+        metavar="SHARE,SHARE",
+        help="shares of packets that are lost and not sent again, as on UDP, such as 0.01,0.05: "
+        "measures the agreement that is left (isplit docs simulate-before-deployment)",
+    )
+    group.add_argument(
         "--target",
         choices=("predicted", "true"),
         default="predicted",
@@ -154,6 +162,18 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="CPU threads (default: PyTorch's choice); times are always those of one thread",
     )
+
+
+def _losses(text: str) -> tuple[float, ...]:
+    try:
+        losses = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        losses = (0.0,)
+    if not all(0 < loss < 1 for loss in losses):
+        raise argparse.ArgumentTypeError(
+            f"expected shares between 0 and 1, such as 0.01,0.05, got {text!r}"
+        )
+    return losses
 
 
 def run(options: argparse.Namespace) -> int:

@@ -146,6 +146,7 @@ def _measure(
             correctors=correctors,
             processes=processes,
             curtail=options.tolerance if options.curtail else None,
+            losses=options.loss,
             device_heads=True,
         )
     if not (options.predictors and processes.is_first):

@@ -46,6 +46,9 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
                 "decode_ms": measurement.decode_ms,
                 "images": int(measurement.images.sum()),
                 "agreement": measurement.agreement,
+                "under_loss": {
+                    str(loss): agreement for loss, agreement in measurement.under_loss.items()
+                },
                 **_yardstick_json(profile, measurement, photo),
             }
             for measurement in profile.measurements

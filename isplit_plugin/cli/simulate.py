@@ -28,10 +28,13 @@ EPILOG: Final = """\
 examples:
   isplit simulate resnet50.profile.safetensors --bandwidth-mbps 4 --rtt-ms 40 --slowdown 8
   isplit simulate resnet50.profile.safetensors --trace drive.up --deadline-ms 150 --slowdown 4
+  isplit simulate resnet50.profile.safetensors --bandwidth-mbps 4 --udp 0.05
   isplit simulate resnet50.profile.safetensors --trace drive.up --devices 30 --workers 2 \\
       --report simulation.html
 
 The second answers "which cuts meet 150 ms on this trace": see the columns p95 and missed.
+The third shows latency against the agreement that is left: the fastest cuts first, then those
+that are slower and agree more often.
 """
 
 
@@ -52,6 +55,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="a made-up trace that swings like that of a moving phone, X Mbit/s on average",
+    )
+    link.add_argument(
+        "--udp",
+        type=float,
+        metavar="LOSS",
+        help="UDP instead of TCP: this share of the packets is lost and not sent again; one that "
+        "`isplit profile --loss` measured",
     )
     _number(link, "--rtt-ms", 30.0, "round trip without the time of the bytes")
     device = parser.add_argument_group("devices and photos")
@@ -87,10 +97,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..simulation import compare
+    from ..simulation import compare, undominated
 
     scenario = _scenario(options)
     results = compare(scenario, oracle=not options.no_oracle, progress=_progress)
+    if scenario.loss is not None:
+        results = undominated(results)
     if options.report is not None:
         from ..report import write_simulation
 
@@ -100,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
         common.emit_json(
             {
                 "link": scenario.uplink.describe(),
+                "loss": scenario.loss,
                 "deadline_ms": scenario.deadline_ms,
                 "results": [result.to_json() for result in results],
             }
@@ -126,7 +139,9 @@ def _scenario(options: argparse.Namespace) -> Scenario:
             tolerance=options.tolerance,
             max_head_macs=options.max_head_macs,
             prepare_ms=options.prepare_ms,
+            loss=options.udp,
         ),
+        loss=options.udp,
         uplink=_uplink(options),
         rtt_ms=options.rtt_ms,
         deadline_ms=options.deadline_ms,
@@ -167,6 +182,8 @@ def _heading(scenario: Scenario) -> str:
     )
     if scenario.batch_size > 1:
         text += f" with batches of up to {scenario.batch_size}"
+    if scenario.loss is not None:
+        text += f"; on UDP, {scenario.loss:.1%} of the packets are lost"
     if scenario.deadline_ms is not None:
         text += f"; deadline {scenario.deadline_ms:g} ms"
     return text
@@ -196,6 +213,11 @@ def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
 def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
     from ..simulation import ADAPTIVE, best_fixed
 
+    if scenario.loss is not None:
+        return (
+            "agreement is what is left of it: an answer that needs a lost packet counts as wrong. "
+            "Cuts are left out where another is as fast and agrees more often."
+        )
     best = best_fixed(results)
     adaptive = next(result for result in results if result.policy == ADAPTIVE)
     text = (

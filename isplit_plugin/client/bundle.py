@@ -19,6 +19,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -68,7 +69,6 @@ class HeadBundle:
 
     Attributes:
         manifest: the description of the network. Its list of files was checked.
-        sha256: of the zip file; for a folder, of its manifest, which holds the other files' hashes.
 
     Raises:
         BundleError: a file is missing, changed, too large or not in the manifest.
@@ -87,7 +87,7 @@ class HeadBundle:
         try:
             raw = b"".join(self._chunks(MANIFEST, MAX_MANIFEST_BYTES))
             self.manifest = self._read_manifest(raw)
-            self.sha256 = self._source.sha256(raw)
+            self._manifest_sha256 = hashlib.sha256(raw).hexdigest()
             self._check_names()
             for name in self.manifest.files:
                 for _ in self._checked(name, MAX_FILE_BYTES):
@@ -95,6 +95,11 @@ class HeadBundle:
         except BaseException:
             self.close()
             raise
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the zip file; for a folder, of its manifest, which holds the other files' hashes."""
+        return self._source.sha256() or self._manifest_sha256
 
     def has(self, split_point: str, suffix: str = "onnx") -> bool:
         """Whether there is a head of this format for the split point."""
@@ -282,10 +287,15 @@ class _Zip:
         file: BinaryIO = self._zip.open(name)  # type: ignore[assignment]
         return file
 
-    def sha256(self, manifest: bytes) -> str:
+    def sha256(self) -> str:
         """Hash the open file, from which everything is read, and not what may have replaced it."""
-        self._file.seek(0)
-        return hashlib.file_digest(self._file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        offset = 0
+        # Other threads read from the same file: its position stays theirs.
+        while chunk := os.pread(self._file.fileno(), _CHUNK, offset):
+            digest.update(chunk)
+            offset += len(chunk)
+        return digest.hexdigest()
 
     def close(self) -> None:
         self._zip.close()
@@ -307,8 +317,8 @@ class _Folder:
             raise OSError("it lies outside the folder")
         return path.open("rb")
 
-    def sha256(self, manifest: bytes) -> str:
-        return hashlib.sha256(manifest).hexdigest()
+    def sha256(self) -> str:
+        return ""
 
     def close(self) -> None:
         pass

@@ -20,6 +20,7 @@ from .captured_network import CapturedNetwork
 from .codec_meter import CodecMeter
 from .correctors.fitted import FittedCorrectors
 from .execution import activations
+from .loss_meter import LossMeter
 from .photo_meter import Photo, PhotoMeter
 from .processes import ONE_PROCESS, Block, Processes, blocks
 from .transforms.fitted import FittedTransforms
@@ -75,6 +76,7 @@ class CalibrationPass:
         measured: the split points where codecs are measured.
         meter: the measurements of the codecs.
         photo_meter: the measurements of whole photos.
+        loss_meters: what loses packets, one for each rate.
 
     Raises SplitPointError, UnknownSplitPointError, UnknownCodecError.
     """
@@ -91,6 +93,7 @@ class CalibrationPass:
         transforms: FittedTransforms | None = None,
         most_misses: float = math.inf,
         correctors: FittedCorrectors | None = None,
+        losses: Sequence[float] = (),
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
@@ -105,15 +108,18 @@ class CalibrationPass:
         self.target_kind = target
         self._uses_labels = target == "true"
         self.measured = _measured_points(net, split_points)
+        tails = {name: net.bisect(name)[1] for name in (INPUT, *self.measured)}
+        channel_axes = {point.name: point.channel_axis for point in net.split_points}
         self.meter = CodecMeter(
-            {name: net.bisect(name)[1] for name in (INPUT, *self.measured)},
+            tails,
             codecs,
-            {point.name: point.channel_axis for point in net.split_points},
+            channel_axes,
             transforms,
             most_misses=most_misses,
             correctors=correctors,
         )
         self.photo_meter = PhotoMeter(photos, preprocessing, most_misses)
+        self.loss_meters = [LossMeter(loss, tails, codecs, channel_axes) for loss in losses]
 
     def run(
         self,
@@ -184,10 +190,14 @@ class CalibrationPass:
         top = scores.argmax(dim=1).cpu().numpy()
         self.top += top.tolist()
         self.photo_meter.add(photos, self._scores, top)
-        self.meter.add_activations(INPUT, x, top)
         numbers = [photo.number for photo in photos]
+        self.meter.add_activations(INPUT, x, top)
+        for loss_meter in self.loss_meters:
+            loss_meter.add_activations(INPUT, x, top, numbers)
         for name in self.measured:
             self.meter.add_activations(name, tensors[name], top, numbers)
+            for loss_meter in self.loss_meters:
+                loss_meter.add_activations(name, tensors[name], top, numbers)
 
     def _scores(self, inputs: FloatArray) -> torch.Tensor:
         with torch.inference_mode():

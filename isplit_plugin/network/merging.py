@@ -87,7 +87,11 @@ def _packed(calibration: CalibrationPass) -> bytes:
 
 
 def _meters(calibration: CalibrationPass) -> dict[str, Any]:
-    return {"codecs": calibration.meter, "photos": calibration.photo_meter}
+    return {
+        "codecs": calibration.meter,
+        "photos": calibration.photo_meter,
+        **{f"loss {meter.loss}": meter for meter in calibration.loss_meters},
+    }
 
 
 def _merged_samples(

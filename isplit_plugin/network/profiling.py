@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterable, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from .correctors.corrector_file import corrector_sha256
 from .correctors.fitted import FittedCorrectors
 from .device_times import device_head_ms
 from .execution import cpu_threads, full_precision, on_best_device, on_device
+from .loss_meter import check_losses
 from .merging import merge
 from .part_times import head_and_tail_ms
 from .processes import ONE_PROCESS, Processes
@@ -53,6 +55,7 @@ def profile(
     curtail: float | None = None,
     device_heads: bool = False,
     correctors: FittedCorrectors | None = None,
+    losses: Sequence[float] = (),
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -91,6 +94,8 @@ def profile(
         correctors: from :func:`fit_correctors` on the same images, in the same order. With them
             the codec ``dct`` is measured as corrected, each image by a corrector that was trained
             without it; what a corrector takes counts as decoding.
+        losses: shares of packets that are lost and not sent again, as on UDP; the agreement that is
+            left is measured for each (:mod:`.loss_meter`).
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -112,6 +117,7 @@ def profile(
         transforms=transforms,
         most_misses=_most_misses(images, curtail),
         correctors=correctors,
+        losses=check_losses(losses),
     )
     total = processes.own_photos(len(images), batch_size) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
@@ -246,8 +252,18 @@ def _measurements(
     images = np.bincount(rows, minlength=classes).astype(np.int64)
     output = CutMeasurement(ON_DEVICE, 0.0, 0.0, 0.0, images, images.copy())
     meters = (calibration.photo_meter, calibration.meter)
-    measured = (m for meter in meters for m in meter.measurements(rows, classes))
-    return (*measured, output)
+    measured = [m for meter in meters for m in meter.measurements(rows, classes)]
+    samples = {cut: of_cut for meter in meters for cut, of_cut in meter.samples.items()}
+    return tuple(
+        replace(
+            measurement,
+            under_loss={
+                meter.loss: meter.agreement(measurement.cut, samples.get(measurement.cut))
+                for meter in calibration.loss_meters
+            },
+        )
+        for measurement in (*measured, output)
+    )
 
 
 def _identities(

@@ -93,6 +93,11 @@ def _check_measurement(measurement: CutMeasurement, places: Collection[str], row
         bool(((measurement.agreeing >= 0) & (measurement.agreeing <= measurement.images)).all()),
         f"{label}: expected 0 <= agreeing <= images",
     )
+    for loss, agreement in measurement.under_loss.items():
+        _require(
+            0 < loss < 1 and 0 <= agreement <= 1,
+            f"{label}: expected shares, got an agreement of {agreement} under a loss of {loss}",
+        )
 
 
 def _split_point(name: str) -> str:

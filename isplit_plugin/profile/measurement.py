@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class CutMeasurement:
         encode_ms, decode_ms: milliseconds for one image on one thread.
         images: images of each class row, shape (K,) int64.
         agreeing: those of them whose top-1 class equals the full network's, shape (K,) int64.
+        under_loss: share of packets that are lost and not sent again -> agreement that is left.
     """
 
     cut: Cut
@@ -46,6 +48,7 @@ class CutMeasurement:
     decode_ms: float
     images: Int64Array
     agreeing: Int64Array
+    under_loss: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def split_point(self) -> str:

@@ -86,6 +86,10 @@ def parts_of(profile: Profile) -> tuple[Description, Arrays]:
         "accuracy": profile.accuracy,
         "provenance": dict(profile.provenance),
     }
+    if any(m.under_loss for m in measurements):
+        description["under_loss"] = [
+            {str(loss): agreement for loss, agreement in m.under_loss.items()} for m in measurements
+        ]
     if profile.predictions:
         description["predictions"] = {
             predictor: [None if math.isnan(value) else value for value in values]
@@ -114,6 +118,9 @@ def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
         if arrays[name].shape != shape:
             raise ProfileError(f"{name}: expected shape {shape}, got {arrays[name].shape}")
     accuracy = description["accuracy"]
+    under_loss = description.get("under_loss", [{}] * len(description["measurements"]))
+    if len(under_loss) != len(description["measurements"]):
+        raise ProfileError("under_loss: expected an entry for each measurement")
     return {
         "model": str(description["model"]),
         "network_hash": str(description["network_hash"]),
@@ -133,6 +140,7 @@ def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
                 float(decode_ms),
                 arrays["images"][row],
                 arrays["agreeing"][row],
+                {float(loss): float(agreement) for loss, agreement in under_loss[row].items()},
             )
             for row, (cut, nbytes, encode_ms, decode_ms) in enumerate(description["measurements"])
         ),

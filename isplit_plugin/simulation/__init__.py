@@ -14,6 +14,7 @@ from .comparison import (
     best_fixed,
     compare,
     summary,
+    undominated,
 )
 from .kernel import Device, Photo, PolicyFactory, Run, simulate
 from .policies import Adaptive, Choice, Fixed, Oracle, Policy
@@ -47,5 +48,6 @@ __all__ = [
     "simulate",
     "summary",
     "swinging_trace",
+    "undominated",
     "useful",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -66,6 +66,8 @@ def compare(
 ) -> list[PolicyResult]:
     """Run each fixed cut that may be worth it, the adaptive client, and an oracle.
 
+    On UDP (``scenario.loss``) the fixed cuts alone.
+
     Parameters:
         oracle: whether to run the policy that knows the link's future.
         progress: called with the name of each policy before it runs.
@@ -81,6 +83,15 @@ def best_fixed(results: list[PolicyResult]) -> PolicyResult:
     """The fixed cut with the fewest misses, then the lowest mean latency."""
     fixed = [result for result in results if result.policy not in (ADAPTIVE, ORACLE)]
     return min(fixed, key=lambda r: (0.0 if math.isnan(r.missed) else r.missed, r.mean_ms))
+
+
+def undominated(results: Sequence[PolicyResult]) -> list[PolicyResult]:
+    """Those that no other is at least as fast as with more agreement, the fastest first."""
+    best: list[PolicyResult] = []
+    for result in sorted(results, key=lambda r: (r.mean_ms, -r.agreement)):
+        if not best or result.agreement > best[-1].agreement:
+            best.append(result)
+    return best
 
 
 def summary(name: str, scenario: Scenario, run: Run) -> PolicyResult:
@@ -119,9 +130,11 @@ def adaptive_policy(scenario: Scenario) -> PolicyFactory:
 
 
 def _policies(scenario: Scenario, *, oracle: bool) -> Iterator[tuple[str, PolicyFactory]]:
-    options = useful(scenario.options)
+    options = useful(scenario.options, by_agreement=scenario.loss is not None)
     for option in options:
         yield str(option.cut), _fixed(option)
+    if scenario.loss is not None:
+        return  # the adaptive client speaks TCP
     yield ADAPTIVE, adaptive_policy(scenario)
     if oracle:
         yield (

@@ -41,6 +41,8 @@ class Scenario:
         advised: the options as the server advises them to the adaptive client, which has its own
             times still to find out; by default they are right.
         exploration: the probability of the adaptive client's tries.
+        loss: the share of packets that is lost on UDP, where nothing is sent again; the agreement
+            of the options is what is left of it. ``None`` for TCP, where a trace shows loss.
 
     Raises:
         QueryError: a value is out of range; it names the field.
@@ -65,6 +67,7 @@ class Scenario:
     seed: int = 0
     advised: tuple[Option, ...] = ()
     exploration: float = EXPLORATION
+    loss: float | None = None
 
     def __post_init__(self) -> None:
         if not self.options:
@@ -111,6 +114,7 @@ def options_of(
     max_head_macs: float | None = None,
     envelope_bytes: float = 0.0,
     prepare_ms: float = 0.0,
+    loss: float | None = None,
 ) -> tuple[Option, ...]:
     """The measured cuts of a profile as options of a device.
 
@@ -122,17 +126,29 @@ def options_of(
         envelope_bytes: of each request beside its body, such as HTTP headers.
         prepare_ms: from the photo to the head's input on the device, which a profile does not hold.
             The file as it is needs none.
+        loss: of packets on UDP: the options have the agreement that the profile measured under it,
+            and none is refused for its agreement.
 
     Raises:
-        QueryError: a number is out of range.
+        QueryError: a number is out of range, or the profile did not measure this loss.
     """
     _at_least("slowdown", slowdown, 1e-6)
     _at_least("server_slowdown", server_slowdown, 1e-6)
     _at_least("prepare_ms", prepare_ms, 0.0)
     if not 0 <= tolerance <= 1:
         raise QueryError(f"tolerance: expected 0 to 1, got {tolerance!r}", field="tolerance")
+    measured = {loss for m in profile.measurements for loss in m.under_loss}
+    if loss is not None and loss not in measured:
+        raise QueryError(
+            f"loss {loss:g}: expected one that the profile was measured under, "
+            f"{', '.join(f'{each:g}' for each in sorted(measured)) or 'none'} "
+            "(isplit profile --loss)",
+            field="loss",
+        )
     options = []
     for measurement in profile.measurements:
+        if loss is not None and loss not in measurement.under_loss:
+            continue  # of a bottleneck
         cut = measurement.cut
         if cut.is_refining:
             continue  # a simulation sends each photo once
@@ -145,8 +161,10 @@ def options_of(
             nbytes=0.0 if local else measurement.nbytes + envelope_bytes,
             device_ms=prepared_ms + slowdown * (head_ms + measurement.encode_ms),
             server_ms=0.0 if local else server_slowdown * server_ms,
-            agreement=measurement.agreement,
-            refused=_refused(profile, measurement, tolerance, max_head_macs),
+            agreement=measurement.agreement if loss is None else measurement.under_loss[loss],
+            refused=_refused(
+                profile, measurement, tolerance if loss is None else None, max_head_macs
+            ),
         )
         if math.isfinite(option.device_ms) and math.isfinite(option.server_ms):
             options.append(option)
@@ -154,13 +172,16 @@ def options_of(
 
 
 def _refused(
-    profile: Profile, measurement: CutMeasurement, tolerance: float, max_head_macs: float | None
+    profile: Profile,
+    measurement: CutMeasurement,
+    tolerance: float | None,
+    max_head_macs: float | None,
 ) -> str:
     """Why a cut may not be taken; empty if it may."""
     agreement = measurement.agreement
     if math.isnan(agreement):
         return "its agreement was never measured"
-    if not is_faithful(measurement, tolerance):
+    if tolerance is not None and not is_faithful(measurement, tolerance):
         return f"agrees on {agreement:.4g} of the photos, below {1 - tolerance:.4g}"
     macs = _head_macs(profile, measurement.split_point)
     if max_head_macs is not None and macs > max_head_macs:
@@ -176,15 +197,17 @@ def _head_macs(profile: Profile, split_point: str) -> int:
     return profile.split_points[profile.point_index(split_point)].macs.head
 
 
-def useful(options: Sequence[Option]) -> tuple[Option, ...]:
+def useful(options: Sequence[Option], *, by_agreement: bool = False) -> tuple[Option, ...]:
     """The options that some link could make the best: no other is at least as good in every part.
 
-    Refused options are left out.
+    Refused options are left out. ``by_agreement``: agreement is one of the parts; otherwise those
+    that are not refused count as equally accurate.
     """
     allowed = [option for option in options if not option.refused]
 
-    def costs(option: Option) -> tuple[float, float, bool]:
-        return option.device_ms + option.server_ms, option.nbytes, not option.is_local
+    def costs(option: Option) -> tuple[float, ...]:
+        misses = 1 - option.agreement if by_agreement else 0.0
+        return option.device_ms + option.server_ms, option.nbytes, not option.is_local, misses
 
     def beaten(option: Option, index: int) -> bool:
         own = costs(option)

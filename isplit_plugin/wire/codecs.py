@@ -26,7 +26,7 @@ from .codec import Codec
 from .dct import DCT
 from .entropy import WithZstd
 from .linear import FAMILY
-from .plain import PLAIN_CODECS
+from .plain import PLAIN_CODECS, PlainCodec
 
 CODECS: Final = (
     *("fp32", "fp32+zstd", "fp16", "fp16+zstd", "uint8", "uint8+zstd"),
@@ -71,6 +71,14 @@ def codec_names() -> tuple[str, ...]:
 def needs_transform(coding: str) -> bool:
     """Whether a coding works only where a transform was fitted. Raises UnknownCodecError."""
     return find_coding(coding)[0].needs_transform
+
+
+def is_plain(coding: str) -> bool:
+    """Whether a coding writes one value after the other, so that a lost part costs its values only.
+
+    Raises UnknownCodecError.
+    """
+    return isinstance(find_coding(coding)[0], PlainCodec)
 
 
 def codings(names: Iterable[str] | None = None) -> tuple[str, ...]:

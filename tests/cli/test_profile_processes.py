@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(folder: Path, output: Path, *more: str) -> list[str]:
     files = ["--data", str(folder / "photos.csv"), "-o", str(output), "--no-report"]
-    forms = ["--photo-codecs", "jpeg@90", "--codecs", "uint8,q4+zstd,dct"]
+    forms = ["--photo-codecs", "jpeg@90", "--codecs", "uint8,q4+zstd,dct", "--loss", "0.2"]
     return ["profile", "--network", "shared_toy:build", *files, *forms, "--threads", "1", *more]
 
 
@@ -106,6 +106,7 @@ def test_two_processes_measure_what_one_measures(
         np.testing.assert_array_equal(ours.images, theirs.images)
         np.testing.assert_array_equal(ours.agreeing, theirs.agreeing)
         assert ours.nbytes == pytest.approx(theirs.nbytes, rel=1e-9)
+        assert ours.under_loss == pytest.approx(theirs.under_loss, rel=1e-9)
         assert ours.encode_ms >= 0
     assert two.provenance["processes"] == "2"
     # Each trains at its own split points, and all have all correctors.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from toys.serving import profile_of, toy_network
 
 from isplit_plugin.cli import main
+from isplit_plugin.profile import Profile
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,40 @@ def test_json_and_a_page(profile: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert answer["results"][-1]["policy"] == "adaptive"
     assert answer["results"][0]["missed"] is None
     assert "adaptive" in page.read_text()
+
+
+def test_on_udp_it_shows_latency_against_what_is_left_of_agreement(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Profile.load(profile)
+    left = {"output": 1.0, "input": 0.4, "relu2": 0.8}
+    path = tmp_path / "lossy.profile.safetensors"
+    measurements = [replace(m, under_loss={0.05: left[m.split_point]}) for m in made.measurements]
+    replace(made, measurements=tuple(measurements)).save(path)
+    page = tmp_path / "udp.html"
+    options = ["--udp", "0.05", "--bandwidth-mbps", "50", "--rtt-ms", "1", "--slowdown", "1000"]
+    assert main(["simulate", str(path), *options, "--photos", "20", "--report", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert "on UDP, 5.0% of the packets are lost" in printed
+    assert "adaptive" not in printed
+    assert page.is_file()
+    assert main(["simulate", str(path), *options, "--photos", "20", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["loss"] == 0.05
+    latencies = [result["mean_ms"] for result in answer["results"]]
+    agreements = [result["agreement"] for result in answer["results"]]
+    assert latencies == sorted(latencies)
+    assert agreements == sorted(set(agreements))
+    assert agreements[-1] == 1.0
+
+
+def test_a_loss_that_the_profile_was_not_measured_under(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", str(profile), "--udp", "0.05"]) == 3
+    assert "loss 0.05: expected one that the profile was measured under, none" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
