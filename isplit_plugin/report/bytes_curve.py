@@ -86,7 +86,7 @@ def add_bytes_curve(page: Page, profile: Profile) -> None:
 def bytes_curve_figure(profile: Profile) -> Figure:
     """Agreement (linear) against bytes (logarithmic), with the best photo as a line."""
     from matplotlib.figure import Figure as NewFigure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
 
     figure = NewFigure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -110,6 +110,7 @@ def bytes_curve_figure(profile: Profile) -> Figure:
     axes.set_ylabel("agreement with the full network")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MultipleLocator(0.05))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.legend(loc="lower right")
     return figure
@@ -118,11 +119,13 @@ def bytes_curve_figure(profile: Profile) -> Figure:
 def _draw(axes: Axes, drawn: Mapping[str, Sequence[CutMeasurement]]) -> None:
     for number, (name, measurements) in enumerate(list(drawn.items())[: len(SERIES)]):
         shown = [m for m in measurements if m.agreement >= _LOWEST]
+        # matplotlib hides labels that begin with an underscore, as names of split points may.
+        title = name if name.startswith("photo, ") else f"split at {name}"
         rated = [m for m in shown if m.cut.quality is not None]
         others = [m for m in shown if m.cut.quality is None]
         for own, line, label in (
-            (rated, "solid", name),
-            (others, "none", f"{name}, other codecs" if rated else name),
+            (rated, "solid", title),
+            (others, "none", f"{title}, other codecs" if rated else title),
         ):
             if own:
                 axes.plot(

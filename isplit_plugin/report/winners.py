@@ -120,7 +120,7 @@ def winner_figure(grid: WinnerGrid) -> Figure:
     axes.set_xlabel("device: times slower than the machine that made the profile")
     axes.set_ylabel("uplink, Mbit/s")
     axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(-0.5, rows - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
     axes.grid(visible=False)
     return figure
 

@@ -42,6 +42,7 @@ def test_a_terminal_shows_the_fewest_bytes_for_each_agreement() -> None:
 def test_the_best_photo_is_on_the_curve() -> None:
     svg = to_svg(bytes_curve_figure(PROFILE))
     assert "best photo: jpeg@90<" in svg
+    assert "split at d<" in svg
     assert "Bytes against agreement" in profile_page(PROFILE).html()
     no_splits = toys.profile(measurements=MEASUREMENTS[:2])
     assert "Bytes against agreement" not in profile_page(no_splits).html()
