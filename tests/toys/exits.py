@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from isplit_plugin.exits import (
     NONE,
+    Exit,
     ExitRelease,
     ExitStatement,
     new_keys,
@@ -50,7 +52,7 @@ class ExitTraffic:
     centers: npt.NDArray[np.float64] = field(default_factory=lambda: 4 * np.eye(4, SHAPE[0]))
 
     @classmethod
-    def make(cls, store: Store, url: str, folder: Path, **options: bool) -> ExitTraffic:
+    def make(cls, store: Store, url: str, folder: Path, **options: Any) -> ExitTraffic:
         private, _ = new_keys(folder / "exit.key")
         recorder = ExitRecorder(url, NETWORK, sampling=1.0, flush_s=60.0, **options)
         return cls(store, recorder, read_private_key(private))
@@ -71,12 +73,7 @@ class ExitTraffic:
 
         ``answer``: the full network's, where it is another one.
         """
-        version = self.version()
-        exit_ = None
-        if version is not None:
-            content = self.store.exits.content(NETWORK, version.exit)
-            assert content is not None
-            exit_ = read_version(content)
+        exit_ = None if self.version() is None else self.exit()
         statements = 0
         for class_id in np.asarray(class_ids).tolist():
             values = self.activation(class_id)
@@ -102,6 +99,14 @@ class ExitTraffic:
         """The version that is alive."""
         now = time.time()
         return next((v for v in self.store.exits.versions(NETWORK) if v.is_alive(now)), None)
+
+    def exit(self) -> Exit:
+        """The exit that is alive."""
+        version = self.version()
+        assert version is not None
+        content = self.store.exits.content(NETWORK, version.exit)
+        assert content is not None
+        return read_version(content)
 
     def release(self) -> ExitRelease:
         """Of the version that is alive."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from toys.exits import CUT, ExitTraffic
-from toys.traffic import NETWORK
+from toys.traffic import NETWORK, manifest, profile
 
-from isplit_plugin.traffic import ExitState, Store
+from isplit_plugin.exits import ExitStatement, pool
+from isplit_plugin.schema import Cut
+from isplit_plugin.traffic import ExitRecorder, ExitState, Store, look
+from isplit_plugin.traffic.exit_keeper import make_version
+from isplit_plugin.traffic.exit_recorder import bounds_of
+from isplit_plugin.traffic.rows.exit_sums import MAX_CUTS
+from isplit_plugin.traffic.rows.exits import delete_old
 
 
 @pytest.fixture
@@ -60,3 +69,146 @@ def test_a_drift_that_audits_show_withdraws_the_exit(traffic: ExitTraffic) -> No
     ended = next(v for v in traffic.store.exits.versions(NETWORK) if v.exit == version.exit)
     assert ended.ended == "withdrawn"
     assert all(c.withdrawn for c in ExitState.from_json(ended.state).classes.values() if c.bin)
+
+
+def test_a_photo_that_is_sent_again_has_no_second_voice(traffic: ExitTraffic) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    version = traffic.version()
+    assert version is not None
+    values = traffic.activation(1)
+    exit_ = traffic.exit()
+    said = exit_.answer(pool(values, 1, exit_.pooling))
+    text = str(ExitStatement(version.exit, said.class_id, said.bin))
+    for _ in range(2):  # in one flush, and in another
+        for _ in range(3):
+            traffic.recorder.offer(CUT, values, 1, 1, at=time.time(), statement=text)
+        assert traffic.recorder.flush()
+    (count,) = traffic.store.exits.counts(NETWORK, version.exit)
+    assert (count.number, count.agreeing) == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["", "x", "f" * 16 + ":1:2", "{v}:1:99", "{v}:{other}:2", "{v}:1"])
+def test_statements_that_do_not_hold_are_counted_as_refused_alone(
+    traffic: ExitTraffic, text: str
+) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    version = traffic.version()
+    assert version is not None
+    values = traffic.activation(1)
+    exit_ = traffic.exit()
+    assert exit_.answer(pool(values, 1, exit_.pooling)).class_id == 1
+    statement = text.format(v=version.exit[:16], other=3)
+    traffic.recorder.offer(CUT, values, 1, 1, at=time.time(), statement=statement)
+    assert traffic.recorder.flush()
+    assert traffic.recorder.counters()["refused"] == 1
+    assert traffic.store.exits.counts(NETWORK, version.exit) == ()
+
+
+def test_a_known_device_has_one_voice_an_hour_and_a_class_needs_many(
+    store: Store, url: str, tmp_path: Path
+) -> None:
+    made = ExitTraffic.make(store, url, tmp_path, by_device=True, warm_up=8)
+    made.policy = replace(made.policy, min_devices=3, min_photos=4)
+    classes = np.arange(4)
+    for device in ("a", "b", None, None):
+        for _ in range(20):
+            made.send(classes, device=device)
+    behind = store.exits.classes(NETWORK, CUT)
+    assert {tuple(row) for row in behind.values()} == {(3, 2.0)}  # the others are one device
+    made.look()
+    assert made.version() is None
+    for device in ("c", "d"):
+        made.send(classes, device=device)
+    made.look()
+    version = made.version()
+    assert version is not None
+    for _ in range(5):
+        made.send(classes, device="a")
+    counts = store.exits.counts(NETWORK, version.exit)
+    assert sum(count.number for count in counts) <= 4
+    made.recorder.close()
+
+
+def test_versions_end_and_are_deleted_with_their_counts(traffic: ExitTraffic) -> None:
+    traffic.prove()
+    version = traffic.version()
+    assert version is not None
+    checked = traffic.store.check()
+    assert checked["isplit_exit"] == 1
+    assert checked["isplit_exit_count"] > 0
+    assert "isplit_exit_sums" in {row["table"] for row in traffic.store.export()}
+    later = version.expires + 2 * 86_400
+    for now in (version.expires - 1, later):
+        look(traffic.store.exits, traffic.key, traffic.policy, clock=lambda now=now: now)
+    with traffic.store._db.write() as (connection, _):
+        assert delete_old(connection, later) == 1
+    assert traffic.store.exits.versions() == ()
+    assert traffic.store.exits.counts(NETWORK, version.exit) == ()
+
+
+def test_a_forgotten_network_has_no_exits(traffic: ExitTraffic) -> None:
+    traffic.prove()
+    forgotten = traffic.store.forget("toy", version="1.0")
+    assert forgotten.rows["exit"] == 1
+    assert traffic.store.exits.versions() == ()
+    assert traffic.store.exits.photos() == {}
+
+
+def test_two_keepers_make_one_version(traffic: ExitTraffic) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    arguments = (NETWORK, CUT, [], 240, traffic.key, traffic.policy, time.time())
+    assert make_version(traffic.store.exits, *arguments)
+    assert not make_version(traffic.store.exits, *arguments)
+    version = traffic.version()
+    assert version is not None
+    changed = replace(version, number=version.number + 1)
+    assert traffic.store.exits.replace(version, changed)
+    assert not traffic.store.exits.replace(version, changed)
+
+
+def test_sums_with_other_bounds_are_left_out_and_the_next_ones_fit(
+    traffic: ExitTraffic, url: str
+) -> None:
+    other = ExitRecorder(url, NETWORK, sampling=1.0, flush_s=60.0, warm_up=8)
+    for class_id in [0, 1] * 4:  # its bounds are known to itself alone, until it writes
+        other.offer(CUT, traffic.activation(class_id), 1, class_id, at=time.time())
+    traffic.send(np.tile(np.arange(4), 20))
+    assert other.flush()
+    other.offer(CUT, traffic.activation(0), 1, 0, at=time.time())
+    assert other.flush()
+    assert traffic.store.exits.photos()[NETWORK, CUT] in (81, 89)
+    other.close()
+
+
+def test_one_cut_more_than_fit_has_no_sums(traffic: ExitTraffic) -> None:
+    recorder = traffic.recorder
+    for number in range(MAX_CUTS + 1):
+        cut = Cut(f"layer{number}", "uint8")
+        for class_id in [0, 1] * 40:
+            recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
+        assert recorder.flush()
+    assert len(traffic.store.exits.photos()) == MAX_CUTS
+
+
+def test_bounds_of_features_that_do_not_vary() -> None:
+    features = np.zeros((64, 3), np.float32)
+    features[:, 1] = np.linspace(0, 1, 64)
+    features[0, 1] = 1e6  # one of a single device
+    low, high = bounds_of(features)
+    assert (low < high).all()
+    assert high[1] < 10
+
+
+def test_a_store_without_the_tables_costs_no_prediction(path: Path) -> None:
+    with Store(path) as store:
+        store.put_network(manifest(), profile())
+        with store._db.write() as (connection, _):
+            connection.execute(sa.text("DROP TABLE isplit_exit"))
+        recorder = ExitRecorder(path, NETWORK, sampling=1.0, flush_s=60.0)
+        assert recorder.offer(CUT, np.ones((6, 3, 3), np.float32), 1, 0, at=time.time())
+        assert not recorder.flush()
+        assert recorder.release(CUT) == ""
+        assert recorder.counters()["flush_failures"] == 1
+        recorder.close()

@@ -1,0 +1,296 @@
+"""What a device makes of exits that it is offered: only those that are whole, its own, and signed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys.client import make_manifest
+from toys.polling import until
+
+from isplit_plugin.client import DeviceExits, Transport
+from isplit_plugin.client.recommendations import Subject
+from isplit_plugin.client.transport import Reply
+from isplit_plugin.errors import ProtocolError, SecretError
+from isplit_plugin.exits import (
+    ClassRelease,
+    Exit,
+    ExitRelease,
+    ExitSums,
+    fit_exit,
+    new_keys,
+    read_private_key,
+    sign,
+)
+from isplit_plugin.schema import Cut
+
+CUT = Cut("double", "fp32")
+SHAPE = (3, 4, 4)
+NOW = 1000.0
+CENTERS = 3 * np.eye(3)
+
+
+def make_exit(**changes: Any) -> Exit:
+    random = np.random.default_rng(1)
+    network, cut = changes.pop("network_hash", "feed"), changes.pop("cut", CUT)
+    sums = ExitSums.empty(network, cut, np.full(3, -50.0), np.full(3, 50.0))
+    for class_id, center in enumerate(CENTERS):
+        named = changes.get("class_ids", (0, 1, 2))[class_id]
+        sums.add(center + random.normal(size=(100, 3)), np.full(100, named))
+    return fit_exit(sums, created=NOW, lifetime_s=500.0)
+
+
+def make_release(exit_: Exit, number: int = 1, **changes: Any) -> ExitRelease:
+    release = ExitRelease(
+        network_hash=exit_.network_hash,
+        cut=exit_.cut,
+        version=exit_.version,
+        number=number,
+        issued=NOW,
+        expires=NOW + 100,
+        classes={0: ClassRelease(0, 1.0), 1: ClassRelease(0, 0.5)},
+    )
+    return replace(release, **changes)
+
+
+@dataclass
+class Offers(Transport):
+    """Answers every question with what is offered, or not before it may."""
+
+    content: bytes = b""
+    release: bytes = b""
+    paths: list[str] = field(default_factory=list)
+    raw: bytes | None = None
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def get(self, path: str, *, max_bytes: int | None = None) -> Reply:
+        self.paths.append(path)
+        assert self.open.wait(10)
+        if self.raw is not None:
+            return Reply(self.raw, {})
+        encoded = {
+            "exit": base64.b64encode(self.content).decode(),
+            "release": base64.b64encode(self.release).decode(),
+        }
+        return Reply(json.dumps(encoded).encode(), {})
+
+
+@dataclass
+class Device:
+    """Exits of a device with its clock and its dice."""
+
+    key: bytes
+    offers: Offers
+    exits: DeviceExits
+    now: float = NOW
+    dice: float = 0.9
+
+    def offer(self, exit_: Exit, release: ExitRelease | None = None) -> None:
+        release = make_release(exit_) if release is None else release
+        self.offers.content = sign(exit_.to_bytes(), self.key)
+        self.offers.release = sign(release.to_bytes(), self.key)
+
+    def hear(self, release: str) -> None:
+        """An answer names a release; wait for what follows."""
+        before = self.exits.counters()
+        self.exits.note(CUT, release)
+        until(lambda: self.exits.counters() != before, 10.0)
+
+    def word(self, class_id: int = 0) -> Any:
+        values = np.broadcast_to(CENTERS[class_id][:, None, None], SHAPE)
+        return self.exits.ask(CUT, lambda: values[None].astype(np.float32))
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    private, public = new_keys(tmp_path / "key")
+    offers = Offers()
+    offers.open.set()
+    made: list[Device] = []
+    exits = DeviceExits(
+        offers,
+        Subject("toy", None, "feed"),
+        make_manifest(),
+        public,
+        clock=lambda: made[0].now,
+        draw=lambda: made[0].dice,
+    )
+    made.append(Device(read_private_key(private), offers, exits))
+    return made[0]
+
+
+def test_a_released_class_is_answered_and_others_are_watched(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    assert device.word() is None
+    device.hear(f"{exit_.version[:16]}.1")
+    word = device.word(1)
+    assert (word.answers, word.audit, word.statement.class_id) == (True, False, 1)
+    assert str(word.statement) == f"{exit_.version[:16]}:1:{word.statement.bin}:audit"
+    watched = device.word(2)
+    assert (watched.answers, watched.statement.audit) == (False, False)
+    assert device.exits.released(CUT) == (0, 1)
+    device.dice = 0.1
+    assert device.word(1).audit
+    assert device.word(0).audit
+
+
+def test_what_should_be_audited_and_cannot_be_is_sent(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.hear(f"{exit_.version[:16]}.1")
+    held = threading.Event()
+
+    def wait() -> str:
+        assert held.wait(10)
+        return ""
+
+    for _ in range(40):
+        device.exits.audit(wait, CUT)
+    device.dice = 0.0
+    assert not device.word(0).answers
+    held.set()
+    until(lambda: device.word(0).answers, 10.0)
+
+
+def test_it_expires_and_is_withdrawn(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.hear(f"{exit_.version[:16]}.1")
+    device.now = NOW + 100  # the release is over, the exit is not
+    assert not device.word().answers
+    device.now = NOW + 500
+    assert device.word() is None
+    device.now = NOW
+    device.hear(f"{exit_.version[:16]}.1")
+    assert device.word().answers
+    device.exits.note(CUT, "")
+    assert device.word().answers
+    device.exits.note(CUT, "none")
+    assert device.word() is None
+
+
+def test_an_older_release_does_not_come_back(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 3, classes={}))
+    device.hear(f"{exit_.version[:16]}.3")
+    assert not device.word().answers
+    device.offer(exit_, make_release(exit_, 2))
+    device.exits.note(CUT, f"{exit_.version[:16]}.2")
+    until(lambda: len(device.offers.paths) == 2, 10.0)
+    assert "/release/toy/" in device.offers.paths[1]
+    until(lambda: not device.exits._tasks and device.exits._thread is None, 10.0)
+    assert not device.word().answers
+
+
+def forged(device: Device, exit_: Exit, folder: Path) -> None:
+    private, _ = new_keys(folder / "other")
+    device.offers.content = sign(exit_.to_bytes(), read_private_key(private))
+
+
+def truncated(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offers.content = device.offers.content[:-7]
+
+
+def with_nan(device: Device, exit_: Exit, folder: Path) -> None:
+    bias = exit_.bias.copy()
+    bias[0] = np.nan
+    broken = replace(exit_, bias=bias)
+    device.offers.content = sign(broken.to_bytes(), device.key)
+
+
+def expired_exit(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offers.content = sign(replace(exit_, expires=NOW - 1).to_bytes(), device.key)
+
+
+def expired_release(device: Device, exit_: Exit, folder: Path) -> None:
+    old = make_release(exit_, expires=NOW - 1)
+    device.offers.release = sign(old.to_bytes(), device.key)
+
+
+def forged_release(device: Device, exit_: Exit, folder: Path) -> None:
+    private, _ = new_keys(folder / "other")
+    device.offers.release = sign(make_release(exit_).to_bytes(), read_private_key(private))
+
+
+def other_release(device: Device, exit_: Exit, folder: Path) -> None:
+    other = make_release(exit_, version="f" * 64)
+    device.offers.release = sign(other.to_bytes(), device.key)
+
+
+def other_network(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offer(make_exit(network_hash="dead"))
+
+
+def other_cut(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offer(make_exit(cut=Cut("double", "uint8")))
+
+
+def unknown_class(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offer(make_exit(class_ids=(0, 1, 99)))
+
+
+def no_json(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offers.raw = b"<html>"
+
+
+def no_base64(device: Device, exit_: Exit, folder: Path) -> None:
+    device.offers.raw = json.dumps({"exit": "%%%", "release": 3}).encode()
+
+
+Damage = Callable[[Device, Exit, Path], None]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        forged,
+        truncated,
+        with_nan,
+        expired_exit,
+        expired_release,
+        forged_release,
+        other_release,
+        other_network,
+        other_cut,
+        unknown_class,
+        no_json,
+        no_base64,
+    ],
+)
+def test_what_is_not_whole_or_not_its_own_is_refused(
+    device: Device, damage: Damage, tmp_path: Path
+) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    damage(device, exit_, tmp_path)
+    device.hear(f"{exit_.version[:16]}.1")
+    assert device.exits.counters()["refused"] == 1
+    assert device.word() is None
+    assert device.exits.version(CUT) == ""
+
+
+def test_a_question_that_fails_costs_nothing(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str, **_: Any) -> Reply:
+        raise ProtocolError("no answer")
+
+    monkeypatch.setattr(device.offers, "get", fail)
+    device.hear("f" * 16 + ".1")
+    assert device.exits.counters()["refused"] == 1
+
+
+def test_a_key_that_is_none(tmp_path: Path) -> None:
+    manifest, subject = make_manifest(), Subject("toy")
+    with pytest.raises(SecretError, match="32 bytes"):
+        DeviceExits(Offers(), subject, manifest, b"short")
+    with pytest.raises(SecretError, match="cannot be read"):
+        DeviceExits(Offers(), subject, manifest, tmp_path / "missing.pub")
