@@ -28,8 +28,8 @@ _GROWTH: Final = 1.25
 """By which factor the photos of a cut grow before its next version is made."""
 _STUCK: Final = 4.0
 """By which factor they grow before a version goes for one with more classes."""
-_MORE: Final = 0.5
-"""How many more classes, as a share, a version with released classes goes for."""
+_MORE: Final = 1.0
+"""How many more classes, by those it has, a version with released classes goes for."""
 _PATIENCE: Final = 4.0
 """How many times ``min_photos`` the largest class has when others are not waited for any more."""
 _RENEW: Final = 0.5
