@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,23 @@ from toys.exit_network import CLASSES, UNSEEN, exit_network
 from toys.exit_photos import photos_of
 from toys.polling import until
 from toys.probing import Bridge, bridge
-from toys.serving import PREPROCESSING, Worker, profile_of, unpack
+from toys.serving import (
+    PREPROCESSING,
+    Ask,
+    Worker,
+    answer_of,
+    ask_of,
+    profile_of,
+    tensor_request,
+    unpack,
+)
 
 from isplit_plugin.client import DeviceExits, SplitClient
 from isplit_plugin.exits import new_keys
 from isplit_plugin.schema import Cut, Prediction
 from isplit_plugin.serving.packaging import Built, package
+from isplit_plugin.terminal import exits_text
+from isplit_plugin.traffic import Store
 
 CUT = "relu1:uint8"
 KNOWN = (0, 1, 2, 3)
@@ -177,3 +189,82 @@ def test_a_client_without_the_key_never_asks_for_exits(served: Served) -> None:
     plain = served.client(exit_key=None)
     assert {p.path for p in served.send(plain, [*KNOWN] * 4)} == {"server"}
     assert plain.exits is None
+
+
+def test_photos_and_devices_that_are_missing_are_told(served: Served) -> None:
+    (row,) = served.list_exits()["exits"]
+    evidence = {of_class["class"]: of_class for of_class in row["evidence"]}
+    assert evidence[0]["missing_photos"] == 0
+    assert evidence[UNSEEN]["missing_photos"] == 30 - evidence[UNSEEN]["photos"]
+    text = exits_text(served.list_exits())
+    assert "release" in text
+    assert all(CLASSES[class_id] in text for class_id in KNOWN)
+
+
+def test_a_statement_that_makes_no_sense_costs_no_prediction(served: Served) -> None:
+    manifest = served.packaged.built.manifest
+    counters = served.bridge.tail.handler._statistics.counters
+    before = counters()["exits_refused"]
+    for text in ("", "x", "0" * 16 + ":99:0", "\u00e9" * 200):
+        request = tensor_request(
+            np.zeros((1, 12, 8, 8), np.float32),
+            "relu1",
+            "uint8",
+            network_hash=manifest.network_hash,
+            exit_answer=text,
+        )
+        (reply,) = served.bridge.tail(ask_of(request))
+        assert "." in answer_of(reply).release
+    until(lambda: counters()["exits_refused"] == before + 4)
+
+
+def test_an_exit_that_is_not_alive_is_unknown(served: Served) -> None:
+    path = f"{served.bridge.url}/predictions/isplit/1.0"
+    for topic in ("exit", "release"):
+        answer = requests.get(f"{path}/{topic}/toy/hash/{'0' * 64}", timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_name")
+        answer = requests.get(f"{path}/{topic}/toy/hash/00", timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_query")
+        answer = requests.get(f"{path}/{topic}/toy", timeout=30)
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_query")
+    answer = requests.get(f"{path}/exits/toy/hash/{'0' * 64}", timeout=30)
+    assert answer.status_code == 400
+
+
+def test_a_device_with_another_key_never_exits(served: Served, tmp_path: Path) -> None:
+    _, public = new_keys(tmp_path / "other.key")
+    client = served.client(exit_key=public)
+    exits = exits_of(client)
+    until(lambda: bool(served.send(client, [1])) and exits.counters()["refused"] > 0)
+    assert {prediction.path for prediction in served.send(client, [*KNOWN])} == {"server"}
+    assert exits.counters()["answered"] == 0
+
+
+@pytest.mark.parametrize("damage", ["mode", "content", "missing"])
+def test_a_key_that_cannot_be_used_makes_no_exits_and_nothing_else_fails(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    private, _ = new_keys(tmp_path / "exit.key")
+    if damage == "mode":
+        private.chmod(0o644)
+    elif damage == "content":
+        private.write_text("no key")
+    else:
+        private.unlink()
+    settings = {"endpoint": {"exit_key_file": str(private)}}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setenv("ISPLIT_SETTINGS", str(tmp_path / "settings.yaml"))
+    monkeypatch.setenv("ISPLIT_STORE", f"sqlite:///{tmp_path / 'store.db'}")
+    with Store(tmp_path / "store.db") as store:
+        store.put_network(packaged.built.manifest, None)
+    endpoint = Worker(unpack(packaged.built.endpoint, tmp_path / "endpoint"))
+    (reply,) = endpoint(Ask(None, {"url_path": "recommendations/toy"}))
+    assert (reply.status, reply.json["exits"]) == (200, [])
+    assert endpoint.handler.describe()["exits"] == "off: SecretError"
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.execute("DROP TABLE isplit_exit")
+    (reply,) = endpoint(Ask(None, {"url_path": "recommendations/toy/classes/1"}))
+    assert (reply.status, reply.json["exits"]) == (200, [])
+    (reply,) = endpoint(Ask(None, {"url_path": "exits/toy"}))
+    assert (reply.status, reply.json["code"]) == (503, "store_unavailable")
+    endpoint.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,7 @@ def test_versions_end_and_are_deleted_with_their_counts(traffic: ExitTraffic) ->
     assert checked["isplit_exit_count"] > 0
     assert "isplit_exit_sums" in {row["table"] for row in traffic.store.export()}
     later = version.expires + 2 * 86_400
-    for now in (version.expires - 1, later):
-        look(traffic.store.exits, traffic.key, traffic.policy, clock=lambda now=now: now)
+    look(traffic.store.exits, traffic.key, traffic.policy, clock=partial(float, later))
     with traffic.store._db.write() as (connection, _):
         assert delete_old(connection, later) == 1
     assert traffic.store.exits.versions() == ()
@@ -158,9 +158,11 @@ def test_a_forgotten_network_has_no_exits(traffic: ExitTraffic) -> None:
 
 def test_two_keepers_make_one_version(traffic: ExitTraffic) -> None:
     traffic.send(np.tile(np.arange(4), 60))
-    arguments = (NETWORK, CUT, [], 240, traffic.key, traffic.policy, time.time())
-    assert make_version(traffic.store.exits, *arguments)
-    assert not make_version(traffic.store.exits, *arguments)
+    put = partial(
+        make_version, traffic.store.exits, NETWORK, CUT, [], 240, traffic.key, traffic.policy
+    )
+    assert put(time.time())
+    assert not put(time.time())
     version = traffic.version()
     assert version is not None
     changed = replace(version, number=version.number + 1)
