@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..profile import CutMeasurement, Profile
-from ..schema import INPUT, OUTPUT, Cut
+from ..schema import BOTTLENECK_MARK, INPUT, OUTPUT, Cut
 from .faithful import TOLERANCE, is_faithful, photos_needed
 from .latency import DEFAULT_RTT_MS
 from .live_view import F64
@@ -273,5 +273,7 @@ def _head_macs(profile: Profile, split_point: str) -> float:
         return 0.0
     if split_point == OUTPUT:
         return max((point.macs.head + point.macs.tail for point in points), default=0)
-    named = next((point for point in points if point.name == split_point), None)
+    # A bottleneck's head is at least that of its split point.
+    base = split_point.rpartition(BOTTLENECK_MARK)[0] or split_point
+    named = next((point for point in points if point.name == base), None)
     return 0.0 if named is None else named.macs.head

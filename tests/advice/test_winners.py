@@ -78,6 +78,15 @@ def test_a_limit_excludes_the_whole_network_and_late_heads() -> None:
     assert set(winner_grid(profile(PHOTO, B, D, E), max_head_macs=399).split_points) == {"b"}
 
 
+def test_a_limit_counts_the_head_of_a_bottleneck() -> None:
+    bottleneck = toys.measure("e~n4s1d1", "uint8", 100, ALL, ALL)
+    heads = {**toys.HEAD_MS, "e~n4s1d1": 4.1}
+    tails = {**toys.TAIL_MS, "e~n4s1d1": 5.9}
+    measured = toys.profile(measurements=(PHOTO, bottleneck), head_ms=heads, tail_ms=tails)
+    assert set(winner_grid(measured).split_points) == {"e~n4s1d1"}
+    assert not winner_grid(measured, max_head_macs=400).wins
+
+
 def test_other_codecs_can_be_left_out_and_doubts_are_told() -> None:
     doubtful = toys.measure("d", "dct@1", 1_000, (19, 20, 20), (20, 20, 20))
     plain = toys.measure("d", "uint8+zstd", 6_000, ALL, ALL)
