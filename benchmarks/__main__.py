@@ -32,6 +32,7 @@ NAMES = (
     "transform",
     "refinement",
     "adaptive",
+    "replay",
     "exits",
     "release",
     "winners",
@@ -73,7 +74,7 @@ def main() -> int:
         "--traces",
         type=Path,
         metavar="FOLDER",
-        help=f"recorded links for `adaptive`, *.up; default: ${adaptive.VARIABLE}",
+        help=f"recorded links for `adaptive` and `replay`, *.up; default: ${adaptive.VARIABLE}",
     )
     parser.add_argument(
         "--profiles",

@@ -103,6 +103,8 @@ def _surely_in_time(row: RatedOption, link: Link, deadline_ms: float) -> bool:
     left_ms = deadline_ms - option.device_ms * option.doubt
     if option.is_local:
         return left_ms >= 0
+    if option.round_trips > 1:  # a photo may need the second request
+        left_ms -= float(link.expected_ms(np.zeros(1))[0])
     within = link.probability_within(
         np.array([option.nbytes], dtype=np.float64), np.array([left_ms - option.server_ms])
     )

@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from ..adaptive import Option
-from ..schema import ON_DEVICE, Recommendation
+from ..schema import ON_DEVICE, Cut, RatedCut, Recommendation
 from .splitclient import SplitClient
 
 _UNKNOWN_LOCAL_MS: Final = 1000.0
@@ -21,25 +21,34 @@ def advised_options(client: SplitClient, advice: Recommendation | None) -> list[
     the client's own cut is the other one.
     """
     manifest = client.manifest
-    options: list[Option] = []
+    options: dict[Cut, Option] = {}
     if advice is not None and (manifest is None or advice.network_hash == manifest.network_hash):
-        options = [
-            Option(
-                cut=row.cut,
-                nbytes=row.nbytes,
-                device_ms=_possible(row.device_ms),
-                server_ms=_possible(row.server_ms),
-                agreement=math.nan if row.agreement is None else row.agreement,
-                refused="" if row.is_accurate else row.reason,
-                round_trips=row.round_trips,
-            )
-            for row in advice.cuts
-            if row.nbytes >= 0 and client.can_take(row.cut)
-        ]
-    options = options or [Option(client.cut, 0.0, 0.0, 0.0)]
-    if not any(option.is_local for option in options) and client.can_take(ON_DEVICE):
-        options.append(Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0))
-    return options
+        for row in advice.cuts:
+            usual = options.get(row.cut)
+            # Where the advice contradicts itself, the stricter of both holds.
+            if (
+                row.nbytes >= 0
+                and client.can_take(row.cut)
+                and (usual is None or not usual.refused)
+            ):
+                options[row.cut] = _advised(row)
+    if not options:
+        options[client.cut] = Option(client.cut, 0.0, 0.0, 0.0)
+    if not any(option.is_local for option in options.values()) and client.can_take(ON_DEVICE):
+        options[ON_DEVICE] = Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0)
+    return list(options.values())
+
+
+def _advised(row: RatedCut) -> Option:
+    return Option(
+        cut=row.cut,
+        nbytes=row.nbytes,
+        device_ms=_possible(row.device_ms),
+        server_ms=_possible(row.server_ms),
+        agreement=math.nan if row.agreement is None else row.agreement,
+        refused="" if row.is_accurate else row.reason or row.verdict,
+        round_trips=row.round_trips,
+    )
 
 
 def _possible(ms: float) -> float:

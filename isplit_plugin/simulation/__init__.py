@@ -16,7 +16,7 @@ from .comparison import (
     summary,
     undominated,
 )
-from .kernel import Device, Photo, PolicyFactory, Run, simulate
+from .kernel import Device, Photo, PolicyFactory, Run, arrivals_ms, simulate
 from .policies import Adaptive, Choice, Fixed, Oracle, Policy
 from .proxy import SlowProxy
 from .scenario import Scenario, options_of, useful
@@ -42,6 +42,7 @@ __all__ = [
     "Uplink",
     "UplinkQueue",
     "adaptive_policy",
+    "arrivals_ms",
     "best_fixed",
     "compare",
     "options_of",

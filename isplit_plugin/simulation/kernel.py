@@ -36,6 +36,9 @@ class Device(NamedTuple):
 PolicyFactory = Callable[[Device], Policy]
 """Makes the policy of one device."""
 
+_ARRIVALS, _PLACE, _NOISE = range(3)
+"""Set the random numbers of these apart."""
+
 _Process = Generator["simpy.Event", Any, None]
 
 
@@ -77,9 +80,21 @@ class Run:
     span_ms: float
 
 
-def simulate(scenario: Scenario, policy: PolicyFactory) -> Run:
-    """Run the scenario with one policy of each device. Equal arguments give equal results."""
-    return _World(scenario).run(policy)
+def simulate(scenario: Scenario, policy: PolicyFactory, *, repeat: int = 0) -> Run:
+    """Run the scenario with one policy of each device. Equal arguments give equal results.
+
+    ``repeat``: another number gives the same arrivals and other noise.
+    """
+    return _World(scenario).run(policy, repeat)
+
+
+def arrivals_ms(scenario: Scenario, number: int = 0) -> list[float]:
+    """When the photos of a device arrive: bursts at random, as a Poisson process."""
+    random = np.random.default_rng([scenario.seed, number, _ARRIVALS])
+    bursts = -(-scenario.photos // scenario.burst)
+    gaps = random.exponential(1000 * scenario.burst / scenario.rate, bursts)
+    times = np.repeat(np.cumsum(gaps), scenario.burst)
+    return [float(time) for time in times[: scenario.photos]]
 
 
 class _World:
@@ -92,11 +107,12 @@ class _World:
         self.server = Server(self.env, scenario)
         self.photos: list[Photo] = []
 
-    def run(self, policy: PolicyFactory) -> Run:
+    def run(self, policy: PolicyFactory, repeat: int) -> Run:
         for number in range(self.scenario.devices):
-            random = np.random.default_rng([self.scenario.seed, number])
+            random = np.random.default_rng([self.scenario.seed, number, _NOISE + repeat])
             # Devices are at different places of the trace.
-            offset_ms = 0.0 if number == 0 else float(random.uniform(0, 60_000))
+            place = np.random.default_rng([self.scenario.seed, number, _PLACE])
+            offset_ms = 0.0 if number == 0 else float(place.uniform(0, 60_000))
             device = Device(number, offset_ms)
             self.env.process(_Worker(self, device, policy(device), random).work())
         self.env.run()
@@ -123,7 +139,7 @@ class _Worker:
     def work(self) -> _Process:
         env = self._env
         deadline_ms = self._world.scenario.deadline_ms
-        for arrived_ms in self._arrivals():
+        for arrived_ms in arrivals_ms(self._world.scenario, self._device.number):
             yield env.timeout(max(0.0, arrived_ms - env.now))
             left_ms = None if deadline_ms is None else deadline_ms - (env.now - arrived_ms)
             choice = self._policy.choose(env.now, left_ms)
@@ -162,8 +178,13 @@ class _Worker:
         yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
         yield self._world.server.serve(server_ms)
         yield env.timeout(scenario.rtt_ms / 2)
-        network_ms = max(env.now - sent_at_ms - server_ms, 1e-3)
-        self._policy.answered(nbytes, network_ms, env.now - started_ms, env.now)
+        trips = 1
+        if option.round_trips > 1 and self._random.random() < option.round_trips - 1:
+            # A refining cut asks a second time. Its mean bytes are in the first request already.
+            trips = 2
+            yield env.timeout(scenario.rtt_ms)
+        network_ms = max(env.now - sent_at_ms - server_ms, 1e-3) / trips
+        self._policy.answered(nbytes / trips, network_ms, env.now - started_ms, env.now)
 
     def _hedged(self, arrived_ms: float, option: Option, choice: Choice) -> _Process:
         """Wait for the server as long as the patience lasts, then answer here if that is sooner."""
@@ -214,14 +235,6 @@ class _Worker:
                 hedged=answered_by is not chosen,
             )
         )
-
-    def _arrivals(self) -> list[float]:
-        """Poisson arrivals of bursts."""
-        scenario = self._world.scenario
-        bursts = -(-scenario.photos // scenario.burst)
-        gaps = self._random.exponential(1000 * scenario.burst / scenario.rate, bursts)
-        times = np.repeat(np.cumsum(gaps), scenario.burst)
-        return [float(time) for time in times[: scenario.photos]]
 
     def _noisy(self, value: float, noise: float) -> float:
         return float(value * np.exp(noise * self._random.standard_normal()))

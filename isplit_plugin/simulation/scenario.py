@@ -162,6 +162,7 @@ def options_of(
             device_ms=prepared_ms + slowdown * (head_ms + measurement.encode_ms),
             server_ms=0.0 if local else server_slowdown * server_ms,
             agreement=measurement.agreement if loss is None else measurement.under_loss[loss],
+            round_trips=profile.round_trips(cut),
             refused=_refused(
                 profile, measurement, tolerance if loss is None else None, max_head_macs
             ),

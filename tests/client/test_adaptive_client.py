@@ -278,6 +278,45 @@ def test_an_endpoint_that_is_away_fails_no_photo(
     assert {prediction.cut for prediction in predictions} <= {DOUBLE, LOCAL}
 
 
+def test_an_endpoint_that_is_slow_keeps_no_photo_waiting(
+    server: Server, adapt: Callable[..., AdaptiveClient]
+) -> None:
+    def slow_advice(handler: Handler) -> None:
+        if handler.path.startswith("/predictions/isplit"):
+            hang(handler)
+        else:
+            handler.predict(server.state.seen[-1].body)
+
+    server.state.always = slow_advice
+    client = adapt(advised=False)
+    predictions = [client.predict(BLUE) for _ in range(3)]
+    assert {prediction.label for prediction in predictions} == {"blue"}
+    assert client.explain().advice is None
+
+
+def test_advice_that_contradicts_itself_is_read_strictly(
+    adapt: Callable[..., AdaptiveClient],
+) -> None:
+    """One cut twice, accurate and not; one with negative bytes; one with impossible times."""
+    usual = advice_of(5000.0)
+    pool, double, local = usual.cuts
+    contradictions = (
+        pool,
+        replace(pool, verdict="inaccurate", reason=""),
+        replace(pool, nbytes=1.0),
+        replace(double, nbytes=-900.0),
+        replace(double, device_ms=-50.0),
+        local,
+    )
+    client = adapt(local_ms=0.0, advice=replace(usual, cuts=contradictions))
+    options = {row.cut: row.option for row in client.explain().decision.options}
+    assert options[POOL].refused == "inaccurate"
+    assert options[DOUBLE].nbytes == 900
+    assert np.isnan(options[DOUBLE].device_ms)
+    assert {client.predict(BLUE).label for _ in range(3)} == {"blue"}
+    assert {client.predict(BLUE).cut for _ in range(3)} <= {DOUBLE, LOCAL}
+
+
 def test_a_photo_that_cannot_be_read(adapt: Callable[..., AdaptiveClient]) -> None:
     client = adapt()
     with pytest.raises(ImageError):

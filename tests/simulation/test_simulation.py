@@ -20,6 +20,7 @@ from isplit_plugin.simulation import (
     Oracle,
     Scenario,
     TraceUplink,
+    arrivals_ms,
     best_fixed,
     compare,
     simulate,
@@ -44,6 +45,24 @@ def test_an_unloaded_system_by_hand() -> None:
     local = simulate(replace(CALM, rate=0.01), lambda _device: Fixed(LOCAL.cut))
     assert [photo.latency_ms for photo in local.photos] == pytest.approx([300.0] * 30)
     assert local.busy_ms == 0
+
+
+def test_a_refining_cut_asks_a_second_time() -> None:
+    """155 ms, and for half of the photos another round trip of 30 ms."""
+    twice = replace(SPLIT, round_trips=1.5)
+    scenario = replace(CALM, options=(twice, LOCAL), rate=0.01, photos=200)
+    run = simulate(scenario, lambda _device: Fixed(SPLIT.cut))
+    latencies = [photo.latency_ms for photo in run.photos]
+    assert {round(ms, 6) for ms in latencies} == {155.0, 185.0}
+    assert latencies.count(max(latencies)) == pytest.approx(100, abs=30)
+
+
+def test_other_repeats_have_the_same_arrivals_and_other_noise() -> None:
+    scenario = replace(CALM, noise=0.2)
+    runs = [simulate(scenario, lambda _d: Fixed(SPLIT.cut), repeat=n).photos for n in range(2)]
+    first, other = ([photo.arrived_ms for photo in run] for run in runs)
+    assert first == other == arrivals_ms(scenario)
+    assert runs[0] != runs[1]
 
 
 def test_a_burst_waits_in_line_on_the_device() -> None:
