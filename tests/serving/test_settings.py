@@ -76,7 +76,7 @@ def test_every_metric_is_declared() -> None:
         for kind, metrics in _shipped("metrics.yaml")["model_metrics"].items()
         for m in metrics
     }
-    assert set(DECLARED) <= declared
+    assert {(name, "counter", *rest) for name, *rest in DECLARED} <= declared
 
 
 def test_the_log_configuration_is_xml() -> None:
@@ -239,3 +239,8 @@ def test_only_the_folder_of_the_default_store_is_made(
     assert not (tmp_path / "state").exists()
     make_store_folder(TailSettings.from_config({}).store)
     assert (tmp_path / "state" / "isplit").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_lone_request_waits_for_no_other() -> None:
+    """With more than one in a batch, TorchServe holds it back for `maxBatchDelay`."""
+    assert _shipped("model-config.yaml")["batchSize"] == 1

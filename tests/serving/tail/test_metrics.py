@@ -10,7 +10,7 @@ import pytest
 from toys.polling import until
 
 from isplit_plugin.serving.resources import config_file
-from isplit_plugin.serving.tail.metrics import DECLARED, TailMetrics
+from isplit_plugin.serving.tail.metrics import TailMetrics
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ResourceWarning)  # TorchServe forgets to close its files
@@ -95,14 +95,3 @@ def test_without_a_cache_nothing_is_counted() -> None:
         metrics.served("relu1", "fp32", 300, 0.25, 1.5)
         metrics.flush()
         assert metrics._thread is None
-
-
-def test_the_shipped_file_declares_them_all(cache: MetricsCacheYamlImpl) -> None:
-    """TorchServe drops a metric that its file does not declare."""
-    declared = {
-        metric.metric_name: (metric.metric_type.value, tuple(metric.dimension_names))
-        for by_name in cache.cache.values()
-        for metric in by_name.values()
-    }
-    for name, _, dimensions in DECLARED:
-        assert declared[name] == ("counter", dimensions)
