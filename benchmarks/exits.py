@@ -8,11 +8,11 @@
 photos, in closed form. Traffic is concentrated on 5, 20 or all classes. **Mixed**: the network
 keeps its 1000 ImageNet classes, whatever the photos show, and is unsure.
 
-Of the other photos a fifth goes into the sums, and the exit is fitted from them. Three fifths are
+Of the other photos a third goes into the sums, and the exit is fitted from them. Half of them are
 the shadow, of which two questions are asked. Which classes does the proof release, with these
 photos alone ("proven")? And which bin, one for all classes, keeps the disagreement within the
 tolerance on these photos ("if proven": what more traffic of this kind would come close to)? Share
-answered and disagreement are measured on the last fifth, which nothing else has seen. All features
+answered and disagreement are measured on the last sixth, which nothing else has seen. All features
 come from what the codec ``uint8`` decodes. ``ISPLIT_EXIT_CACHE`` names a folder for what was
 computed of the photos.
 """
@@ -229,7 +229,7 @@ def _own_answers(traffic: Traffic, quarter: int) -> I64:
 
 
 def _exit_rows(label: str, point: str, features: F64, answers: I64) -> list[Row]:
-    first, last = len(answers) // 5, len(answers) - len(answers) // 5
+    first, last = len(answers) // 3, len(answers) - len(answers) // 6
     sums = ExitSums.empty(
         "network", Cut(point, CODEC), features.min(axis=0) - 1e-3, features.max(axis=0) + 1e-3
     )
