@@ -113,7 +113,7 @@ class ExitSettings(BaseModel):
     Attributes:
         enabled: whether the sums of exits are taken and their answers counted.
         sampling: share of the requests that enter the sums.
-        flush_s: seconds between two writes to the store.
+        flush_s: seconds between two writes of answers; the sums are written with every sixth.
     """
 
     model_config = _STRICT

@@ -54,6 +54,10 @@ MAX_FEATURES: Final = 1024
 MAX_ANSWERS: Final = 20_000
 MAX_HEARD: Final = 20_000
 NO_RELEASE: Final = "none"
+_SUMS_EVERY: Final = 6
+"""Flushes until the sums are written again: they are large, and nobody waits for them."""
+_TOGETHER: Final = 256
+"""Photos that are added to the sums at once, at most."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -184,6 +188,7 @@ class ExitRecorder(BackgroundWorker):
         self._queue: deque[ExitSample] = deque()
         self._queued_bytes = 0
         self._asked = False
+        self._sums_due = 0.0
         self._flushes_wanted = 0
         self._flushes_done = 0
         self._counts = dict.fromkeys(
@@ -195,6 +200,7 @@ class ExitRecorder(BackgroundWorker):
         self._exits: dict[str, Exit] = {}
         self._bounds: dict[Cut, ExitSums] = {}
         self._warming: dict[Cut, list[tuple[npt.NDArray[np.float32], ExitSample]]] = {}
+        self._waiting: dict[Cut, list[tuple[npt.NDArray[np.float32], int, int, float]]] = {}
         self._refused_cuts: set[Cut] = set()
         self._heard: OrderedDict[tuple[str, Cut, int, int], None] = OrderedDict()
         self._batch = ExitBatch()
@@ -209,9 +215,10 @@ class ExitRecorder(BackgroundWorker):
                     self._flush_s,
                 )
                 closing, wanted = self._closed, self._flushes_wanted
-                self._asked |= wanted > self._flushes_done
+                at_once = closing or wanted > self._flushes_done
+                self._asked |= at_once
             try:
-                self._cycle()
+                self._cycle(at_once=at_once)
             except Exception as error:  # whatever it is, the next cycle tries again
                 self._note_failure(error)
             with self._condition:
@@ -220,8 +227,8 @@ class ExitRecorder(BackgroundWorker):
         if self._store is not None:
             self._store.close()
 
-    def _cycle(self) -> None:
-        if not self._asked and not self._batch and not self._queue:
+    def _cycle(self, *, at_once: bool) -> None:
+        if not self._asked and not self._batch and not self._queue and not self._waiting:
             return  # nobody to tell, and nothing to write
         self._asked = False
         if self._store is None:
@@ -236,7 +243,7 @@ class ExitRecorder(BackgroundWorker):
                 self._take(self._store, sample)
             except (DataError, WireError, ValueError, TypeError, OverflowError):
                 self._counts["invalid"] += 1
-        self._write(self._store)
+        self._write(self._store, at_once=at_once)
         self._last_error = ""
 
     def _read_exits(self, store: Store) -> None:
@@ -344,14 +351,10 @@ class ExitRecorder(BackgroundWorker):
             self._add_to_batch(sample, z)
 
     def _add_to_batch(self, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
-        epoch, weight = landmark(sample.at, self._half_life_s)
-        sums = self._batch.sums.get(sample.cut)
-        if sums is None:
-            sums = _like(self._bounds[sample.cut], epoch)
-        elif sums.epoch != epoch:
-            weight *= 2.0 ** (epoch - sums.epoch)
-        sums.add(z, sample.class_id, weight)
-        self._batch.sums[sample.cut] = sums
+        waiting = self._waiting.setdefault(sample.cut, [])
+        waiting.append((z, sample.class_id, *landmark(sample.at, self._half_life_s)))
+        if len(waiting) >= _TOGETHER:
+            self._fold()
         classes = self._batch.classes.setdefault(sample.cut, {})
         photos, devices = classes.get(sample.class_id, (0, sketch_of(())))
         if sample.device not in (None, UNSIGNED):
@@ -360,13 +363,34 @@ class ExitRecorder(BackgroundWorker):
         classes[sample.class_id] = (photos + 1, devices)
         self._counts["photos"] += 1
 
-    def _write(self, store: Store) -> None:
-        if not self._batch:
+    def _fold(self) -> None:
+        """Add the photos that wait to the sums: many at once take a fraction of the time."""
+        waiting, self._waiting = self._waiting, {}
+        for cut, photos in waiting.items():
+            features, class_ids, epochs, weights = zip(*photos, strict=True)
+            epoch = max(epochs)
+            sums = self._batch.sums.get(cut)
+            sums = _like(self._bounds[cut], epoch) if sums is None else sums.at_epoch(epoch)
+            scaled = np.ldexp(np.array(weights), np.array(epochs) - epoch)
+            sums.add(np.stack(features), np.array(class_ids), scaled)
+            self._batch.sums[cut] = sums
+
+    def _write(self, store: Store, *, at_once: bool) -> None:
+        """Write the answers, and the sums where they are due."""
+        batch = self._batch
+        if at_once or time.monotonic() >= self._sums_due:
+            self._fold()
+            self._sums_due = time.monotonic() + _SUMS_EVERY * self._flush_s
+            later = ExitBatch()
+        else:
+            later, batch = batch, ExitBatch(answers=batch.answers, as_of=batch.as_of)
+        if not batch:
             return
-        refused = store.exits.add(self._network, self._batch)
-        self._counts["answers"] += len(self._batch.answers)
+        refused = store.exits.add(self._network, batch)
+        self._counts["answers"] += len(batch.answers)
         self._counts["flushes"] += 1
-        self._batch = ExitBatch()
+        later.answers = []
+        self._batch = later
         for cut in refused:
             # The bounds of the store are taken at the next photo, unless it has too many cuts.
             if self._bounds.pop(cut, None) is not None and not store.exits.sums(self._network, cut):
