@@ -71,6 +71,11 @@ def main() -> int:
         f"{transform.DEFAULT_COUNTS}",
     )
     parser.add_argument(
+        "--corrector-steps",
+        metavar="N",
+        help="train correctors for `transform`, too, in so many steps (250 take minutes each)",
+    )
+    parser.add_argument(
         "--traces",
         type=Path,
         metavar="FOLDER",
@@ -98,6 +103,8 @@ def main() -> int:
         os.environ[transform.CUTS] = options.cuts
     if options.photo_counts is not None:
         os.environ[transform.COUNTS] = options.photo_counts
+    if options.corrector_steps is not None:
+        os.environ[transform.STEPS] = options.corrector_steps
     if options.traces is not None:
         os.environ[adaptive.VARIABLE] = str(options.traces)
     if options.resnet50 is not None:

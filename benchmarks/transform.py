@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,12 @@ import torch
 from isplit_plugin import image
 from isplit_plugin.network import (
     CapturedNetwork,
+    Corrector,
     LoadedNetwork,
     activations,
     capture,
     efficientnet_lite0,
+    fit_correctors,
     fit_transforms,
     part_times,
 )
@@ -55,6 +57,8 @@ DEFAULT_CUTS: Final = {
     "efficientnet-lite0": ("input", "_blocks.2", "_blocks.4", "_blocks.5", "_blocks.10"),
     "resnet50": ("input", "layer2", "layer3"),
 }
+STEPS: Final = "ISPLIT_CORRECTOR_STEPS"
+"""The environment variable with the steps of correctors; ``--corrector-steps`` sets it."""
 OTHER_CODECS: Final = ("uint8+zstd", "q4+zstd", "q4c+zstd", "q3c+zstd", "q2c+zstd")
 COUNTS: Final = "ISPLIT_PHOTO_COUNTS"
 """The environment variable with the photos to fit on and to measure on; ``--photo-counts`` sets it."""
@@ -166,6 +170,11 @@ def _network_rows(
     seconds = time.perf_counter() - started
     fitting = f"{network}: fitting {len(inner)} transforms on {len(fitted)} photos"
     rows.append(row(fitting, seconds, "s"))
+    correctors = None
+    if STEPS in os.environ:
+        correctors = fit_correctors(
+            net, files, fits, preprocessing=pre, steps=int(os.environ[STEPS]), threads=1
+        )
     for name in inner:
         exact = torch.cat(kept.pop(name)).numpy()
         label = f"{network} {name}"
@@ -178,6 +187,12 @@ def _network_rows(
         codes = list(_codes(label, net, name, exact, judge, transform=transform))
         rows += _code_rows(codes, transform, exact)
         rows += _against_photos(label, codes, photos)
+        if correctors is not None:
+            corrector = correctors.correctors[name]
+            corrected = _codes(
+                label, net, name, exact, judge, transform=transform, corrector=corrector
+            )
+            rows += _corrected_rows(codes, list(corrected), correctors.fits[name].steps)
         _show(rows)
         others = _codes(label, net, name, exact, judge)
         rows += [each.row() for each in others]
@@ -256,8 +271,9 @@ def _codes(
     judge: Judge,
     *,
     transform: Transform | None = None,
+    corrector: Corrector | None = None,
 ) -> Iterator[Measured]:
-    """Every quality of the transform; without one, the other codecs."""
+    """Every quality of the transform, corrected or not; without one, the other codecs."""
     codings = OTHER_CODECS if transform is None else [f"dct@{q}" for q in QUALITIES]
     tail = net.bisect(name)[1]
     axis = net.split_point(name).channel_axis
@@ -272,6 +288,9 @@ def _codes(
             decoded[number] = decode_activation(tensor, shape=item.shape[1:], transform=transform)[
                 0
             ]
+            if corrector is not None:
+                quality = int(coding.partition("@")[2])
+                decoded[number] = corrector.correct(decoded[number : number + 1], quality)[0]
             decode_s.append(time.perf_counter() - middle)
             encode_s.append(middle - start)
             sizes.append(tensor.nbytes)
@@ -299,6 +318,26 @@ def _code_rows(codes: Sequence[Measured], transform: Transform, exact: FloatArra
                f"decode {code.decode_ms:.1f} ms"}
         )  # fmt: skip
     return rows
+
+
+def _corrected_rows(
+    codes: Sequence[Measured], corrected: Sequence[Measured], steps: int
+) -> Iterator[Row]:
+    """The corrected codes, with the ratio of the divergences in a paired bootstrap over photos."""
+    rng = np.random.default_rng(0)
+    for code, better in zip(codes, corrected, strict=True):
+        count = len(code.divergence)
+        draws = [np.arange(count), *rng.integers(0, count, (2000, count))]
+        ratios = [better.divergence[rows].mean() / code.divergence[rows].mean() for rows in draws]
+        low, high = np.quantile(ratios[1:], [0.025, 0.975])
+        expected = (
+            f"divergence x {ratios[0]:.2f} (95 % of {low:.2f} to {high:.2f}), "
+            f"decode {better.decode_ms:.1f} ms"
+        )
+        label = f"{better.label} corrected, {steps} steps"
+        yield replace(better, label=label).row(ratio_of_divergences=ratios[0]) | {
+            "expected": expected
+        }
 
 
 def _against_photos(
