@@ -175,7 +175,10 @@ class PointTraining:
 
     def _divergence(self, activation: Tensor, answers: Tensor) -> Tensor:
         """Of the tail's answers from the full ones (N, classes): (N,)."""
-        scores: Tensor = self._tail(activation.to(self._net.dtype)).float()
+        activation = activation.to(self._net.dtype)
+        if activation.dim() == 4:  # a fifth faster on a CPU
+            activation = activation.contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self._tail(activation).float()
         full = answers.to(scores.device)
         difference = full - torch.log_softmax(scores, dim=1)
         divergence: Tensor = (full.exp() * difference).sum(dim=1)
