@@ -13,8 +13,8 @@ import isplit_plugin
 PUBLIC_MODULES = ("errors", "image", "photo_codecs")
 """The other modules beside the packages are helpers that several of them share."""
 INTERNAL_PACKAGES = (
-    *("network.graphs", "network.transforms", "traffic.aggregates", "traffic.rows"),
-    "wire.transform",
+    *("network.correctors", "network.graphs", "network.transforms"),
+    *("traffic.aggregates", "traffic.rows", "wire.transform"),
 )
 """Parts of a package, used inside it only."""
 

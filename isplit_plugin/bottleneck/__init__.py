@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .budget import Budget
+from .budget import CLOSED_FORM, STARTS, Budget
 from .features import Features, Targets, compute_features, compute_targets
 from .fitting import FitResult, fit
 from .grid import Grid
@@ -20,6 +20,8 @@ from .training import train_bottlenecks
 
 __all__ = [
     "BOTTLENECK_SUFFIX",
+    "CLOSED_FORM",
+    "STARTS",
     "Autoencoder",
     "AutoencoderConfig",
     "Bottleneck",

@@ -12,10 +12,22 @@ from torch import Tensor
 
 from ..errors import ArtifactError
 
-__all__ = ["AUTOENCODER_STAGE", "FINETUNE_STAGE", "Budget", "batch_loss", "learning_rate"]
+__all__ = [
+    "AUTOENCODER_STAGE",
+    "CLOSED_FORM",
+    "FINETUNE_STAGE",
+    "STARTS",
+    "Budget",
+    "batch_loss",
+    "learning_rate",
+]
 
 AUTOENCODER_STAGE: Final = "autoencoder"
 FINETUNE_STAGE: Final = "finetune"
+CLOSED_FORM: Final = "closed-form"
+"""The start of an autoencoder from the best linear code."""
+STARTS: Final = (CLOSED_FORM, "noise")
+"""What an autoencoder can begin with; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class Budget:
         weight_decay: weight decay of AdamW.
         feature_weight, distill_weight, label_weight: weights of the terms of the loss.
         temperature: T.
+        start: what the autoencoder begins with, one of :data:`STARTS`: the closed form
+            (:func:`.closed_form.start_from_closed_form`), or noise.
 
     Raises:
         ArtifactError: a value is out of range.
@@ -66,6 +80,7 @@ class Budget:
     distill_weight: float = 1.0
     label_weight: float = 1.0
     temperature: float = 2.0
+    start: str = CLOSED_FORM
 
     def __post_init__(self) -> None:
         minima = {"epochs": 1, "finetune_epochs": 0, "patience": 1, "batch_size": 2}
@@ -73,6 +88,8 @@ class Budget:
             value = getattr(self, name)
             if value < minimum:
                 raise ArtifactError(f"budget: {name}: expected at least {minimum}, got {value}")
+        if self.start not in STARTS:
+            raise ArtifactError(f"budget: start: expected one of {STARTS}, got {self.start!r}")
         if not 0 < self.validation_share < 1:
             raise ArtifactError(
                 "budget: validation_share: expected a number between 0 and 1, "

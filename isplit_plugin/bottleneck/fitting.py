@@ -23,8 +23,16 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..schema import SplitPoint
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .budget import AUTOENCODER_STAGE, FINETUNE_STAGE, Budget, batch_loss, learning_rate
+from .budget import (
+    AUTOENCODER_STAGE,
+    CLOSED_FORM,
+    FINETUNE_STAGE,
+    Budget,
+    batch_loss,
+    learning_rate,
+)
 from .checkpoint import CheckpointFile
+from .closed_form import start_from_closed_form
 from .features import Features
 from .stages import EpochResult, Stage
 from .tensor_files import without_prefix
@@ -90,6 +98,8 @@ def fit(
         autoencoder = Autoencoder(point, config)
     parameter = next(chain(tail.parameters(), features.head.parameters()), None)
     autoencoder.to("cpu" if parameter is None else parameter.device)
+    if budget.start == CLOSED_FORM:
+        start_from_closed_form(autoencoder, point, features, tail, seed=seed)
     training = _Training(features, autoencoder, tail, budget, seed)
     identity = {
         "network_hash": network_hash,

@@ -37,6 +37,7 @@ def budget_of(options: argparse.Namespace) -> Budget:
         patience=options.patience,
         batch_size=options.batch_size,
         lr=options.lr,
+        start=options.start,
     )
 
 
@@ -124,6 +125,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=3e-3,
         metavar="RATE",
         help="highest learning rate (default: %(default)s)",
+    )
+    training.add_argument(
+        "--start",
+        choices=("closed-form", "noise"),
+        default="closed-form",
+        help="what the autoencoder begins with: the linear code that the gradients say is best, or "
+        "random weights (default: %(default)s)",
     )
     training.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)"

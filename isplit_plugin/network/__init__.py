@@ -23,8 +23,10 @@ from .loading import LoadedNetwork, load_network
 from .processes import ONE_PROCESS, Processes, launched_processes
 from .profiling import profile
 from .shared_weights import Precision, share_weights
+from .transforms.closed_form import BasisFamily
 from .transforms.fitted import FOLDS, FittedTransforms, fold_of
 from .transforms.fitting import MIN_PHOTOS, fit_transforms
+from .transforms.statistics import PointStatistics
 from .weights import load_weights
 from .zoo import efficientnet_lite0
 
@@ -32,6 +34,7 @@ __all__ = [
     "FOLDS",
     "MIN_PHOTOS",
     "ONE_PROCESS",
+    "BasisFamily",
     "CapturedNetwork",
     "Corrector",
     "CorrectorFit",
@@ -42,6 +45,7 @@ __all__ = [
     "Importance",
     "LabelledPhoto",
     "LoadedNetwork",
+    "PointStatistics",
     "Precision",
     "Processes",
     "activations",

@@ -16,6 +16,7 @@ import safetensors.numpy
 from ..errors import ArtifactError
 
 Arrays = dict[str, npt.NDArray[Any]]
+"""The arrays of a file, by name."""
 
 
 def pack_arrays(key: str, content: Mapping[str, Any], arrays: Arrays) -> bytes:
