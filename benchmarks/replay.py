@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from isplit_plugin.adaptive import Option
 from isplit_plugin.client import AdaptiveClient, FrameStream, HeadRuntime, SplitClient
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.network import capture, fit_transforms, load_network, profile
-from isplit_plugin.schema import ON_DEVICE, Cut, FloatArray
+from isplit_plugin.schema import ON_DEVICE, Cut, FloatArray, RatedCut
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import Built, package
 from isplit_plugin.simulation import (
@@ -48,6 +48,7 @@ from isplit_plugin.simulation import (
 from .adaptive import VARIABLE
 from .harness import Row, row
 
+Advice = Mapping[Cut, RatedCut]
 SPEC: Final = "isplit_plugin.network.zoo:efficientnet_lite0"
 MODEL: Final = "replay"
 POINT: Final = "_blocks.5"
@@ -106,8 +107,11 @@ class Samples:
     nbytes: dict[Cut, list[float]] = field(default_factory=dict)
     rest_ms: list[float] = field(default_factory=list)
 
-    def scenario(self, uplink: Uplink, photos: int, advised_ms: dict[Cut, float]) -> Scenario:
-        """The scenario with what is known now. Its arrivals do not depend on the samples."""
+    def scenario(self, uplink: Uplink, photos: int, advice: Advice) -> Scenario:
+        """The scenario with what is known now. Its arrivals do not depend on the samples.
+
+        Its adaptive client gets the advice that the real one gets.
+        """
         options = tuple(
             Option(
                 cut=cut,
@@ -129,7 +133,15 @@ class Samples:
             noise=_spread(self.own_ms.values()),
             server_noise=_spread(self.server_ms.values()),
             byte_noise=_spread(self.nbytes.values()),
-            advised=tuple(replace(option, device_ms=advised_ms[option.cut]) for option in options),
+            advised=tuple(
+                replace(
+                    option,
+                    nbytes=advice[option.cut].nbytes,
+                    device_ms=advice[option.cut].device_ms,
+                    server_ms=advice[option.cut].server_ms,
+                )
+                for option in options
+            ),
         )
 
 
@@ -210,21 +222,21 @@ def replay(
         connect = _device(server, built, proxy)
         with connect() as client:
             bench = Bench(proxy, client, connect, [p.path for p in labelled_photos()[:6]])
-            advised_ms = {row.cut: row.device_ms for row in client.recommendation().cuts}
-            cuts = [cut for cut in advised_ms if str(cut) in CUTS and client.can_take(cut)]
+            advice = {row.cut: row for row in client.recommendation().cuts}
+            cuts = [cut for cut in advice if str(cut) in CUTS and client.can_take(cut)]
             for cut in cuts:
                 for _ in range(_FIRST_RUNS):
                     client.predict(bench.photos[0], cut)
             rows += _stream(bench, photos)
             for uplink in uplinks:
-                rows += _on_link(bench, cuts, advised_ms, uplink, photos=photos, rounds=rounds)
+                rows += _on_link(bench, cuts, advice, uplink, photos=photos, rounds=rounds)
     return rows
 
 
 def _on_link(
     bench: Bench,
     cuts: Sequence[Cut],
-    advised_ms: dict[Cut, float],
+    advice: Advice,
     uplink: Uplink,
     *,
     photos: int,
@@ -234,9 +246,9 @@ def _on_link(
     measured: dict[str, list[list[float]]] = {}
     for number in range(rounds):
         bench.sample(samples, cuts)
-        scenario = samples.scenario(uplink, photos, advised_ms)
+        scenario = samples.scenario(uplink, photos, advice)
         arrivals = arrivals_ms(scenario)
-        for name, (cut, _policy) in _policies(scenario).items():
+        for name, cut in _policies(cuts).items():
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             latencies = (
                 bench.run_adaptive(arrivals, uplink)
@@ -245,13 +257,10 @@ def _on_link(
             )
             measured.setdefault(name, []).append(latencies)
     bench.sample(samples, cuts)
-    scenario = samples.scenario(uplink, photos, advised_ms)
+    scenario = samples.scenario(uplink, photos, advice)
     rows = []
-    for name, (_cut, policy) in _policies(scenario).items():
-        simulated = [
-            [photo.latency_ms for photo in simulate(scenario, policy, repeat=repeat).photos]
-            for repeat in range(SIMULATIONS)
-        ]
+    for name, cut in _policies(cuts).items():
+        simulated = [_simulated(scenario, cut, repeat) for repeat in range(SIMULATIONS)]
         rows += _rows(f"{uplink.describe()}, {name}", measured[name], simulated)
     return rows
 
@@ -303,19 +312,20 @@ def _stream(bench: Bench, photos: int) -> list[Row]:
     ]
 
 
-def _policies(scenario: Scenario) -> dict[str, tuple[Cut | None, PolicyFactory]]:
+def _policies(cuts: Sequence[Cut]) -> dict[str, Cut | None]:
     """The smallest photo, the smallest split, the device alone, and the adaptive client.
 
     The cut of the last one is ``None``.
     """
-    options = scenario.options
-    photo = min((o.cut for o in options if o.cut.is_photo), key=_quality)
-    split = min((o.cut for o in options if o.cut.split_point == POINT), key=_quality)
-    policies: dict[str, tuple[Cut | None, PolicyFactory]] = {
-        str(cut): (cut, _fixed(cut)) for cut in (photo, split, ON_DEVICE)
-    }
-    policies[ADAPTIVE] = None, adaptive_policy(scenario)
-    return policies
+    photo = min((cut for cut in cuts if cut.is_photo), key=_quality)
+    split = min((cut for cut in cuts if cut.split_point == POINT), key=_quality)
+    return {str(photo): photo, str(split): split, str(ON_DEVICE): ON_DEVICE, ADAPTIVE: None}
+
+
+def _simulated(scenario: Scenario, cut: Cut | None, repeat: int) -> list[float]:
+    """Latencies of one simulation; the adaptive client's where there is no cut."""
+    policy = _fixed(cut) if cut is not None else adaptive_policy(scenario, repeat=repeat)
+    return [photo.latency_ms for photo in simulate(scenario, policy, repeat=repeat).photos]
 
 
 def _fixed(cut: Cut) -> PolicyFactory:
@@ -390,4 +400,4 @@ def _spread(of_cuts: Iterable[Sequence[float]]) -> float:
         for values in of_cuts
         if statistics.median(values) > 5  # shorter times do not matter, however they vary
     ]
-    return statistics.median(spreads)
+    return statistics.median(spreads) if spreads else 0.0

@@ -118,12 +118,15 @@ def summary(name: str, scenario: Scenario, run: Run) -> PolicyResult:
     )
 
 
-def adaptive_policy(scenario: Scenario) -> PolicyFactory:
-    """Makes the adaptive client of each device, with tries of its own."""
+def adaptive_policy(scenario: Scenario, *, repeat: int = 0) -> PolicyFactory:
+    """Makes the adaptive client of each device, with tries of its own.
+
+    ``repeat``: another number gives other tries.
+    """
     advised = scenario.advised or useful(scenario.options)
 
     def make(device: Device) -> Adaptive:
-        random = np.random.default_rng([scenario.seed, device.number, _TRIES])
+        random = np.random.default_rng([scenario.seed, device.number, _TRIES, repeat])
         return Adaptive(advised, Decider(exploration=scenario.exploration), random.random)
 
     return make

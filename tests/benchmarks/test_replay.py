@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys.client import recommendation
 
 from benchmarks.replay import RTT_MS, Samples, SlowDevice, _rows
 from isplit_plugin.schema import ON_DEVICE, Cut, FloatArray
@@ -41,12 +43,18 @@ def test_the_scenario_has_what_was_measured() -> None:
         nbytes={SPLIT: [1000, 3000, 2000], ON_DEVICE: [0, 0, 0]},
         rest_ms=[5, 7, 6],
     )
-    scenario = samples.scenario(ConstantUplink(4.0), 10, {SPLIT: 50.0, ON_DEVICE: 150.0})
+    usual = recommendation().use
+    advice = {
+        SPLIT: replace(usual, cut=SPLIT, device_ms=50.0, nbytes=1700.0),
+        ON_DEVICE: replace(usual, cut=ON_DEVICE, device_ms=150.0, nbytes=0.0),
+    }
+    scenario = samples.scenario(ConstantUplink(4.0), 10, advice)
     split, local = scenario.options
     assert (split.nbytes, split.device_ms, split.server_ms) == (2000, 100, 25)
     assert (local.nbytes, local.device_ms, local.server_ms) == (0, 300, 0)
     assert scenario.rtt_ms == RTT_MS + 6
     assert [option.device_ms for option in scenario.advised] == [50, 150]
+    assert [option.nbytes for option in scenario.advised] == [1700, 0]
     assert scenario.byte_noise == pytest.approx(0.45, rel=0.02)
 
 
