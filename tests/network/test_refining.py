@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from toys.serving import PREPROCESSING
 
+from isplit_plugin.network import CapturedNetwork, FittedTransforms, capture, fit_transforms
+from isplit_plugin.network.codec_meter import CodecMeter
 from isplit_plugin.network.refining import LEVEL, MIN_UNREFINED, TOLERANCE, prove, refine
 from isplit_plugin.network.samples import Samples
 from isplit_plugin.schema import Cut
@@ -171,3 +177,73 @@ def test_photos_that_could_not_be_coded_do_not_count() -> None:
     assert refinement.is_proven
     [measured] = cuts.values()
     assert math.isnan(measured.agrees[0])
+
+
+def sure_network() -> CapturedNetwork:
+    """The toy network with scores far apart, so that many answers are sure."""
+    torch.manual_seed(0)
+    layers = OrderedDict(
+        conv1=nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        relu1=nn.ReLU(),
+        pool=nn.AdaptiveAvgPool2d(2),
+        flatten=nn.Flatten(),
+        fc=nn.Linear(16, 5),
+    )
+    network = nn.Sequential(layers).eval()
+    with torch.no_grad():
+        layers["fc"].weight.mul_(60)
+    return capture(network, torch.randn(1, 3, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def metered() -> tuple[CodecMeter, FittedTransforms]:
+    """Two qualities at relu1 on 420 photos."""
+    net = sure_network()
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(420, 3, 4, 4)).repeat(4, axis=2).repeat(4, axis=3)
+    inputs = (coarse + 0.1 * rng.normal(size=coarse.shape)).astype(np.float32)
+    images = [(each, None) for each in inputs[:64]]
+    fits = fit_transforms(
+        net, images, preprocessing=PREPROCESSING, split_points=["relu1"], threads=1
+    )
+    head, tail = net.bisect("relu1")
+    meter = CodecMeter({"relu1": tail}, ["dct@2", "dct@3", "dct@7"], transforms=fits, most_misses=8)
+    for start in range(0, len(inputs), 20):
+        x = torch.from_numpy(inputs[start : start + 20])
+        with torch.inference_mode():
+            values = head(x)
+            top = tail(values).argmax(dim=1).numpy()
+        meter.add_activations("relu1", values, top, range(start, start + len(x)))
+    return meter, fits
+
+
+def test_a_calibration_set_that_is_large_enough_proves_a_threshold(
+    metered: tuple[CodecMeter, FittedTransforms],
+) -> None:
+    meter, _ = metered
+    [refinement] = meter.refinements()
+    assert refinement.is_proven, refinement.missing
+    assert 0 < refinement.share < 1 - MIN_UNREFINED / 420
+    assert refinement.bound <= TOLERANCE
+    rows = np.zeros(420, np.int64)
+    measured = {str(m.cut): m for m in meter.measurements(rows, 1)}
+    coarse, fine, refining = (measured[f"relu1:dct@{q}"] for q in ("3", "7", "3+7"))
+    # The coarse quality is measured on all photos, however many it misses; another is not.
+    assert coarse.images.sum() == 420
+    assert measured["relu1:dct@2"].images.sum() < 420
+    assert coarse.agreement < refining.agreement
+    assert refining.agreement >= fine.agreement - TOLERANCE
+    again = refinement.share * (fine.nbytes + 48)
+    assert refining.nbytes == pytest.approx(coarse.nbytes + again, rel=0.02)
+
+
+def test_the_threshold_is_that_of_the_shared_margin(
+    metered: tuple[CodecMeter, FittedTransforms],
+) -> None:
+    meter, _ = metered
+    [refinement] = meter.refinements()
+    samples = meter.samples[Cut("relu1", "dct", 3)]
+    margins = np.array(samples.margins)
+    assert float((margins <= refinement.threshold).mean()) == refinement.share
+    wrong = np.array(samples.agrees)[margins > refinement.threshold] == 0
+    assert (refinement.differing, refinement.photos) == (wrong.sum(), len(wrong))

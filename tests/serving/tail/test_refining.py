@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,11 @@ from toys.serving import (
     whole,
 )
 
+from isplit_plugin.cli.profile_summary import render
+from isplit_plugin.errors import ProfileError
 from isplit_plugin.network import CapturedNetwork
-from isplit_plugin.schema import Cut, Manifest
+from isplit_plugin.profile import Profile
+from isplit_plugin.schema import Cut, Manifest, Refinement
 from isplit_plugin.serving.packaging import build_archive, make_manifest
 from isplit_plugin.serving.tail.refining import Refiner
 from isplit_plugin.wire import FirstAnswer, TailRequest, TailResponse, Transform, margins_of
@@ -115,6 +119,25 @@ def test_a_package_ships_a_proven_refinement_and_no_other(
     assert unproven.refinements == ()
     without, _ = make_manifest(net, profile=profile, **{**common, "transforms": ()})
     assert without.refinements == ()
+
+
+def test_a_profile_keeps_refinements_proven_or_not(net: CapturedNetwork) -> None:
+    profile = refining_profile(net, 0.1)
+    off = Refinement("relu2", 3, (7,), math.nan, math.nan, 12, 0, 0.2, "12 photos")
+    for refinements in (profile.refinements, (*profile.refinements, off)):
+        kept = Profile.from_bytes(replace(profile, refinements=refinements).to_bytes())
+        assert [each.to_json() for each in kept.refinements] == [
+            each.to_json() for each in refinements
+        ]
+        assert kept.round_trips(CUT) == 1.2
+        assert kept.round_trips(CUT.first) == 1.0
+        text = render(kept)
+        assert "relu1: 20% of the photos are sent again; of the others 0 of 400 differ" in text
+        assert ("relu2: off: 12 photos" in text) == (len(refinements) == 2)
+    assert replace(profile, refinements=(off,)).round_trips(Cut("relu2", "dct", 3, 7)) == 1.0
+    for broken in ((off, off), (replace(off, split_point="nowhere"),)):
+        with pytest.raises(ProfileError, match="refinements: expected split points, each once"):
+            replace(profile, refinements=broken)
 
 
 def test_unsure_items_are_asked_for_again_and_the_second_request_stands_alone(
