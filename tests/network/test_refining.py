@@ -191,7 +191,7 @@ def sure_network() -> CapturedNetwork:
     )
     network = nn.Sequential(layers).eval()
     with torch.no_grad():
-        layers["fc"].weight.mul_(60)
+        next(layers["fc"].parameters()).mul_(60)
     return capture(network, torch.randn(1, 3, 16, 16))
 
 
