@@ -44,14 +44,15 @@ def _prototypes(model: nn.Sequential) -> torch.Tensor:
     coarse = torch.rand(len(CLASSES), 3, 4, 4, generator=generator)
     pixels = nn.functional.interpolate(coarse, size=(16, 16), mode="nearest") * 195 + 30
     first, deep = model[:2], model[:6]
-    target = first(_inputs(pixels[TWINS[0]][None])).mean((2, 3)).detach()
+    cells = nn.AdaptiveAvgPool2d(2)  # as an exit pools, whose grid is the finest it has
+    target = cells(first(_inputs(pixels[TWINS[0]][None]))).detach()
     far = deep(_inputs(pixels[TWINS[0]][None])).detach()
     twin = pixels[TWINS[1]][None].clone().requires_grad_()
     optimizer = torch.optim.Adam([twin], lr=4.0)
     for _ in range(300):
         optimizer.zero_grad()
         x = _inputs(twin)
-        same = (first(x).mean((2, 3)) - target).square().sum()
+        same = (cells(first(x)) - target).square().sum()
         apart = (deep(x) - far).square().sum().sqrt()
         (300 * same - apart).backward()
         optimizer.step()
