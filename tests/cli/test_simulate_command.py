@@ -89,6 +89,17 @@ def test_a_loss_that_the_profile_was_not_measured_under(
     )
 
 
+def test_a_fleet_on_a_server_with_batches(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--devices", "3", "--photos", "20", "--workers", "2", "--prepare-ms", "9"]
+    options += ["--batch-size", "4", "--batch-delay-ms", "5", "--batch-cost", "0.1"]
+    assert main(["simulate", str(profile), *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3 devices, each 20 photos at 2 a second")
+    assert "to 2 workers with batches of up to 4" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -97,6 +108,8 @@ def test_a_loss_that_the_profile_was_not_measured_under(
         (["--bandwidth-mbps", "-1"], "expected a positive bandwidth in Mbit/s, got -1.0"),
         (["--swinging", "nan"], "--swinging: expected a positive number, got nan"),
         (["--trace", "missing.up"], "missing.up: cannot read the trace"),
+        (["--batch-cost", "2"], "batch_cost: expected 0 to 1, got 2.0"),
+        (["--prepare-ms", "-1"], "prepare_ms: expected a number of at least 0"),
         (["--slowdown", "0"], "slowdown: expected a number of at least"),
     ],
 )
