@@ -198,8 +198,9 @@ class ExitSums:
         return self.products - _between(self.rows)
 
     def means(self) -> F64:
-        """(K, F): the mean features of each class."""
-        return self.rows[:, _HEADER:] / self.rows[:, 1:2] + self.shift
+        """(K, F): the mean features of each class; NaN for one whose weight decayed to nothing."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.rows[:, _HEADER:] / self.rows[:, 1:2] + self.shift
 
     def to_bytes(self) -> bytes:
         """As safetensors; of the symmetric matrix one half."""
@@ -272,10 +273,12 @@ class ExitSums:
         self.class_ids, self.rows = union, summed
 
     def _scaled(self, epoch: int, factor: float) -> ExitSums:
-        rows = self.rows * factor
-        rows[:, 0] = self.rows[:, 0]
-        rows[:, 2] *= factor
-        return self._with(epoch, self.class_ids, rows, self.products * factor)
+        # What is too large becomes infinite, as in a damaged store; no exit is fitted from it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = self.rows * factor
+            rows[:, 0] = self.rows[:, 0]
+            rows[:, 2] *= factor
+            return self._with(epoch, self.class_ids, rows, self.products * factor)
 
     def _with(self, epoch: int, class_ids: I64, rows: F64, products: F64) -> ExitSums:
         kept = self.network_hash, self.cut, self.pooling, self.low, self.high
@@ -290,4 +293,5 @@ def _between(rows: F64) -> F64:
 
 
 def _power_of_two(exponent: int) -> float:
-    return float(np.ldexp(1.0, max(-_MAX_SHIFT, min(_MAX_SHIFT, exponent))))
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(1.0, max(-_MAX_SHIFT, min(_MAX_SHIFT, exponent))))

@@ -77,3 +77,19 @@ def test_too_little_evidence_is_said() -> None:
     for shrinkage in (-0.1, 1.1, np.nan):
         with pytest.raises(DataError, match="shrinkage"):
             discriminants(merged(z, ids), shrinkage, 1)
+
+
+def test_classes_that_decayed_to_nothing_are_left_out() -> None:
+    z, ids = traffic()
+    old, new = merged(z, ids), merged(z, ids)
+    old.class_ids = old.class_ids + 1
+    both = old.merge(new.later(3000, 1.0))
+    assert len(both.class_ids) == 2 * len(CLASSES)
+    assert list(discriminants(both, 0.5, 1).class_ids) == list(CLASSES)
+
+
+def test_weights_that_no_clock_gives_make_no_exit() -> None:
+    sums = merged(*traffic())
+    for epoch in (-5000, 5000):  # infinite, or nothing
+        with pytest.raises(ExitError):
+            discriminants(sums.at_epoch(epoch), 0.5, 1)
