@@ -153,10 +153,10 @@ def decide(
 def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
     """How long after the photo's arrival the device should start to answer by itself.
 
-    With a deadline, so late that the local answer is ready in time. Without one, or where it cannot
-    be in time, after as long as the local answer takes, or the remote one was expected to, if that
-    is longer: whoever waits as long as the alternative costs pays at most twice the better of the
-    two (Karlin et al., *Algorithmica* 1988).
+    With a deadline, so late that the local answer is ready in time, even if it takes as much longer
+    as its doubt says. Without one, or where it cannot be in time, after as long as the local answer
+    takes, or the remote one was expected to, if that is longer: whoever waits as long as the
+    alternative costs pays at most twice the better of the two (Karlin et al., *Algorithmica* 1988).
 
     Returns ``None`` where the decision is local already, or the device has no local option.
     """
@@ -164,7 +164,7 @@ def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
     if local is None or decision.taken.option.is_local or local.option.refused:
         return None
     if deadline_ms is not None and deadline_ms >= _MARGIN * local.expected_ms:
-        return deadline_ms - _MARGIN * local.expected_ms
+        return max(0.0, deadline_ms - _MARGIN * local.expected_ms * local.option.doubt)
     return max(local.expected_ms, decision.taken.expected_ms)
 
 

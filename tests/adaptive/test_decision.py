@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,9 @@ def test_patience_is_what_the_local_answer_costs() -> None:
     assert patience_ms(fast, None) == 300
     assert patience_ms(fast, 500) == pytest.approx(500 - 1.2 * 300)
     assert patience_ms(fast, 360) == pytest.approx(0)
+    doubtful = decide((replace(LOCAL, doubt=2.0), PHOTO), FixedLink(20.0, 20.0))
+    assert patience_ms(doubtful, 1000) == pytest.approx(1000 - 1.2 * 600)
+    assert patience_ms(doubtful, 500) == 0  # no time to lose
     assert patience_ms(fast, 100) == 300  # the local answer would be late anyway
     assert patience_ms(decide(OPTIONS, FixedLink(0.1, 20.0)), None) is None
     assert patience_ms(decide((PHOTO, SPLIT), FixedLink(0.1, 20.0)), 100) is None

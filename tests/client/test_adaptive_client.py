@@ -155,7 +155,7 @@ def test_the_link_is_reported_once_it_is_known(
 
 
 def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:
-    client = adapt(local_ms=30.0, advice=advice_of(200.0))
+    client = adapt(local_ms=30.0, advice=advice_of(60.0))
     client.predict(BLUE)
     server.state.always = hang
     started = time.perf_counter()
