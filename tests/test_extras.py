@@ -14,6 +14,9 @@ import pytest
         # The demo and the reports come without the simulator's SimPy.
         ("isplit_plugin.report, isplit_plugin.demo, isplit_plugin.simulation", "simpy"),
         ("isplit_plugin.client", "torch"),
+        # Only signing and verifying need it, and the fit of an exit is numpy's alone.
+        ("isplit_plugin.client, isplit_plugin.exits", "cryptography"),
+        ("isplit_plugin.exits", "scipy"),
     ],
 )
 def test_packages_are_imported_without(modules: str, absent: str) -> None:
