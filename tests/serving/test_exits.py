@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from toys.serving import (
     unpack,
 )
 
+from isplit_plugin.cli import main
 from isplit_plugin.client import DeviceExits, SplitClient
 from isplit_plugin.exits import new_keys
 from isplit_plugin.schema import Cut, Prediction
@@ -153,8 +156,13 @@ def served(packaged: Packaged, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_released_classes_are_answered_on_the_device_and_others_are_sent(served: Served) -> None:
     client = served.clients[0]
     exits = exits_of(client)
-    answered = [p for p in served.send(client, [*KNOWN] * 20) if p.path == "exit"]
-    assert len(answered) > 40
+    answered: list[Prediction] = []
+
+    def answer() -> bool:
+        answered.extend(p for p in served.send(client, [*KNOWN] * 5) if p.path == "exit")
+        return len(answered) > 40
+
+    until(answer)
     version = exits.version(Cut.parse(CUT))
     for prediction in answered:
         assert (prediction.exit, prediction.bytes_sent, prediction.request_id) == (version, 0, "")
@@ -192,8 +200,14 @@ def test_a_client_without_the_key_never_asks_for_exits(served: Served) -> None:
 
 
 def test_photos_and_devices_that_are_missing_are_told(served: Served) -> None:
-    (row,) = served.list_exits()["exits"]
-    evidence = {of_class["class"]: of_class for of_class in row["evidence"]}
+    served.clients[0].predict(served.photo(UNSEEN))
+
+    def rows() -> dict[int, dict[str, Any]]:
+        (row,) = served.list_exits()["exits"]
+        return {of_class["class"]: of_class for of_class in row["evidence"]}
+
+    until(lambda: UNSEEN in rows())
+    evidence = rows()
     assert evidence[0]["missing_photos"] == 0
     assert evidence[UNSEEN]["missing_photos"] == 30 - evidence[UNSEEN]["photos"]
     text = exits_text(served.list_exits())
@@ -268,3 +282,15 @@ def test_a_key_that_cannot_be_used_makes_no_exits_and_nothing_else_fails(
     (reply,) = endpoint(Ask(None, {"url_path": "exits/toy"}))
     assert (reply.status, reply.json["code"]) == (503, "store_unavailable")
     endpoint.close()
+
+
+def test_the_commands_show_each_class(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("exits", "recommend"):
+        assert main([command, "toy", "--url", served.bridge.url]) == 0
+        text = capsys.readouterr().out
+        assert "is alive, release" in text
+        assert all(re.search(rf"{CLASSES[class_id]} +released", text) for class_id in KNOWN)
+    assert main(["exits", "toy", "--url", served.bridge.url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["signing"] is True
+    assert main(["exits", "other", "--url", served.bridge.url]) == 3
+    assert "other" in capsys.readouterr().err
