@@ -77,6 +77,8 @@ class Connection:
         response = self._http.getresponse()
         content = response.read()
         round_trip_ms = (time.perf_counter() - started) * 1e3
+        if response.status == 429:  # a probe beyond its budget
+            return Answer(round_trip_ms, None, {})
         if response.status != 200:
             raise RuntimeError(f"{model}: {response.status} {content[:300]!r}")
         answer_headers = dict(response.getheaders())

@@ -38,7 +38,7 @@ from .harness import Row, row
 from .overhead import Connection, prepared_request
 from .packaged import package_lite0
 
-ROUNDS: Final = 80
+ROUNDS: Final = 60
 BLOCK: Final = 20
 """Requests of one connection in one block."""
 CONNECTIONS: Final = 2
