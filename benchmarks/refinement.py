@@ -264,7 +264,7 @@ def _ordered(margin: Array, differs: Array) -> float:
 
 def _layer_rows(label: str, cut: str, exact: FloatArray, fits: FittedTransforms) -> Iterator[Row]:
     """Ideal bits of both layers in one request, beside the fine quality alone."""
-    for coarse, fine in ((0, 4), (1, 4), (1, 5), (2, 5), (2, 6), (3, 6)):
+    for coarse, fine in ((1, 4), (2, 5), (2, 6), (3, 5), (3, 6), (3, 7)):
         layers = [
             _layers(fits.unseen(cut, number), item, coarse, fine)
             for number, item in enumerate(exact)
