@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ExitError, IsplitError
+from ..hashed_arrays import digest, pack_arrays, unpack_arrays
 from ..schema import Cut
-from . import tensor_bytes
+from .arrays import require_array
 from .features import F32, F64, I64, MAX_FEATURES, POOLINGS, Pooling
 from .sums import MAX_CLASSES
 
@@ -33,6 +34,7 @@ MAX_EXIT_BYTES: Final = 1 << 24
 """The most bytes of an exit."""
 
 _KIND: Final = "isplit_exit"
+_FORMAT: Final = 1
 _CLIP: Final = 16.0  # deviations
 _MAX_TIME: Final = 2**37  # in the year 6325
 
@@ -89,7 +91,7 @@ class Exit:
     version: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "version", tensor_bytes.digest(self._decisive(), self._arrays()))
+        object.__setattr__(self, "version", digest(self._decisive(), self._arrays()))
 
     @property
     def features(self) -> int:
@@ -144,8 +146,13 @@ class Exit:
 
     def to_bytes(self) -> bytes:
         """As safetensors. Equal exits give equal bytes."""
-        header = {**self._decisive(), "created": self.created, "expires": self.expires}
-        return tensor_bytes.pack(_KIND, header, self._arrays())
+        header = {
+            "format": _FORMAT,
+            **self._decisive(),
+            "created": self.created,
+            "expires": self.expires,
+        }
+        return pack_arrays(_KIND, header, self._arrays())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Exit:
@@ -191,7 +198,7 @@ class Exit:
 
     @classmethod
     def _read(cls, data: bytes) -> Exit:
-        header, arrays = tensor_bytes.unpack(_KIND, data, MAX_EXIT_BYTES)
+        header, arrays = unpack_arrays(data, _KIND, newest=_FORMAT, max_bytes=MAX_EXIT_BYTES)
         features, classes = len(arrays["center"]), len(arrays["class_ids"])
         if not (2 <= classes <= MAX_CLASSES and 0 < features <= MAX_FEATURES):
             raise ValueError(f"expected classes and features, got {classes} and {features}")
@@ -208,7 +215,7 @@ class Exit:
         if set(arrays) != set(expected):
             raise ValueError(f"expected arrays {', '.join(sorted(expected))}")
         fields: dict[str, Any] = {
-            name: tensor_bytes.require_array(arrays, name, dtype, shape)
+            name: require_array(arrays, name, dtype, shape)
             for name, (dtype, shape) in expected.items()
         }
         ids = fields["class_ids"]

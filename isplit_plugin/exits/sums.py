@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, ExitError, IsplitError
+from ..hashed_arrays import pack_arrays, unpack_arrays
 from ..schema import Cut
-from . import tensor_bytes
+from .arrays import require_array
 from .features import F32, F64, I64, MAX_FEATURES, Pooling, check_pooling
 
 MAX_CLASSES: Final = 4096
@@ -28,6 +29,7 @@ MAX_SUMS_BYTES: Final = 1 << 27
 """The most bytes of sums."""
 
 _KIND: Final = "isplit_exit_sums"
+_FORMAT: Final = 1
 _HEADER: Final = 3  # count, sum w, sum w^2
 _MAX_SHIFT: Final = 1 << 16
 
@@ -205,6 +207,7 @@ class ExitSums:
     def to_bytes(self) -> bytes:
         """As safetensors; of the symmetric matrix one half."""
         header = {
+            "format": _FORMAT,
             "network_hash": self.network_hash,
             "cut": str(self.cut),
             "pooling": self.pooling,
@@ -217,7 +220,7 @@ class ExitSums:
             "rows": self.rows,
             "products": self.products[np.triu_indices(self.features)],
         }
-        return tensor_bytes.pack(_KIND, header, arrays)
+        return pack_arrays(_KIND, header, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ExitSums:
@@ -237,12 +240,12 @@ class ExitSums:
 
     @classmethod
     def _read(cls, data: bytes) -> ExitSums:
-        header, arrays = tensor_bytes.unpack(_KIND, data, MAX_SUMS_BYTES)
+        header, arrays = unpack_arrays(data, _KIND, newest=_FORMAT, max_bytes=MAX_SUMS_BYTES)
         features, classes = len(arrays["low"]), len(arrays["class_ids"])
         if classes > MAX_CLASSES:
             raise ValueError(f"expected at most {MAX_CLASSES} classes, got {classes}")
-        low = tensor_bytes.require_array(arrays, "low", np.float32, (features,))
-        high = tensor_bytes.require_array(arrays, "high", np.float32, (features,))
+        low = require_array(arrays, "low", np.float32, (features,))
+        high = require_array(arrays, "high", np.float32, (features,))
         sums = cls.empty(
             str(header["network_hash"]),
             Cut.parse(str(header["cut"])),
@@ -251,10 +254,10 @@ class ExitSums:
             pooling=check_pooling(header["pooling"]),
             epoch=int(header["epoch"]),
         )
-        ids = tensor_bytes.require_array(arrays, "class_ids", np.int64, (classes,))
-        rows = tensor_bytes.require_array(arrays, "rows", np.float64, (classes, 3 + features))
+        ids = require_array(arrays, "class_ids", np.int64, (classes,))
+        rows = require_array(arrays, "rows", np.float64, (classes, 3 + features))
         half = features * (features + 1) // 2
-        triangle = tensor_bytes.require_array(arrays, "products", np.float64, (half,))
+        triangle = require_array(arrays, "products", np.float64, (half,))
         if classes and (ids[0] < 0 or (np.diff(ids) <= 0).any() or (rows[:, :_HEADER] < 0).any()):
             raise ValueError("expected ascending class ids from 0 on, and weights from 0 on")
         upper = np.triu_indices(features)

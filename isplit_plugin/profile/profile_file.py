@@ -6,18 +6,16 @@ Reading the file runs no code.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from ..errors import ProfileError, QueryError
+from ..errors import ArtifactError, ProfileError, QueryError
+from ..hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from ..schema import Cut, Preprocessing, Refinement, SplitPoint
 from .measurement import CutMeasurement
 
@@ -33,39 +31,16 @@ _MEASUREMENT_ARRAYS: Final = ("images", "agreeing")
 
 Description = dict[str, Any]
 """The JSON part of a profile."""
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 def pack(description: Description, arrays: Arrays) -> bytes:
     """The file with these parts. Equal parts give equal bytes."""
-    # One metadata key, because safetensors writes several in random order.
-    signed = {"profile": description, "sha256": digest(description, arrays)}
-    return bytes(_safetensors().save(arrays, metadata={_KEY: _canonical(signed)}))
+    return pack_arrays(_KEY, description, arrays)
 
 
 def unpack(data: bytes) -> tuple[Description, Arrays]:
-    """The inverse of :func:`pack`. Raises ProfileError, or other errors for other content."""
-    if len(data) > MAX_BYTES:
-        raise ProfileError(f"expected at most {MAX_BYTES} bytes")
-    safetensors = _safetensors()
-    try:
-        arrays = safetensors.load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    except Exception as error:  # the library raises several types, some of them its own
-        raise ProfileError(
-            f"expected a safetensors file ({type(error).__name__}: {error})"
-        ) from error
-    if _KEY not in metadata:
-        raise ProfileError(f"expected a profile, got safetensors without metadata {_KEY!r}")
-    signed = json.loads(metadata[_KEY])
-    description = signed["profile"]
-    if int(description["format"]) > FORMAT:
-        raise ProfileError(f"expected format {FORMAT} or older, got {description['format']}")
-    sha256 = digest(description, arrays)
-    if sha256 != signed["sha256"]:
-        raise ProfileError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
-    return description, arrays
+    """The inverse of :func:`pack`. Raises ArtifactError, or other errors for other content."""
+    return unpack_arrays(data, _KEY, newest=FORMAT, max_bytes=MAX_BYTES)
 
 
 def parts_of(profile: Profile) -> tuple[Description, Arrays]:
@@ -164,7 +139,7 @@ def errors_as_profile_errors(where: str) -> Iterator[None]:
     """Turn what reading a damaged file raises into a ProfileError that begins with ``where``."""
     try:
         yield
-    except ProfileError as error:
+    except ArtifactError as error:
         raise ProfileError(f"{where}: {error.message}") from error
     except (
         LookupError,
@@ -178,27 +153,3 @@ def errors_as_profile_errors(where: str) -> Iterator[None]:
         raise ProfileError(
             f"{where}: expected a profile ({type(error).__name__}: {error})"
         ) from error
-
-
-def digest(description: Mapping[str, Any], arrays: Arrays) -> str:
-    """SHA-256 over both parts of a profile, in hexadecimal digits."""
-    sha = hashlib.sha256(_canonical(description).encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        sha.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()
-
-
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ProfileError(
-            "reading and writing profiles needs pip install 'isplit-plugin[torch]'"
-        ) from error
-    return safetensors.numpy

@@ -35,7 +35,6 @@ from .codecs import (
     unknown_codec,
 )
 from .entropy import WithZstd
-from .hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from .message import (
     HEADER,
     InferRequest,
@@ -89,7 +88,6 @@ __all__ = [
     "ROUNDING",
     "SCORES",
     "AnswerBounds",
-    "Arrays",
     "Buffer",
     "Codec",
     "EncodeOptions",
@@ -134,7 +132,6 @@ __all__ = [
     "load_transforms",
     "margins_of",
     "needs_transform",
-    "pack_arrays",
     "pack_transforms",
     "read_text",
     "register",
@@ -144,6 +141,5 @@ __all__ = [
     "top_k",
     "transform_sha256",
     "unknown_codec",
-    "unpack_arrays",
     "unpack_transforms",
 ]

@@ -100,5 +100,5 @@ def test_what_is_too_large_is_not_even_verified() -> None:
 
 
 def test_signed_bytes_that_are_no_exit_are_refused() -> None:
-    with pytest.raises(ExitError, match="exit: not readable"):
+    with pytest.raises(ExitError, match="exit: expected a safetensors file"):
         read_signed(sign(b"no exit", PRIVATE), PUBLIC)

@@ -22,7 +22,7 @@ from isplit_plugin.exits import (
     read_signed,
     sign,
 )
-from isplit_plugin.exits.tensor_bytes import digest
+from isplit_plugin.hashed_arrays import digest
 from isplit_plugin.schema import Cut
 from isplit_plugin.wire import load_json
 

@@ -11,9 +11,9 @@ import safetensors.numpy
 from toys.transforms import toy_transform
 
 from isplit_plugin.errors import ArtifactError, WireError
+from isplit_plugin.hashed_arrays import Arrays, digest
 from isplit_plugin.wire import EncodeOptions, Payload, load_json
 from isplit_plugin.wire.dct import DCT
-from isplit_plugin.wire.hashed_arrays import Arrays, digest
 from isplit_plugin.wire.transform import transform_file
 from isplit_plugin.wire.transform.transform import QUALITIES
 from isplit_plugin.wire.transform.transform_file import pack_transforms, unpack_transforms

@@ -16,6 +16,7 @@ from toys.serving import CLASSES, PREPROCESSING, decided_network
 from toys.transforms import toy_transform
 
 from isplit_plugin.errors import ArtifactError, DataError, NetworkMismatchError
+from isplit_plugin.hashed_arrays import pack_arrays, unpack_arrays
 from isplit_plugin.network import (
     CapturedNetwork,
     Corrector,
@@ -35,7 +36,7 @@ from isplit_plugin.network.correctors.corrector_file import KEY
 from isplit_plugin.network.correctors.views import collect_views
 from isplit_plugin.network.transforms.fitted import FOLDS, fold_of
 from isplit_plugin.schema import Cut
-from isplit_plugin.wire import QUALITIES, pack_arrays, unpack_arrays
+from isplit_plugin.wire import QUALITIES
 
 PHOTOS = 64
 STEPS = 40

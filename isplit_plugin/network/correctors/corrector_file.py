@@ -16,7 +16,8 @@ import torch
 
 from ...errors import ArtifactError, IsplitError, NetworkMismatchError
 from ...files import write_atomically
-from ...wire import Arrays, Transform, pack_arrays, transform_sha256, unpack_arrays
+from ...hashed_arrays import Arrays, pack_arrays, unpack_arrays
+from ...wire import Transform, transform_sha256
 from .corrector import Corrector
 
 FORMAT: Final = 1

@@ -10,8 +10,8 @@ import numpy as np
 
 from ... import image as im
 from ...errors import DataError
+from ...hashed_arrays import pack_arrays, unpack_arrays
 from ...schema import Preprocessing
-from ...wire import pack_arrays, unpack_arrays
 from ..captured_network import CapturedNetwork
 from ..execution import cpu_threads, full_precision, on_best_device, on_device
 from ..processes import ONE_PROCESS, Processes

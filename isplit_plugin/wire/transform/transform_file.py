@@ -16,8 +16,8 @@ import numpy as np
 
 from ...errors import ArtifactError, IsplitError, NetworkMismatchError
 from ...files import write_atomically
+from ...hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from ...schema import SplitPoint
-from ..hashed_arrays import Arrays, pack_arrays, unpack_arrays
 from .coefficients import ALPHABET
 from .grid import Grid
 from .rans import PRECISION

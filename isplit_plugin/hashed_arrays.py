@@ -1,5 +1,5 @@
 """Files of arrays with a description: safetensors, and JSON in their metadata with a SHA-256 over
-both. Reading a file runs no code.
+both. Reading a file runs no code, and allocates no more than the bytes that came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from ..errors import ArtifactError
+from .errors import ArtifactError
 
 Arrays = dict[str, npt.NDArray[Any]]
 """The arrays of a file, by name."""
@@ -24,11 +24,12 @@ def pack_arrays(key: str, content: Mapping[str, Any], arrays: Arrays) -> bytes:
 
     Parameters:
         key: what kind of file it is; the metadata stand under it.
-        content: JSON types.
+        content: JSON types, with a ``format``.
     """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # One metadata key, because safetensors writes several in random order.
-    signed = canonical({"content": content, "sha256": digest(content, arrays)})
-    return bytes(safetensors.numpy.save(arrays, metadata={key: signed}))
+    signed = canonical({"content": content, "sha256": digest(content, contiguous)})
+    return bytes(safetensors.numpy.save(contiguous, metadata={key: signed}))
 
 
 def unpack_arrays(
@@ -39,23 +40,30 @@ def unpack_arrays(
     Parameters:
         newest: the newest ``format`` of the content that can be read.
 
-    Raises ArtifactError, and other errors for bytes that are no such file.
+    Raises ArtifactError, and LookupError, TypeError or ValueError where the metadata are not those
+    of :func:`pack_arrays`.
     """
     if len(data) > max_bytes:
-        raise ArtifactError(f"expected at most {max_bytes} bytes")
-    arrays = safetensors.numpy.load(data)
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        raise ArtifactError(f"expected at most {max_bytes} bytes, got {len(data)}")
+    try:
+        arrays = safetensors.numpy.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except Exception as error:  # the library raises several types, some of them its own
+        raise ArtifactError(
+            f"expected a safetensors file ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
     if key not in metadata:
-        kind = key.removeprefix("isplit_")
-        raise ArtifactError(f"expected {kind}, got safetensors without metadata {key!r}")
+        kind = key.removeprefix("isplit_").replace("_", " ")
+        raise ArtifactError(f"expected a file of the kind {kind}, got safetensors without {key!r}")
     signed = json.loads(metadata[key])
     content = signed["content"]
     if int(content["format"]) > newest:
         raise ArtifactError(f"expected format {newest} or older, got {content['format']}")
     sha256 = digest(content, arrays)
     if sha256 != signed["sha256"]:
-        raise ArtifactError(f"damaged or edited: expected SHA-256 {signed['sha256']}, got {sha256}")
+        stated = str(signed["sha256"])[:64]
+        raise ArtifactError(f"damaged or edited: expected SHA-256 {stated}, got {sha256}")
     return content, arrays
 
 
@@ -70,5 +78,5 @@ def digest(content: Mapping[str, Any], arrays: Arrays) -> str:
 
 
 def canonical(value: Mapping[str, Any]) -> str:
-    """JSON text that is equal for equal values."""
+    """JSON text that is equal for equal values. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
