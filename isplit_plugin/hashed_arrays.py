@@ -55,7 +55,7 @@ def unpack_arrays(
         ) from error
     if key not in metadata:
         kind = key.removeprefix("isplit_").replace("_", " ")
-        raise ArtifactError(f"expected a file of the kind {kind}, got safetensors without {key!r}")
+        raise ArtifactError(f"expected {kind}, got safetensors without metadata {key!r}")
     signed = json.loads(metadata[key])
     content = signed["content"]
     if int(content["format"]) > newest:
