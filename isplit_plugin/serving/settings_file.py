@@ -16,7 +16,7 @@ they start::
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -28,7 +28,8 @@ SETTINGS_VARIABLE: Final = "ISPLIT_SETTINGS"
 TAIL: Final = "tail"
 ENDPOINT: Final = "endpoint"
 MODELS: Final = "models"
-PATH_KEYS: Final = ("secret_file", "label_secret_file", "exit_key_file")
+EXIT_KEY: Final = "exit_key_file"
+PATH_KEYS: Final = ("secret_file", "label_secret_file", EXIT_KEY)
 """Settings that are paths of files. The store is a path or a URL."""
 _SECTIONS: Final = (TAIL, MODELS, ENDPOINT)
 _MAX_BYTES: Final = 1 << 20
@@ -118,6 +119,16 @@ class SettingsFile:
             },
             endpoint=absolute_paths(self.endpoint, self.folder),
         )
+
+    def secret_files(self) -> Iterator[tuple[str, Path]]:
+        """The files of secrets and keys that are named, each behind its setting."""
+        settings = self.absolute()
+        sections = {TAIL: settings.tail, ENDPOINT: settings.endpoint}
+        sections |= {f"{MODELS}.{name}": section for name, section in settings.models.items()}
+        for name, section in sections.items():
+            for key in PATH_KEYS:
+                if isinstance(path := section.get(key), str) and path:
+                    yield f"{name}.{key}", Path(path)
 
     def to_yaml(self) -> dict[str, Any]:
         """The sections that are not empty, as a file has them, with absolute paths."""

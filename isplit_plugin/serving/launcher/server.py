@@ -311,7 +311,7 @@ class TorchServe:
         environment = dict(self._environment)
         if self._devices:
             environment[SECRET_VARIABLE] = str(_make_secret(workdir))
-        check_secrets(environment)
+        check_secrets(environment, self._worker_settings)
         if self._worker_settings is not None:
             settings_path = workdir / "settings.yaml"
             workdir.mkdir(mode=0o700, parents=True, exist_ok=True)

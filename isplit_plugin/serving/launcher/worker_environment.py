@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...device_tokens import SECRET_VARIABLE, RevokedDevices, read_secret, revoked_path
-from ...errors import SecretError
+from ...errors import SecretError, ServingError
+from ...exits import read_private_key
 from ..settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE, check_settings
-from ..settings_file import SETTINGS_VARIABLE, SettingsFile, absolute_store_url
+from ..settings_file import EXIT_KEY, SETTINGS_VARIABLE, SettingsFile, absolute_store_url
 
 _SECRETS: Final = (SECRET_VARIABLE, LABEL_SECRET_VARIABLE)
 
@@ -65,28 +66,42 @@ def settings_of(
     return settings
 
 
-def check_secrets(environment: Mapping[str, str]) -> None:
-    """Read the secret files that the environment names, as the workers will do.
+def check_secrets(environment: Mapping[str, str], settings: SettingsFile | None = None) -> None:
+    """Read the files of secrets and keys that environment and settings name, as workers will do.
 
     Raises:
         SecretError: a file is missing, open to others than its owner, or has the wrong size; or the
             list of revoked ids cannot be used.
+        ServingError: the library that reads keys is missing.
     """
-    for variable in _SECRETS:
-        if path := environment.get(variable):
-            try:
-                read_secret(path)
-            except SecretError as error:
-                raise SecretError(f"{variable}: {error.message}. {_advice(Path(path))}") from error
-    if path := environment.get(SECRET_VARIABLE):
-        RevokedDevices(revoked_path(path))
+    files = [(name, Path(environment[name])) for name in _SECRETS if environment.get(name)]
+    if settings is not None:
+        files += settings.secret_files()
+    for name, path in files:
+        try:
+            _read(name, path)
+        except SecretError as error:
+            raise SecretError(f"{name}: {error.message}. {_advice(name, path)}") from error
+    if secret := environment.get(SECRET_VARIABLE):
+        RevokedDevices(revoked_path(secret))
 
 
 def _absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def _advice(path: Path) -> str:
+def _read(name: str, path: Path) -> None:
+    if not name.endswith(EXIT_KEY):
+        read_secret(path)
+        return
+    try:
+        read_private_key(path)
+    except ImportError as error:
+        raise ServingError(f"{name} needs pip install 'isplit-plugin[exits]'") from error
+
+
+def _advice(name: str, path: Path) -> str:
     if not path.exists():
-        return f"Make it with: isplit device secret --secret-file {path}"
+        make = "keys make" if name.endswith(EXIT_KEY) else "device secret --secret-file"
+        return f"Make it with: isplit {make} {path}"
     return f"It must be readable by its owner only: chmod 600 {path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,9 @@ from isplit_plugin.cli import main
 from isplit_plugin.device_tokens import SECRET_VARIABLE, new_secret
 from isplit_plugin.errors import SecretError
 from isplit_plugin.serving.launcher import TorchServe, process
-from isplit_plugin.serving.launcher.worker_environment import worker_environment
+from isplit_plugin.serving.launcher.worker_environment import check_secrets, worker_environment
 from isplit_plugin.serving.settings import LABEL_SECRET_VARIABLE, STORE_VARIABLE
-from isplit_plugin.serving.settings_file import SETTINGS_VARIABLE
+from isplit_plugin.serving.settings_file import SETTINGS_VARIABLE, SettingsFile
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,42 @@ def test_a_secret_that_cannot_be_used_is_refused_before_the_server_starts(
     with pytest.raises(
         SecretError, match=f"{variable}: .*expected mode 0600, got 0644.*chmod 600 {path}"
     ):
+        server.start()
+
+
+@pytest.mark.parametrize(
+    ("setting", "make"),
+    [
+        ("tail.secret_file", "device secret --secret-file"),
+        ("models.letters.label_secret_file", "device secret --secret-file"),
+        ("endpoint.exit_key_file", "keys make"),
+    ],
+)
+def test_a_key_in_the_settings_is_refused_before_the_server_starts(
+    here: Path, monkeypatch: pytest.MonkeyPatch, setting: str, make: str
+) -> None:
+    path = here / "my.key"
+    *sections, key = setting.split(".")
+    settings: dict[str, Any] = {key: "my.key"}
+    for section in reversed(sections):
+        settings = {section: settings}
+    environment: dict[str, str] = {}
+    file = SettingsFile.of(settings, "the settings", here)
+    with pytest.raises(SecretError, match=f"{setting}: .*isplit {make} {path}"):
+        check_secrets(environment, file)
+    path.write_text("much too open, and neither a secret nor a key")
+    path.chmod(0o644)
+    with pytest.raises(SecretError, match=f"{setting}: .*0644.*chmod 600 {path}"):
+        check_secrets(environment, file)
+
+
+def test_a_server_checks_the_keys_in_its_settings(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.Frontend, "start", _no_server)
+    settings = {"endpoint": {"exit_key_file": "my.key"}}
+    server = TorchServe(model_store=here, worker_settings=settings)
+    with pytest.raises(SecretError, match="isplit keys make"):
         server.start()
 
 
