@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Final
 
 from ..terminal import exits_text
@@ -21,6 +23,7 @@ EPILOG: Final = """\
 examples:
   isplit exits resnet50 --device-token-file phone.token
   isplit exits resnet50 --json
+  isplit exits resnet50 --report exits.html
 """
 
 
@@ -30,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--version", metavar="V", help="version of the model (default: the current one)"
     )
     parser.add_argument("--json", action="store_true", help="print the endpoint's answer as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page")
     common.add_connection(parser)
 
 
@@ -43,4 +47,9 @@ def run(options: argparse.Namespace) -> int:
         common.emit_json(listing)
     else:
         print(exits_text(listing))
+    if options.report is not None:
+        from ..report import write_exits
+
+        write_exits(options.report, listing)
+        print(f"report: {options.report}", file=sys.stderr)
     return 0

@@ -284,7 +284,9 @@ def test_a_key_that_cannot_be_used_makes_no_exits_and_nothing_else_fails(
     endpoint.close()
 
 
-def test_the_commands_show_each_class(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_show_each_class(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in ("exits", "recommend"):
         assert main([command, "toy", "--url", served.bridge.url]) == 0
         text = capsys.readouterr().out
@@ -292,5 +294,12 @@ def test_the_commands_show_each_class(served: Served, capsys: pytest.CaptureFixt
         assert all(re.search(rf"{CLASSES[class_id]} +released", text) for class_id in KNOWN)
     assert main(["exits", "toy", "--url", served.bridge.url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signing"] is True
+    report = tmp_path / "exits.html"
+    assert main(["exits", "toy", "--url", served.bridge.url, "--report", str(report)]) == 0
+    page = report.read_text()
+    assert all(CLASSES[class_id] in page for class_id in KNOWN)
+    assert f"{len(KNOWN)} of " in page
+    assert "<svg" in page
+    capsys.readouterr()
     assert main(["exits", "other", "--url", served.bridge.url]) == 3
     assert "other" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""The page of exits, from the endpoint's listing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isplit_plugin.report import exit_figure, write_exits
+
+
+def of_class(label: str, **changes: Any) -> dict[str, Any]:
+    row = {
+        "label": label,
+        "state": "shadow",
+        "shadow": 100,
+        "missing": 300,
+        "share": 0.0,
+        "exits": 0.0,
+        "bytes_saved": 0.0,
+        "audited": 0,
+        "disagreement": None,
+        "disagreement_low": 0.0,
+        "disagreement_high": 1.0,
+    }
+    return row | changes
+
+
+RELEASED = of_class(
+    "cat <tabby>",
+    state="released",
+    missing=0,
+    share=0.75,
+    exits=2000.4,
+    bytes_saved=3.5e6,
+    audited=200,
+    disagreement=0.005,
+    disagreement_low=0.001,
+    disagreement_high=0.02,
+)
+
+
+def listing(*cuts: dict[str, Any], signing: bool = True) -> dict[str, Any]:
+    about = {"model": "toy", "version": "1.0", "tolerance": 0.01, "alpha": 0.05}
+    return {**about, "signing": signing, "exits": list(cuts)}
+
+
+def cut(*classes: dict[str, Any]) -> dict[str, Any]:
+    version = {
+        "exit": "a" * 64,
+        "state": "alive",
+        "release": 3,
+        "released_until": 1_800_000_000.0,
+        "classes": list(classes),
+    }
+    evidence = {
+        "label": "dog",
+        "photos": 40,
+        "devices": 3,
+        "missing_photos": 60,
+        "missing_devices": 17,
+    }
+    versions = [version] if classes else []
+    return {"cut": "layer2:dct@3", "photos": 140, "evidence": [evidence], "versions": versions}
+
+
+def test_released_classes_come_first_with_what_they_save(tmp_path: Path) -> None:
+    unknown = of_class("newt", shadow=0, missing=None)
+    page = write_exits(
+        tmp_path / "exits.html", listing(cut(of_class("dog"), unknown, RELEASED))
+    ).read_text()
+    assert "1 of 3" in page
+    assert "3.50 MB" in page
+    assert "at most 1.00% of its photos, with a risk of 5%" in page
+    assert page.index("cat &lt;tabby&gt;</td>") < page.index("dog</td>") < page.index("newt</td>")
+    assert "0.5%" in page
+    assert "2.0%" in page
+
+
+def test_the_figure_shows_the_share_of_the_proof() -> None:
+    figure = exit_figure([of_class("dog"), RELEASED])
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
+    assert [text.get_text() for text in axes.texts] == ["75% answered", "25% of the proof"]
+
+
+def test_what_is_missing_before_there_is_an_exit(tmp_path: Path) -> None:
+    page = write_exits(tmp_path / "exits.html", listing(cut())).read_text()
+    assert "No exit yet: 140 photos are in the sums." in page
+    assert "<td" in page
+    assert "dog" in page
+
+
+def test_an_endpoint_without_key_or_traffic_says_so(tmp_path: Path) -> None:
+    page = write_exits(tmp_path / "exits.html", listing(signing=False)).read_text()
+    assert "endpoint.exit_key_file" in page
+    assert "tail.exits.enabled" in page
