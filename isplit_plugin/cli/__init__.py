@@ -1,7 +1,7 @@
 """The command line.
 
-``isplit profile | package | serve | forward | register | unregister | predict | recommend | label |
-device | keys | store``, for research ``isplit bottleneck | evaluate``, before deployment
+``isplit profile | package | serve | forward | register | unregister | predict | recommend | exits |
+label | device | keys | store``, for research ``isplit bottleneck | evaluate``, before deployment
 ``isplit simulate``, and ``isplit demo``. ``isplit docs`` prints the documentation.
 
 Exit codes:

@@ -12,6 +12,7 @@ from toys.serving import Worker, unpack
 
 from isplit_plugin.cli import build_parser, main
 from isplit_plugin.cli.package import _config
+from isplit_plugin.device_tokens import new_secret
 from isplit_plugin.errors import ServingError
 from isplit_plugin.network import CapturedNetwork
 from isplit_plugin.profile import Profile
@@ -146,6 +147,9 @@ def test_serve_writes_what_is_in_force(
 ) -> None:
     started = _served(monkeypatch)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    new_secret(tmp_path / "secrets" / "device.secret")
+    new_secret(tmp_path / "labels")
     (tmp_path / "here.yaml").write_text("tail: {threads: 4, sampling: 0.75}")
     words = [
         "--settings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from toys.polling import until
@@ -11,8 +12,19 @@ from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sampl
 
 from isplit_plugin.advice import PickChange, StandingState
 from isplit_plugin.errors import QueryError, UnknownModelError, UnknownVersionError
+from isplit_plugin.exits import ExitSums
 from isplit_plugin.schema import Cut, Manifest
-from isplit_plugin.traffic import Delta, Label, Recorder, Store, TicketUse
+from isplit_plugin.traffic import (
+    CountedAnswer,
+    Delta,
+    ExitBatch,
+    ExitVersion,
+    Label,
+    Recorder,
+    Store,
+    TicketUse,
+)
+from isplit_plugin.traffic.aggregates.sketch import sketch_of
 from isplit_plugin.traffic.rows import tables
 
 SECOND = "sha256-second"
@@ -43,6 +55,22 @@ def fill(store: Store, of: Manifest) -> None:
     state = StandingState(Cut("layer1", "uint8"), AT, "hash", 1)
     change = PickChange(1, "start", AT, None, "layer1:uint8", "", 1)
     assert store.put_standing(of, "all", None, state, [change])
+    fill_exits(store, network)
+
+
+def fill_exits(store: Store, network: str) -> None:
+    """Sums, their classes, a version and an answer of it."""
+    now = store.exits.now()
+    cut = Cut("layer1", "uint8")
+    bounds = np.full(2, 9.0)
+    sums = ExitSums.empty(network, cut, -bounds, bounds)
+    sums.add(np.ones((3, 2)), np.asarray([0, 1, 1]))
+    version = ExitVersion(network, "e" * 64, cut, now, now + 600, 3)
+    assert store.exits.put(version, b"an exit")
+    classes = {cut: {1: (2, sketch_of([("camera", int(now))]))}}
+    answer = CountedAnswer(version.exit, "shadow", 1, 5, True, "camera", now)
+    batch = ExitBatch({cut: sums}, classes, [answer], now)
+    assert not store.exits.add(network, batch)
 
 
 def networks_by_table(store: Store) -> dict[str, set[str]]:

@@ -69,6 +69,7 @@ class PointTraining:
         self._seed = seed
         self._report = report
         self._tail = net.bisect(name)[1]
+        self._channels_last = True
         self._weights = torch.ones(len(QUALITIES))
 
     def run(
@@ -176,13 +177,24 @@ class PointTraining:
     def _divergence(self, activation: Tensor, answers: Tensor) -> Tensor:
         """Of the tail's answers from the full ones (N, classes): (N,)."""
         activation = activation.to(self._net.dtype)
-        if activation.dim() == 4:  # a fifth faster on a CPU
-            activation = activation.contiguous(memory_format=torch.channels_last)
-        scores: Tensor = self._tail(activation).float()
+        scores = self._scores(activation).float()
         full = answers.to(scores.device)
         difference = full - torch.log_softmax(scores, dim=1)
         divergence: Tensor = (full.exp() * difference).sum(dim=1)
         return divergence
+
+    def _scores(self, activation: Tensor) -> Tensor:
+        """The tail's, channels last where it can: that is a fifth faster on a CPU."""
+        if activation.dim() == 4 and self._channels_last:
+            try:
+                last = activation.contiguous(memory_format=torch.channels_last)
+                scores: Tensor = self._tail(last)
+            except RuntimeError:  # `view` wants the usual layout
+                self._channels_last = False
+            else:
+                return scores
+        usual: Tensor = self._tail(activation.contiguous())
+        return usual
 
     def _mean_divergences(
         self, views: Views, chosen: Sequence[npt.NDArray[np.int64]], correctors: Sequence[Corrector]
