@@ -13,6 +13,7 @@ import binascii
 import logging
 import math
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -55,6 +56,7 @@ RETRY_S: Final = 30.0
 NO_RELEASE: Final = "none"
 _RENEW: Final = 0.75
 _KEY_BYTES: Final = 32
+_RELEASE_NAME: Final = re.compile(r"[0-9a-f]{16,64}\.[0-9]{1,18}")
 _LOGGER = logging.getLogger("isplit.client")
 
 PublicKey = str | Path | bytes
@@ -89,6 +91,8 @@ class ExitWord:
 class _Held:
     exit: Exit
     release: ExitRelease
+    until: float
+    """By the monotonic clock: the release ends then, wherever the device's clock is set."""
 
 
 class DeviceExits:
@@ -100,6 +104,7 @@ class DeviceExits:
         manifest: of the head bundle.
         key: the operator's public key.
         clock: epoch seconds.
+        monotonic: seconds that nobody sets.
         draw: a number from 0 to 1, for audits.
 
     Raises:
@@ -115,6 +120,7 @@ class DeviceExits:
         key: PublicKey,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._transport = transport
@@ -122,10 +128,13 @@ class DeviceExits:
         self._manifest = manifest
         self._key = _public_key(key)
         self._clock = clock
+        self._monotonic = monotonic
         self._draw = draw
         self._lock = threading.Lock()
         self._held: dict[Cut, _Held] = {}
         self._tried: dict[Cut, tuple[str, float]] = {}
+        self._newest: dict[Cut, ExitRelease] = {}
+        self._ended: dict[Cut, int] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -162,7 +171,8 @@ class DeviceExits:
         if said.class_id == NONE:
             return None
         release = held.release
-        answers = may_answer and release.allows(said.class_id, said.bin, now)
+        in_time = self._monotonic() < held.until
+        answers = may_answer and in_time and release.allows(said.class_id, said.bin, now)
         audit = answers and self._draw() < release.classes[said.class_id].audit
         if audit and self._is_full():
             answers = audit = False  # what should be audited and cannot be is sent as usual
@@ -179,12 +189,16 @@ class DeviceExits:
         """Take note of the release that an answer names: fetch it, or drop what is withdrawn."""
         if not release or cut.split_point in (INPUT, OUTPUT):
             return
+        if release == NO_RELEASE:
+            with self._lock:
+                self._held.pop(cut, None)
+                self._tried.pop(cut, None)
+                self._ended[cut] = self._ended.get(cut, 0) + 1  # a fetch under way is too late
+            return
+        if not _RELEASE_NAME.fullmatch(release):
+            return  # it would become a part of a path
         with self._lock:
             held = self._held.get(cut)
-        if release == NO_RELEASE:
-            if held is not None:
-                self._drop(cut, held)
-            return
         if held is None or held.release.name != release:
             self._fetch_later(cut, release)
 
@@ -217,7 +231,7 @@ class DeviceExits:
 
         watched: photos of which an exit said something that is not released; answered: photos that
         it answered; audited: those that were sent besides; fetched: exits and releases; refused:
-        those that could not be verified or do not fit; dropped: audits that found no room.
+        those that could not be verified, do not fit, or are older than what was kept; dropped: audits that found no room.
         """
         with self._lock:
             return dict(self._counts)
@@ -233,11 +247,12 @@ class DeviceExits:
     def _renew(self, cut: Cut, held: _Held, now: float) -> None:
         """Fetch a release that gets old, although no answer may have named another."""
         release = held.release
-        if now >= release.issued + _RENEW * (release.expires - release.issued):
+        is_old = now >= release.issued + _RENEW * (release.expires - release.issued)
+        if is_old or self._monotonic() >= held.until:
             self._fetch_later(cut, f"{release.version[:MIN_VERSION]}.renew")
 
     def _fetch_later(self, cut: Cut, name: str) -> None:
-        now = self._clock()
+        now = self._monotonic()
         with self._lock:
             tried, at = self._tried.get(cut, ("", -math.inf))
             if tried == name and now - at < RETRY_S:
@@ -248,6 +263,7 @@ class DeviceExits:
     def _fetch(self, cut: Cut, version: str) -> None:
         with self._lock:
             held = self._held.get(cut)
+            ended = self._ended.get(cut)
         known = None if held is None or not held.exit.version.startswith(version) else held.exit
         topic = "exit" if known is None else "release"
         path = f"{self._subject.path(topic)}/hash/{version}"
@@ -261,15 +277,15 @@ class DeviceExits:
             _LOGGER.warning("%s: no exit at %s (%s %s)", self._subject.model, cut, code, reason)
             return
         with self._lock:
-            before = self._held.get(cut)
-            newer = (
-                before is None
-                or before.exit.version != fetched.exit.version
-                or before.release.number <= fetched.release.number
-            )
-            if newer:
-                self._held[cut] = fetched
-                self._counts["fetched"] += 1
+            newest = self._newest.get(cut)
+            if ended != self._ended.get(cut) or (
+                newest is not None and _is_older(fetched.release, newest)
+            ):
+                self._counts["refused"] += 1
+                return
+            self._held[cut] = fetched
+            self._newest[cut] = fetched.release
+            self._counts["fetched"] += 1
 
     def _read(self, cut: Cut, version: str, body: bytes, known: Exit | None) -> _Held:
         """Exit and release of an answer. Raises an IsplitError, or ValueError for bad base64."""
@@ -293,7 +309,8 @@ class DeviceExits:
             raise ExitError("release: expected one of this exit", reason="cut")
         if now >= release.expires:
             raise ExitError("release: it has expired", reason="expired")
-        return _Held(fetched, release)
+        left_s = release.expires - max(now, release.issued)
+        return _Held(fetched, release, self._monotonic() + left_s)
 
     def _drop(self, cut: Cut, held: _Held) -> None:
         with self._lock:
@@ -318,8 +335,12 @@ class DeviceExits:
                 return
             self._tasks.append(task)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="isplit-exits", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="isplit-exits", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: the next task tries again
+                    return
+                self._thread = thread
 
     def _work(self) -> None:
         while True:
@@ -349,6 +370,13 @@ def exit_prediction(word: ExitWord, manifest: Manifest, cut: Cut, timings: Timin
         exit=word.version,
         round_trips=0,
     )
+
+
+def _is_older(release: ExitRelease, newest: ExitRelease) -> bool:
+    """Whether a release came before the newest one of its cut: somebody sends an old one again."""
+    if release.version == newest.version:
+        return release.number < newest.number
+    return release.issued < newest.issued
 
 
 def _base64(raw: Any, name: str) -> bytes:

@@ -22,6 +22,8 @@ from .sums import MAX_CLASSES
 
 MIN_VERSION: Final = 16
 """Digits of a version in statements and in the names of releases."""
+CLOCK_SKEW_S: Final = 300.0
+"""How far a device's clock may be behind the time at which its release was issued."""
 MAX_RELEASE_BYTES: Final = 1 << 20
 _AUDIT: Final = "audit"
 _KIND: Final = "isplit_exit_release"
@@ -96,9 +98,14 @@ class ExitRelease:
         return f"{self.version[:MIN_VERSION]}.{self.number}"
 
     def allows(self, class_id: int, bin_index: int, now: float) -> bool:
-        """Whether a device may answer by itself now."""
+        """Whether a device may answer by itself now.
+
+        Not where its clock is before the release was issued, by more than ``CLOCK_SKEW_S``: such a
+        clock does not tell when the release ends.
+        """
         released = self.classes.get(class_id)
-        return now < self.expires and released is not None and bin_index >= released.bin
+        in_time = self.issued - CLOCK_SKEW_S <= now < self.expires
+        return in_time and released is not None and bin_index >= released.bin
 
     def to_bytes(self) -> bytes:
         """As JSON. Equal releases give equal bytes."""

@@ -90,6 +90,7 @@ class Device:
     offers: Offers
     exits: DeviceExits
     now: float = NOW
+    uptime: float = 0.0
     dice: float = 0.9
 
     def offer(self, exit_: Exit, release: ExitRelease | None = None) -> None:
@@ -120,6 +121,7 @@ def device(tmp_path: Path) -> Device:
         make_manifest(),
         public,
         clock=lambda: made[0].now,
+        monotonic=lambda: made[0].uptime,
         draw=lambda: made[0].dice,
     )
     made.append(Device(read_private_key(private), offers, exits))
@@ -146,12 +148,15 @@ def test_what_should_be_audited_and_cannot_be_is_sent(device: Device) -> None:
     exit_ = make_exit()
     device.offer(exit_)
     device.hear(f"{exit_.version[:16]}.1")
-    held = threading.Event()
+    held, started = threading.Event(), threading.Event()
 
     def wait() -> str:
+        started.set()
         assert held.wait(10)
         return ""
 
+    device.exits.audit(wait, CUT)
+    assert started.wait(10)
     for _ in range(40):
         device.exits.audit(wait, CUT)
     device.dice = 0.0
@@ -188,6 +193,90 @@ def test_an_older_release_does_not_come_back(device: Device) -> None:
     assert "/release/toy/" in device.offers.paths[1]
     until(lambda: not device.exits._tasks and device.exits._thread is None, 10.0)
     assert not device.word().answers
+
+
+def test_a_clock_that_is_behind_makes_no_release_last_longer(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.now = NOW - 250
+    device.hear(f"{exit_.version[:16]}.1")
+    assert device.word().answers  # a little behind
+    device.uptime = 99.0
+    assert device.word().answers
+    device.uptime = 100.0
+    assert not device.word().answers
+    until(lambda: device.exits._thread is None, 10.0)
+    device.uptime = 0.0
+    device.now = 0.0
+    assert not device.word().answers
+
+
+def test_a_release_older_than_one_that_was_withdrawn_does_not_come_back(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 3, classes={}))
+    device.hear(f"{exit_.version[:16]}.3")
+    device.exits.note(CUT, "none")
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.word() is None
+    assert device.exits.counters()["refused"] == 1
+    device.offer(exit_, make_release(exit_, 3))  # a worker that knew nothing of it said "none"
+    device.hear(f"{exit_.version[:16]}.3")
+    assert device.word().answers
+
+
+def test_another_version_does_not_come_back_with_an_older_release(device: Device) -> None:
+    exit_, other = make_exit(), make_exit(class_ids=(0, 1, 3))
+    assert exit_.version != other.version
+    device.offer(exit_, make_release(exit_, issued=NOW - 1))
+    device.hear(f"{exit_.version[:16]}.1")
+    device.offer(other)
+    device.hear(f"{other.version[:16]}.1")
+    assert device.exits.version(CUT) == other.version
+    device.offer(exit_, make_release(exit_, 9, issued=NOW - 1))
+    device.hear(f"{exit_.version[:16]}.9")
+    assert device.exits.version(CUT) == other.version
+
+
+def test_a_fetch_that_a_withdrawal_overtakes_brings_nothing(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.offers.open.clear()
+    device.exits.note(CUT, f"{exit_.version[:16]}.1")
+    until(lambda: bool(device.offers.paths), 10.0)
+    device.exits.note(CUT, "none")
+    device.offers.open.set()
+    until(lambda: device.exits._thread is None, 10.0)
+    assert device.word() is None
+    device.hear(f"{exit_.version[:16]}.1")
+    assert device.word().answers
+
+
+def test_without_a_thread_nothing_is_fetched_and_nothing_fails(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.hear(f"{exit_.version[:16]}.1")
+    until(lambda: device.exits._thread is None, 10.0)
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    device.now = NOW + 80  # the release is to be renewed
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert device.word().answers
+    device.uptime = 31.0
+    assert device.word().answers
+    until(lambda: device.exits.counters()["fetched"] >= 2, 10.0)
+
+
+@pytest.mark.parametrize("name", ["x", ".1", "../../../admin", "f" * 16, "f" * 16 + "/?.1"])
+def test_what_names_no_release_is_not_asked_for(device: Device, name: str) -> None:
+    device.exits.note(CUT, name)
+    assert device.exits._thread is None
+    assert device.offers.paths == []
 
 
 def forged(device: Device, exit_: Exit, folder: Path) -> None:
