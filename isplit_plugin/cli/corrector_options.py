@@ -32,8 +32,9 @@ def add_corrector_options(group: argparse._ArgumentGroup) -> None:
         type=common.positive_seconds,
         metavar="SECONDS",
         help="train a corrector for the codec dct at each split point, for SECONDS each (300 "
-        "and more, much more for a large network on few cores: the steps decide): the server then undoes a part of what "
-        "the code has lost, and the device does nothing more (isplit docs transform-codec)",
+        "and more, much more for a large network on few cores: the steps decide). The server then "
+        "undoes a part of what the code has lost, and the device does nothing more "
+        "(isplit docs transform-codec)",
     )
     group.add_argument(
         "--corrector-steps",

@@ -45,8 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--cut",
         metavar="CUT",
         help="SPLIT_POINT:CODEC such as layer2:uint8+zstd, with a quality where the codec has "
-        "several (input:webp@75, layer2:dct@3), or a split point alone; input sends the photo, "
-        "output sends nothing (default: the bundle's)",
+        "several (input:webp@75, layer2:dct@3, or layer2:dct@3+7, which sends a photo again where "
+        "the first answer is not sure), or a split point alone; input sends the photo, output "
+        "sends nothing (default: the bundle's)",
     )
     parser.add_argument(
         "--auto", action="store_true", help="use the cut that the endpoint recommends"

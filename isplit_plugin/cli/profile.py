@@ -109,9 +109,8 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-transforms",
         action="store_true",
-        help="leave out the codec dct, which takes the fewest bytes: without it no transform is "
-        "fitted at each split point, in about half the time "
-        "(isplit docs transform-codec)",
+        help="fit no transforms: leaves out the codec dct, which takes the fewest bytes, and "
+        "about half of the time (isplit docs transform-codec)",
     )
     add_corrector_options(group)
     group.add_argument(

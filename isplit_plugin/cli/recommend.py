@@ -19,7 +19,7 @@ DESCRIPTION: Final = """\
 Ask the endpoint `isplit` where to cut a model. The answer has two parts:
   use         the deployed cut that a device should use now, by measured
               agreement with the full network, bytes and predicted latency;
-              sending the JPEG and staying on the device are cuts too
+              sending the photo and staying on the device are cuts too
   candidates  the split points where a bottleneck is worth training, ranked by
               the class-conditional CUI curve
 """

@@ -21,10 +21,10 @@ Register archives with a TorchServe that runs already, and wait until their
 workers are ready. A version of a model is registered beside its others and
 changes nothing for them: requests that name no version still go to the default
 version, which is the one registered first. --default makes the registered
-version the default one; it may be registered already. If a model fails to load, it is unregistered again and the
-reason is printed. If the server has the endpoint (isplit.mar), it is asked for
-a recommendation for each model, which shows that models and endpoint share a
-store.
+version the default one; it may be registered already. If a model fails to load,
+it is unregistered again and the reason is printed. If the server has the endpoint
+(isplit.mar), it is asked for a recommendation for each model, which shows that
+models and endpoint share a store.
 
 The server must have
   - the archives in its model store,

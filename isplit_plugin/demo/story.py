@@ -1,4 +1,4 @@
-"""The demo in its order: sizes of the photo, profile, package, server, two phases of traffic, probes."""
+"""The demo in its order: photo sizes, profile, package, server, traffic, probes, simulation."""
 
 from __future__ import annotations
 
