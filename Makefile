@@ -35,7 +35,7 @@ $(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
 
 setup: $(VENV)/.dev  ## make .venv with everything
 
-demo: $(VENV)/.demo  ## the whole path on a real network in a real TorchServe, up to 6 minutes
+demo: $(VENV)/.demo  ## the whole path on a real network in a real TorchServe, 5 to 6 minutes
 	$(BIN)/isplit demo $(ARGS)
 
 # Live servers are tested one after another: two of them at once would starve each other.
