@@ -1,7 +1,7 @@
 """A camera app: each frame goes the way that is fastest now, and no answer is late if it can help.
 
     python examples/device_app.py photos/ --url http://127.0.0.1:8443 --model resnet50 \
-        --head resnet50.head.zip --token-file phone-1.token --deadline-ms 300
+        --head resnet50.head.zip --device-token-file phone-1.token --deadline-ms 300
 
 The photos of a folder stand for the camera's frames. It needs only the light client:
 pip install '.[onnx]' in a checkout.
@@ -27,7 +27,7 @@ def main() -> None:
         model=options.model,
         head=options.head,
         # Read again when the forwarder refuses it, such as after it has expired.
-        device_token=lambda: options.token_file.read_text().strip(),
+        device_token=lambda: options.device_token_file.read_text().strip(),
         cut=options.cut,
         raw_scores=False,  # the best classes are enough here, and the answer is smaller
     )
@@ -128,7 +128,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--url", default="http://127.0.0.1:8443", help="address of the forwarder")
     parser.add_argument("--model", required=True, help="name that the model is registered by")
     parser.add_argument("--head", required=True, type=Path, help="head bundle, MODEL.head.zip")
-    parser.add_argument("--token-file", required=True, type=Path, help="this device's token")
+    parser.add_argument("--device-token-file", required=True, type=Path, help="this device's token")
     parser.add_argument("--cut", help="cut to start with, such as layer2:uint8+zstd")
     parser.add_argument(
         "--deadline-ms", type=float, metavar="X", help="when an answer is wanted, such as 300"

@@ -65,7 +65,7 @@ class Run:
     def __call__(self, *options: str) -> list[str]:
         words = ["device_app.py", str(self.folder / "photos"), "--url", self.server.url]
         words += ["--model", "toy", "--head", str(self.bundle)]
-        words += ["--token-file", str(self.folder / "phone.token"), *options]
+        words += ["--device-token-file", str(self.folder / "phone.token"), *options]
         self.monkeypatch.setattr(sys, "argv", words)
         self.app.main()
         return self.capsys.readouterr().out.splitlines()

@@ -131,7 +131,8 @@ def test_the_example_of_a_device_runs(
     (tmp_path / "notes.txt").write_text("no photo")
     words = [sys.executable, str(ROOT / "examples" / "device_app.py")]
     words += [str(tmp_path), "--model", "toy", "--url", forwarder.url]
-    words += ["--head", str(live.toy.built.bundle), "--token-file", str(folder / "phone-1.token")]
+    words += ["--head", str(live.toy.built.bundle)]
+    words += ["--device-token-file", str(folder / "phone-1.token")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert "frame 0: not classified, " in done.stdout  # notes.txt
     assert "frame 1: " in done.stdout
