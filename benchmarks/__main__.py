@@ -1,4 +1,8 @@
-"""Run benchmarks: a table on stdout, JSON with ``--json FILE``. ``python -m benchmarks --help``."""
+"""Run benchmarks, all of them or those that are named: a table on stdout, JSON with --json FILE.
+
+The first lines of benchmarks/NAME.py say what each one measures. The soak test (make soak) and the
+large study (python -m benchmarks.evaluation) are commands of their own.
+"""
 
 from __future__ import annotations
 
