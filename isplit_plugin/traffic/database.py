@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -97,9 +97,9 @@ class Database:
             with engine.connect() as connection:
                 yield connection
 
-    def error(self, message: str) -> StoreError:
+    def error(self, message: str, **details: Any) -> StoreError:
         """A StoreError that names the store, without its password."""
-        return StoreError(f"store {self.url}: {message}", url=self.url)
+        return StoreError(f"store {self.url}: {message}", url=self.url, **details)
 
     def close(self) -> None:
         """Close all connections."""
@@ -204,7 +204,7 @@ class Database:
         except StoreError as error:
             if "url" in error.details:
                 raise
-            raise self.error(error.message) from error
+            raise self.error(error.message, **error.details) from error
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             text = f"expected {expected}, got {self._text_of(cause)}"

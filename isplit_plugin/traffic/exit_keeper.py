@@ -7,12 +7,13 @@ inserted only where its cut has none that is alive, and changed only from the st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ..errors import ExitError, IsplitError
+from ..errors import ExitError, IsplitError, StoreError
 from ..exits import Exit as FittedExit
 from ..exits import ExitRelease, ExitSums, fit_exit, sign, unsigned, version_alpha
 from ..schema import Cut
@@ -133,21 +134,29 @@ def look(
 ) -> None:
     """Look at all exits once: release, withdraw and renew, then make what can be made.
 
+    One that is damaged keeps no other from being withdrawn: its error is raised when all others
+    were looked at.
+
     Parameters:
         clock: epoch seconds; by default the store's.
 
-    Raises StoreError, and SecretError for a key that is none.
+    Raises StoreError, ExitError for a damaged release, and SecretError for a key that is none.
     """
     now = exits.now() if clock is None else clock()
+    errors: list[IsplitError] = []
     for version in exits.versions():
         if version.is_alive(now):
-            prove(exits, version, private_key, policy, now)
+            with _kept(errors):
+                prove(exits, version, private_key, policy, now)
     versions = exits.versions()
     for (network, cut), photos in exits.photos().items():
         own = [v for v in versions if (v.network, v.cut) == (network, cut)]
         if not any(v.is_alive(now) for v in own) and _has_grown(own, photos, policy):
-            make_version(exits, network, cut, own, photos, private_key, policy, now)
+            with _kept(errors):
+                make_version(exits, network, cut, own, photos, private_key, policy, now)
     exits.delete_old()
+    if errors:
+        raise errors[0]
 
 
 def prove(
@@ -225,6 +234,15 @@ def public_sums(evidence: ExitEvidence, policy: ExitPolicy) -> ExitSums:
 def read_version(content: bytes) -> FittedExit:
     """The exit in a stored content. Raises ExitError."""
     return FittedExit.from_bytes(unsigned(content))
+
+
+@contextmanager
+def _kept(errors: list[IsplitError]) -> Iterator[None]:
+    """Keep the error of one exit for later."""
+    try:
+        yield
+    except (StoreError, ExitError) as error:
+        errors.append(error)
 
 
 def _has_grown(earlier: list[ExitVersion], photos: int, policy: ExitPolicy) -> bool:

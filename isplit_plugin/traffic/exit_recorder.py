@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, IsplitError, WireError
+from ..errors import DataError, ExitError, IsplitError, StoreError, WireError
 from ..exits import (
     Exit,
     ExitStatement,
@@ -39,6 +39,7 @@ from .aggregates.devices import UNSIGNED, device_of
 from .aggregates.keys import HOUR_S
 from .aggregates.moments import landmark
 from .aggregates.sketch import merge_sketches, sketch_of
+from .exit_bounds import bounds_of
 from .exits import ExitBatch
 from .lifecycle import BackgroundWorker
 from .rows.exits import AUDIT, SHADOW, CountedAnswer
@@ -48,8 +49,6 @@ MAX_QUEUE: Final = 512
 MAX_QUEUE_BYTES: Final = 64 * 1024 * 1024
 WARM_UP: Final = 64
 """Photos from which the bounds of a cut's features are taken."""
-MARGIN: Final = 3.0
-"""How many times the spread of the middle 90 % the bounds lie beyond them."""
 MAX_FEATURES: Final = 1024
 MAX_ANSWERS: Final = 20_000
 MAX_HEARD: Final = 20_000
@@ -140,11 +139,11 @@ class ExitRecorder(BackgroundWorker):
             if self._closed or too_much or len(self._queue) >= MAX_QUEUE:
                 self._counts["dropped"] += 1
                 return False
-            self._queued_bytes += values.nbytes
+            copied = np.array(values)  # a view would keep its whole batch, of which nobody counts
             voice = device_of(device) if self._by_device else None
-            self._queue.append(
-                ExitSample(cut, values, channel_axis, class_id, at, voice, statement, in_sums)
-            )
+            sample = ExitSample(cut, copied, channel_axis, class_id, at, voice, statement, in_sums)
+            self._queued_bytes += copied.nbytes
+            self._queue.append(sample)
         except Exception:
             self._counts["invalid"] += 1
             return False
@@ -198,6 +197,7 @@ class ExitRecorder(BackgroundWorker):
         self._half_life_s = 1.0
         self._releases: Mapping[Cut, str] | None = None
         self._exits: dict[str, Exit] = {}
+        self._damaged: set[str] = set()
         self._bounds: dict[Cut, ExitSums] = {}
         self._warming: dict[Cut, list[tuple[npt.NDArray[np.float32], ExitSample]]] = {}
         self._waiting: dict[Cut, list[tuple[npt.NDArray[np.float32], int, int, float]]] = {}
@@ -250,21 +250,32 @@ class ExitRecorder(BackgroundWorker):
         """Read which exits are alive, and the content of those that are new."""
         now = time.time()
         alive = [v for v in store.exits.versions(self._network) if v.is_alive(now)]
+        self._damaged &= {version.exit for version in alive}
         exits = {}
         for version in alive:
             known = self._exits.get(version.exit)
-            if known is None:
+            if known is None and version.exit not in self._damaged:
                 content = store.exits.content(self._network, version.exit)
                 if content is None:
                     continue
-                known = Exit.from_bytes(unsigned(content))
-            exits[version.exit] = known
+                known = self._read_exit(version.exit, content)
+            if known is not None:
+                exits[version.exit] = known
         self._exits = exits
         self._releases = {
             version.cut: f"{version.exit[:16]}.{version.number}"
             for version in alive
             if version.exit in exits
         }
+
+    def _read_exit(self, name: str, content: bytes) -> Exit | None:
+        """The exit in a stored content; ``None`` where it is damaged, which ends no other."""
+        try:
+            return Exit.from_bytes(unsigned(content))
+        except ExitError as error:
+            _LOGGER.warning("isplit: the exit %.16s is left out: %s", name, _one_line(error))
+            self._damaged.add(name)
+            return None
 
     def _take(self, store: Store, sample: ExitSample) -> None:
         pooling = usual_pooling(sample.values.shape, sample.channel_axis)
@@ -332,7 +343,9 @@ class ExitRecorder(BackgroundWorker):
             return
         empty = self._bounds.get(sample.cut)
         if empty is None:
-            stored = store.exits.sums(self._network, sample.cut)
+            stored = self._stored_sums(store, sample.cut)
+            if sample.cut in self._refused_cuts:
+                return
             if stored is not None and (stored.features, stored.pooling) == (len(z), pooling):
                 empty = _like(stored)
                 self._bounds[sample.cut] = empty
@@ -349,6 +362,17 @@ class ExitRecorder(BackgroundWorker):
             self._add_to_batch(earlier, features)
         if empty is not None:
             self._add_to_batch(sample, z)
+
+    def _stored_sums(self, store: Store, cut: Cut) -> ExitSums | None:
+        """The store's sums of a cut. Damaged ones stop those of the cut, and nothing else."""
+        try:
+            return store.exits.sums(self._network, cut)
+        except StoreError as error:
+            if error.details.get("reason") != "malformed":
+                raise
+            _LOGGER.warning("isplit: no sums for exits at %s: %s", cut, _one_line(error))
+            self._refused_cuts.add(cut)
+            return None
 
     def _add_to_batch(self, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
         waiting = self._waiting.setdefault(sample.cut, [])
@@ -372,7 +396,11 @@ class ExitRecorder(BackgroundWorker):
             sums = self._batch.sums.get(cut)
             sums = _like(self._bounds[cut], epoch) if sums is None else sums.at_epoch(epoch)
             scaled = np.ldexp(np.array(weights), np.array(epochs) - epoch)
-            sums.add(np.stack(features), np.array(class_ids), scaled)
+            try:
+                sums.add(np.stack(features), np.array(class_ids), scaled)
+            except DataError:  # such as more classes than sums have
+                self._counts["invalid"] += len(photos)
+                continue
             self._batch.sums[cut] = sums
 
     def _write(self, store: Store, *, at_once: bool) -> None:
@@ -393,7 +421,7 @@ class ExitRecorder(BackgroundWorker):
         self._batch = later
         for cut in refused:
             # The bounds of the store are taken at the next photo, unless it has too many cuts.
-            if self._bounds.pop(cut, None) is not None and not store.exits.sums(self._network, cut):
+            if self._bounds.pop(cut, None) is not None and not self._stored_sums(store, cut):
                 self._refused_cuts.add(cut)
 
     def _note_failure(self, error: Exception) -> None:
@@ -407,19 +435,9 @@ class ExitRecorder(BackgroundWorker):
             store.close()
 
 
-def bounds_of(
-    features: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Bounds (F,) and (F,) from features (N, F).
-
-    They lie ``MARGIN`` times the spread of the middle 90 % beyond it, so that a few photos of one
-    device among them move little. A feature that does not vary gets the largest spread.
-    """
-    low, high = np.quantile(features.astype(np.float64), (0.05, 0.95), axis=0)
-    spread = high - low
-    spread[spread <= 0] = max(float(spread.max()), 1e-6)
-    bounds = low - MARGIN * spread, high + MARGIN * spread
-    return bounds[0].astype(np.float32), bounds[1].astype(np.float32)
+def _one_line(error: IsplitError) -> str:
+    """An error's message in one line of a log."""
+    return " ".join(error.message.split())[:200]
 
 
 def _like(sums: ExitSums, epoch: int = 0) -> ExitSums:

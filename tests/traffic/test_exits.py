@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,11 +15,13 @@ import sqlalchemy as sa
 from toys.exits import CUT, ExitTraffic
 from toys.traffic import NETWORK, manifest, profile
 
-from isplit_plugin.exits import ExitStatement, pool
+from isplit_plugin.errors import StoreError
+from isplit_plugin.exits import ExitStatement, pool, sums
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import ExitRecorder, ExitState, Store, look
+from isplit_plugin.traffic import ExitRecorder, ExitState, Store, look, read_version
+from isplit_plugin.traffic.exit_bounds import bounds_of
 from isplit_plugin.traffic.exit_keeper import make_version
-from isplit_plugin.traffic.exit_recorder import bounds_of
+from isplit_plugin.traffic.rows import exit_sums, tables
 from isplit_plugin.traffic.rows.exit_sums import MAX_CUTS
 from isplit_plugin.traffic.rows.exits import delete_old
 
@@ -192,6 +195,79 @@ def test_one_cut_more_than_fit_has_no_sums(traffic: ExitTraffic) -> None:
             recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
         assert recorder.flush()
     assert len(traffic.store.exits.photos()) == MAX_CUTS
+
+
+def test_an_activation_that_waits_keeps_no_batch_alive(traffic: ExitTraffic) -> None:
+    batch = np.zeros((64, 6, 3, 3), np.float32)
+    kept = weakref.ref(batch)
+    assert traffic.recorder.offer(CUT, batch[3], 1, 0, at=time.time())
+    del batch
+    assert kept() is None
+
+
+def test_a_damaged_exit_stops_no_other(traffic: ExitTraffic) -> None:
+    classes = np.tile(np.arange(4), 100)
+    traffic.send(classes)
+    traffic.look()
+    version = traffic.version()
+    assert version is not None
+    other = replace(
+        version,
+        exit="0" * 64,
+        cut=Cut("layer2", "uint8"),
+        created=version.created - 1.0,
+        state="{",
+    )
+    assert traffic.store.exits.put(other, b"damaged")
+    with traffic.store._db.write() as (connection, _):
+        connection.execute(
+            tables.exit_version.update()
+            .where(tables.exit_version.c.exit == other.exit)
+            .values(created=version.created + 1.0)
+        )
+    assert traffic.store.exits.versions(NETWORK)[0].exit == other.exit
+    now = time.time()
+    exit_ = traffic.store.exits.content(NETWORK, version.exit)
+    assert exit_ is not None
+    fitted = read_version(exit_)
+    for class_id in classes.tolist():
+        values = traffic.activation(class_id)
+        said = fitted.answer(pool(values, 1, fitted.pooling))
+        text = str(ExitStatement(fitted.version, max(said.class_id, 0), said.bin))
+        traffic.recorder.offer(CUT, values, 1, class_id, at=now, statement=text)
+    assert traffic.recorder.flush(20.0)
+    assert traffic.recorder.release(other.cut) == "none"
+    with pytest.raises(StoreError, match="state of an exit"):
+        traffic.look()
+    proven = next(v for v in traffic.store.exits.versions() if v.exit == version.exit)
+    assert ExitState.from_json(proven.state).was_released
+
+
+def test_damaged_sums_hold_up_no_answers(traffic: ExitTraffic, url: str) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    with traffic.store._db.write() as (connection, _):
+        connection.execute(tables.exit_sums.update().values(sums=b"damaged"))
+    later = ExitRecorder(url, NETWORK, sampling=1.0, flush_s=60.0)
+    made = replace(traffic, recorder=later)
+    assert made.send(np.tile(np.arange(4), 10)) > 20
+    assert later.counters()["answers"] > 20
+    later.close()
+
+
+def test_more_classes_than_sums_have_leave_room_for_the_others(
+    traffic: ExitTraffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sums, exit_sums):
+        monkeypatch.setattr(module, "MAX_CLASSES", 3, raising=False)
+    traffic.send(np.tile([0, 1], 50))
+    traffic.send(np.tile([1, 2, 3], 20))
+    stored = traffic.store.exits.sums(NETWORK, CUT)
+    assert stored is not None
+    assert stored.class_ids.tolist() == [0, 1, 2]
+    assert traffic.store.exits.photos()[NETWORK, CUT] == 140
+    traffic.send(np.arange(4))  # more at once than sums have
+    assert traffic.recorder.counters()["invalid"] == 4
 
 
 def test_bounds_of_features_that_do_not_vary() -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ...errors import ExitError, StoreError
-from ...exits import ExitSums
+from ...exits import MAX_CLASSES, ExitSums
 from ...schema import Cut
 from ..aggregates.sketch import DeviceSketch, count_devices, merge_sketches, sketch_from_bytes
 from . import tables
@@ -47,14 +48,15 @@ def sums_from_bytes(raw: bytes) -> ExitSums:
     try:
         return ExitSums.from_bytes(raw)
     except ExitError as error:
-        raise StoreError(error.message) from error
+        raise StoreError(error.message, reason="malformed") from error
 
 
 def write_sums(connection: Connection, network: str, cut: Cut, more: ExitSums) -> bool:
     """Add sums to those of a cut.
 
     ``False``, and nothing is added, where they do not fit those of the store (another worker chose
-    the bounds), or where the network has sums of too many cuts. Raises StoreError for damage.
+    the bounds), or where the network has sums of too many cuts. New classes for which there is no
+    room are left out: the others still grow. Raises StoreError for damage.
     """
     table = tables.exit_sums
     before = read_sums(connection, network, cut)
@@ -64,6 +66,10 @@ def write_sums(connection: Connection, network: str, cut: Cut, more: ExitSums) -
             return False
     elif not before.fits(more):
         return False
+    if before is not None:
+        new = np.setdiff1d(more.class_ids, before.class_ids)
+        room = MAX_CLASSES - len(before.class_ids)
+        more = more.without(new[room:]) if len(new) > room else more
     sums = more if before is None else before.merge(more)
     row = {
         "network": network,
