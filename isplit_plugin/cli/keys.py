@@ -24,8 +24,9 @@ with the app and is no secret.
 """
 EPILOG: Final = """\
 examples:
-  isplit keys make operator.key       # writes operator.key (mode 0600) and operator.key.pub
-  isplit keys show operator.key       # does the pair belong together? prints the public key
+  isplit keys make exit.key       # writes exit.key (mode 0600) and exit.key.pub
+  isplit keys show exit.key       # does the pair belong together? prints the public key
+How to turn exits on: isplit docs answer-on-the-device
 Keep the private key where only the server's user reads it: a key file that others
 may read is refused. Whoever has it decides what devices answer. A lost or stolen
 key is replaced by making another pair and shipping its public key with the app;
