@@ -33,7 +33,8 @@ and for every codec that is measured there
 """
 EPILOG: Final = """\
 Calibration photos should look like those of the later traffic. A hundred photos of the classes
-that you expect are enough to begin with; live traffic refines the numbers. --data names
+that you expect are enough to begin with; live traffic refines the numbers. With 350 and more,
+refining cuts are tried, too (isplit docs refinement). --data names
   a folder with one subfolder for each class, named by the class's name or id: photos/cat/1.jpg
   a folder of photos, whose classes are then unknown
   a CSV file with lines `file,label`, relative to its folder
