@@ -24,6 +24,7 @@ from .rows.exits import (
     ExitCount,
     ExitVersion,
     delete_old,
+    has_old,
     insert_version,
     list_versions,
     read_content,
@@ -144,13 +145,13 @@ class ExitStore:
             return done
 
     def delete_old(self) -> int:
-        """Delete versions that expired more than a day ago. Returns how many."""
+        """Delete versions that expired more than a day ago, and voices of earlier hours.
+
+        Returns how many versions went.
+        """
         with self._db.read() as connection:
             now = store_time(connection)
-            if not any(row.expires < now for row in list_versions(connection)):
+            if not has_old(connection, now):
                 return 0
         with self._db.write() as (connection, _):
-            deleted = delete_old(connection, now)
-            if not deleted:
-                connection.rollback()
-            return deleted
+            return delete_old(connection, now)

@@ -21,7 +21,7 @@ MAX_PARAMETERS: Final = 64
 MAX_PARAMETER: Final = 32 * 1024
 """The longest string value, in characters: a batch writes its scales as one string."""
 MAX_MS: Final = 3_600_000.0
-"""The longest time that a device may report: an hour."""
+"""The longest time that a device or an answer may report: an hour."""
 
 P_CODEC: Final = "isplit_codec"
 """Of a tensor: the coding, a codec's name and its quality where it has several: ``dct@3``."""

@@ -16,6 +16,7 @@ from . import message
 from .answer_bounds import AnswerBounds
 from .message import InferResponse
 from .parameters import (
+    MAX_MS,
     P_AUDIT,
     P_DECODE_MS,
     P_DEVICE,
@@ -186,8 +187,8 @@ def decode_response(
         split_point=read_text(parameters.get(P_SPLIT_POINT), P_SPLIT_POINT),
         network_hash=read_text(parameters.get(P_NETWORK), P_NETWORK),
         request_id=read_text(parameters.get(P_REQUEST_ID), P_REQUEST_ID),
-        decode_ms=read_number(parameters, P_DECODE_MS, "milliseconds", high=math.inf),
-        tail_ms=read_number(parameters, P_TAIL_MS, "milliseconds", high=math.inf),
+        decode_ms=read_number(parameters, P_DECODE_MS, "milliseconds", high=MAX_MS),
+        tail_ms=read_number(parameters, P_TAIL_MS, "milliseconds", high=MAX_MS),
         model=response.model_name,
         version=response.model_version,
         id=response.id,

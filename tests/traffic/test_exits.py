@@ -151,6 +151,22 @@ def test_versions_end_and_are_deleted_with_their_counts(traffic: ExitTraffic) ->
     assert traffic.store.exits.counts(NETWORK, version.exit) == ()
 
 
+def test_voices_go_after_two_hours_where_no_answer_follows(traffic: ExitTraffic) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    traffic.send(np.arange(4))
+    traffic.look()
+    count = sa.select(sa.func.count()).select_from(tables.exit_voice)
+    with traffic.store._db.write() as (connection, _):
+        assert connection.scalar(count) == 4
+        hour = tables.exit_voice.c.hour
+        connection.execute(tables.exit_voice.update().values(hour=hour - 4 * 3600))
+    traffic.look()
+    with traffic.store._db.read() as connection:
+        assert connection.scalar(count) == 0
+    assert traffic.version() is not None
+
+
 def test_a_forgotten_network_has_no_exits(traffic: ExitTraffic) -> None:
     traffic.prove()
     forgotten = traffic.store.forget("toy", version="1.0")

@@ -107,6 +107,8 @@ def test_an_answer_without_an_output_is_refused(name: str) -> None:
         with_output("scores", {"shape": [3, 2]}),
         {**RAW, "parameters": {**RAW["parameters"], "isplit_tail_ms": -1}},
         {**RAW, "parameters": {**RAW["parameters"], "isplit_tail_ms": "1"}},
+        {**RAW, "parameters": {**RAW["parameters"], "isplit_tail_ms": 1e308}},
+        {**RAW, "parameters": {**RAW["parameters"], "isplit_decode_ms": 1e308}},
         {**RAW, "parameters": {**RAW["parameters"], "isplit_split_point": 3}},
         {**RAW, "parameters": {**RAW["parameters"], "isplit_probe_rate": 1.5}},
         {**RAW, "parameters": {}},

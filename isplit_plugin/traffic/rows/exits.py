@@ -199,7 +199,12 @@ def write_answers(connection: Connection, network: str, answers: Sequence[Counte
 
 
 def delete_old(connection: Connection, now: float) -> int:
-    """Delete versions that expired long ago, with their counts. Returns how many went."""
+    """Delete versions that expired long ago, with their counts, and voices that count no more.
+
+    Returns how many versions went.
+    """
+    voices = tables.exit_voice
+    connection.execute(voices.delete().where(voices.c.hour < now - KEEP_VOICES_S))
     table = tables.exit_version
     old = [version for version in list_versions(connection) if version.expires + KEEP_S < now]
     for version in old:
@@ -210,6 +215,14 @@ def delete_old(connection: Connection, now: float) -> int:
                 )
             )
     return len(old)
+
+
+def has_old(connection: Connection, now: float) -> bool:
+    """Whether :func:`delete_old` may have something to delete."""
+    oldest = connection.scalar(sa.select(sa.func.min(tables.exit_voice.c.hour)))
+    if oldest is not None and oldest < now - KEEP_VOICES_S:
+        return True
+    return any(version.expires + KEEP_S < now for version in list_versions(connection))
 
 
 def _new_voices(
