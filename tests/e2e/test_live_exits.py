@@ -121,8 +121,8 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
         return [row for row in fleet.send(KNOWN * 10) if row["path"] == "exit"]
 
     until(lambda: len(exits()) > 60)
-    rows = fleet.send(KNOWN * 10)
-    assert np.mean([row["sent"] for row in rows]) < 0.3 * sent_before
+    rows = fleet.send(KNOWN * 20)
+    assert np.mean([row["sent"] for row in rows]) < 0.5 * sent_before
     wrong = [row for row in rows if row["label"] != CLASSES[row["class"]]]
     assert len(wrong) <= 0.2 * len(rows)
 
@@ -138,7 +138,7 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
     rows = fleet.send([changed] * 10)
     assert {row["label"] for row in rows if row["path"] == "exit"} <= {CLASSES[released]}
     until(lambda: not fleet.send([changed] * 20) or fleet.states().get(released) != "released")
-    until(lambda: all(row["path"] == "server" for row in fleet.send([changed] * 2)))
+    until(lambda: all(row["path"] == "server" for row in fleet.send([changed] * 20)))
     assert {row["label"] for row in fleet.send([changed] * 5)} == {CLASSES[changed]}
     # Other classes stay.
     assert any(row["path"] == "exit" for row in fleet.send([1] * 20))
