@@ -147,6 +147,8 @@ class ExitStore:
     def delete_old(self) -> int:
         """Delete versions that expired more than a day ago, and voices of earlier hours.
 
+        The newest version of each cut stays.
+
         Returns how many versions went.
         """
         with self._db.read() as connection:

@@ -2,7 +2,8 @@
 
 A version's content never changes, and its key is the content's hash. What devices may do with it is
 its **release**, which is signed and numbered. A cut has at most one version that is alive: neither
-ended nor expired. Versions are deleted with their counts ``KEEP_S`` after they expired.
+ended nor expired. Versions are deleted with their counts ``KEEP_S`` after they expired, but for the
+newest of each cut: its number says how much of alpha is spent.
 
 An answer counts at most once for each **voice**, which is a device in an hour and for a class, or a
 request where the device is not known. Above ``MAX_VOICES`` voices of a network within the last
@@ -201,14 +202,15 @@ def write_answers(connection: Connection, network: str, answers: Sequence[Counte
 def delete_old(connection: Connection, now: float) -> int:
     """Delete versions that expired long ago, with their counts, and voices that count no more.
 
+    The newest version of each cut stays.
+
     Returns how many versions went.
     """
     voices = tables.exit_voice
     connection.execute(voices.delete().where(voices.c.hour < now - KEEP_VOICES_S))
-    table = tables.exit_version
-    old = [version for version in list_versions(connection) if version.expires + KEEP_S < now]
+    old = _old_versions(connection, now)
     for version in old:
-        for of_version in (table, tables.exit_count):
+        for of_version in (tables.exit_version, tables.exit_count):
             connection.execute(
                 of_version.delete().where(
                     of_version.c.network == version.network, of_version.c.exit == version.exit
@@ -222,7 +224,17 @@ def has_old(connection: Connection, now: float) -> bool:
     oldest = connection.scalar(sa.select(sa.func.min(tables.exit_voice.c.hour)))
     if oldest is not None and oldest < now - KEEP_VOICES_S:
         return True
-    return any(version.expires + KEEP_S < now for version in list_versions(connection))
+    return bool(_old_versions(connection, now))
+
+
+def _old_versions(connection: Connection, now: float) -> list[ExitVersion]:
+    cuts: set[tuple[str, Cut]] = set()
+    old = []
+    for version in list_versions(connection):  # the newest first
+        if (version.network, version.cut) in cuts and version.expires + KEEP_S < now:
+            old.append(version)
+        cuts.add((version.network, version.cut))
+    return old
 
 
 def _new_voices(
