@@ -129,7 +129,8 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
     # Photos of a class that was never seen are sent.
     rows = fleet.send([UNSEEN] * 20)
     assert {row["path"] for row in rows} == {"server"}
-    assert {row["label"] for row in rows} == {CLASSES[UNSEEN]}
+    # With some noise the full network itself takes a photo for another class.
+    assert sum(row["label"] == CLASSES[UNSEEN] for row in rows) >= 0.9 * len(rows)
 
     # A drift: photos that the exit takes for its class get another answer from the full network.
     version = fleet.version()
@@ -139,7 +140,8 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
     assert {row["label"] for row in rows if row["path"] == "exit"} <= {CLASSES[released]}
     until(lambda: not fleet.send([changed] * 20) or fleet.states().get(released) != "released")
     until(lambda: all(row["path"] == "server" for row in fleet.send([changed] * 20)))
-    assert {row["label"] for row in fleet.send([changed] * 5)} == {CLASSES[changed]}
+    rows = fleet.send([changed] * 20)
+    assert sum(row["label"] == CLASSES[changed] for row in rows) >= 0.9 * len(rows)
     # Other classes stay.
     assert any(row["path"] == "exit" for row in fleet.send([1] * 20))
 
