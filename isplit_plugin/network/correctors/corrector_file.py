@@ -62,7 +62,9 @@ def unpack_correctors(
     Parameters:
         transforms: those that the correctors are to stand behind.
 
-    Raises, with a message that begins with ``where``:
+    Messages of errors begin with ``where``.
+
+    Raises:
         NetworkMismatchError: a corrector belongs to another network.
         ArtifactError: damaged, edited or newer; of a split point without a transform, or trained
             behind another transform; weights of another shape, or not finite.
