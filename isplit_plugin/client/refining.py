@@ -7,18 +7,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
 
-from ..errors import ServerBusyError, ServerTimeoutError, ServerUnavailableError
+from ..errors import IsplitError
 from ..schema import Cut, Prediction, Timings
+from ..stopwatch import ms_since
 from ..wire import FirstAnswer, TailResponse
 from .answers import predictions, share
 from .exchange import Exchanged
 from .local import EncodedImages, LocalNetwork
 
 _LOGGER = logging.getLogger("isplit.client")
-_NO_ANSWER: Final = (ServerUnavailableError, ServerBusyError, ServerTimeoutError)
-
 
 Send = Callable[[EncodedImages, FirstAnswer], Exchanged]
 """Sends the second request. Raises as :meth:`SplitClient.predict`."""
@@ -29,10 +27,8 @@ def refined(
 ) -> list[Prediction]:
     """The predictions of all images, those of unsure ones from a second request.
 
-    Where the server does not answer that one, the first answers stand, and say that they are not
-    sure.
-
-    Raises as ``send``, but for a server that does not answer.
+    Where that one fails, for whatever reason, the first answers stand, and say that they are not
+    sure: the photo has an answer, and the next photo's first request raises what lasts.
     """
     sent, received = first.bytes_sent, first.bytes_received
     timings = first.timings(encoded)
@@ -40,21 +36,16 @@ def refined(
     items = first.answer.refine
     if not items or encoded.activation is None:
         return answered
-    started = time.perf_counter()
-    tensor = local.encode_activation(encoded.activation[list(items)], cut.second)
-    again = EncodedImages(
-        tensor,
-        head_ms=encoded.head_ms * len(items) / len(answered),
-        encode_ms=(time.perf_counter() - started) * 1e3,
-    )
+    again = EncodedImages(encoded.tensor, head_ms=encoded.head_ms * len(items) / len(answered))
     started = time.perf_counter()
     try:
+        tensor = local.encode_activation(encoded.activation[list(items)], cut.second)
+        again = replace(again, tensor=tensor, encode_ms=ms_since(started))
         second = send(again, _first_answer(first, items, len(answered)))
-    except _NO_ANSWER as error:
+    except IsplitError as error:
         _LOGGER.warning("the first answer stands: no second one (%s)", error.code)
-        lost = Timings(
-            encode_ms=again.encode_ms, round_trip_ms=(time.perf_counter() - started) * 1e3
-        )
+        lost_ms = ms_since(started) - again.encode_ms
+        lost = Timings(encode_ms=again.encode_ms, round_trip_ms=lost_ms)
         return _unsure(answered, first.answer, _sum(timings, lost))
     total = _sum(timings, replace(second.timings(again), head_ms=0.0))
     finer = predictions(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from .. import image as im
@@ -16,8 +14,6 @@ from ..errors import (
     ImageError,
     NetworkMismatchError,
     QueryError,
-    ServerBusyError,
-    ServerUnavailableError,
     UnknownCodecError,
     UnknownSplitPointError,
     UnknownVersionError,
@@ -25,36 +21,20 @@ from ..errors import (
     WireSizeError,
 )
 from ..image import Image
-from ..schema import (
-    ON_DEVICE,
-    OUTPUT,
-    Cut,
-    FloatArray,
-    Manifest,
-    Prediction,
-    Recommendation,
-    Timings,
-)
-from ..stopwatch import ms_since
-from ..wire import (
-    DEFAULT_MAX_BATCH,
-    MAX_TOP_K,
-    FirstAnswer,
-    TailResponse,
-    Tensor,
-)
-from .answers import predictions
+from ..schema import OUTPUT, Cut, FloatArray, Manifest, Prediction, Recommendation
+from ..wire import DEFAULT_MAX_BATCH, MAX_TOP_K, Tensor
 from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
 from .cuts import recommended, resolve, writes
-from .exchange import Exchange, Exchanged
-from .exits import DeviceExits, ExitWord, PublicKey, exit_prediction
-from .local import EncodedImages, LocalNetwork, read_each
+from .exchange import Exchange
+from .exits import DeviceExits, PublicKey
+from .fallback import WholeNetwork
+from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
-from .refining import refined
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
+from .split import SplitNetwork
 from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport
 
 _LOGGER = logging.getLogger("isplit.client")
@@ -171,8 +151,6 @@ class SplitClient(Closing):
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
-        self._top_k = top_k
-        self._raw_scores = raw_scores
         self._group = group
         self._max_batch = max_batch
         self._cool_down: CoolDown | None = None
@@ -196,6 +174,7 @@ class SplitClient(Closing):
             if self._bundle is not None:
                 engine = make_runtime(runtime, self._bundle, threads=threads, trust_pt2=trust_pt2)
             self._local = LocalNetwork(self._bundle, engine)
+            self._whole = WholeNetwork(self._local, model, top_k=top_k, raw_scores=raw_scores)
             self._cut = resolve(self.manifest, None, cut)
             self._exchange = Exchange(
                 self._route,
@@ -209,6 +188,13 @@ class SplitClient(Closing):
                 manifest = self._local.required_manifest()
                 subject = Subject(self.model, None, manifest.network_hash)
                 self._exits = DeviceExits(self._transport, subject, manifest, exit_key)
+            self._split = SplitNetwork(
+                self._local,
+                self._exchange,
+                self._exits,
+                exits_may_answer=not raw_scores,
+                call_s=self._transport.call_s,
+            )
         except BaseException:
             self.close()
             raise
@@ -261,10 +247,12 @@ class SplitClient(Closing):
         cut = self.resolve(cut)
         images = read_each(images, im.read_once)
         if cut.split_point == OUTPUT:
-            return self._predict_locally(images)
-        if self._cool_down is None or not self._local.has_head(OUTPUT):
-            return self._predict_split(images, cut)
-        return self._predict_with_fallback(images, cut, self._cool_down)
+            return self._whole.classify(images)
+        if self._cool_down is None or not self._whole.is_here:
+            return self._split.classify(images, cut)
+        return self._whole.replace_server(
+            images, lambda: self._split.classify(images, cut), self._cool_down
+        )
 
     def recommendation(
         self,
@@ -408,87 +396,3 @@ class SplitClient(Closing):
         self._transport.close()
         if self._bundle is not None:
             self._bundle.close()
-
-    def _predict_split(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
-        """Run the head here and the tail on the server, unless an exit answers.
-
-        A refining cut sends images again whose answers are not sure.
-        """
-        encoded = self._local.encode(images, cut)
-        # An exit knows one coding of the activation.
-        single = len(images) == 1 and not cut.is_refining
-        word = self._ask_exit(encoded, cut) if single else None
-        if word is not None and word.answers:
-            return [self._answer_by_exit(word, encoded, cut)]
-        statement = None if word is None else str(word.statement)
-        started = time.monotonic()
-        sent = self._exchange.send(self._exchange.request(encoded, cut, statement), len(images))
-        if self._exits is not None and not cut.is_refining:
-            self._exits.note(cut, sent.answer.release)
-
-        def send_again(again: EncodedImages, first: FirstAnswer) -> Exchanged:
-            request = replace(self._exchange.request(again, cut, None), first=first)
-            left_s = self._transport.call_s - (time.monotonic() - started)
-            return self._exchange.send(request, len(first.classes), within_s=left_s)
-
-        return refined(sent, encoded, cut, self._local, send_again)
-
-    def _ask_exit(self, encoded: EncodedImages, cut: Cut) -> ExitWord | None:
-        """What the exit of the cut says of a photo; ``None`` where there is none."""
-        if self._exits is None:
-            return None
-        return self._exits.ask(
-            cut,
-            lambda: self._local.decoded(encoded.tensor, cut),
-            may_answer=not self._raw_scores,
-        )
-
-    def _answer_by_exit(self, word: ExitWord, encoded: EncodedImages, cut: Cut) -> Prediction:
-        """The exit's answer. An audit of it is sent in the background."""
-        if word.audit and self._exits is not None:
-            request = self._exchange.request(encoded, cut, str(word.statement))
-            self._exits.audit(lambda: self._exchange.send(request, 1).answer.release, cut)
-        timings = Timings(
-            prepare_ms=encoded.prepare_ms, head_ms=encoded.head_ms, encode_ms=encoded.encode_ms
-        )
-        return exit_prediction(word, self._local.required_manifest(), cut, timings)
-
-    def _predict_with_fallback(
-        self, images: Sequence[Image], cut: Cut, cool_down: CoolDown
-    ) -> list[Prediction]:
-        """Ask the server unless it is known not to answer, and run everything here if it does not.
-
-        Raises as :meth:`predict`, except that no server is needed.
-        """
-        asked = cool_down.ask()
-        if asked is None:
-            return self._predict_locally(images, fallback=True)
-        started = time.perf_counter()
-        try:
-            answer = self._predict_split(images, cut)
-        except (ServerUnavailableError, ServerBusyError) as error:
-            _LOGGER.warning("%s: local fallback (%s)", self.model, error.code)
-            cool_down.failed(asked)
-            return self._predict_locally(images, fallback=True, lost_ms=ms_since(started))
-        except BaseException:
-            cool_down.undecided(asked)
-            raise
-        cool_down.succeeded(asked)
-        return answer
-
-    def _predict_locally(
-        self, images: Sequence[Image], *, fallback: bool = False, lost_ms: float = 0.0
-    ) -> list[Prediction]:
-        """Run the whole network here. ``lost_ms``: time spent on a server that did not answer."""
-        local = self._local.classify(images)
-        manifest = self._local.required_manifest()
-        answer = TailResponse.from_scores(
-            local.scores,
-            manifest.classes,
-            k=self._top_k,
-            with_scores=self._raw_scores,
-            split_point=OUTPUT,
-            network_hash=manifest.network_hash,
-        )
-        timings = Timings(prepare_ms=local.prepare_ms, head_ms=local.head_ms, round_trip_ms=lost_ms)
-        return predictions(answer, ON_DEVICE, timings, fallback=fallback, round_trips=0)

@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys.client import Handler, Server, bundle_files, make_manifest, photo, write_zip
+from toys.client import (
+    Handler,
+    Server,
+    bundle_files,
+    make_manifest,
+    photo,
+    torchserve_error,
+    write_zip,
+)
 from toys.transforms import toy_transform
 
 from isplit_plugin.client import SplitClient
-from isplit_plugin.errors import ProtocolError, WireError
+from isplit_plugin.errors import IsplitError, ProtocolError, WireError
 from isplit_plugin.schema import Cut, Refinement
 from isplit_plugin.wire import (
     TailRequest,
@@ -40,8 +48,13 @@ PHOTOS = [photo(51, 204, 0), photo(0, 0, 255), photo(250, 5, 5)]
 class Tail:
     """Answers requests, and asks for ``refine`` again. ``requests``: what came."""
 
-    def __init__(self, refine: tuple[int, ...] = (), audit: tuple[int, ...] = ()) -> None:
-        self.refine, self.audit = refine, audit
+    def __init__(
+        self,
+        refine: tuple[int, ...] = (),
+        audit: tuple[int, ...] = (),
+        second_refine: tuple[int, ...] = (),
+    ) -> None:
+        self.refine, self.audit, self.second_refine = refine, audit, second_refine
         self.requests: list[TailRequest] = []
         self.manifest = make_manifest(**CHANGES)
 
@@ -65,7 +78,7 @@ class Tail:
             request_id=f"s-{len(self.requests)}",
             decode_ms=0.25,
             tail_ms=1.5,
-            refine=self.refine if first else (),
+            refine=self.refine if first else self.second_refine,
             audit=self.audit if first else (),
         )
         data, length = answer.encode(request.binary_outputs)
@@ -188,16 +201,39 @@ def test_an_answer_that_does_not_fit_is_refused(
         client.predict(PHOTOS[0], cut)
 
 
-def test_a_second_request_that_is_refused_raises(
-    server: Server, open_client: Callable[..., SplitClient]
-) -> None:
-    def refuse(handler: Handler) -> None:
-        error = WireError("isplit_first_classes: no")
-        body = json.dumps(error.to_json()).encode()
-        handler.answer(error.status, body, {"Content-Type": "application/json"})
+def refuse(handler: Handler) -> None:
+    error = WireError("isplit_first_classes: no")
+    body = json.dumps(error.to_json()).encode()
+    handler.answer(error.status, body, {"Content-Type": "application/json"})
 
-    server.state.faults = [Tail(refine=(0,)), refuse]
-    with open_client() as client, pytest.raises(WireError, match="isplit_first_classes"):
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refuse,
+        torchserve_error(404, "ModelNotFoundException", "Model not found: toy"),
+        torchserve_error(500, "InternalServerException", "no such thing"),
+        Tail(refine=(0,), second_refine=(0,)),
+        lambda handler: handler.answer(200, b"{}", {"Content-Type": "application/json"}),
+    ],
+    ids=["refused", "unknown model", "failed", "asks for a third", "no answer of a tail"],
+)
+def test_a_second_request_that_fails_leaves_the_first_answer(
+    server: Server, open_client: Callable[..., SplitClient], fault: Callable[[Handler], None]
+) -> None:
+    server.state.faults = [Tail(refine=(0,)), fault]
+    with open_client() as client:
+        prediction = client.predict(PHOTOS[0])
+    assert (prediction.is_sure, prediction.round_trips, prediction.request_id) == (False, 1, "s-1")
+    assert len([seen for seen in server.state.seen if seen.method == "POST"]) == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 409])
+def test_a_first_request_that_is_refused_raises(
+    server: Server, open_client: Callable[..., SplitClient], status: int
+) -> None:
+    server.state.always = torchserve_error(status, "BadRequestException", "no")
+    with open_client() as client, pytest.raises(IsplitError):
         client.predict(PHOTOS[0])
 
 
