@@ -11,6 +11,7 @@ from .decision import SURE, Decision, Option, RatedOption, decide, patience_ms
 from .exploration import EXPLORATION, explore, worth_a_try
 from .link import FixedLink, Link, LinkEstimate, LinkFilter
 from .own_times import OwnTime, OwnTimes
+from .queue_times import QueueTimes
 
 __all__ = [
     "EXPLORATION",
@@ -27,6 +28,7 @@ __all__ = [
     "OwnTime",
     "OwnTimes",
     "Plan",
+    "QueueTimes",
     "RatedOption",
     "decide",
     "explore",

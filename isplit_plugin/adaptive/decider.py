@@ -17,6 +17,7 @@ from .decision import Decision, Option, decide, patience_ms
 from .exploration import EXPLORATION, explore
 from .link import LinkEstimate, LinkFilter
 from .own_times import OwnTimes
+from .queue_times import QueueTimes
 
 SERVER_DOWN: Final = "the server failed a moment ago"
 """Why a cut that needs the server is refused after a failure."""
@@ -71,6 +72,7 @@ class Decider:
     ) -> None:
         self._link = link or LinkFilter()
         self._times = OwnTimes()
+        self._queue = QueueTimes()
         self._objective = objective
         self._exploration = exploration if objective == "latency" else 0.0
         self._down_until_s = -math.inf
@@ -127,15 +129,25 @@ class Decider:
         """The device has run a cut's head and encoding, or the whole network."""
         self._times.add(cut, prepare_ms, run_ms, now_s)
 
-    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_s: float) -> None:
+    def answered(
+        self,
+        nbytes: float,
+        network_ms: float,
+        total_ms: float,
+        now_s: float,
+        *,
+        queue_ms: float = 0.0,
+    ) -> None:
         """A request was answered.
 
         Parameters:
             nbytes: of its body.
             network_ms: its round trip without the server's own times.
             total_ms: from the photo to the answer.
+            queue_ms: how long it waited at the server.
         """
         self._link.observe(nbytes, max(network_ms, 0.1), now_s)
+        self._queue.add(queue_ms, now_s)
         self._down_until_s = -math.inf
         self._failures.reset()
         local_ms = self._times.measured_ms(ON_DEVICE)
@@ -160,10 +172,20 @@ class Decider:
         """What is known of the link."""
         return self._link.estimate()
 
+    def queue_ms(self, now_s: float) -> float:
+        """How long a request is expected to wait at the server."""
+        return self._queue.expected_ms(now_s)
+
     def _options(self, advised: Sequence[Option], now_s: float) -> list[Option]:
         expected = self._times.expected(advised, now_s)
+        queue_ms = self.queue_ms(now_s)
         options = [
-            replace(option, device_ms=expected[option.cut].ms, doubt=expected[option.cut].doubt)
+            replace(
+                option,
+                device_ms=expected[option.cut].ms,
+                doubt=expected[option.cut].doubt,
+                queue_ms=0.0 if option.is_local else option.round_trips * queue_ms,
+            )
             for option in advised
         ]
         if self.down_s(now_s) > 0 and any(option.is_local for option in options):
@@ -190,7 +212,7 @@ class Decider:
 
 def _own_ms(option: Option) -> tuple[float, float]:
     """What a request takes beside the network, the unknown last."""
-    ms = option.device_ms + option.server_ms
+    ms = option.device_ms + option.at_server_ms
     return (math.inf if math.isnan(ms) else ms), option.nbytes
 
 

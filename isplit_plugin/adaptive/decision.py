@@ -3,7 +3,7 @@
 Local computing, remote computing and split computing are all cuts, so one comparison decides
 between them. The expected latency of a cut is
 
-    head and encoding on the device + network + decoding and tail on the server
+    head and encoding on the device + network + queue, decoding and tail on the server
 
 as in Neurosurgeon (Kang et al., *ASPLOS* 2017), with the network's part from :mod:`.link`.
 """
@@ -37,6 +37,7 @@ class Option:
         agreement: share of photos whose top-1 class equals the full network's; NaN where unknown.
         refused: why the cut may not be taken, such as too little agreement; empty if it may.
         doubt: the factor by which ``device_ms`` may be wrong, either way; 1 where it is known.
+        queue_ms: how long its requests wait at the server.
         round_trips: how many requests a photo takes on average, more than 1 at a refining cut. Its
             bytes and times are those of all of them.
     """
@@ -49,11 +50,17 @@ class Option:
     refused: str = ""
     doubt: float = 1.0
     round_trips: float = 1.0
+    queue_ms: float = 0.0
 
     @property
     def is_local(self) -> bool:
         """Whether nothing is sent."""
         return self.cut.split_point == OUTPUT
+
+    @property
+    def at_server_ms(self) -> float:
+        """Queue, decoding and tail; 0 where nothing is sent."""
+        return 0.0 if self.is_local else self.queue_ms + self.server_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,11 @@ class RatedOption:
     def cut(self) -> Cut:
         """The option's cut."""
         return self.option.cut
+
+    @property
+    def network_ms(self) -> float:
+        """The part of ``expected_ms`` on the network."""
+        return self.expected_ms - self.option.device_ms - self.option.at_server_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +260,7 @@ def _why_not(
 
 def _own_ms(option: Option) -> float:
     """The part of the latency that is not the network's."""
-    return option.device_ms + (0.0 if option.is_local else option.server_ms)
+    return option.device_ms + option.at_server_ms
 
 
 def _finite(value: float) -> float:

@@ -106,6 +106,6 @@ def _surely_in_time(row: RatedOption, link: Link, deadline_ms: float) -> bool:
     if option.round_trips > 1:  # a photo may need the second request
         left_ms -= float(link.expected_ms(np.zeros(1))[0])
     within = link.probability_within(
-        np.array([option.nbytes], dtype=np.float64), np.array([left_ms - option.server_ms])
+        np.array([option.nbytes], dtype=np.float64), np.array([left_ms - option.at_server_ms])
     )
     return bool(within[0] >= SURE)

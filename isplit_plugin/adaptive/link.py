@@ -46,7 +46,7 @@ _HALF_LIFE_S: Final = 20.0
 _DRIFT: Final = 0.1
 """Share that moves to each neighbouring cell before an observation."""
 _KNOWN_SPAN: Final = 4.0
-"""A bandwidth is known where its 80 % interval spans less than this factor."""
+"""Bandwidth and round trip are known where their 80 % intervals span less than this factor."""
 _STALLED: Final = 0.02
 """The chance that a request stalls for a reason that says nothing about the link."""
 _SHORTEST_MS: Final = 1e-3
@@ -87,6 +87,7 @@ class LinkEstimate:
     Attributes:
         bandwidth_known: whether the interval of the bandwidth spans less than a factor 4. Requests
             of a few KB alone cannot tell it.
+        rtt_known: the same for the round trip.
         observations: requests behind the estimate, old ones included.
     """
 
@@ -97,6 +98,7 @@ class LinkEstimate:
     rtt_low: float
     rtt_high: float
     bandwidth_known: bool
+    rtt_known: bool
     observations: int
 
     def __str__(self) -> str:
@@ -180,6 +182,7 @@ class LinkFilter:
             rtt_low=rtts[0],
             rtt_high=rtts[2],
             bandwidth_known=bandwidths[2] < _KNOWN_SPAN * bandwidths[0],
+            rtt_known=rtts[2] < _KNOWN_SPAN * rtts[0],
             observations=self._observations,
         )
 

@@ -237,7 +237,10 @@ def _statements(assessment: Assessment, observations: int) -> list[str]:
         "live": f"devices report {model.slowdown:.3g} times the head times of the profile",
     }[model.slowdown_source]
     use = f"use {ranking.use.cut}: {ranking.reason}"
-    statements = [traffic, assessment.mix.note, use, f"link {model.link.words()}", speed]
+    link = f"link {model.link.words()}"
+    if model.queue_ms > 0:
+        link += f", {model.queue_ms:.3g} ms in the server's queue (live)"
+    statements = [traffic, assessment.mix.note, use, link, speed]
     return [statement for statement in statements if statement]
 
 

@@ -1,12 +1,13 @@
 """The predicted latency of one prediction at a cut, on a given link.
 
-    head + encode + bytes * 8 / bandwidth + round trip + decode + tail
+    head + encode + bytes * 8 / bandwidth + round trip + queue + decode + tail
 
 A refining cut sends some photos again: its bytes are those of both requests, and everything but the
 head and the bytes counts 1 + s times, where s is the share of the calibration photos that is sent
 again.
 
-A live median is used where at least 10 requests reported one. Otherwise it is the profile's time,
+A live median is used where at least 10 requests reported one; so it is for bandwidth, round trip and
+queue, over all cuts of the device group. Otherwise it is the profile's time,
 scaled by how much slower this device (head, encode) or this server (decode, tail) is than the
 machine that made the profile, because a live time and an unscaled one cannot be compared. The
 additive model and the choice of the fastest cut follow Neurosurgeon (Kang et al., ASPLOS 2017).
@@ -103,6 +104,7 @@ class LatencyModel:
         slowdown: how many times slower this device is than the machine that made the profile.
         slowdown_source: "asked", "live" or "assumed".
         load: the same for this server.
+        queue_ms: how long a request waits at the server, as devices report it; 0 where none does.
     """
 
     profile: Profile
@@ -111,6 +113,7 @@ class LatencyModel:
     slowdown: float
     slowdown_source: str
     load: float
+    queue_ms: float
 
     @classmethod
     def of(cls, profile: Profile, live: LiveView, constraints: Constraints) -> LatencyModel:
@@ -126,6 +129,7 @@ class LatencyModel:
             slowdown, source = 1.0, "assumed"
         tails = [(row.tail, profile.tail_ms.get(row.cut.split_point)) for row in served]
         load = _slowdown(tails)
+        queue_ms = _reported_median(row.queue for row in served)
         return cls(
             profile=profile,
             served=served,
@@ -133,6 +137,7 @@ class LatencyModel:
             slowdown=slowdown,
             slowdown_source=source,
             load=1.0 if load is None else load,
+            queue_ms=0.0 if queue_ms is None else queue_ms,
         )
 
     def nbytes(self, cut: Cut) -> float:
@@ -145,7 +150,9 @@ class LatencyModel:
     def latency(self, cut: Cut, nbytes: float) -> Latency:
         """The latency of one prediction that sends ``nbytes``. At `output` nothing is sent."""
         trips = self.profile.round_trips(cut)
-        transfer_ms = 0.0 if cut.split_point == OUTPUT else self.link.transfer_ms(nbytes, trips)
+        transfer_ms = 0.0
+        if cut.split_point != OUTPUT:
+            transfer_ms = self.link.transfer_ms(nbytes, trips) + trips * self.queue_ms
         parts = self._parts(cut)
         on_device = [part for part in parts if part.on_device]
         on_server = [part for part in parts if not part.on_device]
@@ -161,8 +168,10 @@ class LatencyModel:
         if cut.split_point == OUTPUT:
             return parts
         megabits = nbytes * 8 / 1000
+        trips = self.profile.round_trips(cut)
         uplink = Term("uplink", megabits, 1 / self.link.bandwidth_mbps, False)
-        return (*parts, uplink, Term("rtt", self.profile.round_trips(cut), self.link.rtt_ms, False))
+        trip = Term("rtt", trips, self.link.rtt_ms, False)
+        return (*parts, uplink, trip, Term("queue", trips, self.queue_ms, False))
 
     def _parts(self, cut: Cut) -> list[Term]:
         """The terms of device and server, without those of the link."""
@@ -214,13 +223,18 @@ class LatencyModel:
 
 
 def link_of(constraints: Constraints, live: LiveView) -> Link:
-    """The link that was asked for, else the live bandwidth, else a default that says so."""
+    """The link that was asked for, else the live one, else a default that says so.
+
+    Bandwidth and round trip each.
+    """
     bandwidth, bandwidth_source = constraints.bandwidth_mbps, "asked"
     if bandwidth is None:
         bandwidth, bandwidth_source = _live_bandwidth(live), "live"
     if bandwidth is None:
         bandwidth, bandwidth_source = DEFAULT_BANDWIDTH_MBPS, "assumed"
     rtt, rtt_source = constraints.rtt_ms, "asked"
+    if rtt is None:
+        rtt, rtt_source = _reported_median(row.rtt for row in live.served), "live"
     if rtt is None:
         rtt, rtt_source = DEFAULT_RTT_MS, "assumed"
     return Link(bandwidth, rtt, bandwidth_source, rtt_source)
@@ -250,6 +264,8 @@ def view_at_bounds(live: LiveView, *, high: bool) -> LiveView:
             decode=bound(row.decode),
             tail=bound(row.tail),
             uplink=bound(row.uplink),
+            rtt=bound(row.rtt),
+            queue=bound(row.queue),
         )
         for row in live.served
     )

@@ -124,7 +124,8 @@ class ServedRow:
     Attributes:
         requests: all requests; ``errors``: those of them that failed.
         bytes: sum of the body bytes of the requests.
-        head, encode, uplink: times that devices reported. They are bounded, but a device may lie.
+        head, encode, uplink, rtt, queue: times that devices reported. They are bounded, but a device
+            may lie.
         decode, tail: times that the server measured.
     """
 
@@ -138,6 +139,8 @@ class ServedRow:
     decode: Times = NO_TIMES
     tail: Times = NO_TIMES
     uplink: Times = NO_TIMES
+    rtt: Times = NO_TIMES
+    queue: Times = NO_TIMES
 
 
 class OutcomeRow(NamedTuple):

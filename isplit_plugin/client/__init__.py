@@ -16,6 +16,7 @@ from .adaptive_client import AdaptiveClient
 from .budget import Timeout
 from .bundle import HeadBundle
 from .class_list import fetch_classes
+from .exchange import LinkReport
 from .exit_list import fetch_exits
 from .exits import DeviceExits, PublicKey
 from .explanation import Explanation
@@ -38,6 +39,7 @@ __all__ = [
     "HeadBundle",
     "HeadRuntime",
     "LabelReport",
+    "LinkReport",
     "OnnxHead",
     "PublicKey",
     "RuntimeFactory",

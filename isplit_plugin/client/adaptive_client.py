@@ -23,6 +23,7 @@ from ..schema import OBJECTIVES, ON_DEVICE, Prediction, Recommendation
 from ..stopwatch import ms_since
 from .advice import Advice
 from .device_options import advised_options
+from .exchange import LinkReport
 from .explanation import Explanation
 from .splitclient import SplitClient
 from .stream import FrameStream
@@ -155,6 +156,7 @@ class AdaptiveClient(Closing):
             return Explanation(
                 decision=self._decider.decide(options, now_s, deadline_ms=deadline_ms),
                 link=self._decider.link(),
+                queue_ms=self._decider.queue_ms(now_s),
                 advice=self._advice.newest,
                 server_down_s=self._decider.down_s(now_s),
                 tries=self._decider.tries,
@@ -292,7 +294,6 @@ class AdaptiveClient(Closing):
 
     def _learn(self, prediction: Prediction, option: Option, started: float) -> None:
         timings = prediction.timings
-        network_ms = timings.round_trip_ms - timings.decode_ms - timings.tail_ms
         run_ms = timings.head_ms + timings.encode_ms
         with self._lock:
             now_s = time.monotonic()
@@ -303,10 +304,22 @@ class AdaptiveClient(Closing):
             if prediction.is_sure:  # else a request without an answer is in the times
                 trips = max(prediction.round_trips, 1)
                 sent = prediction.bytes_sent / trips
-                self._decider.answered(sent, network_ms / trips, ms_since(started), now_s)
+                self._decider.answered(
+                    sent,
+                    timings.network_ms / trips,
+                    ms_since(started),
+                    now_s,
+                    queue_ms=timings.queue_ms / trips,
+                )
             estimate = self._decider.link()
-        known = estimate.bandwidth_known
-        self._client.report_bandwidth(estimate.bandwidth_mbps if known else None)
+            queue_ms = self._decider.queue_ms(now_s)
+        self._client.report_link(
+            LinkReport(
+                bandwidth_mbps=estimate.bandwidth_mbps if estimate.bandwidth_known else None,
+                rtt_ms=estimate.rtt_ms if estimate.rtt_known else None,
+                queue_ms=queue_ms,
+            )
+        )
 
     def _server_failed(self, error: IsplitError) -> None:
         with self._lock:

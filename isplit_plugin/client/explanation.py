@@ -20,6 +20,7 @@ class Explanation:
         advice: the newest recommendation; ``None`` before the first.
         server_down_s: seconds until the server is tried again after a failure; 0 while it is up.
         failure: why the last request failed; ``None`` if it was answered.
+        queue_ms: how long a request is expected to wait at the server.
         tries: photos so far that went another way than the best, to measure it.
     """
 
@@ -27,18 +28,21 @@ class Explanation:
     link: LinkEstimate
     advice: Recommendation | None
     server_down_s: float
+    queue_ms: float = 0.0
     tries: int = 0
     failure: IsplitError | None = None
 
     def __str__(self) -> str:
-        lines = [f"link: {self.link}"]
+        lines = [f"link: {self.link}; a request waits {self.queue_ms:.3g} ms at the server"]
         if self.server_down_s > 0:
             lines.append(f"the server failed; it is tried again in {self.server_down_s:.1f} s")
         for row in sorted(self.decision.options, key=lambda row: _last_if_nan(row.expected_ms)):
             option = row.option
-            lines.append(
-                f"{row.cut!s:<32} {row.expected_ms:8.1f} ms  {option.nbytes:8.0f} B  {row.reason}"
-            )
+            times = f"{row.expected_ms:8.1f} ms  {option.nbytes:8.0f} B"
+            parts = f"{option.device_ms:.3g} here"
+            if not option.is_local:
+                parts += f" + {row.network_ms:.3g} network + {option.at_server_ms:.3g} server"
+            lines.append(f"{row.cut!s:<32} {times}  {parts}  {row.reason}")
         return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ from .budget import DEFAULT_TIMEOUT, Timeout
 from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
 from .cuts import recommended, resolve, writes
-from .exchange import Exchange
+from .exchange import Exchange, LinkReport
 from .exits import DeviceExits, PublicKey
 from .fallback import WholeNetwork
 from .local import LocalNetwork, read_each
@@ -357,15 +357,12 @@ class SplitClient(Closing):
         """
         return self._local.encode_activation(activation, cut)
 
-    def report_bandwidth(self, mbps: float | None) -> None:
-        """From here on, tell the server with each request how long its bytes take on the uplink.
+    def report_link(self, link: LinkReport) -> None:
+        """From here on, tell the server with each request what link this device has.
 
         The server's advice for this device group then rests on the links that its devices have.
-
-        Parameters:
-            mbps: the uplink in megabits per second; ``None`` if it is not known.
         """
-        self._exchange.bandwidth_mbps = mbps
+        self._exchange.link = link
 
     def device_token(self) -> str | None:
         """This device's token now; ``None`` without one.

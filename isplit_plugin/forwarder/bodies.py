@@ -22,6 +22,7 @@ class Body:
     Attributes:
         length: its declared length in bytes; ``None`` where it comes in chunks.
         error: why reading it ended before its end, as far as that is the device's doing.
+        ended_s: when its last byte was here, on the loop's clock.
 
     Raises:
         WireSizeError: the declared length is above ``max_bytes``.
@@ -35,6 +36,7 @@ class Body:
         chunked = "Transfer-Encoding" in headers
         self.length = None if chunked else request.content_length or 0
         self.error: IsplitError | None = None
+        self.ended_s = asyncio.get_running_loop().time()
         self._request = request
         self._limits = limits
         self._max_bytes = max_bytes
@@ -79,6 +81,7 @@ class Body:
                 ) from None
             except (web.RequestPayloadError, ConnectionError) as error:
                 raise WireError(f"the body broke off after {total} bytes") from error
+            self.ended_s = loop.time()
             if not chunk:
                 break
             total += len(chunk)

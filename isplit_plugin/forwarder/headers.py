@@ -11,7 +11,7 @@ from typing import Final
 
 from ..device_tokens import DEVICE_HEADER
 from ..errors import WireError
-from ..wire import HEADER
+from ..wire import HEADER, SERVER_TIME
 
 _OURS: Final = "isplit-"
 _REQUEST: Final = frozenset({"content-type", HEADER.lower()})
@@ -49,9 +49,13 @@ def request_headers(headers: Iterable[tuple[str, str]], device_token: str) -> di
 
 
 def answer_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The headers of TorchServe's answer that go on to the device."""
+    """The headers of TorchServe's answer that go on to the device.
+
+    What it took is for the forwarder to say.
+    """
     return {
         name: value
         for name, value in headers
-        if name.lower() in _ANSWER or name.lower().startswith(_OURS)
+        if name.lower() in _ANSWER
+        or (name.lower().startswith(_OURS) and name.lower() != SERVER_TIME)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Final
 
@@ -14,6 +15,7 @@ from ..errors import (
     ServerTimeoutError,
     ServerUnavailableError,
 )
+from ..wire import SERVER_TIME, write_server_time
 from .admission import Admission
 from .answers import SERVER, error_answer, json_answer
 from .bodies import Body
@@ -89,7 +91,7 @@ class Passing:
                 if body.length is not None:
                     headers["Content-Length"] = str(body.length)
             try:
-                return await self._send(request, route, headers, content)
+                return await self._send(request, route, headers, content, body)
             except ServerUnavailableError as error:
                 raise body.error or error from None
 
@@ -112,9 +114,17 @@ class Passing:
         return data
 
     async def _send(
-        self, request: web.BaseRequest, route: Route, headers: dict[str, str], content: Content
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        headers: dict[str, str],
+        content: Content,
+        body: Body,
     ) -> web.StreamResponse:
-        """Send the request to TorchServe, again if it refuses its token, and relay the answer."""
+        """Send the request to TorchServe, again if it refuses its token, and relay the answer.
+
+        ``body``: the request's, which says since when TorchServe could have worked on it.
+        """
         for _ in range(2 if isinstance(content, bytes) else 1):
             if self._upstream.token is not None:
                 headers["Authorization"] = f"Bearer {self._upstream.token.current()}"
@@ -122,25 +132,29 @@ class Passing:
                 request.method, route.path, headers, content or None
             ) as answer:
                 if not await self._upstream.refuses_token(answer):
-                    return await _relay(request, answer)
+                    return await _relay(request, answer, body)
         raise ServerUnavailableError(
             "TorchServe refused the forwarder's token, which may have just changed; try again",
             retry_after_s=RETRY_S,
         )
 
 
-async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """Give TorchServe's answer to the device."""
+async def _relay(
+    request: web.BaseRequest, answer: aiohttp.ClientResponse, body: Body
+) -> web.StreamResponse:
+    """Give TorchServe's answer to the device, with how long TorchServe took."""
     headers = {**answer_headers(answer.headers.items()), **SERVER}
     length = answer.content_length
     if length is not None and length <= _KEPT:
         try:
-            body = await answer.read()
+            content = await answer.read()
         except TimeoutError as error:
             raise ServerTimeoutError("TorchServe's answer stopped half-way") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnavailableError("TorchServe's answer broke off") from error
-        return web.Response(body=body, status=answer.status, headers=headers)
+        headers[SERVER_TIME] = _server_time(body)
+        return web.Response(body=content, status=answer.status, headers=headers)
+    headers[SERVER_TIME] = _server_time(body)
     relayed = web.StreamResponse(status=answer.status, headers=headers)
     relayed.content_length = length
     await relayed.prepare(request)
@@ -154,3 +168,8 @@ async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> we
         return relayed
     await relayed.write_eof()
     return relayed
+
+
+def _server_time(body: Body) -> str:
+    """How long ago the last byte of the request was here, for the header."""
+    return write_server_time(1e3 * (asyncio.get_running_loop().time() - body.ended_s))

@@ -79,10 +79,12 @@ def add_live_traffic(page: Page, profile: Profile, live: LiveView) -> None:
             row.head.median_ms,
             row.tail.median_ms,
             row.uplink.median_ms,
+            row.rtt.median_ms,
+            row.queue.median_ms,
         )
         for row in sorted(live.served, key=lambda row: -row.requests)
     ]
-    times = ("head ms", "tail ms", "uplink ms")
+    times = ("head ms", "tail ms", "uplink ms", "round trip ms", "queue ms")
     page.table(
         ("cut", "group", "requests", "errors", "bytes", *times),
         rows,

@@ -24,6 +24,9 @@ class Timings:
     Attributes:
         prepare_ms: from the photo to the head's input; at a head's first use also loading it.
         decode_ms, tail_ms: the server's own, part of the round trip.
+        queue_ms: the server's, too: from the arrival of the request to its answer, without decoding
+            and tail. Behind a forwarder, it is all that happens in TorchServe besides, such as its
+            queue; without one, only what the worker sees of it.
     """
 
     head_ms: float = 0.0
@@ -32,6 +35,17 @@ class Timings:
     decode_ms: float = 0.0
     tail_ms: float = 0.0
     prepare_ms: float = 0.0
+    queue_ms: float = 0.0
+
+    @property
+    def server_ms(self) -> float:
+        """The part of the round trip at the server: queue, decoding and tail."""
+        return self.queue_ms + self.decode_ms + self.tail_ms
+
+    @property
+    def network_ms(self) -> float:
+        """The part of the round trip on the network: all that the server does not answer for."""
+        return max(0.0, self.round_trip_ms - self.server_ms)
 
     @property
     def total_ms(self) -> float:
@@ -129,8 +143,8 @@ class Observation:
         class_id: the predicted class; ``None`` where the request failed.
         confidence: the probability of that class.
         at: seconds since the epoch.
-        head_ms, encode_ms, uplink_ms: times that the device reported, checked for plausible bounds;
-            NaN where it reported none.
+        head_ms, encode_ms, uplink_ms, rtt_ms, queue_ms: times that the device reported, checked for
+            plausible bounds; NaN where it reported none.
         group: the device group.
         signed_group: whether the operator put the device into the group.
         error: the code of the error of a request that failed.
@@ -148,6 +162,8 @@ class Observation:
     head_ms: float = math.nan
     encode_ms: float = math.nan
     uplink_ms: float = math.nan
+    rtt_ms: float = math.nan
+    queue_ms: float = math.nan
     group: str = "all"
     error: str | None = None
     device: str | None = None

@@ -22,6 +22,8 @@ DEVIATIONS: Final = 100.0
 mean, however the values are distributed."""
 SLOWEST_UPLINK_MBPS: Final = 1e-3
 FASTEST_UPLINK_MBPS: Final = 1e5
+LONGEST_TRIP_MS: Final = 60_000.0
+"""A round trip, or a wait at the server, beyond a minute: no device would have waited for it."""
 _ALLOWANCE_MS: Final = 1e3
 
 
@@ -54,6 +56,10 @@ class ReportLimits:
         if ms > 0 and SLOWEST_UPLINK_MBPS <= megabits / (ms * 1e-3) <= FASTEST_UPLINK_MBPS:
             return ms
         return math.nan
+
+    def trip_ms(self, ms: float) -> float:
+        """The reported round trip, or wait at the server; NaN if it is not plausible."""
+        return ms if 0 <= ms <= LONGEST_TRIP_MS else math.nan
 
 
 def curve_limits(profile: Profile) -> npt.NDArray[np.float64]:

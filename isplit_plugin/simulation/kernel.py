@@ -176,15 +176,19 @@ class _Worker:
         offset_ms = self._device.offset_ms
         sent_ms = self._queue.send(env.now + offset_ms, nbytes) - offset_ms
         yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
+        arrived_ms = env.now
         yield self._world.server.serve(server_ms)
+        queue_ms = max(env.now - arrived_ms - server_ms, 0.0)
         yield env.timeout(scenario.rtt_ms / 2)
         trips = 1
         if option.round_trips > 1 and self._random.random() < option.round_trips - 1:
             # A refining cut asks a second time. Its mean bytes are in the first request already.
             trips = 2
             yield env.timeout(scenario.rtt_ms)
-        network_ms = max(env.now - sent_at_ms - server_ms, 1e-3) / trips
-        self._policy.answered(nbytes / trips, network_ms, env.now - started_ms, env.now)
+        network_ms = max(env.now - sent_at_ms - queue_ms - server_ms, 1e-3) / trips
+        self._policy.answered(
+            nbytes / trips, network_ms, env.now - started_ms, env.now, queue_ms=queue_ms / trips
+        )
 
     def _hedged(self, arrived_ms: float, option: Option, choice: Choice) -> _Process:
         """Wait for the server as long as the patience lasts, then answer here if that is sooner."""

@@ -38,12 +38,21 @@ class Policy(Protocol):
     def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
         """The device has run a cut's head, or the whole network, in this time."""
 
-    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
+    def answered(
+        self,
+        nbytes: float,
+        network_ms: float,
+        total_ms: float,
+        now_ms: float,
+        *,
+        queue_ms: float,
+    ) -> None:
         """A request was answered.
 
         Parameters:
             network_ms: on the network.
             total_ms: from the photo to the answer.
+            queue_ms: how long it waited at the server.
         """
 
     def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
@@ -56,7 +65,15 @@ class _Unlearning:
     def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
         """See :meth:`Policy.ran`."""
 
-    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
+    def answered(
+        self,
+        nbytes: float,
+        network_ms: float,
+        total_ms: float,
+        now_ms: float,
+        *,
+        queue_ms: float,
+    ) -> None:
         """See :meth:`Policy.answered`."""
 
     def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
@@ -101,9 +118,17 @@ class Adaptive:
         """See :meth:`Policy.ran`."""
         self.decider.ran(cut, 0.0, device_ms, now_ms / 1000)
 
-    def answered(self, nbytes: float, network_ms: float, total_ms: float, now_ms: float) -> None:
+    def answered(
+        self,
+        nbytes: float,
+        network_ms: float,
+        total_ms: float,
+        now_ms: float,
+        *,
+        queue_ms: float,
+    ) -> None:
         """See :meth:`Policy.answered`."""
-        self.decider.answered(nbytes, network_ms, total_ms, now_ms / 1000)
+        self.decider.answered(nbytes, network_ms, total_ms, now_ms / 1000, queue_ms=queue_ms)
 
     def late(self, nbytes: float, network_ms: float, now_ms: float) -> None:
         """See :meth:`Policy.late`."""

@@ -55,6 +55,7 @@ from .reader import Buffer
 from .refined import FirstAnswer
 from .request import GRADIENTS, MAX_TOP_K, OUTPUTS, SCORES, TailRequest, request_bytes
 from .response import TailResponse, decode_response, label, margins_of, top_k
+from .stamps import SERVER_TIME, read_server_time, write_server_time
 from .tensor import Tensor
 from .transform.coefficients import ALPHABET, bucket_bounds, symbols_of
 from .transform.grid import Grid
@@ -87,6 +88,7 @@ __all__ = [
     "QUALITIES",
     "ROUNDING",
     "SCORES",
+    "SERVER_TIME",
     "AnswerBounds",
     "Buffer",
     "Codec",
@@ -133,6 +135,7 @@ __all__ = [
     "margins_of",
     "needs_transform",
     "pack_transforms",
+    "read_server_time",
     "read_text",
     "register",
     "request_bytes",
@@ -142,4 +145,5 @@ __all__ = [
     "transform_sha256",
     "unknown_codec",
     "unpack_transforms",
+    "write_server_time",
 ]

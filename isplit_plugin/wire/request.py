@@ -33,6 +33,8 @@ from .parameters import (
     P_HEAD_MS,
     P_NETWORK,
     P_PROBE,
+    P_QUEUE_MS,
+    P_RTT_MS,
     P_SHAPE,
     P_SPLIT_POINT,
     P_TOP_K,
@@ -75,6 +77,8 @@ class TailRequest:
         encode_ms: How long the codec took on the device; NaN: not reported.
         uplink_ms: How long the device expects the bytes to take on its uplink, without the round
             trip; NaN: not reported.
+        rtt_ms: The round trip of the device's link, without bytes and server; NaN: not reported.
+        queue_ms: How long the device expects it to wait at the server; NaN: not reported.
         group: The device group.
         id: The client's id; the answer repeats it.
         shape: The activation's shape without the batch, where the request was decoded.
@@ -94,6 +98,8 @@ class TailRequest:
     head_ms: float = math.nan
     encode_ms: float = math.nan
     uplink_ms: float = math.nan
+    rtt_ms: float = math.nan
+    queue_ms: float = math.nan
     group: str = DEFAULT_GROUP
     id: str = ""
     shape: tuple[int, ...] = ()
@@ -182,6 +188,8 @@ class TailRequest:
             P_HEAD_MS: math.nan if self.split_point == INPUT else self.head_ms,
             P_ENCODE_MS: self.encode_ms,
             P_UPLINK_MS: self.uplink_ms,
+            P_RTT_MS: self.rtt_ms,
+            P_QUEUE_MS: self.queue_ms,
         }
         for key, milliseconds in times.items():
             if not math.isnan(milliseconds):

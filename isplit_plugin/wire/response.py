@@ -16,13 +16,13 @@ from . import message
 from .answer_bounds import AnswerBounds
 from .message import InferResponse
 from .parameters import (
-    MAX_MS,
     P_AUDIT,
     P_DECODE_MS,
     P_DEVICE,
     P_EXIT,
     P_NETWORK,
     P_PROBE_RATE,
+    P_QUEUE_MS,
     P_REFINE,
     P_REQUEST_ID,
     P_SPLIT_POINT,
@@ -34,6 +34,7 @@ from .parameters import (
 from .reader import Buffer
 from .refined import read_items, write_numbers
 from .request import SCORES
+from .stamps import read_stamp
 from .tensor import Tensor
 
 IntArray = npt.NDArray[np.int64]
@@ -54,6 +55,7 @@ class TailResponse:
         request_id: The server's id for the request.
         decode_ms: How long decoding the activation took.
         tail_ms: How long the tail took.
+        queue_ms: How long the request waited in the worker for others of its batch.
         model: The model that answers.
         version: Its version.
         id: The client's id, as the request has it.
@@ -77,6 +79,7 @@ class TailResponse:
     request_id: str = ""
     decode_ms: float = 0.0
     tail_ms: float = 0.0
+    queue_ms: float = 0.0
     model: str = ""
     version: str = ""
     id: str = ""
@@ -140,6 +143,8 @@ class TailResponse:
             P_DECODE_MS: round(self.decode_ms, 3),
             P_TAIL_MS: round(self.tail_ms, 3),
         }
+        if self.queue_ms:
+            parameters[P_QUEUE_MS] = round(self.queue_ms, 3)
         if self.device:
             parameters[P_DEVICE] = self.device
         if self.probe_rate:
@@ -158,7 +163,7 @@ class TailResponse:
 def decode_response(
     body: Buffer, json_length: int | None, bounds: AnswerBounds | None = None
 ) -> TailResponse:
-    """Read an answer. Raises WireError, and nothing else.
+    """Read an answer. Raises WireError, and nothing else. Times that cannot be read as 0.
 
     ``bounds``: what the answer may hold, by the request. Without them anything that is consistent.
     """
@@ -187,8 +192,9 @@ def decode_response(
         split_point=read_text(parameters.get(P_SPLIT_POINT), P_SPLIT_POINT),
         network_hash=read_text(parameters.get(P_NETWORK), P_NETWORK),
         request_id=read_text(parameters.get(P_REQUEST_ID), P_REQUEST_ID),
-        decode_ms=read_number(parameters, P_DECODE_MS, "milliseconds", high=MAX_MS),
-        tail_ms=read_number(parameters, P_TAIL_MS, "milliseconds", high=MAX_MS),
+        decode_ms=read_stamp(parameters, P_DECODE_MS),
+        tail_ms=read_stamp(parameters, P_TAIL_MS),
+        queue_ms=read_stamp(parameters, P_QUEUE_MS),
         model=response.model_name,
         version=response.model_version,
         id=response.id,

@@ -9,7 +9,7 @@ import pytest
 from toys import advice as toys
 
 from isplit_plugin.advice import Constraints, LiveView, ServedRow, Times
-from isplit_plugin.advice.latency import LatencyModel, Link
+from isplit_plugin.advice.latency import LatencyModel, Link, view_at_bounds
 from isplit_plugin.schema import ON_DEVICE, Cut
 
 LINK = Constraints(bandwidth_mbps=8, rtt_ms=5)
@@ -128,6 +128,31 @@ def test_link_is_asked_measured_or_assumed() -> None:
     live = model(served("d", uplink=0.4), limits=Constraints())
     assert tuple(live.link) == (pytest.approx(2), 20, "live", "assumed")
     assert live.link.transfer_ms(250) == pytest.approx(1 + 20)
+
+
+def test_reported_round_trips_and_queues_outrank_the_assumption() -> None:
+    rows = [served("d", uplink=0.4, rtt=Times(20, 50.0, 42.0)), served("b", rtt=48.0, queue=3.0)]
+    live = model(*rows, limits=Constraints())
+    assert tuple(live.link) == (pytest.approx(2), 45, "live", "live")
+    # head 4 + encode 0.5 + 250 bytes over 2 Mbit/s + 45 + queue 3 + decode 0.25 + tail 6
+    assert live.latency(D_UINT8, 250).ms == pytest.approx(4 + 0.5 + 1 + 45 + 3 + 0.25 + 6)
+    assert live.latency(D_UINT8, 250).server_ms == 6.25
+    assert live.latency(ON_DEVICE, 0).ms == 10
+    asked = model(*rows, limits=Constraints(rtt_ms=5))
+    assert tuple(asked.link) == (pytest.approx(2), 5, "live", "asked")
+    for times in (Times(9, 40.0, 40.0), Times(20, 40.0, math.nan), Times(20, 40.0, -1.0)):
+        assert model(served("d", rtt=times), limits=Constraints()).link.rtt_source == "assumed"
+
+
+def test_the_spread_of_a_reported_link_reaches_the_bounds() -> None:
+    spread = Times(40, 45.0, 45.0, 40.0, 60.0)
+    view = LiveView(served=(served("d", uplink=Times(40, 0.4, 0.4, 0.2, 0.8), rtt=spread),))
+    low, high = (
+        LatencyModel.of(toys.profile(), view_at_bounds(view, high=end), Constraints())
+        for end in (False, True)
+    )
+    assert (low.link.rtt_ms, high.link.rtt_ms) == (40, 60)
+    assert low.link.bandwidth_mbps == pytest.approx(4 * high.link.bandwidth_mbps)
 
 
 def test_bytes_as_served_need_ten_requests() -> None:

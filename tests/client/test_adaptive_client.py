@@ -150,8 +150,9 @@ def test_the_link_is_reported_once_it_is_known(
         until(is_known)
         client.predict(noise(8))
     bodies = [seen.body for seen in server.state.seen if seen.method == "POST"]
-    assert b"isplit_uplink_ms" not in bodies[0]
-    assert b"isplit_uplink_ms" in bodies[-1]
+    for name in (b"isplit_uplink_ms", b"isplit_rtt_ms", b"isplit_queue_ms"):
+        assert name not in bodies[0]
+        assert name in bodies[-1]
 
 
 def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:

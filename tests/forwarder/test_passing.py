@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from isplit_plugin.errors import (
     WireSizeError,
 )
 from isplit_plugin.forwarder import Forwarder
+from isplit_plugin.wire import read_server_time
 
 
 def bearer(token: str, **more: str) -> dict[str, str]:
@@ -53,6 +55,32 @@ def test_a_client_needs_its_device_token_alone(
     for seen in server.state.seen:
         assert seen.headers["Authorization"] == f"Bearer {server.state.token}"
         assert seen.headers[DEVICE_HEADER] == token
+
+
+@pytest.mark.parametrize("size", [100, 300_000], ids=["held", "streamed"])
+def test_an_answer_says_how_long_torchserve_took(
+    server: Server, forward: Forward, issued: Issue, size: int
+) -> None:
+    """From the last byte of the body on: neither the device's pace nor TorchServe's word counts."""
+
+    def late(handler: Handler) -> None:
+        server.state.stop.wait(0.3)
+        handler.answer(200, b"x" * size, {"Isplit-Server-Ms": "7"})
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(4):
+            server.state.stop.wait(0.3)
+            yield b"x" * (size // 4)
+
+    server.state.always = late
+    started = time.perf_counter()
+    answer = requests.post(
+        f"{forward().url}/predictions/toy", data=slowly(), headers=bearer(issued()), timeout=60
+    )
+    elapsed_ms = 1e3 * (time.perf_counter() - started)
+    assert len(answer.content) == size
+    server_ms = read_server_time(answer.headers)
+    assert 300 <= server_ms <= elapsed_ms - 900
 
 
 def test_labels_and_reports_of_probes_pass(server: Server, forward: Forward, issued: Issue) -> None:

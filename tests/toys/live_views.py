@@ -45,6 +45,8 @@ _SERVED = st.builds(
     decode=_TIMES,
     tail=_TIMES,
     uplink=_TIMES,
+    rtt=_TIMES,
+    queue=_TIMES,
 )
 _OUTCOME = st.builds(OutcomeRow, _CUT, st.integers(-1, 4), _floats(), _floats(), _floats())
 

@@ -73,6 +73,8 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
         head_ms=12.3456,
         encode_ms=0.25,
         uplink_ms=40.5,
+        rtt_ms=38.0,
+        queue_ms=1.5,
         group="north wing",
         id="r1",
     )
@@ -83,6 +85,7 @@ def test_round_trip(codec: str, manifest: Manifest) -> None:
     assert (decoded.top_k, decoded.scores) == (3, True)
     assert decoded.binary_outputs == {"scores"}
     assert (decoded.head_ms, decoded.encode_ms, decoded.uplink_ms) == (12.3, 0.25, 40.5)
+    assert (decoded.rtt_ms, decoded.queue_ms) == (38.0, 1.5)
     assert (decoded.group, decoded.id) == ("north wing", "r1")
     assert decoded.network_hash == "abc123"
     assert not decoded.is_image
@@ -113,6 +116,8 @@ def test_defaults_are_not_written(manifest: Manifest) -> None:
     assert math.isnan(decoded.head_ms)
     assert math.isnan(decoded.encode_ms)
     assert math.isnan(decoded.uplink_ms)
+    assert math.isnan(decoded.rtt_ms)
+    assert math.isnan(decoded.queue_ms)
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "file"])
@@ -281,6 +286,8 @@ def test_shape_name_and_batch(manifest: Manifest) -> None:
         ({"isplit_head_ms": 3_600_001}, "milliseconds"),
         ({"isplit_encode_ms": "1"}, "milliseconds"),
         ({"isplit_uplink_ms": "1"}, "milliseconds"),
+        ({"isplit_rtt_ms": -1}, "milliseconds"),
+        ({"isplit_queue_ms": 1e300}, "milliseconds"),
         ({"isplit_encode_ms": False}, "milliseconds"),
         ({"isplit_group": "x" * 65}, "at most 64"),
         ({"isplit_group": "a\nb"}, "cannot be printed"),

@@ -136,6 +136,8 @@ def observations(
             head_ms=head_ms / count,
             encode_ms=encode_ms / count,
             uplink_ms=uplink_ms / count,
+            rtt_ms=limits.trip_ms(request.rtt_ms),
+            queue_ms=limits.trip_ms(request.queue_ms),
             group=job.group,
             device=job.sender.device,
             signed_group=job.sender.group is not None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from ...device_tokens import TokenVerifier
 from ...errors import ArtifactError, BundleError, ProbeError, ServerBusyError
 from ...profile import Profile
 from ...schema import INPUT, FloatArray, Manifest
+from ...stopwatch import ms_since
 from ...wire import TailResponse
 from .. import replies
 from ..files import MANIFEST, PROFILE, verify_files
@@ -41,7 +43,11 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Batch:
-    """One batch of TorchServe: the jobs by split point, and an answer for each row."""
+    """One batch of TorchServe: the jobs by split point, and an answer for each row.
+
+    ``arrived_s``: when the worker got it, by ``time.perf_counter``. TorchServe tells a worker nothing
+    of what was before.
+    """
 
     context: Any
     answers: list[str | bytes]
@@ -49,6 +55,11 @@ class _Batch:
     others: list[tuple[TailJob, TailPart | None]] = field(default_factory=list)
     """Jobs that a part answers; explanations where the part is ``None``."""
     items: int = 0
+    arrived_s: float = field(default_factory=time.perf_counter)
+
+    def queue_ms(self, job: TailJob, tail_ms: float) -> float:
+        """How long a job has waited in the worker: all that was not its own work."""
+        return max(0.0, ms_since(self.arrived_s) - job.decode_ms - tail_ms)
 
 
 class TailService:
@@ -235,7 +246,7 @@ class TailService:
 
     def _answer(self, batch: _Batch, job: TailJob, scores: FloatArray, tail_ms: float) -> None:
         try:
-            response = self._response(batch.context, job, scores, tail_ms)
+            response = self._response(batch, job, scores, tail_ms)
             body, json_length = response.encode(job.request.binary_outputs)
             self._reply(batch, job, body, json_length)
         except Exception as error:
@@ -247,7 +258,7 @@ class TailService:
             _LOGGER.error("isplit: a request was not counted: %s", replies.one_line(error))
 
     def _response(
-        self, context: Any, job: TailJob, scores: FloatArray, tail_ms: float
+        self, batch: _Batch, job: TailJob, scores: FloatArray, tail_ms: float
     ) -> TailResponse:
         request, manifest = job.request, self.manifest
         again = self._refiner.again(request, scores)
@@ -258,9 +269,10 @@ class TailService:
             with_scores=request.scores,
             split_point=request.split_point,
             network_hash=manifest.network_hash,
-            request_id=context.get_request_id(job.index) or "",
+            request_id=batch.context.get_request_id(job.index) or "",
             decode_ms=job.decode_ms,
             tail_ms=tail_ms,
+            queue_ms=batch.queue_ms(job, tail_ms),
             model=manifest.model,
             version=manifest.version,
             id=request.id,

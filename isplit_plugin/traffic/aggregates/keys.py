@@ -9,7 +9,7 @@ from ...schema import Cut
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
 
-TIME_KINDS: Final = ("head", "encode", "uplink", "decode", "tail")
+TIME_KINDS: Final = ("head", "encode", "uplink", "rtt", "queue", "decode", "tail")
 """The kinds of time, in the order in which their histograms are stored."""
 SOURCES: Final = ("tail", "input", "probe")
 """Who computed an importance curve."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import math
+import re
 import sqlite3
 import tracemalloc
 import warnings
@@ -669,6 +671,46 @@ def test_live_traffic_changes_the_answer(ask: Ask, store: Store) -> None:
 
 
 AT = 1_700_000_000.0
+
+
+def test_the_reported_link_of_a_group_replaces_the_assumed_one(ask: Ask, store: Store) -> None:
+    """Phones report 2 Mbit/s, 90 ms and a queue; devices of the group `lab` report nothing."""
+    delta = Delta(store.mean0(toys.HASH), store.half_life_s, len(toys.LABELS))
+    for i in range(40):
+        # 1000 bytes at 2 Mbit/s take 4 ms; every fourth is a report of a slower moment.
+        slow = i % 4 == 0
+        delta.add_observation(
+            observation(
+                i,
+                group="phones",
+                bytes_received=1000,
+                uplink_ms=16.0 if slow else 4.0,
+                rtt_ms=300.0 if slow else 90.0,
+                queue_ms=7.0,
+                head_ms=12.0,
+            )
+        )
+        delta.add_observation(observation(i, group="lab", head_ms=math.nan))
+    store.add(toys.HASH, delta)
+
+    def reason(group: str, **constraints: float) -> str:
+        question = {"model": "toy", "group": group, "constraints": constraints}
+        _, body = one(ask, parts={"body": json.dumps(question).encode()})
+        return str(Recommendation.from_json(body).reason)
+
+    phones = reason("phones")
+    assert re.search(r"link (1\.9\d?|2|2\.0\d?) Mbit/s \(live\)", phones), phones
+    assert re.search(r"(8[89]|9[0-2])(\.\d)? ms round trip \(live\)", phones), phones
+    assert re.search(r"(6\.\d+|7|7\.\d+) ms in the server's queue \(live\)", phones), phones
+    assert "devices report" in phones
+    lab = reason("lab")
+    assert "20 Mbit/s (assumed), 20 ms round trip (assumed)" in lab
+    assert "the device is assumed to be as fast" in lab
+    assert "queue" not in lab
+    asked = reason("phones", rtt_ms=5.0)
+    assert "(live), 5 ms round trip (asked)" in asked
+    [row] = [row for row in store.view(toys.HASH, group="phones").served if row.rtt.count]
+    assert row.rtt.low_ms < row.rtt.median_ms < row.rtt.high_ms
 
 
 def observation(i: int, **changes: Any) -> Observation:

@@ -79,6 +79,18 @@ def test_a_split_request_answers_what_the_whole_network_does(
     assert got.decode_ms > 0
 
 
+def test_an_answer_says_how_long_its_request_waited_for_others(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, x: torch.Tensor
+) -> None:
+    points = ("relu1", "relu2")
+    replies = worker(*(ask(manifest, head_of(net, point, x), point) for point in points))
+    first, second = (answer_of(reply) for reply in replies)
+    # All of the first one's work was done by then.
+    assert second.queue_ms >= first.tail_ms + first.decode_ms - 0.01
+    # It waited for the second one to be decoded.
+    assert first.queue_ms >= second.decode_ms - 0.01
+
+
 def test_photos_are_preprocessed_on_the_server(
     worker: Worker, manifest: Manifest, net: CapturedNetwork
 ) -> None:

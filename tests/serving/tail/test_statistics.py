@@ -59,7 +59,14 @@ def test_what_was_served_and_its_importance(
     x = torch.randn(4, 3, 16, 16)
     worker(
         _ask(
-            manifest, head_of(net, "relu1", x[:3]), "relu1", head_ms=6.0, uplink_ms=9.0, group="lab"
+            manifest,
+            head_of(net, "relu1", x[:3]),
+            "relu1",
+            head_ms=6.0,
+            uplink_ms=9.0,
+            rtt_ms=42.0,
+            queue_ms=1.5,
+            group="lab",
         )
     )
     worker(_ask(manifest, x[3:].numpy(), "input"))
@@ -78,6 +85,9 @@ def test_what_was_served_and_its_importance(
     assert (served["relu1"].requests, served["input"].requests) == (3, 1)
     assert served["relu1"].head.mean_ms == 2.0  # three images in 6 ms
     assert served["relu1"].uplink.mean_ms == 3.0
+    assert served["relu1"].rtt.mean_ms == 42.0
+    assert served["relu1"].queue.mean_ms == 1.5
+    assert served["input"].rtt.count == 0
     row_of: dict[tuple[str, int], tuple[ImportanceRows, int]] = {
         (rows.source, int(class_id)): (rows, row)
         for rows in view.importance
@@ -105,6 +115,17 @@ def test_an_uplink_that_nobody_has_is_not_counted(
         (row,) = store.view(manifest.network_hash).served
     assert row.requests == 16
     assert row.uplink.count == 0
+
+
+def test_a_round_trip_that_nobody_waits_for_is_not_counted(
+    worker: Worker, manifest: Manifest, net: CapturedNetwork, store_url: str
+) -> None:
+    values = head_of(net, "relu1", torch.zeros(1, 3, 16, 16))
+    worker(_ask(manifest, values, "relu1", rtt_ms=60_001.0, queue_ms=1e6))
+    worker.close()
+    with Store(store_url) as store:
+        (row,) = store.view(manifest.network_hash).served
+    assert (row.requests, row.rtt.count, row.queue.count) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
