@@ -121,7 +121,7 @@ def test_a_round_trip_that_nobody_waits_for_is_not_counted(
     worker: Worker, manifest: Manifest, net: CapturedNetwork, store_url: str
 ) -> None:
     values = head_of(net, "relu1", torch.zeros(1, 3, 16, 16))
-    worker(_ask(manifest, values, "relu1", rtt_ms=60_001.0, queue_ms=1e6))
+    worker(_ask(manifest, values, "relu1", rtt_ms=70_000.0, queue_ms=1e6))
     worker.close()
     with Store(store_url) as store:
         (row,) = store.view(manifest.network_hash).served
