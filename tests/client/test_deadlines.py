@@ -6,6 +6,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from toys import hostile
@@ -22,7 +23,7 @@ from isplit_plugin.errors import (
 )
 
 GREEN = photo(51, 204, 0)
-LONG_S = 10.0
+LONG_S = 60.0
 """Far beyond every limit here, and below what the servers would go on for."""
 
 NEVER_ENDING = {
@@ -38,7 +39,7 @@ NEVER_ENDING = {
 
 @pytest.mark.parametrize("script", NEVER_ENDING.values(), ids=NEVER_ENDING.keys())
 def test_an_answer_that_never_ends(script: Script) -> None:
-    threads = threading.active_count()
+    threads = {*threading.enumerate()}
     started = time.monotonic()
     with hostile.hostile(script) as server:
         transport = Transport(server.url, timeout=(2, 0.6))
@@ -50,7 +51,7 @@ def test_an_answer_that_never_ends(script: Script) -> None:
         until(lambda: server.accepted)
         assert server.accepted == 1  # the server may be working on it
         transport.close()
-    assert threading.active_count() == threads
+    assert {*threading.enumerate()} <= threads
 
 
 TOO_LARGE = "an answer of at most 65536 bytes"
@@ -78,7 +79,7 @@ def test_an_answer_that_floods(script: Script, says: str) -> None:
 def test_a_connection_that_is_never_accepted() -> None:
     with hostile.full_backlog() as url:
         started = time.monotonic()
-        timeouts: list[Timeout] = [(0.2, 30.0), (30.0, 0.2), 0.2]
+        timeouts: list[Timeout] = [(0.2, 250.0), (250.0, 0.2), 0.2]
         for timeout in timeouts:
             transport = Transport(url, timeout=timeout)
             with pytest.raises(ServerTimeoutError, match=r"cannot connect in time|within 0\.2 s"):
@@ -133,7 +134,7 @@ def test_retries_live_inside_the_deadline(
     server.state.always = fault
     transport = Transport(server.url, deadline=0.5, retries=10**6)
     errors = []
-    for _ in range(5):  # on a busy machine, time may run out within an attempt
+    for _ in range(20):  # on a busy machine, time may run out within an attempt
         started = time.monotonic()
         with pytest.raises(TransportError) as caught:
             transport.get("/ping")
@@ -146,11 +147,13 @@ def test_retries_live_inside_the_deadline(
     assert len(server.state.seen) > 1
 
 
+@pytest.mark.usefixtures("short_backoff")
 def test_the_deadline_is_that_of_the_call(server: Server, bundle: object) -> None:
+    """The second attempt gets what the first one has left of it."""
     server.state.faults = [BUSY, hang]
     with (
-        SplitClient(server.url, model="toy", head=str(bundle), timeout=30, deadline=0.4) as client,
-        pytest.raises(ServerTimeoutError, match=r"no complete answer within 0\.[34]"),
+        SplitClient(server.url, model="toy", head=str(bundle), timeout=90, deadline=2.0) as client,
+        pytest.raises(ServerTimeoutError, match=r"no complete answer within [01]\.\d+ s"),
     ):
         client.predict(GREEN)
     assert len(server.state.seen) == 2
@@ -161,7 +164,15 @@ def test_a_client_goes_on_after_a_deadline(server: Server, bundle: object) -> No
     with SplitClient(server.url, model="toy", head=str(bundle), timeout=0.3) as client:
         with pytest.raises(ServerTimeoutError):
             client.predict(GREEN)
-        assert client.predict(GREEN).label == "green"
+        labels: list[str] = []
+
+        def goes_on() -> bool:
+            with suppress(ServerTimeoutError):  # a busy machine may need longer
+                labels.append(client.predict(GREEN).label)
+            return bool(labels)
+
+        until(goes_on)
+        assert labels == ["green"]
 
 
 def test_a_request_is_cancelled_from_another_thread() -> None:

@@ -72,7 +72,7 @@ class Offers(Transport):
 
     def get(self, path: str, *, max_bytes: int | None = None) -> Reply:
         self.paths.append(path)
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if self.raw is not None:
             return Reply(self.raw, {})
         encoded = {
@@ -100,9 +100,14 @@ class Device:
 
     def hear(self, release: str) -> None:
         """An answer names a release; wait for what follows."""
+        self.rest()
         before = self.exits.counters()
         self.exits.note(CUT, release)
-        until(lambda: self.exits.counters() != before, 10.0)
+        until(lambda: self.exits.counters() != before)
+
+    def rest(self) -> None:
+        """Wait until nothing is fetched and nothing audited."""
+        until(lambda: not self.exits._tasks and self.exits._thread is None)
 
     def word(self, class_id: int = 0) -> Any:
         values = np.broadcast_to(CENTERS[class_id][:, None, None], SHAPE)
@@ -152,17 +157,17 @@ def test_what_should_be_audited_and_cannot_be_is_sent(device: Device) -> None:
 
     def wait() -> str:
         started.set()
-        assert held.wait(10)
+        assert held.wait(60)
         return ""
 
     device.exits.audit(wait, CUT)
-    assert started.wait(10)
+    assert started.wait(60)
     for _ in range(40):
         device.exits.audit(wait, CUT)
     device.dice = 0.0
     assert not device.word(0).answers
     held.set()
-    until(lambda: device.word(0).answers, 10.0)
+    until(lambda: device.word(0).answers)
 
 
 def test_it_expires_and_is_withdrawn(device: Device) -> None:
@@ -189,9 +194,9 @@ def test_an_older_release_does_not_come_back(device: Device) -> None:
     assert not device.word().answers
     device.offer(exit_, make_release(exit_, 2))
     device.exits.note(CUT, f"{exit_.version[:16]}.2")
-    until(lambda: len(device.offers.paths) == 2, 10.0)
+    until(lambda: len(device.offers.paths) == 2)
     assert "/release/toy/" in device.offers.paths[1]
-    until(lambda: not device.exits._tasks and device.exits._thread is None, 10.0)
+    until(lambda: not device.exits._tasks and device.exits._thread is None)
     assert not device.word().answers
 
 
@@ -205,7 +210,7 @@ def test_a_clock_that_is_behind_makes_no_release_last_longer(device: Device) -> 
     assert device.word().answers
     device.uptime = 100.0
     assert not device.word().answers
-    until(lambda: device.exits._thread is None, 10.0)
+    until(lambda: device.exits._thread is None)
     device.uptime = 0.0
     device.now = 0.0
     assert not device.word().answers
@@ -243,10 +248,10 @@ def test_a_fetch_that_a_withdrawal_overtakes_brings_nothing(device: Device) -> N
     device.offer(exit_)
     device.offers.open.clear()
     device.exits.note(CUT, f"{exit_.version[:16]}.1")
-    until(lambda: bool(device.offers.paths), 10.0)
+    until(lambda: bool(device.offers.paths))
     device.exits.note(CUT, "none")
     device.offers.open.set()
-    until(lambda: device.exits._thread is None, 10.0)
+    until(lambda: device.exits._thread is None)
     assert device.word() is None
     device.hear(f"{exit_.version[:16]}.1")
     assert device.word().answers
@@ -258,7 +263,7 @@ def test_without_a_thread_nothing_is_fetched_and_nothing_fails(
     exit_ = make_exit()
     device.offer(exit_)
     device.hear(f"{exit_.version[:16]}.1")
-    until(lambda: device.exits._thread is None, 10.0)
+    until(lambda: device.exits._thread is None)
 
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -269,7 +274,7 @@ def test_without_a_thread_nothing_is_fetched_and_nothing_fails(
         assert device.word().answers
     device.uptime = 31.0
     assert device.word().answers
-    until(lambda: device.exits.counters()["fetched"] >= 2, 10.0)
+    until(lambda: device.exits.counters()["fetched"] >= 2)
 
 
 @pytest.mark.parametrize("name", ["x", ".1", "../../../admin", "f" * 16, "f" * 16 + "/?.1"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,17 @@ from toys.client import (
     Handler,
     Server,
     bundle_files,
+    hang,
     make_manifest,
     photo,
     torchserve_error,
     write_zip,
 )
+from toys.polling import until
 from toys.transforms import toy_transform
 
 from isplit_plugin.client import SplitClient
-from isplit_plugin.errors import IsplitError, ProtocolError, WireError
+from isplit_plugin.errors import IsplitError, ProtocolError, ServerTimeoutError, WireError
 from isplit_plugin.schema import Cut, Refinement
 from isplit_plugin.wire import (
     TailRequest,
@@ -167,18 +168,20 @@ def test_where_no_second_answer_comes_the_first_one_stands(
 def test_both_requests_share_the_deadline(
     server: Server, open_client: Callable[..., SplitClient]
 ) -> None:
-    def late(handler: Handler) -> None:
-        server.state.stop.wait(10)
-
-    server.state.faults = [Tail(refine=(0,)), late]
-    started = time.monotonic()
     with open_client(deadline=1.0) as client:
-        prediction = client.predict(PHOTOS[0])
-        elapsed_s = time.monotonic() - started
+
+        def shared() -> bool:
+            server.state.faults = [Tail(refine=(0,)), hang]
+            try:
+                prediction = client.predict(PHOTOS[0])
+            except ServerTimeoutError:  # a busy machine: the first answer came too late
+                return False
+            assert not prediction.is_sure
+            # With a deadline of its own, the second request would always take longer than that.
+            return prediction.timings.round_trip_ms < 1500
+
+        until(shared)
         server.state.stop.set()
-    assert not prediction.is_sure
-    assert elapsed_s < 5
-    assert prediction.timings.round_trip_ms < 1500
 
 
 @pytest.mark.parametrize(

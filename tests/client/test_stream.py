@@ -35,7 +35,7 @@ def test_late_frames_are_dropped_and_counted(connect: Callable[..., SplitClient]
     go = threading.Event()
 
     def predict(image: Image) -> Prediction:
-        go.wait(30)
+        go.wait(100)
         return client.predict(image)
 
     with FrameStream(predict, COLOURS * 20, max_in_flight=2) as stream:

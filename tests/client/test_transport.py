@@ -246,7 +246,7 @@ def test_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     transport.close()
     assert server.state.seen[-1].path == "http://192.0.2.1:8080/ping"
     assert len(server.state.connections) == 1
-    assert server.state.ended.wait(10)
+    assert server.state.ended.wait(60)
 
 
 def test_no_cookie_is_kept(connect: Connect, server: Server) -> None:
@@ -322,7 +322,7 @@ def test_a_closed_client_has_no_open_connection(connect: Connect, server: Server
     with pytest.raises(ProtocolError) as kept:  # and with it the stack, and all that it refers to
         client.predict(GREEN)
     client.close()
-    assert server.state.ended.wait(10)
+    assert server.state.ended.wait(60)
     assert kept.value.code == "bad_response"
 
 
@@ -365,8 +365,8 @@ def test_a_forwarder_says_when_to_try_again(
     server.state.always = refusing(429, "rate_limited", retry_after_s=3600)
     started = time.monotonic()
     with pytest.raises(RateLimitError):
-        connect(deadline=30.0).predict(photo(200, 0, 0))
-    assert time.monotonic() - started < 20
+        connect(deadline=120.0).predict(photo(200, 0, 0))
+    assert time.monotonic() - started < 60
     assert len(server.state.seen) == 4
     for odd in (float("inf"), -1, "1", True, None):
         server.state.seen.clear()

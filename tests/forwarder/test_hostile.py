@@ -20,12 +20,21 @@ from isplit_plugin.forwarder import Forwarder
 
 def connect(forwarder: Forwarder) -> socket.socket:
     parts = urlsplit(forwarder.url)
-    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
 
 
 def head(token: str, *lines: str, target: str = "/predictions/toy", method: str = "POST") -> bytes:
     start = (f"{method} {target} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}")
     return "\r\n".join([*start, *lines, "", ""]).encode("latin-1")
+
+
+def start_of_answer(raw: socket.socket, end: bytes) -> bytes:
+    """What comes until these bytes, or until the connection ends."""
+    data = b""
+    with suppress(ConnectionError):
+        while end not in data and (piece := raw.recv(65536)):
+            data += piece
+    return data
 
 
 def answers(raw: socket.socket) -> list[tuple[int, Any]]:
@@ -132,10 +141,10 @@ def test_a_head_that_never_ends(server: Server, forward: Forward) -> None:
         started = time.monotonic()
         slow.sendall(b"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nX: ")
         with suppress(ConnectionError):
-            while time.monotonic() < started + 20:
+            while time.monotonic() < started + 100:
                 slow.sendall(b"a")
                 time.sleep(0.05)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert silent.recv(10) == b""
 
 
@@ -147,11 +156,11 @@ def test_a_body_that_never_ends(
     with connect(forwarder) as raw:
         raw.sendall(head(issued(), *lines))
         raw.sendall(b"3\r\nabc\r\n" * 10)
-        answer = raw.recv(65536)
+        answer = start_of_answer(raw, b'"too_slow"')
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code": "too_slow"' in answer
     assert b"expected a body with at least 1e+06 bytes a second" in answer
-    assert requests.get(f"{forwarder.url}/ping", timeout=10).status_code == 503  # it goes on
+    assert requests.get(f"{forwarder.url}/ping", timeout=60).status_code == 503  # it goes on
 
 
 def test_a_device_that_goes_away_within_its_body(
@@ -162,7 +171,7 @@ def test_a_device_that_goes_away_within_its_body(
         raw.sendall(head(issued(), "Content-Length: 1000000") + b"x" * 300_000)
     url = f"{forwarder.url}/predictions/isplit/1.0/help"
     headers = {"Authorization": f"Bearer {issued()}"}
-    until(lambda: requests.get(url, headers=headers, timeout=10).status_code == 200)
+    until(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)
     assert all(seen.path != "/predictions/toy" for seen in server.state.seen)
 
 
@@ -178,7 +187,7 @@ def test_a_device_that_goes_away_before_its_answer(
         until(lambda: server.state.seen)
     url = f"{forwarder.url}/predictions/isplit/1.0/help"
     headers = {"Authorization": f"Bearer {issued()}"}
-    until(lambda: requests.get(url, headers=headers, timeout=10).status_code == 200)
+    until(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)
 
 
 def test_an_answer_that_nobody_reads(server: Server, forward: Forward, issued: Issue) -> None:
@@ -189,7 +198,7 @@ def test_an_answer_that_nobody_reads(server: Server, forward: Forward, issued: I
         until(lambda: server.state.seen)
         url = f"{forwarder.url}/predictions/isplit/1.0/help"
         headers = {"Authorization": f"Bearer {issued()}"}
-        until(lambda: requests.get(url, headers=headers, timeout=10).status_code == 200)
+        until(lambda: requests.get(url, headers=headers, timeout=60).status_code == 200)
 
 
 def test_many_connections_from_one_address(server: Server, forward: Forward) -> None:
@@ -221,7 +230,7 @@ def _is_ended(raw: socket.socket) -> bool:
 def _until_it_answers(forwarder: Forwarder) -> None:
     def answers_now() -> bool:
         with suppress(requests.ConnectionError):
-            return requests.get(f"{forwarder.url}/ping", timeout=10).status_code == 503
+            return requests.get(f"{forwarder.url}/ping", timeout=60).status_code == 503
         return False
 
     until(answers_now)
@@ -271,7 +280,7 @@ def test_messages_that_are_no_json_object(
         f"{forward().url}/predictions/isplit",
         body,
         headers={"Authorization": f"Bearer {issued()}"},
-        timeout=10,
+        timeout=60,
     )
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_query")
     assert not server.state.seen
@@ -282,9 +291,9 @@ def test_a_device_asks_before_it_sends(server: Server, forward: Forward, issued:
     server.state.always = answering(200, b"1")
     with connect(forwarder) as raw:
         raw.sendall(head(issued(), "Content-Length: 2", "Expect: 100-continue"))
-        assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert start_of_answer(raw, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(b"ab")
-        assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert start_of_answer(raw, b"\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
     with connect(forwarder) as raw:
         raw.sendall(head(issued(), "Content-Length: 2000", "Expect: 100-continue"))
-        assert raw.recv(1000).startswith(b"HTTP/1.1 413 ")
+        assert start_of_answer(raw, b"\r\n").startswith(b"HTTP/1.1 413 ")

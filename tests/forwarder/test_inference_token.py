@@ -24,7 +24,7 @@ def write(path: Path, minutes: float, key: str) -> None:
 
 async def keep_until(token: InferenceToken, key: str) -> None:
     keeping = asyncio.create_task(token.keep())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while token.current() != key:
             await asyncio.sleep(0.01)
     keeping.cancel()

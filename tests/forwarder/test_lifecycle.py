@@ -25,27 +25,27 @@ from isplit_plugin.errors import ServingError
 def test_running_requests_end_before_a_stop(
     server: Server, forward: Forward, issued: Issue
 ) -> None:
-    forwarder = forward(drain_s=20.0)
+    forwarder = forward(drain_s=60.0)
     url, headers = forwarder.url, {"Authorization": f"Bearer {issued()}"}
     server.state.faults = [_late]
     answered: list[requests.Response] = []
     running = threading.Thread(
         target=lambda: answered.append(
-            requests.post(f"{url}/predictions/toy", b"x", headers=headers, timeout=30)
+            requests.post(f"{url}/predictions/toy", b"x", headers=headers, timeout=60)
         )
     )
     running.start()
     idle = requests.Session()
     until(lambda: server.state.seen)
-    assert idle.get(f"{url}/ping", timeout=10).status_code in (200, 503)
+    assert idle.get(f"{url}/ping", timeout=60).status_code in (200, 503)
     stopping = threading.Thread(target=forwarder.stop)
     stopping.start()
     until(lambda: _is_refused(url))
     assert forwarder.is_running is False
     assert stopping.is_alive()
     server.state.stop.set()
-    stopping.join(20)
-    running.join(20)
+    stopping.join(60)
+    running.join(60)
     assert (answered[0].status_code, answered[0].content) == (200, b"late")
     assert answered[0].headers["Connection"] == "close"
     idle.close()
@@ -55,9 +55,9 @@ def test_a_body_under_way_arrives_before_a_stop(
     server: Server, forward: Forward, issued: Issue
 ) -> None:
     server.state.always = answering(200, b"1")
-    forwarder = forward(drain_s=20.0)
+    forwarder = forward(drain_s=60.0)
     parts = urlsplit(forwarder.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20) as raw:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as raw:
         start = f"POST /predictions/toy HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {issued()}\r\n"
         raw.sendall(start.encode() + b"Content-Length: 400000\r\n\r\n" + b"x" * 200_000)
         until(lambda: vars(server).get("_threads"))  # TorchServe is being sent the first half
@@ -66,7 +66,7 @@ def test_a_body_under_way_arrives_before_a_stop(
         until(lambda: _is_refused(forwarder.url))
         raw.sendall(b"x" * 200_000)
         assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
-    stopping.join(20)
+    stopping.join(60)
     assert len(server.state.seen[0].body) == 400_000
 
 
@@ -77,14 +77,14 @@ def test_a_stop_does_not_wait_for_ever(server: Server, forward: Forward, issued:
 
     def ask() -> None:
         with pytest.raises(requests.ConnectionError):
-            requests.post(f"{forwarder.url}/predictions/toy", b"x", headers=headers, timeout=30)
+            requests.post(f"{forwarder.url}/predictions/toy", b"x", headers=headers, timeout=60)
 
     running = threading.Thread(target=ask)
     running.start()
     until(lambda: server.state.seen)
     forwarder.stop()
     forwarder.stop()
-    running.join(20)
+    running.join(60)
     assert not running.is_alive()
 
 
@@ -120,12 +120,12 @@ def test_the_command(
     try:
         url = json.loads(running.stdout.readline())["url"]
         headers = {"Authorization": f"Bearer {issued()}"}
-        answer = requests.get(f"{url}/predictions/isplit/1.0/help", headers=headers, timeout=10)
+        answer = requests.get(f"{url}/predictions/isplit/1.0/help", headers=headers, timeout=60)
         assert answer.status_code == 200
-        assert requests.get(f"{url}/predictions/isplit/1.0/help", timeout=10).status_code == 401
+        assert requests.get(f"{url}/predictions/isplit/1.0/help", timeout=60).status_code == 401
     finally:
         running.send_signal(signal.SIGTERM)
-        _, errors = running.communicate(timeout=30)
+        _, errors = running.communicate(timeout=60)
     assert running.returncode == 143
     assert "refused 127.0.0.1: 401 unauthorized" in errors
     assert "Traceback" not in errors

@@ -110,7 +110,7 @@ def test_headers_that_pass_and_headers_that_do_not(
         Content_Type="application/octet-stream", isplit_label_token="secret",
         isplit_device_token="isplit1.forged.x", TE="trailers", Upgrade="h2c",
     )  # fmt: skip
-    answer = requests.post(f"{forward().url}/predictions/toy", b"body", headers=headers, timeout=10)
+    answer = requests.post(f"{forward().url}/predictions/toy", b"body", headers=headers, timeout=60)
     (seen,) = server.state.seen
     assert seen.body == b"body"
     names = {name.lower(): value for name, value in seen.headers.items()}
@@ -150,7 +150,7 @@ def test_error_bodies_pass_byte_for_byte(
 ) -> None:
     server.state.always = answering(status, body, Content_Type="application/json")
     answer = requests.put(
-        f"{forward().url}/predictions/toy", b"x", headers=bearer(issued()), timeout=10
+        f"{forward().url}/predictions/toy", b"x", headers=bearer(issued()), timeout=60
     )
     assert (answer.status_code, answer.content) == (status, body)
     assert answer.headers["Content-Type"] == "application/json"
@@ -167,7 +167,7 @@ def test_large_bodies_stream_in_both_directions(
         f"{forward().url}/predictions/toy",
         data=pieces if chunked else body,
         headers=bearer(issued()),
-        timeout=30,
+        timeout=60,
     )
     assert answer.content == body
     seen = server.state.seen[-1].headers
@@ -184,7 +184,7 @@ def test_a_body_above_the_limit_is_refused(
         f"{url}/predictions/toy",
         data=iter([body]) if chunked else body,
         headers=bearer(issued()),
-        timeout=10,
+        timeout=60,
     )
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
     assert "at most 300000 bytes, got 400000" in answer.json()["error"]
@@ -233,33 +233,33 @@ def test_a_refused_token_is_read_again_and_the_request_sent_again(
     refused = torchserve_error(400, "InvalidKeyException", "Token Authorization failed.")
     server.state.faults.append(refused)
     url = f"{forward().url}/predictions/toy"
-    assert requests.post(url, b"x", headers=bearer(issued()), timeout=10).status_code == 400
+    assert requests.post(url, b"x", headers=bearer(issued()), timeout=60).status_code == 400
     first, second = server.state.seen
     assert first.body == second.body == b"x"
     server.state.faults += [refused, refused]
-    answer = requests.post(url, b"x", headers=bearer(issued()), timeout=10)
+    answer = requests.post(url, b"x", headers=bearer(issued()), timeout=60)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert "TorchServe refused the forwarder's token" in answer.json()["error"]
     server.state.faults.append(refused)
-    large = requests.post(url, b"x" * 300_000, headers=bearer(issued()), timeout=10)
+    large = requests.post(url, b"x" * 300_000, headers=bearer(issued()), timeout=60)
     assert (large.status_code, large.json()["code"]) == (503, "unavailable")
 
 
 def test_no_key_file_yet(server: Server, forward: Forward, issued: Issue, tmp_path: Path) -> None:
     late = tmp_path / "late.json"
     url = f"{forward(key_file=late).url}/predictions/isplit/1.0/help"
-    answer = requests.get(url, headers=bearer(issued()), timeout=10)
+    answer = requests.get(url, headers=bearer(issued()), timeout=60)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     late.write_text('{"inference": {"ke')
-    assert requests.get(url, headers=bearer(issued()), timeout=10).status_code == 503
+    assert requests.get(url, headers=bearer(issued()), timeout=60).status_code == 503
     write_key(late, server.state.token or "")
-    assert requests.get(url, headers=bearer(issued()), timeout=10).status_code == 200
+    assert requests.get(url, headers=bearer(issued()), timeout=60).status_code == 200
 
 
 def test_torchserve_without_tokens(server: Server, forward: Forward, issued: Issue) -> None:
     server.state.token = None
     url = f"{forward(key_file=None).url}/predictions/isplit/1.0/help"
-    assert requests.get(url, headers=bearer(issued()), timeout=10).status_code == 200
+    assert requests.get(url, headers=bearer(issued()), timeout=60).status_code == 200
     assert "Authorization" not in server.state.seen[0].headers
 
 
@@ -303,29 +303,33 @@ def test_an_answer_that_does_not_come_or_breaks_off(
 
 def test_health_needs_no_token(server: Server, forward: Forward) -> None:
     server.state.always = answering(200, b'{"status": "Healthy"}')
-    answer = requests.get(f"{forward().url}/ping", timeout=10)
+    started = time.monotonic()
+    answer = requests.get(f"{forward().url}/ping", timeout=60)
     assert (answer.status_code, answer.json()) == (200, {"status": "Healthy"})
     url = forward().url
-    assert all(requests.get(f"{url}/ping", timeout=10).status_code == 200 for _ in range(10))
-    assert len(server.state.seen) < 8  # strangers may ask: TorchServe is asked once a second
-    away = requests.get(f"{forward(url='http://127.0.0.1:9').url}/ping", timeout=10)
+    assert all(requests.get(f"{url}/ping", timeout=60).status_code == 200 for _ in range(10))
+    # Strangers may ask: each forwarder asks TorchServe once a second.
+    assert len(server.state.seen) <= 4 + time.monotonic() - started
+    away = requests.get(f"{forward(url='http://127.0.0.1:9').url}/ping", timeout=60)
     assert (away.status_code, away.json()["code"]) == (503, "unavailable")
 
 
 def test_requests_of_one_device_are_bounded(
     server: Server, forward: Forward, issued: Issue
 ) -> None:
-    forwarder = forward(rate=0.5, burst=2.0)
+    forwarder = forward(rate=0.001, burst=2.0)
     url = f"{forwarder.url}/predictions/isplit/1.0/help"
     statuses = [
-        requests.get(url, headers=bearer(issued()), timeout=10).status_code for _ in range(3)
+        requests.get(url, headers=bearer(issued()), timeout=60).status_code for _ in range(3)
     ]
     assert statuses == [200, 200, 429]
-    refused = requests.get(url, headers=bearer(issued()), timeout=10)
+    refused = requests.get(url, headers=bearer(issued()), timeout=60)
     assert refused.json()["code"] == "rate_limited"
-    assert refused.json()["details"]["rate"] == 0.5
-    assert refused.headers["Retry-After"] == "2"
-    assert requests.get(url, headers=bearer(issued("other")), timeout=10).status_code == 200
+    details = refused.json()["details"]
+    assert details["rate"] == 0.001
+    assert refused.headers["Retry-After"] == str(details["retry_after_s"])
+    assert 700 < details["retry_after_s"] <= 1000
+    assert requests.get(url, headers=bearer(issued("other")), timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -345,12 +349,12 @@ def test_requests_at_the_same_time_are_bounded(  # noqa: PLR0917
     server.state.stop.set()
     thread.join()
     server.state.always = None
-    assert _post(forwarder, issued()) == 400
+    until(lambda: _post(forwarder, issued()) == 400)
 
 
 def _post(forwarder: Forwarder, token: str) -> int:
     return requests.post(
-        f"{forwarder.url}/predictions/toy", b"x", headers=bearer(token), timeout=10
+        f"{forwarder.url}/predictions/toy", b"x", headers=bearer(token), timeout=60
     ).status_code
 
 

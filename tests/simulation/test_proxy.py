@@ -9,6 +9,7 @@ from contextlib import closing
 from threading import Thread
 
 import pytest
+from toys.polling import until
 
 from isplit_plugin.errors import QueryError
 from isplit_plugin.simulation import ConstantUplink, SlowProxy, TraceUplink, Uplink
@@ -67,19 +68,18 @@ def test_a_body_takes_as_long_as_the_uplink_says(
     echo: str, uplink: Uplink, least_ms: float
 ) -> None:
     with SlowProxy(echo, FAST) as proxy:
-        usual_ms = round_trip_ms(proxy, b"x" * 15_000)
+        # A busy machine may be as slow as the link, but not each time.
+        until(lambda: round_trip_ms(proxy, b"x" * 15_000) < least_ms)
+        before = proxy.sent_bytes
         proxy.restart(uplink)
-        slow_ms = round_trip_ms(proxy, b"x" * 15_000)
-        assert proxy.sent_bytes == 30_000
-    assert slow_ms >= least_ms
-    assert usual_ms < least_ms
+        assert round_trip_ms(proxy, b"x" * 15_000) >= least_ms
+        assert proxy.sent_bytes - before == 15_000
 
 
 def test_small_parts_do_not_wait_for_acknowledgements(echo: str) -> None:
     """A header and a body behind it: with Nagle's algorithm the second one waits 40 ms."""
     with SlowProxy(echo, FAST) as proxy:
-        times = sorted(round_trip_ms(proxy, b"header", b"body") for _ in range(9))
-    assert times[len(times) // 2] < 40
+        until(lambda: round_trip_ms(proxy, b"header", b"body") < 40)
 
 
 def test_both_directions_take_half_of_the_round_trip(echo: str) -> None:

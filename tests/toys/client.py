@@ -12,7 +12,6 @@ import json
 import socket
 import struct
 import threading
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -342,18 +341,24 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class SlowRuntime:
-    """The heads of another runtime, with a pause before the whole network: a slow device."""
+    """The heads of another runtime, with a pause before the whole network: a slow device.
+
+    ``begun``: set when the whole network begins to run. ``stop``: ends all pauses.
+    """
 
     def __init__(self, runtime: HeadRuntime, local_ms: float) -> None:
         self._runtime = runtime
         self._local_ms = local_ms
+        self.begun = threading.Event()
+        self.stop = threading.Event()
 
     def has(self, split_point: str) -> bool:
         return self._runtime.has(split_point)
 
     def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
         if split_point == "output":
-            time.sleep(self._local_ms / 1000)
+            self.begun.set()
+            self.stop.wait(self._local_ms / 1000)
         return self._runtime.run(split_point, x)
 
 
@@ -383,7 +388,7 @@ def hang_up(handler: Handler) -> None:
 
 def hang(handler: Handler) -> None:
     """Never answers, until the test is over."""
-    handler.server.state.stop.wait(30)
+    handler.server.state.stop.wait(100)
     handler.close_connection = True
 
 
