@@ -53,6 +53,7 @@ class Answer(NamedTuple):
     round_trip_ms: float
     response: TailResponse | None
     parts: Mapping[str, float]
+    status: int = 200
 
     @property
     def tail_ms(self) -> float:
@@ -78,7 +79,7 @@ class Connection:
         content = response.read()
         round_trip_ms = (time.perf_counter() - started) * 1e3
         if response.status == 429:  # a probe beyond its budget
-            return Answer(round_trip_ms, None, {})
+            return Answer(round_trip_ms, None, {}, response.status)
         if response.status != 200:
             raise RuntimeError(f"{model}: {response.status} {content[:300]!r}")
         answer_headers = dict(response.getheaders())

@@ -1,15 +1,21 @@
 """Throughput with everything on, against everything off: recording, sampling, identity of devices,
 requests kept for labels and labels, probes.
 
-EfficientNet-Lite0 in a real TorchServe, one worker each, two connections. Three models take turns in
-blocks of some tens of requests, in a new order each round: `on`, `off` and `off` once more. A round
-gives one ratio, in which the machine's other work is nearly the same above and below. The second
-`off` against the first (A/A) shows the noise that is left. Printed is the median ratio with its
-95 % interval (bootstrap over rounds), of requests a second and of CPU seconds a request: those of
-the worker and of TorchServe's Java part, which other work on the machine hardly changes.
+EfficientNet-Lite0 in a real TorchServe, two connections. **One** worker does it all: two workers of
+the same model differ by up to a fifth, by where their memory lies, and keep that difference until
+they end. Requests say whether they are counted (:mod:`benchmarks.switched_handler`). Blocks of a
+second take turns in a new order each round: `on`, `off` and `off` once more. Each block ends with a
+flush in place of the one a second that workers make, so that what it counted is written on its own
+time. A round gives one ratio, in which the
+machine's other work is nearly the same above and below. The second `off` against the first (A/A)
+shows the noise that is left. Printed is the median ratio with its 95 % interval (bootstrap over
+rounds), of requests a second and of CPU seconds a request: those of TorchServe's Java part and of
+all workers, the endpoint's included, which other work on the machine hardly changes.
 
-Importance is computed while a worker is idle, so it falls into all three blocks alike; its budget
-of CPU (here 1 % of a core, as shipped) bounds it.
+A hundredth of the requests gets a label, as from a back office that checks some answers. Probes come
+at the shipped rate of one a minute, once the 60 are sent that a device may send at once; a row says
+what one costs. Importance is computed while the worker
+is idle, in all three blocks alike; its budget of CPU (1 % of a core, as shipped) bounds it.
 """
 
 from __future__ import annotations
@@ -36,26 +42,22 @@ from isplit_plugin.wire import TailRequest, http_headers
 
 from .harness import Row, row
 from .overhead import Connection, prepared_request
-from .packaged import package_lite0
+from .packaged import package_lite0, replace_handler
 
 ROUNDS: Final = 60
-BLOCK: Final = 20
+BLOCK: Final = 100
 """Requests of one connection in one block."""
 CONNECTIONS: Final = 2
+MAX_PROBES: Final = 200
 LABELS: Final = 2
 """Labels for the requests of one block."""
+MODEL: Final = "switched"
 CUT: Final = "_blocks.12:uint8+zstd"
-MODELS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "on": {
-        "isplit": {
-            "sampling": 0.05,
-            "cpu_budget": 0.01,
-            "probes": {"enabled": True, "per_hour": 100_000},
-        }
-    },
-    "off": {"isplit": {"statistics": False}},
-    "off_again": {"isplit": {"statistics": False}},
+SWITCHED: Final = Path(__file__).with_name("switched_handler.py")
+CONFIG: Final[Mapping[str, Any]] = {
+    "isplit": {"sampling": 0.05, "cpu_budget": 0.01, "probes": {"enabled": True}}
 }
+_SWITCH: Final = "X-Statistics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,42 +69,55 @@ class Block:
 
 
 class Load:
-    """Blocks of requests to one model.
+    """Blocks of requests to the model.
 
     Parameters:
-        probes: whether devices follow the advised rate of probes.
+        request: the request, sent again and again.
+        on: whether it is counted. Then devices follow the advised rate of probes, too.
     """
 
-    def __init__(
-        self, server: TorchServe, model: str, request: TailRequest, *, probes: bool
-    ) -> None:
-        self._model = model
-        self._request = _on_wire(request)
-        self._probe = _on_wire(replace(request, probe=True)) if probes else None
+    def __init__(self, server: TorchServe, request: TailRequest, *, on: bool) -> None:
+        self._on = on
+        body, headers = _on_wire(request)
+        self._request = (body, headers if on else {**headers, _SWITCH: "off"})
+        self._flush = (body, {**headers, _SWITCH: "flush"})
+        self._probe = _on_wire(replace(request, probe=True))
         self._connections = [
             Connection(server.inference_url, server.token()) for _ in range(CONNECTIONS)
         ]
-        worker = server.status(model).pids[0]
-        self._processes = (worker, psutil.Process(worker).ppid())
+        java = psutil.Process(server.status(MODEL).pids[0]).parent()
+        assert java is not None
+        self._processes = [java.pid, *(child.pid for child in java.children())]
         self.ids: list[str] = []
         self.probes = 0
 
     def block(self, pool: ThreadPoolExecutor) -> Block:
-        """Send the requests of a block over all connections."""
+        """Send the requests of a block over all connections, and have what they counted written."""
         before, started = self._cpu_s(), time.perf_counter()
         list(pool.map(self._send, self._connections))
+        self._connections[0].post(MODEL, *self._flush, read=False)
         seconds = time.perf_counter() - started
         count = BLOCK * CONNECTIONS
         return Block(count / seconds, (self._cpu_s() - before) / count)
 
+    def spend_probes(self) -> list[float]:
+        """Send probes until the server takes no more of this device; the CPU seconds of each."""
+        spent: list[float] = []
+        while len(spent) < MAX_PROBES:
+            before = self._cpu_s()
+            answer = self._connections[0].post(MODEL, *self._probe, read=False)
+            if answer.status != 200:
+                break
+            spent.append(self._cpu_s() - before)
+        return spent
+
     def _send(self, connection: Connection) -> None:
         for number in range(BLOCK):
-            answer = connection.post(self._model, *self._request, read=number == 0)
-            if answer.response is not None and self._probe is not None:
+            answer = connection.post(MODEL, *self._request, read=number == 0)
+            if answer.response is not None and self._on:
                 self.ids.append(answer.response.request_id)
                 if random.random() < answer.response.probe_rate * BLOCK:
-                    connection.post(self._model, *self._probe, read=False)
-                    self.probes += 1
+                    self.probes += connection.post(MODEL, *self._probe, read=False).status == 200
 
     def _cpu_s(self) -> float:
         """Of all threads, in nanoseconds' resolution: `times` counts in steps of 10 ms."""
@@ -120,7 +135,8 @@ def run(quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         model_store = folder / "model_store"
-        bundles = package_lite0(model_store, MODELS, [CUT.partition(":")[0]])
+        bundle = package_lite0(model_store, {MODEL: CONFIG}, [CUT.partition(":")[0]])[MODEL]
+        replace_handler(model_store / f"{MODEL}.mar", SWITCHED)
         label_secret = new_secret(folder / "labels.secret")
         server = stack.enter_context(
             TorchServe(
@@ -130,22 +146,27 @@ def run(quick: bool = False) -> list[Row]:
                 environment={"ISPLIT_LABEL_SECRET_FILE": str(label_secret)},
             )
         )
-        request = prepared_request(bundles["on"], CUT)
+        request = prepared_request(bundle, CUT)
         token = issue(read_secret(server.secret_path), "benchmark", days=1)
         loads = {
-            "on": Load(server, "on", replace(request, device_token=token), probes=True),
-            "off": Load(server, "off", request, probes=False),
-            "off_again": Load(server, "off_again", request, probes=False),
+            "on": Load(server, replace(request, device_token=token), on=True),
+            "off": Load(server, request, on=False),
+            "off_again": Load(server, request, on=False),
         }
+        probes = loads["on"].spend_probes()
         secret = read_secret(label_secret).decode()
         blocks = _rounds(server, loads, secret, rounds)
-        return [*_rows(blocks), row("probes sent", loads["on"].probes, "")]
+        return [
+            *_rows(blocks),
+            row("probes sent", loads["on"].probes, ""),
+            row("one probe: CPU", statistics.median(probes) * 1e3, "ms", rounds=len(probes)),
+        ]
 
 
 def _rounds(
     server: TorchServe, loads: Mapping[str, Load], label_secret: str, rounds: int
 ) -> dict[str, list[Block]]:
-    """Blocks by model. The first two rounds warm up."""
+    """Blocks by load. The first two rounds warm up."""
     blocks: dict[str, list[Block]] = {name: [] for name in loads}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for number in range(rounds + 2):
@@ -172,7 +193,7 @@ def _rows(blocks: Mapping[str, list[Block]]) -> list[Row]:
     for name, ours in (("A/A: off again against off", "off_again"), ("everything on", "on")):
         for what, unit, read in (
             ("throughput", "requests/s", _rate),
-            ("CPU of worker and TorchServe", "ms/request", _cpu_ms),
+            ("CPU of TorchServe and its workers", "ms/request", _cpu_ms),
         ):
             values, rivals = list(map(read, blocks[ours])), list(map(read, blocks["off"]))
             ratios = np.array(values) / np.array(rivals)
