@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import sys
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from toys.polling import until
 
 if TYPE_CHECKING:
     from toys.postgres import Postgres
@@ -56,6 +62,31 @@ def nothing_is_kept() -> Iterator[None]:
     """What a worker in this process kept out of the garbage collection comes back to it."""
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def within_an_hour() -> None:
+    """For what is counted by the hour: no hour ends within the test."""
+    until(lambda: time.time() % 3600 < 3480, 180.0)
+
+
+def _seed(name: str) -> None:
+    """The same random numbers in every run, whatever ran before in this process."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    np.random.seed(number)
+    if "torch" in sys.modules:  # importing it here would make light tests heavy
+        sys.modules["torch"].default_generator.manual_seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    _seed(item.nodeid)
 
 
 @pytest.hookimpl(trylast=True)

@@ -38,6 +38,9 @@ from isplit_plugin.serving.plausible import curve_limits
 from isplit_plugin.traffic import Store
 from isplit_plugin.wire import header_length
 
+# The voices of devices are counted by the hour.
+pytestmark = pytest.mark.usefixtures("within_an_hour")
+
 POINTS_BEFORE = 1  # conv1 stands before relu1
 
 

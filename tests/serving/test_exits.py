@@ -229,7 +229,7 @@ def test_a_statement_that_makes_no_sense_costs_no_prediction(served: Served) -> 
         )
         (reply,) = served.bridge.tail(ask_of(request))
         assert "." in answer_of(reply).release
-    until(lambda: counters()["exits_refused"] == before + 4)
+    until(lambda: counters()["exits_refused"] >= before + 4)
 
 
 def test_an_exit_that_is_not_alive_is_unknown(served: Served) -> None:

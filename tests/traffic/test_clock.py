@@ -59,9 +59,9 @@ def honest(store: Store, now: float) -> Store:
 @pytest.mark.parametrize("days", [0.05, 2, 91, 5000])
 def test_a_request_from_the_future_counts_as_of_now(honest: Store, now: float, days: float) -> None:
     before = honest.view(NETWORK)
-    assert add(honest, 1000, 1, now + days * DAY, 1) == pytest.approx(days * DAY, abs=60)
+    assert add(honest, 1000, 1, now + days * DAY, 1) == pytest.approx(days * DAY, abs=600)
     after = honest.view(NETWORK)
-    assert after.as_of == pytest.approx(now, abs=60)
+    assert after.as_of == pytest.approx(now, abs=600)
     assert after.observations == before.observations + 1
     weights = mix(honest)
     assert weights[1] / sum(weights.values()) == pytest.approx(1 / 101, rel=0.05)
@@ -91,9 +91,9 @@ def test_a_clock_that_is_wrong_is_measured_and_its_times_moved(
         patched.setattr(clock, "host_time", lambda: time.time() + days * DAY)
         patched.setattr(clock, "store_time", honest_time_of(honest_time))
         skew = honest.add(NETWORK, wrong).skew_s
-    assert skew == pytest.approx(days * DAY, abs=60)
+    assert skew == pytest.approx(days * DAY, abs=600)
     view = honest.view(NETWORK)
-    assert view.as_of == pytest.approx(now, abs=60)
+    assert view.as_of == pytest.approx(now, abs=600)
     weight = 1 + 2 ** (-600 / honest.half_life_s)
     assert mix(honest)[1] == pytest.approx(weight, rel=1e-3)
     assert all(r.error is None for r in honest.add_labels([Label("r1000", 1), Label("r10", 0)]))
@@ -113,7 +113,7 @@ def test_a_delta_that_waited_through_an_outage_keeps_its_times(honest: Store, no
     assert add(honest, 1000, 1, now - 5 * DAY, 1) == 0.0
     old = 2 ** -((5 * DAY - 3600) / honest.half_life_s)
     assert mix(honest)[1] == pytest.approx(old, rel=1e-3)
-    assert honest.view(NETWORK).as_of == pytest.approx(now - 3600, abs=60)
+    assert honest.view(NETWORK).as_of == pytest.approx(now - 3600, abs=600)
     assert honest.add_labels([Label("r10", 0)])[0].error is None
 
 
@@ -225,19 +225,19 @@ def test_repair_mends_a_store_from_the_future(  # noqa: PLR0917
 ) -> None:
     assert main(["store", "check", "--store", url]) == 0
     jumped(honest, monkeypatch, days)
-    assert honest.view(NETWORK).as_of == pytest.approx(now + days * DAY, abs=60)
+    assert honest.view(NETWORK).as_of == pytest.approx(now + days * DAY, abs=600)
     assert main(["store", "check", "--store", url, "--json"]) == 5
     out, err = capsys.readouterr()
     report = json.loads(out[out.index("{") :])
     assert report["sound"] is False
-    assert report["ahead_s"][NETWORK] == pytest.approx(days * DAY, abs=60)
+    assert report["ahead_s"][NETWORK] == pytest.approx(days * DAY, abs=600)
     assert f"{days:.1f} days ahead" in json.loads(err)["error"]
     assert main(["store", "repair", "--store", url, "--json"]) == 0
     repaired = json.loads(capsys.readouterr().out)
-    assert repaired["repaired"][NETWORK] == pytest.approx(days * DAY, abs=60)
+    assert repaired["repaired"][NETWORK] == pytest.approx(days * DAY, abs=600)
     assert main(["store", "check", "--store", url]) == 0
     view = honest.view(NETWORK)
-    assert view.as_of == pytest.approx(now, abs=60)
+    assert view.as_of == pytest.approx(now, abs=600)
     assert view.observations == 101
     weights = mix(honest)
     assert weights[1] / sum(weights.values()) == pytest.approx(1 / 101, rel=0.05)

@@ -25,6 +25,8 @@ from isplit_plugin.traffic.rows import exit_sums, tables
 from isplit_plugin.traffic.rows.exit_sums import MAX_CUTS
 from isplit_plugin.traffic.rows.exits import delete_old
 
+pytestmark = pytest.mark.usefixtures("within_an_hour")
+
 
 @pytest.fixture
 def traffic(store: Store, url: str, tmp_path: Path) -> Iterator[ExitTraffic]:

@@ -126,7 +126,8 @@ def test_a_file_deleted_while_in_use_is_made_again(path: Path, url: str, store: 
         recorder.observe(observation(0))
         until(lambda: store.view(NETWORK).observations == 1)
         recorder.flush()
-        for file in path.parent.glob("store.db*"):
+        # The database last: what is made anew in its place meanwhile stays whole.
+        for file in sorted(path.parent.glob("store.db*"), reverse=True):
             file.unlink()
         until(path.exists)  # noticed without traffic
         recorder.observe(observation(1))

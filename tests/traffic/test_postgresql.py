@@ -93,11 +93,12 @@ def test_a_writer_that_stands_still_loses_its_lock(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was stopped in the middle of a flush stops nobody else for good."""
-    monkeypatch.setattr(database, "STALLED_S", 0.3)
     with Store(url) as stopped, Store(url, busy_timeout_s=60.0) as other:
         other.put_network(manifest(), profile())
-        transaction = stopped._db.write()
-        transaction.__enter__()  # and no more: its process does nothing
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "STALLED_S", 0.3)
+            transaction = stopped._db.write()
+            transaction.__enter__()  # and no more: its process does nothing
         other.add_labels([Label("r", 0)])
         with pytest.raises(StoreError, match="idle"):
             transaction.__exit__(None, None, None)
@@ -108,12 +109,14 @@ def test_a_writer_that_stands_still_loses_its_lock(
 def test_connections_that_were_cut_are_made_again(url: str, empty: sa.Engine) -> None:
     with Store(url) as store:
         store.put_network(manifest(), profile())
-        with empty.connect() as other:
+        with empty.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             query = (
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE pid <> pg_backend_pid() AND datname = current_database()"
             )
             other.execute(sa.text(query))
+            left = query.replace("pg_terminate_backend(pid)", "pid")
+            until(lambda: other.execute(sa.text(left)).first() is None)  # they end a moment later
         assert [n.model for n in store.networks()] == ["toy"]
 
 

@@ -100,7 +100,7 @@ def test_the_activation_is_copied_when_taken(recorder: Recorder) -> None:
     go = threading.Event()
 
     def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
-        go.wait(30)
+        go.wait(60)
         seen.append(activation.copy())
         return curve(point, activation, class_id)
 
@@ -133,7 +133,7 @@ def test_nothing_runs_while_a_request_is_handled(recorder: Recorder) -> None:
             with one.busy():
                 offer(one, "a", "layer1", ACTIVATION, 0)
             assert not ran.wait(0.2)  # still inside the outer one
-        assert ran.wait(30)
+        assert ran.wait(60)
 
 
 def test_nothing_runs_until_the_worker_was_idle_for_a_while(recorder: Recorder) -> None:
@@ -274,19 +274,19 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
     def fn(point: str, activation: np.ndarray, class_id: int) -> np.ndarray:
         ran.append(class_id)
         entered.set()
-        go.wait(30)
+        go.wait(60)
         return curve(point, activation, class_id)
 
     one = sampler(recorder, fn)
     for i in range(3):
         offer(one, f"r{i}", "layer1", ACTIVATION, i)
-    assert entered.wait(30)
+    assert entered.wait(60)
     closing = threading.Thread(target=one.close)
     closing.start()
     until(lambda: one._closed)
     assert closing.is_alive()  # the pass under way is waited for
     go.set()
-    closing.join(30)
+    closing.join(60)
     assert one._thread is not None
     assert not one._thread.is_alive()
     assert not offer(one, "later", "layer1", ACTIVATION, 0)

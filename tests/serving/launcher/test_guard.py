@@ -63,7 +63,7 @@ def test_nothing_is_left_of_a_command_whose_parent_died(
         group = os.getpgid(pids[0])
         assert len(guard.group_members(group)) == 3  # the guard, the command and its child
         parent.send_signal(ending)
-        until(lambda: not guard.group_members(group), timeout_s=20)
+        until(lambda: not guard.group_members(group))
     assert [pid for pid in pids if _alive(pid)] == []
     assert not folder.exists()
     assert not file.exists()
@@ -71,19 +71,19 @@ def test_nothing_is_left_of_a_command_whose_parent_died(
 
 def test_a_guard_whose_parent_died_before_it_started_ends_at_once() -> None:
     command = _guard(2**22, [sys.executable, "-c", "import time; time.sleep(600)"])
-    run = subprocess.run(command, start_new_session=True, timeout=20, check=False)
+    run = subprocess.run(command, start_new_session=True, timeout=120, check=False)
     assert run.returncode == 128 + signal.SIGTERM
 
 
 def test_the_guard_exits_as_the_command_does() -> None:
     command = _guard(os.getpid(), [sys.executable, "-c", "raise SystemExit(7)"])
-    assert subprocess.run(command, start_new_session=True, timeout=20, check=False).returncode == 7
+    assert subprocess.run(command, start_new_session=True, timeout=120, check=False).returncode == 7
 
 
 def test_the_guard_says_that_there_is_no_command(tmp_path: Path) -> None:
     command = _guard(os.getpid(), [str(tmp_path / "java")])
     run = subprocess.run(
-        command, start_new_session=True, timeout=20, capture_output=True, text=True, check=False
+        command, start_new_session=True, timeout=120, capture_output=True, text=True, check=False
     )
     assert run.returncode == 127
     assert f"cannot start {tmp_path / 'java'}" in run.stderr
@@ -99,4 +99,4 @@ def test_sigterm_is_passed_on() -> None:
         assert running.stdout is not None
         running.stdout.readline()
         running.terminate()
-        assert running.wait(20) == 128 + signal.SIGTERM
+        assert running.wait(60) == 128 + signal.SIGTERM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from isplit_plugin.errors import (
     UnknownModelError,
 )
 from isplit_plugin.serving.launcher import curl_commands, model_status, register, scale, unregister
-from isplit_plugin.serving.launcher.process import free_ports
 from isplit_plugin.serving.launcher.registry import load_failure
 
 
@@ -36,8 +36,11 @@ def test_status_counts_workers(server: ManagementServer) -> None:
 
 
 def test_nothing_listens() -> None:
-    with pytest.raises(ServerUnavailableError, match="no answer"):
-        model_status(f"http://127.0.0.1:{free_ports(1)[0]}", "toy")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ServerUnavailableError, match="no answer"):
+            model_status(url, "toy")
 
 
 def test_a_refused_token_is_an_authentication_error(server: ManagementServer) -> None:
