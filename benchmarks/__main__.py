@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import adaptive, photos, resnet50, transform, winners
+from . import adaptive, photos, resnet50, subjects, transform, winners
 from .harness import table
 
 NAMES = (
@@ -40,6 +40,8 @@ NAMES = (
     "exits",
     "release",
     "winners",
+    "int8",
+    "by_class",
 )
 
 
@@ -59,20 +61,26 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="photos for `photos`, `bundles`, `transform`, `refinement` and `exits`; default: "
-        f"${photos.VARIABLE}, or those of "
-        "foolbox",
+        help="photos for `photos`, `bundles`, `transform`, `refinement`, `int8`, `by_class` and `exits`; "
+        f"default: ${photos.VARIABLE}, or those of foolbox",
     )
     parser.add_argument(
         "--cuts",
         metavar="A,B",
-        help="cuts for `transform` and `refinement`, such as efficientnet-lite0:_blocks.5",
+        help="cuts for `transform`, `refinement` and `int8`, such as efficientnet-lite0:_blocks.5",
+    )
+    parser.add_argument(
+        "--study",
+        type=Path,
+        metavar="FOLDER",
+        help="the --work folder of `python -m benchmarks.evaluation train`, for cuts such as "
+        f"resnet20_notmnist:block2c; default: ${subjects.STUDY}",
     )
     parser.add_argument(
         "--photo-counts",
         metavar="N,M",
-        help="photos that `transform` fits on, and others that it measures on; default: "
-        f"{transform.DEFAULT_COUNTS}",
+        help="photos that `transform` and `int8` fit on, and others that they measure on; default: "
+        f"{transform.DEFAULT_COUNTS}, for `int8` 100,200",
     )
     parser.add_argument(
         "--corrector-steps",
@@ -104,7 +112,9 @@ def main() -> int:
     if options.photos is not None:
         os.environ[photos.VARIABLE] = str(options.photos)
     if options.cuts is not None:
-        os.environ[transform.CUTS] = options.cuts
+        os.environ[subjects.CUTS] = options.cuts
+    if options.study is not None:
+        os.environ[subjects.STUDY] = str(options.study)
     if options.photo_counts is not None:
         os.environ[transform.COUNTS] = options.photo_counts
     if options.corrector_steps is not None:

@@ -19,7 +19,6 @@ ResNet-50 can be named, too.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -31,31 +30,28 @@ from typing import Final
 import numpy as np
 import torch
 
-from isplit_plugin import image
 from isplit_plugin.network import (
     CapturedNetwork,
     FittedTransforms,
     LoadedNetwork,
     activations,
     capture,
-    efficientnet_lite0,
+    device_times,
     fit_transforms,
     part_times,
 )
 from isplit_plugin.network.refining import Proof, prove
-from isplit_plugin.schema import COARSE_QUALITY, FINE_QUALITIES, Cut, FloatArray
+from isplit_plugin.schema import COARSE_QUALITY, FINE_QUALITIES, OUTPUT, Cut, FloatArray
 from isplit_plugin.wire import (
     QUALITIES,
-    Transform,
     decode_activation,
     encode_activation,
     request_bytes,
 )
 
-from . import photos as photo_forms
-from . import resnet50
 from .harness import Row, row, table
-from .transform import CUTS
+from .layers import layer_rows
+from .subjects import drawn_photos, inputs, networks, one_thread
 
 DEFAULT_CUTS: Final[dict[str, tuple[str, ...]]] = {"efficientnet-lite0": ("_blocks.5",)}
 PHOTOS: Final = 500
@@ -126,39 +122,16 @@ class Plan:
 
 def run(quick: bool = False) -> list[Row]:
     """Rows for each cut."""
-    folder = os.environ.get(photo_forms.VARIABLE)
-    if not folder:
-        print("no photos: --data FOLDER", file=sys.stderr)
-        return []
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-    order = np.random.default_rng(0).permutation(len(files))
-    chosen = [files[number] for number in order[: 32 if quick else PHOTOS]]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows: list[Row] = []
-        for network, cuts in _wanted().items():
-            loaded = efficientnet_lite0() if network != "resnet50" else resnet50.with_weights()
-            if loaded is not None:
+    chosen = drawn_photos(32 if quick else PHOTOS)
+    rows: list[Row] = []
+    if chosen:
+        with one_thread():
+            for network, loaded, cuts in networks(DEFAULT_CUTS):
                 net = capture(loaded.model, loaded.example_input)
                 for cut in cuts:
                     rows += _cut_rows(f"{network} {cut}", net, loaded, cut, chosen)
                     print(table(rows), file=sys.stderr, flush=True)
-        return rows
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _wanted() -> dict[str, tuple[str, ...]]:
-    """The cuts of each network."""
-    named = os.environ.get(CUTS)
-    if not named:
-        return DEFAULT_CUTS
-    pairs = [word.strip().split(":", 1) for word in named.split(",")]
-    return {
-        network: tuple(cut for own, cut in pairs if own == network)
-        for network in dict.fromkeys(network for network, _ in pairs)
-    }
+    return rows
 
 
 def _cut_rows(
@@ -174,12 +147,12 @@ def _cut_rows(
     print(f"{label}: fitted", file=sys.stderr, flush=True)
     exact, full = _activations(net, loaded, cut, files)
     answers = _answers(net, cut, exact, full, fits)
-    head_ms, tail_ms = part_times.head_and_tail_ms(net, [cut])
+    costs = _costs(net, cut, answers)
     rows = list(_quality_rows(label, answers))
-    rows += _layer_rows(label, cut, exact[:LAYERED_PHOTOS], fits)
+    rows += layer_rows(label, cut, exact[:LAYERED_PHOTOS], fits)
     rows += _byte_rows(label, answers)
     rows += _unseen_rows(label, answers)
-    costs = Costs(head_ms[cut], tail_ms[cut], answers.encode_ms, answers.decode_ms)
+    rows += costs.rows(label)
     rows += _grid_rows(label, answers, costs)
     return rows
 
@@ -188,12 +161,9 @@ def _activations(
     net: CapturedNetwork, loaded: LoadedNetwork, cut: str, files: Sequence[Path]
 ) -> tuple[FloatArray, torch.Tensor]:
     """Activations (N, ...), and the log probabilities (N, classes) of the full network."""
-    pre = loaded.preprocessing
     values, scores = [], []
     for start in range(0, len(files), 10):
-        crops = [image.crop(file, pre) for file in files[start : start + 10]]
-        inputs = torch.from_numpy(np.stack([image.normalize(crop, pre) for crop in crops]))
-        tensors, part = activations(net, [cut], inputs)
+        tensors, part = activations(net, [cut], inputs(loaded, files[start : start + 10]))
         values.append(tensors[cut].numpy())
         scores.append(part)
     return np.concatenate(values), torch.log_softmax(torch.cat(scores), dim=1)
@@ -260,77 +230,6 @@ def _ordered(margin: Array, differs: Array) -> float:
     if differs.all() or not differs.any():
         return float("nan")
     return float((margin[differs][:, None] < margin[~differs][None]).mean())
-
-
-def _layer_rows(label: str, cut: str, exact: FloatArray, fits: FittedTransforms) -> Iterator[Row]:
-    """Ideal bits of both layers in one request, beside the fine quality alone."""
-    for coarse, fine in ((1, 4), (2, 5), (2, 6), (3, 5), (3, 6), (3, 7)):
-        layers = [
-            _layers(fits.unseen(cut, number), item, coarse, fine)
-            for number, item in enumerate(exact)
-        ]
-        half = len(layers) // 2
-        both = alone = first = 0.0
-        for own, others in ((layers[:half], layers[half:]), (layers[half:], layers[:half])):
-            first += _bits(own, others, use=(0,))
-            alone += _bits(own, others, use=(1,))
-            both += _bits(own, others, use=(0,)) + _bits(own, others, use=(1, 0))
-        yield row(
-            f"{label}: layers {coarse} and {fine} in one request, by quality {fine} alone",
-            both / alone - 1,
-            "more",
-            first_layer=first / alone,
-        )
-
-
-Layers = tuple[Array, Array, Array]
-
-
-def _layers(transform: Transform | None, item: FloatArray, coarse: int, fine: int) -> Layers:
-    """Classes at the fine quality, and coefficients of both (n,), of what the fine one codes."""
-    assert transform is not None
-    whole = []
-    for quality in (coarse, fine):
-        classes = transform.classes[:, transform.grid.bands].astype(np.int64)
-        coded = classes.ravel() + quality * transform.spacing > 0
-        values = np.zeros(len(coded), np.int64)
-        values[coded] = transform.plan(quality).quantise(item)
-        whole.append(values)
-    classes = np.minimum(classes.ravel() + fine * transform.spacing, len(transform.tables) - 1)
-    return classes[coded], whole[0][coded], whole[1][coded]
-
-
-def _bits(own: Sequence[Layers], others: Sequence[Layers], *, use: tuple[int, ...]) -> float:
-    """Bits of one layer of ``own``, by counts of ``others``.
-
-    ``use``: the layer, and the other layer where its coefficient is known. A coefficient is coded
-    with its sign, which a first layer that is not zero tells.
-    """
-
-    def keys(layers: Sequence[Layers]) -> tuple[Array, Array]:
-        classes = np.concatenate([one[0] for one in layers])
-        value = np.concatenate([one[1 + use[0]] for one in layers])
-        symbol = np.clip(value, -_LARGEST, _LARGEST)
-        if len(use) == 1:
-            return classes * _SYMBOLS, symbol + _LARGEST
-        known = np.concatenate([one[1 + use[1]] for one in layers])
-        # By symmetry the known sign is turned positive, and the coefficient with it.
-        symbol = np.where(known < 0, -symbol, symbol)
-        known = np.minimum(np.abs(known), _LARGEST)
-        return (classes * (_LARGEST + 1) + known) * _SYMBOLS, symbol + _LARGEST
-
-    own_context, own_symbol = keys(own)
-    other_context, other_symbol = keys(others)
-    size = int(max(own_context.max(), other_context.max())) + _SYMBOLS
-    counts = np.bincount(other_context + other_symbol, minlength=size).reshape(-1, _SYMBOLS)
-    smooth = counts + _PRIOR
-    cost = -np.log2(smooth / smooth.sum(axis=1, keepdims=True)).ravel()
-    return float(cost[own_context + own_symbol].sum())
-
-
-_LARGEST: Final = 60
-_SYMBOLS: Final = 2 * _LARGEST + 1
-_PRIOR: Final = 0.01
 
 
 def _plans(answers: Answers, proof: Proof, coarse: int = COARSE_QUALITY) -> list[Plan]:
@@ -400,16 +299,27 @@ class Where:
 
 @dataclass(frozen=True)
 class Costs:
-    """Milliseconds of one photo on the machine that measured them."""
+    """Milliseconds of one photo on the machine that measured them.
+
+    Attributes:
+        head, network: in onnxruntime, as a device runs them.
+        tail, served: tail and whole network in PyTorch, as the server runs them.
+    """
 
     head: float
+    network: float
     tail: float
+    served: float
     encode: float
     decode: float
 
+    def rows(self, label: str) -> Iterator[Row]:
+        for name, ms in vars(self).items():
+            yield row(f"{label}: {name}", ms, "ms")
+
     def photo(self, where: Where) -> float:
         """The whole network on the server."""
-        return where.transfer_ms(PHOTO_BYTES) + where.trip + self.head + self.tail
+        return where.transfer_ms(PHOTO_BYTES) + where.trip + self.served
 
     def latency(self, plan: Plan, answers: Answers, where: Where) -> float:
         """The mean latency. The second request needs no head, but the tail again."""
@@ -417,6 +327,20 @@ class Costs:
         own = self.encode * where.slowdown + self.decode + self.tail + where.trip
         transfer = where.transfer_ms(float(plan.nbytes(answers).mean()))
         return float(self.head * where.slowdown + requests * own + transfer)
+
+
+def _costs(net: CapturedNetwork, cut: str, answers: Answers) -> Costs:
+    """Times of this machine. Without onnxruntime those of PyTorch stand for it."""
+    torch_ms, tail_ms = part_times.head_and_tail_ms(net, [cut])
+    device_ms = device_times.device_head_ms(net, [cut], torch_ms) or torch_ms
+    return Costs(
+        device_ms[cut],
+        device_ms[OUTPUT],
+        tail_ms[cut],
+        torch_ms[OUTPUT],
+        answers.encode_ms,
+        answers.decode_ms,
+    )
 
 
 def _grid_rows(label: str, answers: Answers, costs: Costs) -> Iterator[Row]:
@@ -427,6 +351,7 @@ def _grid_rows(label: str, answers: Answers, costs: Costs) -> Iterator[Row]:
         if plan.fine not in FINE_QUALITIES:
             continue
         single = Plan(plan.fine, plan.fine)
+        gains = []
         for slowdown in SLOWDOWNS:
             for trip in ROUND_TRIPS:
                 for link in LINKS:
@@ -434,10 +359,11 @@ def _grid_rows(label: str, answers: Answers, costs: Costs) -> Iterator[Row]:
                     one, refined = (costs.latency(each, answers, where) for each in (single, plan))
                     rivals = {
                         "photo": costs.photo(where),
-                        "on the device": slowdown * (costs.head + costs.tail),
+                        "on the device": slowdown * costs.network,
                         f"dct@{plan.fine}": one,
                     }
                     best = min(rivals, key=lambda name: rivals[name])
+                    gains.append(rivals[best] / refined)
                     yield row(
                         f"{label} dct@{plan.coarse}+{plan.fine}: {link:g} Mbit/s, {trip:g} ms, "
                         f"device {slowdown} times slower; {one:.0f} ms in one request",
@@ -447,3 +373,11 @@ def _grid_rows(label: str, answers: Answers, costs: Costs) -> Iterator[Row]:
                         ratio=refined / rivals[best],
                         one_request=one,
                     )
+        wins = [gain for gain in gains if gain > 1]
+        words = f"by {min(wins) - 1:.0%} to {max(wins) - 1:.0%}" if wins else ""
+        yield row(
+            f"{label} dct@{plan.coarse}+{plan.fine}: the fastest of all",
+            len(wins),
+            f"of {len(gains)}",
+            expected=words,
+        )

@@ -1,10 +1,11 @@
 """The codec ``dct``: bytes against what they do to the answer, beside photos and other codecs.
 
 ``python -m benchmarks transform --data FOLDER`` fits transforms on 300 photos of the folder, drawn
-at random, and measures on 200 others (``--photo-counts``). What is measured is the mean Kullback-Leibler divergence of
-the answer from the full network's, in nats, and the agreement of the top-1 class. The networks are
-EfficientNet-Lite0 and, with ``--resnet50``, ResNet-50. ``--cuts`` picks some of the cuts, such as
-``efficientnet-lite0:_blocks.5``; ``input`` stands for the photos, and ``input:avif`` for those of one
+at random, and measures on 200 others (``--photo-counts``). What is measured is the mean
+Kullback-Leibler divergence of the answer from the full network's, in nats, and the agreement of the
+top-1 class. The networks are EfficientNet-Lite0 and, with ``--resnet50``, ResNet-50. ``--cuts``
+picks some of the cuts, such as ``efficientnet-lite0:_blocks.5``, or with ``--study``
+``resnet20_notmnist:block2c``; ``input`` stands for the photos, and ``input:avif`` for those of one
 format. The rows of a cut are shown as soon as they are measured.
 """
 
@@ -31,7 +32,6 @@ from isplit_plugin.network import (
     LoadedNetwork,
     activations,
     capture,
-    efficientnet_lite0,
     fit_correctors,
     fit_transforms,
     part_times,
@@ -47,12 +47,9 @@ from isplit_plugin.wire import (
     pack_transforms,
 )
 
-from . import photos as photo_forms
-from . import resnet50
 from .harness import Row, row, table
+from .subjects import drawn_photos, networks, one_thread
 
-CUTS: Final = "ISPLIT_CUTS"
-"""The environment variable with the cuts, with commas between them; ``--cuts`` sets it."""
 DEFAULT_CUTS: Final = {
     "efficientnet-lite0": ("input", "_blocks.2", "_blocks.4", "_blocks.5", "_blocks.10"),
     "resnet50": ("input", "layer2", "layer3"),
@@ -65,6 +62,13 @@ COUNTS: Final = "ISPLIT_PHOTO_COUNTS"
 DEFAULT_COUNTS: Final = "300,200"
 FORMS: Final = (*PHOTOS, "avif@55", "avif@40", "avif@25", "webp@50", "jpeg@60")
 """The photos: besides the usual ones, smaller ones for networks that stand them."""
+REDUCED: Final = tuple(
+    f"{codec}/{share}@{quality}"
+    for codec, share in (("avif", 0.75), ("avif", 0.5), ("webp", 0.75))
+    for quality in (95, 85, 70, 55)
+)
+"""Photos of fewer pixels, enlarged again before the network."""
+MIN_REDUCED: Final = 128  # pixels of a photo's side from which reduced ones are tried
 TARGETS: Final = (0.02, 0.05)
 """Divergences at which bytes are compared, by a line through logarithms."""
 
@@ -102,38 +106,15 @@ class Measured:
 
 def run(quick: bool = False) -> list[Row]:
     """Rows for each network and cut. Times are medians for one photo on one thread."""
-    folder = os.environ.get(photo_forms.VARIABLE)
-    if not folder:
-        print("no photos: --data FOLDER", file=sys.stderr)
-        return []
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-    order = np.random.default_rng(0).permutation(len(files))
     counts = "24,8" if quick else os.environ.get(COUNTS, DEFAULT_COUNTS)
     fitted, measured = (int(word) for word in counts.split(","))
-    chosen = [files[number] for number in order[: fitted + measured]]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        rows: list[Row] = []
-        for network, cuts in _wanted().items():
-            loaded = efficientnet_lite0() if network != "resnet50" else resnet50.with_weights()
-            if loaded is not None:
+    chosen = drawn_photos(fitted + measured)
+    rows: list[Row] = []
+    if chosen:
+        with one_thread():
+            for network, loaded, cuts in networks(DEFAULT_CUTS):
                 rows += _network_rows(network, loaded, cuts, chosen[:fitted], chosen[fitted:])
-        return rows
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _wanted() -> dict[str, tuple[str, ...]]:
-    """The cuts of each network."""
-    named = os.environ.get(CUTS)
-    if not named:
-        return DEFAULT_CUTS
-    pairs = [word.strip().split(":", 1) for word in named.split(",")]
-    return {
-        network: tuple(cut for own, cut in pairs if own == network)
-        for network in dict.fromkeys(network for network, _ in pairs)
-    }
+    return rows
 
 
 def _network_rows(
@@ -184,17 +165,17 @@ def _network_rows(
         rows.append(row(f"{label}: the transform, {metric}", size, "bytes"))
         rows.append(row(f"{label}: head", head_ms[name], "ms"))
         rows.append(row(f"{label}: tail", tail_ms[name], "ms"))
-        codes = list(_codes(label, net, name, exact, judge, transform=transform))
+        codes = list(coded(label, net, name, exact, judge, transform=transform))
         rows += _code_rows(codes, transform, exact)
         rows += _against_photos(label, codes, photos)
         if correctors is not None:
             corrector = correctors.correctors[name]
-            corrected = _codes(
+            corrected = coded(
                 label, net, name, exact, judge, transform=transform, corrector=corrector
             )
             rows += _corrected_rows(codes, list(corrected), correctors.fits[name].steps)
         _show(rows)
-        others = _codes(label, net, name, exact, judge)
+        others = coded(label, net, name, exact, judge)
         rows += [each.row() for each in others]
     return rows
 
@@ -238,23 +219,32 @@ def _photos(
     *,
     formats: Sequence[str],
 ) -> Iterator[Measured]:
-    for coding in FORMS:
-        codec, _, quality = coding.partition("@")
+    pre = loaded.preprocessing
+    for form in (*FORMS, *(REDUCED if pre.crop[0] >= MIN_REDUCED else ())):
+        name, _, quality = form.partition("@")
+        codec, _, share = name.partition("/")
         if not can_write(codec) or (formats and codec not in formats):
             continue
         sizes, encode_s, decode_s, inputs = [], [], [], []
         for crop in crops:
             start = time.perf_counter()
-            data = write_photo(crop, codec, int(quality))
+            sent = crop
+            if share:
+                width, height = (round(side * float(share)) for side in crop.size)
+                sent = crop.resize((width, height), PIL.Image.Resampling.LANCZOS)
+            data = write_photo(sent, codec, int(quality))
             middle = time.perf_counter()
-            inputs.append(image.normalize(image.load(data), loaded.preprocessing))
+            photo = image.load(data)
+            if share:
+                photo = photo.convert(crop.mode).resize(crop.size, PIL.Image.Resampling.BICUBIC)
+            inputs.append(image.normalize(photo, pre))
             decode_s.append(time.perf_counter() - middle)
             encode_s.append(middle - start)
             sizes.append(len(data))
         divergence, agrees = judge(net.model, np.stack(inputs))
-        print(f"{network} input:{coding}", file=sys.stderr, flush=True)
+        print(f"{network} input:{form}", file=sys.stderr, flush=True)
         yield Measured(
-            f"{network} input:{coding}",
+            f"{network} input:{form}",
             np.array(sizes, np.float64),
             divergence,
             agrees,
@@ -263,7 +253,7 @@ def _photos(
         )
 
 
-def _codes(
+def coded(
     label: str,
     net: CapturedNetwork,
     name: str,
@@ -353,10 +343,10 @@ def _against_photos(
     for target in TARGETS:
         ratios = []
         for rows in draws:
-            own = _bytes_at(codes, rows, target)
+            own = bytes_at(codes, rows, target)
             best = np.nanmin(
                 [
-                    _bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
+                    bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
                     for name in formats
                 ]
                 + [math.inf]
@@ -368,7 +358,7 @@ def _against_photos(
         low, high = np.quantile(known, [0.025, 0.975])
         yield row(
             f"{label}: bytes at {target} nats, 95 % of {low:.2f} to {high:.2f}",
-            _bytes_at(codes, draws[0], target),
+            bytes_at(codes, draws[0], target),
             "bytes",
             ratio=ratios[0],
             rival="best photo",
@@ -377,7 +367,7 @@ def _against_photos(
         )
 
 
-def _bytes_at(measured: Sequence[Measured], rows: Array, target: float) -> float:
+def bytes_at(measured: Sequence[Measured], rows: Array, target: float) -> float:
     """Mean bytes at a mean divergence, between the two codings around it; NaN beyond all of them."""
     points = sorted(
         (float(m.divergence[rows].mean()), float(m.nbytes[rows].mean())) for m in measured

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from .errors import ArtifactError
+from .errors import ArtifactError, IsplitError, NetworkMismatchError
 
 Arrays = dict[str, npt.NDArray[Any]]
 """The arrays of a file, by name."""
@@ -65,6 +66,31 @@ def unpack_arrays(
         stated = str(signed["sha256"])[:64]
         raise ArtifactError(f"damaged or edited: expected SHA-256 {stated}, got {sha256}")
     return content, arrays
+
+
+@contextmanager
+def reading(
+    where: str, kind: str, error_type: Callable[[str], IsplitError] = ArtifactError
+) -> Iterator[None]:
+    """Turn whatever the body raises, which reads a file of arrays, into one error.
+
+    A file that belongs to another network stays a NetworkMismatchError.
+
+    Parameters:
+        where: what the messages begin with.
+        kind: what was expected, such as "a file of transforms".
+        error_type: makes the error from its message.
+    """
+    try:
+        yield
+    except NetworkMismatchError as error:
+        raise NetworkMismatchError(f"{where}: {error.message}", **error.details) from error
+    except IsplitError as error:
+        raise error_type(f"{where}: {error.message}") from error
+    except Exception as error:  # safetensors raises several types, some of them its own
+        raise error_type(
+            f"{where}: expected {kind} ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def digest(content: Mapping[str, Any], arrays: Arrays) -> str:

@@ -1,10 +1,13 @@
 """The study, one network and data set at a time: ``python -m benchmarks.evaluation run ...``.
 
 ``run`` prepares the data, trains the network from scratch unless its weights exist, evaluates it
-with the study's budget and writes ``<network>_<data>.json`` to ``--out``. Everything that takes
-long is kept in ``--work``; to resume an interrupted run, call it again. ``report`` writes tables
-and figures of all results in ``--out``. ``encoders`` compares the trained encoders in onnxruntime
-with the same encoders in torch.
+with the study's budget and writes ``<network>_<data>.json`` to ``--out``. With ``--base-seeds 3``
+it does so for three base networks, trained from different seeds; the results of the others are
+``<network>_<data>-base<seed>.json``. Everything that takes long is kept in ``--work``; to resume an
+interrupted run, call it again. ``train`` stops before the evaluation. ``report`` writes tables and
+figures of all results in ``--out``. The seeds of one base network count as one result there, and
+its intervals resample them, too. ``encoders`` compares the trained encoders in onnxruntime with the
+same encoders in torch.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from .encoders import compare_all
 from .networks import BUILDERS, DATA_SETS, LARGE
 from .prepare import prepare
 from .report import report
-from .train import EPOCHS, train
+from .train import EPOCHS, result_name, train
 
 OUT = Path("docs/explanation/evaluation")
 BUDGET = {
@@ -52,11 +55,17 @@ def main() -> int:
 
 def run(options: argparse.Namespace, extra: Sequence[str]) -> int:
     """Run the study for one network and data set. ``extra`` goes to ``isplit evaluate``."""
-    work: Path = options.work
-    out: Path = options.out
-    name = f"{options.network}_{options.data}"
-    folder = prepare(options.data, options.source, work, limit=options.slice)
-    weights = work / "weights"
+    folder = prepare(options.data, options.source, options.work, limit=options.slice)
+    options.out.mkdir(parents=True, exist_ok=True)
+    codes = (_run_seed(options, extra, folder, seed) for seed in range(options.base_seeds))
+    return next((code for code in codes if code != 0), 0)
+
+
+def _run_seed(options: argparse.Namespace, extra: Sequence[str], folder: Path, seed: int) -> int:
+    """The study with the base network of one seed."""
+    network = f"{options.network}_{options.data}"
+    name = result_name(network, seed)
+    weights: Path = options.work / "weights"
     if not (weights / f"{name}.json").exists():
         train(
             options.network,
@@ -64,20 +73,22 @@ def run(options: argparse.Namespace, extra: Sequence[str]) -> int:
             folder,
             weights,
             epochs=options.base_epochs or EPOCHS[options.data],
+            seed=seed,
             init=options.init,
             device=options.device,
         )
-    out.mkdir(parents=True, exist_ok=True)
+    if options.command == "train":
+        return 0
     code = isplit(
         [
             "evaluate",
-            f"--network=benchmarks.evaluation.networks:{name}",
+            f"--network=benchmarks.evaluation.networks:{network}",
             f"--weights={weights / f'{name}.safetensors'}",
             f"--classes={folder / 'classes.txt'}",
             f"--train={folder / 'train'}",
             f"--data={folder / 'val'}",
-            f"--work={work / 'evaluation' / name}",
-            f"--output={out / name}",
+            f"--work={options.work / 'evaluation' / name}",
+            f"--output={options.out / name}",
             *(f"{option}={value}" for option, value in BUDGET.items()),
             f"--device={options.device}",
             "--no-figures",
@@ -85,7 +96,7 @@ def run(options: argparse.Namespace, extra: Sequence[str]) -> int:
         ]
     )
     if code == 0:
-        path = out / f"{name}.json"
+        path = options.out / f"{name}.json"
         result = json.loads(path.read_text())
         result["base_network"] = json.loads((weights / f"{name}.json").read_text())
         path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
@@ -104,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
             "run", help="one network on one data set; other options go to `isplit evaluate`"
         )
     )
+    _add_run(commands.add_parser("train", help="train the base network alone, without the study"))
     report_command = commands.add_parser("report", help="tables and figures of all results")
     _add_out(report_command)
     encoders_command = commands.add_parser(
@@ -137,6 +149,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument(
         "--base-epochs", type=int, metavar="N", help=f"epochs of the base network ({EPOCHS})"
+    )
+    parser.add_argument(
+        "--base-seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N base networks, one for each seed: how much rests on the base network's "
+        "training (default: %(default)s); --seeds N are trainings of each bottleneck",
     )
     parser.add_argument(
         "--slice",

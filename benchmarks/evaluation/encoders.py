@@ -32,7 +32,7 @@ from isplit_plugin.evaluation import markdown_table
 from isplit_plugin.network import CapturedNetwork, capture, load_network
 from isplit_plugin.wire import decode_activation, encode_activation
 
-from .train import photos_of
+from .train import network_of, photos_of
 
 CODECS = ("fp32", "uint8", "q4+rle+zstd", "q2+rle+zstd")
 BATCH_SIZE = 64
@@ -133,10 +133,12 @@ def _row(network: str, codec: str, comparisons: Sequence[Comparison]) -> list[st
 
 
 def _compare_network(work: Path, name: str, seeds: int) -> Iterator[Comparison]:
+    network = network_of(name)
     loaded = load_network(
-        f"benchmarks.evaluation.networks:{name}", weights=work / "weights" / f"{name}.safetensors"
+        f"benchmarks.evaluation.networks:{network}",
+        weights=work / "weights" / f"{name}.safetensors",
     )
-    photos = photos_of(work / name.rpartition("_")[2] / "val", loaded)
+    photos = photos_of(work / network.rpartition("_")[2] / "val", loaded)
     net = capture(loaded.model, loaded.example_input)
     for seed in range(seeds):
         folder = work / "evaluation" / name / f"seed{seed}"

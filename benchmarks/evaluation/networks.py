@@ -2,7 +2,8 @@
 
 There are two families, so that a finding does not depend on one architecture: the residual network
 of He et al. (2016, section 4.2) with 20 layers, and a VGG (Simonyan & Zisserman, 2015) of six
-convolutions with batch norm. One CPU core can train both. ResNet-50 and VGG16 are for a GPU. For
+convolutions with batch norm. One CPU core can train both, and the small vision transformer that
+the codec ``dct`` is measured on. ResNet-50 and VGG16 are for a GPU. For
 64-pixel images the first convolution of a small network has stride 2, so that the network works on
 about 32 x 32 positions.
 """
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isplit_plugin.network import LoadedNetwork
@@ -112,6 +114,66 @@ def vgg6(channels: int, classes: int, stem_stride: int) -> nn.Module:
     return _classifier(layers, width, classes)
 
 
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (N, T, C)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a perceptron, each behind a norm and beside a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.perceptron(self.norm2(x))
+
+
+class VisionTransformer(nn.Module):
+    """The vision transformer of Dosovitskiy et al. (2021), small: patches of 4 x 4, 64 channels,
+    six blocks of four heads, and a class token.
+    """
+
+    def __init__(self, channels: int, classes: int, side: int, patch: int) -> None:
+        super().__init__()
+        width = 64
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 1 + (side // patch) ** 2, width))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, 4) for _ in range(6)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), tokens], dim=1)
+        tokens = self.blocks(tokens + self.positions)
+        return self.head(self.norm(tokens)[:, 0])
+
+
+def vit6(channels: int, classes: int, stem_stride: int) -> nn.Module:
+    """Six transformer blocks over 7 x 7 patches, or 8 x 8 of images of 64 pixels."""
+    side, patch = (28, 4) if stem_stride == 1 else (64, 8)
+    return VisionTransformer(channels, classes, side, patch)
+
+
 def resnet50(classes: int) -> nn.Module:
     """torchvision's, with the strides of the original paper (v1), as the ImageNet weights need."""
     from torchvision.models import resnet50 as make
@@ -137,7 +199,7 @@ def vgg16(classes: int) -> nn.Module:
     return net
 
 
-BUILDERS: Final = {"resnet20": resnet20, "vgg6": vgg6}
+BUILDERS: Final = {"resnet20": resnet20, "vgg6": vgg6, "vit6": vit6}
 LARGE: Final = {"resnet50": (resnet50, CAFFE_224), "vgg16": (vgg16, RGB_224)}
 
 

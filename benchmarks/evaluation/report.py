@@ -22,6 +22,8 @@ from isplit_plugin.evaluation import (
     predictors_table,
 )
 
+from .train import network_of
+
 Result = Mapping[str, Any]
 
 COLUMNS = {
@@ -41,8 +43,9 @@ def report(out: Path) -> str:
     results = load(out)
     if not results:
         raise SystemExit(f"{out}: no results; make them with `python -m benchmarks.evaluation run`")
-    prediction_figure(results, out / "prediction.png")
-    bytes_figure(results, out / "bytes.svg")
+    first = [own[0] for own in by_network(results).values()]
+    prediction_figure(first, out / "prediction.png")
+    bytes_figure(first, out / "bytes.svg")
     parts = ["# All predictors, over all results", overall(results)]
     for result in results:
         parts += [
@@ -60,52 +63,79 @@ def report(out: Path) -> str:
 
 def load(out: Path) -> list[Result]:
     """The results in a folder."""
-    files = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    paths = sorted(out.glob("*.json"), key=lambda path: path.stem)  # the first seed is first
+    files = [json.loads(path.read_text()) for path in paths]
     return [content for content in files if "predictors" in content and "points" in content]
 
 
-def overall(results: Sequence[Result], repeats: int = 2000) -> str:
-    """Each predictor's mean over the results, with the interval of a bootstrap over the results.
+def by_network(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each network and data set: one for each seed of the base network."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(network_of(result["name"]), []).append(result)
+    return groups
 
-    The interval covers other networks and data sets of the same kind, as far as the number of
-    results allows.
+
+def overall(results: Sequence[Result], repeats: int = 2000) -> str:
+    """Each predictor's mean over networks and data sets, with the interval of a bootstrap.
+
+    A network's value is the mean over the seeds of its base network. The bootstrap resamples the
+    networks, and the seeds of each. So the interval covers other networks and data sets of the same
+    kind, and other base networks, as far as their numbers allow.
     """
     rng = np.random.default_rng(0)
-    resamples = rng.integers(0, len(results), (repeats, len(results)))
+    groups = list(by_network(results).values())
+    networks = rng.integers(0, len(groups), (repeats, len(groups)))
+    picks = rng.random((repeats, len(groups), max(map(len, groups))))
     rows = []
     for name in [score["name"] for score in results[0]["predictors"]]:
-        scores = [
-            next(score for score in result["predictors"] if score["name"] == name)
-            for result in results
-        ]
-        estimates = {column: _mean(scores, column, resamples) for column in COLUMNS}
+        scores = [[_score(result, name) for result in own] for own in groups]
+        estimates = {column: _mean(scores, column, networks, picks) for column in COLUMNS}
         spearman = estimates["spearman"]
         cells = [_cell(column, estimate) for column, estimate in estimates.items()]
-        milliseconds = 1e3 * float(np.mean([score["seconds"] for score in scores]))
+        milliseconds = 1e3 * float(np.mean([score["seconds"] for own in scores for score in own]))
         row = [name, *cells, f"{milliseconds:.1f}"]
         rows.append((0.0 if spearman is None else spearman.value, row))
     rows.sort(key=lambda entry: -entry[0])
     return markdown_table(["predictor", *COLUMNS.values(), "ms per photo"], [r for _, r in rows])
 
 
+def _score(result: Result, name: str) -> Mapping[str, Any]:
+    return next(score for score in result["predictors"] if score["name"] == name)
+
+
 def _mean(
-    scores: Sequence[Mapping[str, Any]], column: str, resamples: npt.NDArray[np.int64]
+    scores: Sequence[Sequence[Mapping[str, Any]]],
+    column: str,
+    networks: npt.NDArray[np.int64],
+    picks: npt.NDArray[np.float64],
 ) -> Estimate | None:
-    """The mean of one statistic over the results; ``None`` if no result has it.
+    """The mean of one statistic over networks; ``None`` if no result has it.
 
     The concordance within a stage is weighted by the number of pairs.
+
+    Parameters:
+        scores: of each network, one for each seed of its base network.
+        networks: (repeats, networks) of the bootstrap.
+        picks: (repeats, networks, seeds), from 0 to 1: which seeds the bootstrap takes.
     """
-    values = np.asarray([score[column]["value"] for score in scores], dtype=float)
-    if not np.isfinite(values).any():
+    sums = np.zeros((2, len(scores)))  # weighted values, weights
+    drawn = np.zeros((2, *networks.shape))
+    for number, own in enumerate(scores):
+        values = np.asarray([score[column]["value"] for score in own], dtype=float)
+        weights = np.ones(len(own))
+        if column == "within_stage":
+            weights = np.asarray([score["within_stage_pairs"] for score in own], dtype=float)
+        weights[~np.isfinite(values)] = 0
+        parts = np.array([np.nan_to_num(values) * weights, weights])
+        sums[:, number] = parts.mean(axis=1)
+        seeds = (picks[:, number, : len(own)] * len(own)).astype(int)
+        drawn[:, :, number] = parts[:, seeds].mean(axis=2)
+    if not sums[1].any():
         return None
-    weights = np.ones(len(values))
-    if column == "within_stage":
-        weights = np.asarray([score["within_stage_pairs"] for score in scores], dtype=float)
-    weights[~np.isfinite(values)] = 0
-    weighted = np.nan_to_num(values) * weights
+    totals = np.take_along_axis(drawn, networks[None], axis=2).sum(axis=2)
     with np.errstate(invalid="ignore"):
-        means = weighted[resamples].sum(axis=1) / weights[resamples].sum(axis=1)
-    return interval(float(weighted.sum() / weights.sum()), means)
+        return interval(float(sums[0].sum() / sums[1].sum()), totals[0] / totals[1])
 
 
 def _cell(column: str, estimate: Estimate | None) -> str:

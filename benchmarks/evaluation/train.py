@@ -20,11 +20,22 @@ from torch import Tensor, nn
 from isplit_plugin.bottleneck import Photos
 from isplit_plugin.network import LoadedNetwork, calibration_folder
 
-from .networks import build
+from .networks import VisionTransformer, build
 
 EPOCHS: Final = {"notmnist": 8, "chest": 10, "tiny": 30, "tiny100": 30}
 _PHOTO_BYTES: Final = 32 << 30
 _TEST_BATCH: Final = 64
+_SEED: Final = "-base"
+
+
+def result_name(network: str, seed: int) -> str:
+    """The name of the files of a base network: ``vgg6_notmnist``, or ``vgg6_notmnist-base1``."""
+    return network if seed == 0 else f"{network}{_SEED}{seed}"
+
+
+def network_of(name: str) -> str:
+    """The network and data set of a result: ``vgg6_notmnist`` of ``vgg6_notmnist-base1``."""
+    return name.partition(_SEED)[0]
 
 
 def photos_of(folder: Path, loaded: LoadedNetwork) -> Photos:
@@ -100,8 +111,9 @@ def train(
     }
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(weights, str(out / f"{network}_{data}.safetensors"))
-    (out / f"{network}_{data}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    name = result_name(f"{network}_{data}", seed)
+    save_file(weights, str(out / f"{name}.safetensors"))
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts), flush=True)
 
 
@@ -115,20 +127,24 @@ def _load_where_shapes_fit(net: nn.Module, file: Path) -> None:
 def _optimizer(
     net: nn.Module, steps: int, scale: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with a one-cycle learning rate; biases and norms have no weight decay."""
+    """SGD with a one-cycle learning rate; biases and norms have no weight decay.
+
+    AdamW for transformers, which SGD hardly trains.
+    """
     parameters = list(net.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 5e-4},
         {"params": [p for p in parameters if p.ndim <= 1]},
     ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=0.1 * scale,
-        momentum=0.9,
-        nesterov=True,
-    )
+    optimizer: torch.optim.Optimizer
+    if isinstance(net, VisionTransformer):
+        peak = 0.002 * scale
+        optimizer = torch.optim.AdamW(groups, lr=peak)
+    else:
+        peak = 0.2 * scale
+        optimizer = torch.optim.SGD(groups, lr=peak / 2, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.2 * scale, total_steps=steps, pct_start=0.25
+        optimizer, max_lr=peak, total_steps=steps, pct_start=0.25
     )
     return optimizer, schedule
 

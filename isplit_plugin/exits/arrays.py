@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ExitError
 from ..hashed_arrays import Arrays
+
+
+def malformed(message: str) -> ExitError:
+    """The error of a file that cannot be read."""
+    return ExitError(message, reason="malformed")
 
 
 def require_array(

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, ExitError, IsplitError
-from ..hashed_arrays import digest, pack_arrays, unpack_arrays
+from ..errors import DataError, ExitError
+from ..hashed_arrays import digest, pack_arrays, reading, unpack_arrays
 from ..schema import Cut
-from .arrays import require_array
+from .arrays import malformed, require_array
 from .features import F32, F64, I64, MAX_FEATURES, POOLINGS, Pooling
 from .sums import MAX_CLASSES
 
@@ -157,15 +157,8 @@ class Exit:
     @classmethod
     def from_bytes(cls, data: bytes) -> Exit:
         """Read what :meth:`to_bytes` wrote. Raises ExitError for anything else, NaN included."""
-        try:
+        with reading("exit", "an exit", malformed):
             return cls._read(data)
-        except IsplitError as error:
-            raise ExitError(f"exit: {error.message}", reason="malformed") from error
-        except Exception as error:  # safetensors raises several types, some of them its own
-            raise ExitError(
-                f"exit: not readable ({type(error).__name__}: {str(error)[:200]})",
-                reason="malformed",
-            ) from error
 
     def check(self, network_hash: str, classes: int, now: float) -> None:
         """Check that it may answer for a network with this many classes, now.

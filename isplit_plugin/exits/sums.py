@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, ExitError, IsplitError
-from ..hashed_arrays import pack_arrays, unpack_arrays
+from ..errors import DataError
+from ..hashed_arrays import pack_arrays, reading, unpack_arrays
 from ..schema import Cut
-from .arrays import require_array
+from .arrays import malformed, require_array
 from .features import F32, F64, I64, MAX_FEATURES, Pooling, check_pooling
 
 MAX_CLASSES: Final = 4096
@@ -228,15 +228,8 @@ class ExitSums:
 
         Raises ExitError for anything else, and for values that no sums have.
         """
-        try:
+        with reading("exit sums", "the sums of an exit", malformed):
             return cls._read(data)
-        except IsplitError as error:
-            raise ExitError(f"exit sums: {error.message}", reason="malformed") from error
-        except Exception as error:  # safetensors raises several types, some of them its own
-            raise ExitError(
-                f"exit sums: not readable ({type(error).__name__}: {str(error)[:200]})",
-                reason="malformed",
-            ) from error
 
     @classmethod
     def _read(cls, data: bytes) -> ExitSums:

@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from ..hashed_arrays import Arrays
 from ..schema import Cut
 from .calibration_pass import CalibrationPass, SkippedImages
 from .processes import Processes
 from .samples import COLUMNS, Samples
 
 __all__ = ["merge"]
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 _LISTS: Final = ("numbers", "target", "top", "labels")
 _NO_LABEL: Final = -1

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.transform import Measured, _against_photos, _bytes_at
+from benchmarks.transform import Measured, _against_photos, bytes_at
 
 
 def _measured(label: str, nbytes: float, divergence: float) -> Measured:
@@ -18,10 +18,10 @@ def _measured(label: str, nbytes: float, divergence: float) -> Measured:
 def test_bytes_lie_between_the_codings_around_and_nowhere_beyond() -> None:
     points = [_measured("x@1", 1_000, 0.1), _measured("x@2", 4_000, 0.001)]
     rows = np.arange(4)
-    assert _bytes_at(points, rows, 0.01) == pytest.approx(2_000)
-    assert _bytes_at(points, rows, 0.1) == pytest.approx(1_000)
-    assert math.isnan(_bytes_at(points, rows, 0.2))
-    assert math.isnan(_bytes_at(points, rows, 1e-4))
+    assert bytes_at(points, rows, 0.01) == pytest.approx(2_000)
+    assert bytes_at(points, rows, 0.1) == pytest.approx(1_000)
+    assert math.isnan(bytes_at(points, rows, 0.2))
+    assert math.isnan(bytes_at(points, rows, 1e-4))
 
 
 def test_the_rival_is_the_best_format_that_reaches_the_divergence() -> None:

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ...errors import ArtifactError, IsplitError, NetworkMismatchError
+from ...errors import ArtifactError, NetworkMismatchError
 from ...files import write_atomically
-from ...hashed_arrays import Arrays, pack_arrays, unpack_arrays
+from ...hashed_arrays import Arrays, pack_arrays, reading, unpack_arrays
 from ...wire import Transform, transform_sha256
 from .corrector import Corrector
 
@@ -69,20 +69,12 @@ def unpack_correctors(
         ArtifactError: damaged, edited or newer; of a split point without a transform, or trained
             behind another transform; weights of another shape, or not finite.
     """
-    try:
+    with reading(where, "a file of correctors"):
         content, arrays = unpack_arrays(data, KEY, newest=FORMAT, max_bytes=MAX_BYTES)
         return {
             str(raw["split_point"]): _corrector(raw, _own(number, arrays), transforms)
             for number, raw in enumerate(content["correctors"])
         }
-    except NetworkMismatchError as error:
-        raise NetworkMismatchError(f"{where}: {error.message}", **error.details) from error
-    except IsplitError as error:
-        raise ArtifactError(f"{where}: {error.message}") from error
-    except Exception as error:  # safetensors raises several types, some of them its own
-        raise ArtifactError(
-            f"{where}: expected a file of correctors ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
 
 
 def corrector_sha256(corrector: Corrector, transform: Transform) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 import torch
 
+from ...hashed_arrays import Arrays
 from ...wire import Transform, pack_transforms, unpack_transforms
 from ..processes import Processes
 from .closed_form import Metric
@@ -18,7 +18,6 @@ from .collection import Collection, Kept
 from .fitted import FOLDS
 from .statistics import MatrixSum, PointStatistics
 
-Arrays = dict[str, npt.NDArray[Any]]
 PointFit = tuple[Transform, tuple[Transform, ...], Metric]
 """The transform of a split point, those without each fold, and the metric."""
 

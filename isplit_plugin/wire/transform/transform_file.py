@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...errors import ArtifactError, IsplitError, NetworkMismatchError
+from ...errors import ArtifactError, NetworkMismatchError
 from ...files import write_atomically
-from ...hashed_arrays import Arrays, pack_arrays, unpack_arrays
+from ...hashed_arrays import Arrays, pack_arrays, reading, unpack_arrays
 from ...schema import SplitPoint
 from .coefficients import ALPHABET
 from .grid import Grid
@@ -61,18 +61,12 @@ def transform_sha256(transform: Transform) -> str:
 
 def unpack_transforms(data: bytes, *, where: str = "transforms") -> tuple[Transform, ...]:
     """The inverse of :func:`pack_transforms`. Raises ArtifactError that begins with ``where``."""
-    try:
+    with reading(where, "a file of transforms"):
         description, arrays = unpack_arrays(data, KEY, newest=FORMAT, max_bytes=MAX_BYTES)
         return tuple(
             _transform(raw, {name: arrays[f"{number}.{name}"] for name in _ARRAYS})
             for number, raw in enumerate(description["transforms"])
         )
-    except IsplitError as error:
-        raise ArtifactError(f"{where}: {error.message}") from error
-    except Exception as error:  # safetensors raises several types, some of them its own
-        raise ArtifactError(
-            f"{where}: expected a file of transforms ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
 
 
 def save_transforms(path: str | Path, transforms: Sequence[Transform]) -> None:
