@@ -37,3 +37,17 @@ def test_the_rival_is_the_best_format_that_reaches_the_divergence() -> None:
     assert only["low"] == only["high"] == pytest.approx(only["ratio"])
     assert not list(_against_photos("n p", codes, photos[:1]))
     assert not list(_against_photos("n p", codes[1:], photos))
+
+
+def test_photos_of_fewer_pixels_are_a_rival_of_their_own() -> None:
+    codes = [_measured("n p:dct@1", 500, 0.1), _measured("n p:dct@2", 2_000, 0.001)]
+    photos = [
+        _measured("n input:avif@90", 9_000, 0.002),
+        _measured("n input:avif@50", 9_000, 0.03),
+        _measured("n input:avif/0.5@90", 4_000, 0.01),
+        _measured("n input:avif/0.5@50", 4_000, 0.04),
+    ]
+    (whole,) = _against_photos("n p", codes, photos[:2])
+    first, *_ = _against_photos("n p", codes, photos)
+    assert whole["ratio"] == pytest.approx(whole["value"] / 9_000)
+    assert first["ratio"] == pytest.approx(first["value"] / 4_000)
