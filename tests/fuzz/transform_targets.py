@@ -1,4 +1,4 @@
-"""Targets: the codec ``dct`` and the files of transforms."""
+"""Targets: the codec ``dct``, refining requests, and the files of transforms and correctors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, Final
 
 import numpy as np
 import safetensors.numpy
+from toys.client import make_manifest
 from toys.transforms import toy_transform
 
-from isplit_plugin.errors import ArtifactError, WireError
-from isplit_plugin.hashed_arrays import Arrays, digest
+from isplit_plugin.errors import ArtifactError, NetworkMismatchError, UnknownCodecError, WireError
+from isplit_plugin.hashed_arrays import Arrays, digest, unpack_arrays
+from isplit_plugin.network import Corrector, pack_correctors, unpack_correctors
+from isplit_plugin.network.correctors.corrector_file import KEY as CORRECTORS_KEY
+from isplit_plugin.schema import Cut, Refinement
 from isplit_plugin.wire import EncodeOptions, Payload, load_json
 from isplit_plugin.wire.dct import DCT
+from isplit_plugin.wire.refined import FirstAnswer, read_refinement
 from isplit_plugin.wire.transform import transform_file
 from isplit_plugin.wire.transform.transform import QUALITIES
 from isplit_plugin.wire.transform.transform_file import pack_transforms, unpack_transforms
@@ -82,6 +87,66 @@ def _transforms_seeds() -> Iterator[bytes]:
     yield b"\1" + pack_transforms(_TRANSFORMS[2:])
 
 
+# ------------------------------------------------------------------------ refining requests
+
+_REFINING: Final = make_manifest(
+    refinements=(Refinement("double", 3, (5, 7), 0.2, 0.2, 400, 0, 0.0075),)
+)
+
+
+def _refinement(case: bytes) -> None:
+    """A case is the number of items, the quality of the tensor, and the JSON of the parameters."""
+    if len(case) < 2:
+        return
+    parameters = load_json(case[2:])
+    if not isinstance(parameters, dict):
+        return
+    items = 1 + case[0] % 4
+    cut = Cut("double", "dct", case[1] % 8)
+    refining, first = read_refinement(parameters, cut, _REFINING, items)
+    assert refining.is_refining or refining == cut
+    if first is not None:
+        assert len(first.classes) == items
+        assert all(0 <= number < items for number in first.audited)
+
+
+def _refinement_seeds() -> Iterator[bytes]:
+    yield bytes((0, 3)) + json.dumps({"isplit_fine": 7}).encode()
+    for first in (FirstAnswer(900, (2,)), FirstAnswer(100, (0, 3), (1,))):
+        parameters = {"isplit_coarse": 3, **first.parameters()}
+        yield bytes((len(first.classes) - 1, 5)) + json.dumps(parameters).encode()
+
+
+# ------------------------------------------------------------------------ files of correctors
+
+_BEHIND: Final = {transform.split_point: transform for transform in _TRANSFORMS[1:]}
+
+
+def _correctors(case: bytes) -> None:
+    """A case is a flag and then, with an even flag, the JSON of a file, else the file."""
+    if not case or case[0] % 2:
+        unpack_correctors(case[1:], _BEHIND)
+        return
+    description = load_json(case[1:])
+    if isinstance(description, dict):
+        arrays = safetensors.numpy.load(_correctors_file())
+        sha256 = _digest(description, arrays)
+        signed = json.dumps({"content": description, "sha256": sha256})
+        unpack_correctors(safetensors.numpy.save(arrays, {CORRECTORS_KEY: signed}), _BEHIND)
+
+
+def _correctors_file() -> bytes:
+    correctors = {name: Corrector(transform) for name, transform in _BEHIND.items()}
+    return pack_correctors(correctors, _BEHIND)
+
+
+def _correctors_seeds() -> Iterator[bytes]:
+    whole = _correctors_file()
+    content, _ = unpack_arrays(whole, CORRECTORS_KEY, newest=1, max_bytes=len(whole))
+    yield b"\0" + json.dumps(content).encode()
+    yield b"\1" + whole
+
+
 TRANSFORM_TARGETS: Final = (
     Target("dct", "the payload of the codec dct", _dct, _dct_seeds, (WireError,), json_at=None),
     Target(
@@ -93,5 +158,24 @@ TRANSFORM_TARGETS: Final = (
         json_at=1,
         max_bytes=16_384,
         words=("network_hash", "split_point", "shape", "channel_axis", "spacing", "step"),
+    ),
+    Target(
+        "refinement",
+        "what refining requests say",
+        _refinement,
+        _refinement_seeds,
+        (WireError, UnknownCodecError),
+        json_at=2,
+        words=("isplit_fine", "isplit_coarse", "isplit_first_bytes", "isplit_first_classes"),
+    ),
+    Target(
+        "correctors",
+        "a file of correctors",
+        _correctors,
+        _correctors_seeds,
+        (ArtifactError, NetworkMismatchError, WireError),
+        json_at=1,
+        max_bytes=65_536,
+        words=("network_hash", "split_point", "transform", "correctors", "tokens"),
     ),
 )
