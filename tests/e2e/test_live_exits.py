@@ -112,8 +112,8 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
     assert set(fleet.states().values()) == {"shadow"}
 
     # Classes are released when they are proven, from photos of two of them first.
-    until(lambda: not fleet.send([0, 1] * 10) or fleet.states()[0] == "released")
-    assert fleet.states()[2] == "shadow"
+    until(lambda: not fleet.send([0, 1] * 10) or fleet.states().get(0) == "released")
+    assert fleet.states().get(2) == "shadow"
     until(lambda: not fleet.send(KNOWN * 10) or set(fleet.states().values()) == {"released"})
 
     # Bytes fall, and every answer by an exit is the full network's.

