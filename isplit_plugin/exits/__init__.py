@@ -3,7 +3,7 @@ proven.
 
 Pure: no torch, no store, no clock. :class:`ExitSums` collect what the full network answered,
 :func:`fit_exit` makes an :class:`Exit` of them, :func:`sign` and :func:`read_signed` carry it to a
-device, :func:`released_bin` says from counts of shadow answers which classes may be answered, and
+device, :func:`proven_groups` says from counts of shadow answers which classes may be answered, and
 :class:`Audits` when that has to end.
 """
 
@@ -25,11 +25,15 @@ from .features import (
 from .fitting import LIFETIME_S, MIN_WEIGHT, REACH, fit_exit, usual_shrinkage
 from .release import (
     ALPHA,
+    LEAST_ANSWERS,
+    STARTS,
     TOLERANCE,
+    ProvenGroup,
     ShadowCounts,
     margin_shares,
+    may_be_released,
     missing,
-    released_bin,
+    proven_groups,
     version_alpha,
 )
 from .signing import (
@@ -54,6 +58,7 @@ __all__ = [
     "EXPOSURE",
     "FALSE_ALARM",
     "GRID_FEATURES",
+    "LEAST_ANSWERS",
     "LEAST_SHARE",
     "LIFETIME_S",
     "MAX_CLASSES",
@@ -66,6 +71,7 @@ __all__ = [
     "NONE",
     "POOLINGS",
     "REACH",
+    "STARTS",
     "TOLERANCE",
     "Audits",
     "ClassRelease",
@@ -76,6 +82,7 @@ __all__ = [
     "ExitStatement",
     "ExitSums",
     "Pooling",
+    "ProvenGroup",
     "ShadowCounts",
     "audit_share",
     "bin_of",
@@ -86,15 +93,16 @@ __all__ = [
     "feature_count",
     "fit_exit",
     "margin_shares",
+    "may_be_released",
     "missing",
     "new_keys",
     "pool",
+    "proven_groups",
     "public_key_of",
     "public_key_path",
     "read_private_key",
     "read_public_key",
     "read_signed",
-    "released_bin",
     "sign",
     "trials_missing",
     "unsigned",

@@ -9,6 +9,7 @@ to tell strange photos apart no better, and is large.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -27,7 +28,7 @@ F16 = npt.NDArray[np.float16]
 NONE: Final = -1
 """The class id that stands for "none of these": the photo is sent."""
 BIN_EDGES: Final = tuple(step / 10 for step in range(1, 20))
-"""Where bins begin, but for the first: margins as multiples of the class's usual margin."""
+"""Where bins begin, but for the first: margins as multiples of the exit's usual margin."""
 BINS: Final = len(BIN_EDGES) + 1
 """The number of bins of the margin. The last is the strictest."""
 MAX_EXIT_BYTES: Final = 1 << 24
@@ -45,8 +46,9 @@ class ExitAnswer(NamedTuple):
     Attributes:
         class_id: the class, or ``NONE``.
         margin: by how much its score is above the next, in nats; 0 for ``NONE``.
-        bin: the bin of the margin, 0 to ``BINS`` - 1. It is relative to the class's usual margin:
-            classes and exits differ in their margins a hundredfold, but hardly in these multiples.
+        bin: the bin of the margin, 0 to ``BINS`` - 1. It is relative to the exit's usual margin:
+            exits differ in their margins a hundredfold, but hardly in these multiples. The usual
+            margin of each class would say less: classes with small margins are less sure.
     """
 
     class_id: int
@@ -69,7 +71,7 @@ class Exit:
         means: (K, F) float16, the mean scaled features of each class.
         reach: (K,) float32: the squared distance from the mean beyond which a photo is none of the
             class's own.
-        usual: (K,) float32, the margin of the mean photo of each class.
+        usual: the usual margin, in nats: that of the mean photo of a class, mean of all classes.
         created, expires: seconds since the epoch.
         version: SHA-256 of all that decides its answers, 64 hexadecimal digits. Times are no part
             of it: an exit that is signed again for longer stays the version that was proven.
@@ -85,7 +87,7 @@ class Exit:
     bias: F32
     means: F16
     reach: F32
-    usual: F32
+    usual: float
     created: float
     expires: float
     version: str = field(init=False)
@@ -120,9 +122,7 @@ class Exit:
         return [
             ExitAnswer(NONE, 0.0, 0)
             if row < 0
-            else ExitAnswer(
-                int(self.class_ids[row]), float(margin), bin_of(margin / self.usual[row])
-            )
+            else ExitAnswer(int(self.class_ids[row]), float(margin), bin_of(margin / self.usual))
             for row, margin in zip(rows, margins, strict=True)
         ]
 
@@ -183,10 +183,11 @@ class Exit:
             "network_hash": self.network_hash,
             "cut": str(self.cut),
             "pooling": self.pooling,
+            "usual": self.usual,
         }
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        names = ("class_ids", "center", "scale", "weights", "bias", "means", "reach", "usual")
+        names = ("class_ids", "center", "scale", "weights", "bias", "means", "reach")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -203,7 +204,6 @@ class Exit:
             "bias": (np.float32, (classes,)),
             "means": (np.float16, (classes, features)),
             "reach": (np.float32, (classes,)),
-            "usual": (np.float32, (classes,)),
         }
         if set(arrays) != set(expected):
             raise ValueError(f"expected arrays {', '.join(sorted(expected))}")
@@ -214,8 +214,9 @@ class Exit:
         ids = fields["class_ids"]
         if ids[0] < NONE or (np.diff(ids) <= 0).any():
             raise ValueError("expected ascending class ids")
-        if not (fields["usual"] > 0).all():
-            raise ValueError("usual margins: expected positive numbers")
+        usual = float(header["usual"])
+        if not 0 < usual < math.inf:
+            raise ValueError("usual margin: expected a positive number")
         if header["pooling"] not in POOLINGS:
             raise ValueError(f"unknown pooling {str(header['pooling'])[:20]!r}")
         numbers: dict[str, Any] = {name: float(header[name]) for name in ("created", "expires")}
@@ -225,11 +226,12 @@ class Exit:
             network_hash=str(header["network_hash"]),
             cut=Cut.parse(str(header["cut"])),
             pooling=header["pooling"],
+            usual=usual,
             **fields,
             **numbers,
         )
 
 
 def bin_of(multiple: float) -> int:
-    """The bin of a margin, as a multiple of the class's usual margin: 0 to ``BINS`` - 1."""
+    """The bin of a margin, as a multiple of the exit's usual margin: 0 to ``BINS`` - 1."""
     return int(np.searchsorted(BIN_EDGES, multiple, side="right"))

@@ -71,7 +71,7 @@ def fit_exit(
         bias=intercept.astype(np.float32),
         means=np.clip(means, -_HALF_MAX, _HALF_MAX).astype(np.float16),
         reach=np.full(len(ids), _reach(fit, min_weight), np.float32),
-        usual=_usual_margins(fit, ids, coef, intercept).astype(np.float32),
+        usual=_usual_margin(fit, ids, coef, intercept),
         created=created,
         expires=created + lifetime_s,
     )
@@ -94,14 +94,12 @@ def _other_classes(
     return scaled, coef, log_share - 0.5 * float(scaled @ coef)
 
 
-def _usual_margins(fit: Discriminants, ids: I64, coef: F64, intercept: F64) -> F64:
-    """The margin of the mean photo of each class; that of ``NONE`` means nothing."""
+def _usual_margin(fit: Discriminants, ids: I64, coef: F64, intercept: F64) -> float:
+    """The margin of the mean photo of a class, mean of all classes."""
     scores = fit.means @ coef.T + intercept
     is_own = ids == fit.class_ids[:, None]
     margins = scores[is_own] - np.where(is_own, -np.inf, scores).max(axis=1)
-    usual = np.full(len(ids), _LEAST_MARGIN)
-    usual[ids != NONE] = np.maximum(margins, _LEAST_MARGIN)
-    return usual
+    return float(np.maximum(margins, _LEAST_MARGIN).mean())
 
 
 def _reach(fit: Discriminants, photos: float) -> float:

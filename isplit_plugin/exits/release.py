@@ -1,21 +1,32 @@
-"""Release: from which margin on a class may be answered by the device, proven by shadow answers.
+"""Release: which classes a device may answer, and from which margin on, proven by shadow answers.
 
 In shadow, a device sends as usual, and what the exit would have answered is compared with the full
-network's answer. Counts are kept by class and bin of the margin. A hypothesis for each bin b says
-"the exit disagrees too often on photos with a margin in bin b or above". They are tested from the
-strictest bin down: a rejected one hands its share of alpha on to the next (fixed-sequence testing,
-Angelopoulos et al., "Learn then Test", 2021, with shares of its own for several bins: the fallback
-procedure of Wiens & Dmitrienko, *J. Biopharmaceutical Statistics* 2005, so that strict bins that
-few photos reach do not block the others). The chance that a class is ever released from a bin
-where it disagrees too often is at most alpha.
+network's answer. Counts are kept by class and bin of the margin. Classes are proven together, as a
+**group**. A hypothesis for each group and each bin b says "of the answers of these classes with a
+margin in bin b or above, more than the tolerance disagree". The chance that a group is ever proven
+whose hypothesis is true is at most alpha, for all groups and bins of a version together:
+
+* **Groups.** Any set of classes may be the group, chosen by the same counts, because each set has a
+  share of alpha of its own (a union bound): most of it goes to the group of all classes, and what
+  is left halves with each class that is left out, and is divided among the groups of that size.
+  Tried are the groups without the k classes that disagree most, for each k.
+* **Bins.** Three bins have a part of the group's share. They are tested from the strictest down: a
+  rejected one hands its part on to the next (fixed-sequence testing, Angelopoulos et al., "Learn
+  then Test", 2021, with parts of its own for several bins: the fallback procedure of Wiens &
+  Dmitrienko, *J. Biopharmaceutical Statistics* 2005, so that strict bins that few photos reach do
+  not block the others).
+
+A class by itself may disagree more often than its group. So of a proven group those classes are
+released that have a few answers of their own which do not speak against them, and audits watch
+each by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -25,11 +36,16 @@ from .exit import BINS
 from .features import F64, I64
 
 TOLERANCE: Final = 0.01
-"""The share of a released class's answers that may disagree with the full network's."""
+"""The share of the answers of released classes that may disagree with the full network's."""
 ALPHA: Final = 0.05
-"""The chance that this ever fails for a class."""
-STARTS: Final = (0, 3, 6, 9)
-"""The bins with a share of alpha of their own. Bin 9 begins just below the usual margin."""
+"""The chance that this ever fails for an exit."""
+STARTS: Final[Mapping[int, float]] = {5: 0.15, 9: 0.7, 12: 0.15}
+"""The bins with a part of alpha of their own. Bin 9 begins just below the usual margin."""
+LEAST_ANSWERS: Final = 30
+"""The shadow answers of its own that a class of a proven group needs."""
+_MAIN: Final = max(STARTS, key=lambda index: STARTS[index])
+_ALL_CLASSES: Final = 0.7
+"""The share of alpha of the group of all classes."""
 _MAX_COUNT: Final = 2**53
 
 
@@ -98,34 +114,64 @@ def version_alpha(number: int, alpha: float = ALPHA) -> float:
     return alpha * 6 / (math.pi * number) ** 2
 
 
-def released_bin(
-    counts: ShadowCounts, tolerance: float = TOLERANCE, alpha: float = ALPHA
-) -> int | None:
-    """The lowest bin from which the class may be answered; ``None`` where none is proven.
+class ProvenGroup(NamedTuple):
+    """Classes whose answers together keep the tolerance.
 
-    Once proven it stays so: keep the lowest that was ever returned for a version.
+    Attributes:
+        bin: with a margin in this bin or above.
+        class_ids: the classes.
     """
-    evidence = evidences_below(counts.trials(), counts.misses(), tolerance)
-    released, inherited = None, 0.0
-    for index in reversed(range(BINS)):
-        own = _share(index, alpha) + inherited
-        inherited = 0.0
-        if own > 0 and evidence[index] >= math.log(1 / own):
-            released, inherited = index, own
-    return released
+
+    bin: int
+    class_ids: frozenset[int]
 
 
-def missing(counts: ShadowCounts, tolerance: float = TOLERANCE, alpha: float = ALPHA) -> int:
-    """How many more shadow answers the class needs at least until it is released; 0 if it is.
+def proven_groups(
+    counts: Mapping[int, ShadowCounts], tolerance: float = TOLERANCE, alpha: float = ALPHA
+) -> tuple[ProvenGroup, ...]:
+    """The groups that are proven, the one with the most classes first; mostly one or none.
 
-    So many are enough if all agree, with margins in the bin that needs the fewest.
+    Once proven a group stays so, whatever counts follow.
+
+    Parameters:
+        counts: of all classes of a version, also of those without an answer.
     """
-    if released_bin(counts, tolerance, alpha) is not None:
+    groups = _groups(counts, tolerance, alpha)
+    proven = ((left_out, _lowest(group, tolerance)) for left_out, group in enumerate(groups.tests))
+    return tuple(
+        ProvenGroup(lowest, frozenset(groups.class_ids[left_out:].tolist()))
+        for left_out, lowest in proven
+        if lowest is not None
+    )
+
+
+def may_be_released(counts: ShadowCounts, bin_index: int, tolerance: float = TOLERANCE) -> bool:
+    """Whether a class's own answers allow to release it with its group, from this bin on.
+
+    It takes ``LEAST_ANSWERS``, of which no more than twice the tolerance, and one, disagree.
+    """
+    trials, misses = int(counts.trials()[bin_index]), int(counts.misses()[bin_index])
+    return trials >= LEAST_ANSWERS and misses <= 1 + 2 * tolerance * trials
+
+
+def missing(
+    counts: Mapping[int, ShadowCounts], tolerance: float = TOLERANCE, alpha: float = ALPHA
+) -> int:
+    """How many more shadow answers a version needs at least until a group is proven; 0 if one is.
+
+    So many are enough if all agree, are of classes of the group that needs the fewest, and have
+    margins in the bin that needs the fewest.
+    """
+    tests = _groups(counts, tolerance, alpha).tests
+    if any(_lowest(test, tolerance) is not None for test in tests):
         return 0
-    trials, misses = counts.trials(), counts.misses()
     return min(
-        trials_missing(int(trials[index]), int(misses[index]), tolerance, _share(index, alpha))
-        for index in STARTS
+        trials_missing(
+            int(test.trials[index]), int(test.misses[index]), tolerance, part * test.alpha
+        )
+        for test in tests
+        for index, part in STARTS.items()
+        if part * test.alpha > 0
     )
 
 
@@ -134,5 +180,59 @@ def margin_shares(counts: ShadowCounts) -> F64:
     return np.asarray(counts.trials() / max(1, counts.answers))
 
 
-def _share(index: int, alpha: float) -> float:
-    return alpha / len(STARTS) if index in STARTS else 0.0
+class _Test(NamedTuple):
+    """The answers (``BINS``,) of a group together, and its share of alpha."""
+
+    trials: I64
+    misses: I64
+    alpha: float
+
+
+class _Groups(NamedTuple):
+    """Groups to test.
+
+    Attributes:
+        class_ids: the class that disagrees most first.
+        tests: of all classes, of those without the first, without the first two, and so on.
+    """
+
+    class_ids: I64
+    tests: Sequence[_Test]
+
+
+def _groups(counts: Mapping[int, ShadowCounts], tolerance: float, alpha: float) -> _Groups:
+    """All classes, and all without the worst, the two worst, ... that disagree too often."""
+    if not counts:
+        raise DataError("counts: expected those of one class at least, got none")
+    class_ids = np.array(sorted(counts), np.int64)
+    trials = np.stack([counts[class_id].trials() for class_id in class_ids.tolist()])
+    misses = np.stack([counts[class_id].misses() for class_id in class_ids.tolist()])
+    excess = misses[:, _MAIN] - tolerance * trials[:, _MAIN]
+    worst = np.argsort(-excess, kind="stable")
+    most = min(int(np.count_nonzero(excess > 0)), len(worst) - 1)
+    trials, misses = (each[worst[::-1]].cumsum(axis=0)[::-1] for each in (trials, misses))
+    tests = [
+        _Test(trials[left_out], misses[left_out], alpha * _group_share(len(worst), left_out))
+        for left_out in range(most + 1)
+    ]
+    return _Groups(class_ids[worst], tests)
+
+
+def _group_share(classes: int, left_out: int) -> float:
+    """The share of alpha of one group. Those of all groups add up to 1 at most."""
+    if left_out == 0:
+        return _ALL_CLASSES
+    ways = math.lgamma(classes + 1) - math.lgamma(left_out + 1) - math.lgamma(classes - left_out + 1)
+    return (1 - _ALL_CLASSES) * math.exp(-left_out * math.log(2) - ways)
+
+
+def _lowest(test: _Test, tolerance: float) -> int | None:
+    """The lowest bin whose hypothesis is rejected; ``None`` where none is."""
+    evidence = evidences_below(test.trials, test.misses, tolerance)
+    lowest, inherited = None, 0.0
+    for index in reversed(range(BINS)):
+        own = inherited + STARTS.get(index, 0.0) * test.alpha
+        inherited = 0.0
+        if own > 0 and evidence[index] >= -math.log(own):
+            lowest, inherited = index, own
+    return lowest

@@ -1,7 +1,7 @@
 """What is known of each class of an exit: released or not, withdrawn or not, and its audits.
 
-Worked out from counts alone, and kept with the version, because some of it is sticky: a class that
-was released stays so, whatever shadow answers follow, and one that was withdrawn does, too.
+Worked out from counts alone, and kept with the version, because some of it is sticky: a group that
+was proven stays so, whatever shadow answers follow, and a class that was withdrawn does, too.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from ..exits import (
     LEAST_SHARE,
     Audits,
     ClassRelease,
+    ProvenGroup,
     ShadowCounts,
     audit_share,
-    released_bin,
+    may_be_released,
+    proven_groups,
 )
 from .rows.exits import AUDIT, SHADOW, ExitCount
 
 _FEWER: Final = 2.0
 """The share of audits falls in steps of this factor, because each is a new release."""
+_ALL_AUDITED: Final = 100.0
+"""The first exits of a class, which are all audited, however many other classes have."""
+_MORE: Final = 1.1
+"""By which factor another group must answer more photos before it replaces the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +59,41 @@ class ExitClass:
         """Whether devices may answer it."""
         return self.bin is not None and self.withdrawn is None
 
-    def after(
-        self,
-        shadow: ShadowCounts,
-        audited: tuple[int, int],
-        *,
-        tolerance: float,
-        alpha: float,
-        now: float,
+    def audited(
+        self, agreeing: int, disagreeing: int, *, tolerance: float, now: float
     ) -> ExitClass:
-        """With all counts so far. ``audited``: agreeing and disagreeing audits."""
-        if self.withdrawn is not None:
-            return self
-        state = self
-        if state.bin is not None:
-            more = (audited[0] - state.agreeing, audited[1] - state.disagreeing)
-            audits = state.audits
-            if min(more) >= 0 and any(more):
-                audits = audits.after(*more, state.audit, tolerance)
-            share = audit_share(audits.exits, tolerance)
-            if share * _FEWER <= state.audit or share == LEAST_SHARE:
-                state = replace(state, audit=share)
-            if audits.withdrawn:
-                state = replace(state, withdrawn=now)
-            state = replace(state, audits=audits)
-        state = replace(state, agreeing=audited[0], disagreeing=audited[1])
-        proven = released_bin(shadow, tolerance, alpha)
-        if proven is None or (state.bin is not None and state.bin <= proven):
-            return state
-        return replace(state, bin=proven, since=now if state.since is None else state.since)
+        """With all counted audits so far."""
+        counted = replace(self, agreeing=agreeing, disagreeing=disagreeing)
+        if not self.is_released:
+            return counted
+        more = (agreeing - self.agreeing, disagreeing - self.disagreeing)
+        audits = self.audits
+        if min(more) >= 0 and any(more):
+            audits = audits.after(*more, self.audit, tolerance)
+        return replace(counted, audits=audits, withdrawn=now if audits.withdrawn else None)
+
+    def with_share(self, exits: float, tolerance: float) -> ExitClass:
+        """With the share of audits after so many exits of all classes."""
+        share = audit_share(exits, tolerance) if self.audits.exits >= _ALL_AUDITED else 1.0
+        fewer = share * _FEWER <= self.audit or share == LEAST_SHARE
+        return replace(self, audit=share) if fewer else self
 
 
 @dataclass(frozen=True, slots=True)
 class ExitState:
-    """All classes of one version, by class id, and which version of its cut it is, from 1 on."""
+    """All classes of one version.
+
+    Attributes:
+        version: which one of its cut it is, from 1 on.
+        classes: by class id.
+        group: the proven group whose classes are released; ``None`` before there is one.
+        audits: of all classes together.
+    """
 
     version: int
     classes: Mapping[int, ExitClass]
+    group: ProvenGroup | None = None
+    audits: Audits = field(default_factory=Audits)
 
     @property
     def was_released(self) -> bool:
@@ -106,18 +110,59 @@ class ExitState:
         self, counts: Iterable[ExitCount], *, tolerance: float, alpha: float, now: float
     ) -> ExitState:
         """With all counts of the version so far."""
-        shadow, audited = shadow_counts(counts), audit_counts(counts)
+        state = self._audited(audit_counts(counts), tolerance=tolerance, now=now)
+        by_class = shadow_counts(counts)
+        shadow = {c: by_class.get(c, ShadowCounts.none()) for c in self.classes}
+        group = state._best_group(shadow, tolerance=tolerance, alpha=alpha)
+        if group is None:
+            return state
         classes = {
-            class_id: state.after(
-                shadow.get(class_id, ShadowCounts.none()),
-                audited.get(class_id, (0, 0)),
-                tolerance=tolerance,
-                alpha=alpha,
-                now=now,
-            )
-            for class_id, state in self.classes.items()
+            class_id: _in_group(of_class, group, class_id, shadow[class_id], tolerance, now)
+            for class_id, of_class in state.classes.items()
         }
-        return ExitState(self.version, classes)
+        return replace(state, classes=classes, group=group)
+
+    def _audited(
+        self, counts: Mapping[int, tuple[int, int]], *, tolerance: float, now: float
+    ) -> ExitState:
+        """With all counted audits: classes that disagree are withdrawn, and all if all together do.
+
+        """
+        classes, audits = {}, self.audits
+        for class_id, before in self.classes.items():
+            of_class = before.audited(*counts.get(class_id, (0, 0)), tolerance=tolerance, now=now)
+            classes[class_id] = of_class
+            more = of_class.audits.audited - before.audits.audited
+            disagreed = of_class.audits.disagreed - before.audits.disagreed
+            if more:
+                audits = audits.after(more - disagreed, disagreed, before.audit, tolerance)
+        if audits.withdrawn:
+            classes = {
+                class_id: replace(each, withdrawn=now) if each.is_released else each
+                for class_id, each in classes.items()
+            }
+        classes = {c: each.with_share(audits.exits, tolerance) for c, each in classes.items()}
+        return replace(self, classes=classes, audits=audits)
+
+    def _best_group(
+        self, shadow: Mapping[int, ShadowCounts], *, tolerance: float, alpha: float
+    ) -> ProvenGroup | None:
+        """The proven group that answers the most photos. The present one is kept where another
+        would answer hardly more.
+        """
+
+        def photos(group: ProvenGroup) -> float:
+            return sum(
+                float(shadow[c].trials()[group.bin]) + self.classes[c].audits.exits
+                for c in group.class_ids
+                if c in shadow
+            )
+
+        groups = proven_groups(shadow, tolerance, alpha)
+        best = max(groups, key=photos, default=None)
+        if self.group is None or best is None:
+            return best if self.group is None else self.group
+        return best if photos(best) > _MORE * photos(self.group) else self.group
 
     def released(self) -> dict[int, ClassRelease]:
         """What devices may answer."""
@@ -129,8 +174,15 @@ class ExitState:
 
     def to_json(self) -> str:
         """As text; :meth:`from_json` is its inverse."""
-        classes = {str(class_id): asdict(state) for class_id, state in self.classes.items()}
-        return json.dumps({"version": self.version, "classes": classes})
+        group = None if self.group is None else [self.group.bin, sorted(self.group.class_ids)]
+        return json.dumps(
+            {
+                "version": self.version,
+                "classes": {str(c): asdict(state) for c, state in self.classes.items()},
+                "group": group,
+                "audits": asdict(self.audits),
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -138,7 +190,7 @@ class ExitState:
         try:
             raw = json.loads(text)
             classes = {int(name): _class(value) for name, value in raw["classes"].items()}
-            return cls(int(raw["version"]), classes)
+            return cls(int(raw["version"]), classes, _group(raw["group"]), _audits(raw["audits"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"expected the state of an exit, got {text[:80]!r}") from error
 
@@ -172,7 +224,35 @@ def audit_counts(counts: Iterable[ExitCount]) -> dict[int, tuple[int, int]]:
     return audited
 
 
+def _in_group(  # noqa: PLR0917
+    of_class: ExitClass,
+    group: ProvenGroup,
+    class_id: int,
+    shadow: ShadowCounts,
+    tolerance: float,
+    now: float,
+) -> ExitClass:
+    """Released from the group's bin on, or not where it is none of the group's classes.
+
+    A class that was released in a stricter bin is released in a looser one without more answers.
+    """
+    if of_class.withdrawn is not None:
+        return of_class
+    if class_id not in group.class_ids:
+        return replace(of_class, bin=None)
+    if of_class.bin is None and not may_be_released(shadow, group.bin, tolerance):
+        return of_class
+    since = now if of_class.since is None else of_class.since
+    return replace(of_class, bin=group.bin, since=since)
+
+
 def _class(raw: Mapping[str, Any]) -> ExitClass:
-    audits = dict(raw["audits"])
-    audits["detector"] = tuple(float(value) for value in audits["detector"])
-    return ExitClass(**{**raw, "audits": Audits(**audits)})
+    return ExitClass(**{**raw, "audits": _audits(raw["audits"])})
+
+
+def _group(raw: Any) -> ProvenGroup | None:
+    return None if raw is None else ProvenGroup(int(raw[0]), frozenset(map(int, raw[1])))
+
+
+def _audits(raw: Mapping[str, Any]) -> Audits:
+    return Audits(**{**raw, "detector": tuple(float(value) for value in raw["detector"])})
