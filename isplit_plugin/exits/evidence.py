@@ -74,7 +74,7 @@ def chance_interval(trials: float, misses: float, alpha: float) -> tuple[float, 
 
 def trials_missing(trials: float, misses: float, p: float, alpha: float) -> int:
     """How many more trials without a miss, at least, prove a chance below ``p``; 0 if proven."""
-    limit = math.log(1 / alpha)
+    limit = -math.log(alpha)
     if evidence_below(trials, misses, p) >= limit:
         return 0
     low, high = 0, 1

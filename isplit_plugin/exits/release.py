@@ -222,7 +222,9 @@ def _group_share(classes: int, left_out: int) -> float:
     """The share of alpha of one group. Those of all groups add up to 1 at most."""
     if left_out == 0:
         return _ALL_CLASSES
-    ways = math.lgamma(classes + 1) - math.lgamma(left_out + 1) - math.lgamma(classes - left_out + 1)
+    ways = (
+        math.lgamma(classes + 1) - math.lgamma(left_out + 1) - math.lgamma(classes - left_out + 1)
+    )
     return (1 - _ALL_CLASSES) * math.exp(-left_out * math.log(2) - ways)
 
 

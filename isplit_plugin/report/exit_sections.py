@@ -41,9 +41,9 @@ def write_exits(path: str | Path, listing: Listing) -> Path:
     """
     page = Page("Answers at the device", f"{listing['model']} {listing['version']}")
     page.text(
-        "An exit answers on the device, from what the head has computed. A class is released when "
-        f"its shadow answers prove that it disagrees with the full network in at most "
-        f"{listing['tolerance']:.2%} of its photos, with a risk of {listing['alpha']:.0%}."
+        "An exit answers on the device, from what the head has computed. Classes are released when "
+        "their shadow answers prove that together they disagree with the full network in at most "
+        f"{listing['tolerance']:.2%} of their photos, with a risk of {listing['alpha']:.0%}."
     )
     return add_exits(page, listing).write(path)
 
@@ -76,7 +76,7 @@ def exit_figure(classes: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     for row, of_class in enumerate(shown):
         released = of_class["share"] > 0
-        share = of_class["share"] if released else _progress(of_class)
+        share = of_class["share"] if released else of_class["proof"]
         axes.barh(
             row, share, color=SERIES[0] if released else MUTED, alpha=0.75 if released else 0.35
         )
@@ -142,15 +142,7 @@ def _row(of_class: Mapping[str, Any]) -> list[Cell]:
 
 
 def _by_progress(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted(classes, key=lambda c: (c["share"], _progress(c)), reverse=True)
-
-
-def _progress(of_class: Mapping[str, Any]) -> float:
-    """The share of the shadow answers that the class has of those that it needs at least."""
-    if of_class["missing"] is None:
-        return 0.0
-    needed = of_class["shadow"] + of_class["missing"]
-    return float(of_class["shadow"] / needed) if needed else 0.0
+    return sorted(classes, key=lambda c: (c["share"], c["proof"]), reverse=True)
 
 
 def _megabytes(classes: Sequence[Mapping[str, Any]]) -> float:

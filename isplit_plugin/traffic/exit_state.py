@@ -125,9 +125,7 @@ class ExitState:
     def _audited(
         self, counts: Mapping[int, tuple[int, int]], *, tolerance: float, now: float
     ) -> ExitState:
-        """With all counted audits: classes that disagree are withdrawn, and all if all together do.
-
-        """
+        """With all counted audits: classes that disagree are withdrawn, and all if all together do."""
         classes, audits = {}, self.audits
         for class_id, before in self.classes.items():
             of_class = before.audited(*counts.get(class_id, (0, 0)), tolerance=tolerance, now=now)

@@ -16,6 +16,7 @@ def of_class(label: str, **changes: Any) -> dict[str, Any]:
         "state": "shadow",
         "shadow": 100,
         "missing": 300,
+        "proof": 0.25,
         "share": 0.0,
         "exits": 0.0,
         "bytes_saved": 0.0,
@@ -31,6 +32,7 @@ RELEASED = of_class(
     "cat <tabby>",
     state="released",
     missing=0,
+    proof=1.0,
     share=0.75,
     exits=2000.4,
     bytes_saved=3.5e6,
@@ -66,13 +68,13 @@ def cut(*classes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_released_classes_come_first_with_what_they_save(tmp_path: Path) -> None:
-    unknown = of_class("newt", shadow=0, missing=None)
+    unknown = of_class("newt", shadow=0, proof=0.0)
     page = write_exits(
         tmp_path / "exits.html", listing(cut(of_class("dog"), unknown, RELEASED))
     ).read_text()
     assert "1 of 3" in page
     assert "3.50 MB" in page
-    assert "at most 1.00% of its photos, with a risk of 5%" in page
+    assert "at most 1.00% of their photos, with a risk of 5%" in page
     assert page.index("cat &lt;tabby&gt;</td>") < page.index("dog</td>") < page.index("newt</td>")
     assert "0.5%" in page
     assert "2.0%" in page

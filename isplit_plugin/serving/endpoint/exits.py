@@ -9,9 +9,11 @@ from typing import Any, Final
 from ...advice import LiveView
 from ...errors import QueryError, StoreError, UnknownNameError
 from ...exits import (
+    LEAST_ANSWERS,
     MIN_VERSION,
     NONE,
     ExitRelease,
+    ShadowCounts,
     chance_interval,
     margin_shares,
     missing,
@@ -164,28 +166,26 @@ def _version(  # noqa: PLR0917
 ) -> dict[str, Any]:
     state = ExitState.from_json(version.state)
     alpha = version_alpha(state.version, policy.alpha)
-    counts = shadow_counts(exits.counts(version.network, version.exit))
+    by_class = shadow_counts(exits.counts(version.network, version.exit))
+    counts = {c: by_class.get(c, ShadowCounts.none()) for c in state.classes}
+    answers = sum(shadow.answers for shadow in counts.values())
+    lacking = missing(counts, policy.tolerance, alpha)
     rows = []
     for class_id, of_class in sorted(state.classes.items()):
-        shadow = counts.get(class_id)
-        answers = 0 if shadow is None else shadow.answers
-        disagreeing = 0 if shadow is None else int(shadow.disagreeing.sum())
-        share = 0.0
-        lacking: int | None = None
-        if shadow is not None:
-            lacking = missing(shadow, policy.tolerance, alpha)
-            if of_class.bin is not None:
-                share = float(margin_shares(shadow)[of_class.bin])
+        shadow = counts[class_id]
+        is_released = of_class.is_released and of_class.bin is not None
+        own = max(0, LEAST_ANSWERS - shadow.answers)
         rows.append(
             {
                 **_named(manifest, class_id),
                 "state": _word(of_class),
-                "shadow": answers,
-                "shadow_disagreeing": disagreeing,
-                "missing": 0 if of_class.is_released else lacking,
+                "shadow": shadow.answers,
+                "shadow_disagreeing": int(shadow.disagreeing.sum()),
+                "missing": 0 if is_released else max(lacking, own),
+                "proof": _proof(answers, lacking, shadow.answers, own),
                 "bin": of_class.bin,
                 "since": of_class.since,
-                "share": share if of_class.is_released else 0.0,
+                "share": float(margin_shares(shadow)[of_class.bin]) if is_released else 0.0,
                 **_audits(of_class, nbytes, alpha),
             }
         )
@@ -199,6 +199,12 @@ def _version(  # noqa: PLR0917
         "released_until": ExitRelease.from_bytes(unsigned(version.release)).expires,
         "classes": rows,
     }
+
+
+def _proof(answers: int, lacking: int, own: int, own_lacking: int) -> float:
+    """Which share of the answers is there that all classes need together, and this one by itself."""
+    together = answers / (answers + lacking) if answers + lacking else 0.0
+    return min(together, own / (own + own_lacking))
 
 
 def _audits(of_class: ExitClass, nbytes: float, alpha: float) -> dict[str, Any]:
