@@ -143,7 +143,7 @@ class ExitReleaseSettings(BaseModel):
         min_photos: requests of a class before an exit may name it.
         min_devices: devices behind a class before an exit may name it, where devices are known.
         tolerance: share of an exit's answers that may differ from the full network's.
-        alpha: the risk that a class is ever released that is above it.
+        alpha: the risk that classes are ever released that are above it together.
         days: how long a version lives.
         contact_s: after so many seconds without contact a device stops exiting.
         check_s: seconds between two looks at the counts.

@@ -44,8 +44,8 @@ class ExitPolicy:
     Attributes:
         min_photos: of a class, effective, before an exit names it.
         min_devices: behind a class before an exit names it; 0 where devices are not known.
-        tolerance: the share of a class's answers that may disagree with the full network's.
-        alpha: the risk that a class is ever released that is above it.
+        tolerance: the share of an exit's answers that may disagree with the full network's.
+        alpha: the risk that classes are ever released that are above it together.
         lifetime_s: of a version.
         contact_s: of a release: after so many seconds without contact a device stops exiting.
     """

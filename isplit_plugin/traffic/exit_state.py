@@ -125,15 +125,24 @@ class ExitState:
     def _audited(
         self, counts: Mapping[int, tuple[int, int]], *, tolerance: float, now: float
     ) -> ExitState:
-        """With all counted audits: classes that disagree are withdrawn, and all if all together do."""
-        classes, audits = {}, self.audits
-        for class_id, before in self.classes.items():
-            of_class = before.audited(*counts.get(class_id, (0, 0)), tolerance=tolerance, now=now)
-            classes[class_id] = of_class
-            more = of_class.audits.audited - before.audits.audited
-            disagreed = of_class.audits.disagreed - before.audits.disagreed
-            if more:
-                audits = audits.after(more - disagreed, disagreed, before.audit, tolerance)
+        """With all counted audits: classes that disagree are withdrawn, and all if together they do.
+
+        What a class disagreed that is withdrawn now says nothing of the others.
+        """
+        classes = {
+            class_id: each.audited(*counts.get(class_id, (0, 0)), tolerance=tolerance, now=now)
+            for class_id, each in self.classes.items()
+        }
+        number, disagreed, exits = 0, 0, 0.0
+        for class_id, each in classes.items():
+            before = self.classes[class_id].audits
+            if each.withdrawn is None:
+                number += each.audits.audited - before.audited
+                disagreed += each.audits.disagreed - before.disagreed
+                exits += each.audits.exits - before.exits
+        audits = self.audits
+        if number:
+            audits = audits.after(number - disagreed, disagreed, number / exits, tolerance)
         if audits.withdrawn:
             classes = {
                 class_id: replace(each, withdrawn=now) if each.is_released else each
@@ -189,7 +198,7 @@ class ExitState:
             raw = json.loads(text)
             classes = {int(name): _class(value) for name, value in raw["classes"].items()}
             return cls(int(raw["version"]), classes, _group(raw["group"]), _audits(raw["audits"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(f"expected the state of an exit, got {text[:80]!r}") from error
 
 

@@ -1,0 +1,95 @@
+"""The state of a version: groups are released, classes watched, and both withdrawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from isplit_plugin.errors import StoreError
+from isplit_plugin.traffic import ExitClass, ExitCount, ExitState
+
+STRICT, LOOSE = 12, 4
+
+
+def new(classes: int) -> ExitState:
+    return ExitState(1, {class_id: ExitClass() for class_id in range(classes)})
+
+
+def shadow(class_id: int, agreeing: int, disagreeing: int = 0, bin_: int = STRICT) -> ExitCount:
+    return ExitCount("shadow", class_id, bin_, agreeing + disagreeing, agreeing)
+
+
+def audits(class_id: int, agreeing: int, disagreeing: int = 0) -> ExitCount:
+    return ExitCount("audit", class_id, STRICT, agreeing + disagreeing, agreeing)
+
+
+def after(state: ExitState, *counts: ExitCount, now: float = 1.0) -> ExitState:
+    return state.after(counts, tolerance=0.01, alpha=0.03, now=now)
+
+
+def test_classes_are_released_together_once_each_has_a_few_answers_of_its_own() -> None:
+    counts = [shadow(class_id, 100) for class_id in range(5)]
+    state = after(new(6), *counts, shadow(5, 29))
+    assert set(state.released()) == set(range(5))
+    later = after(state, *counts, shadow(5, 30), now=2.0)
+    assert set(later.released()) == set(range(6))
+    assert (later.classes[0].since, later.classes[5].since) == (1.0, 2.0)
+    assert ExitState.from_json(later.to_json()) == later
+
+
+def test_a_proven_group_stays_proven_whatever_shadow_answers_follow() -> None:
+    state = after(new(2), shadow(0, 400), shadow(1, 400))
+    assert set(after(state, shadow(0, 400, 40), shadow(1, 400, 40)).released()) == {0, 1}
+
+
+def test_a_group_that_answers_more_photos_replaces_another() -> None:
+    """Class 2 is fine where margins are large, and holds up the others where they are small."""
+    strict = [shadow(class_id, 600) for class_id in range(3)]
+    bad = [shadow(2, 300, 300, bin_=9)]
+    loose = [shadow(0, 3000, bin_=LOOSE), shadow(1, 3000, bin_=LOOSE)]
+    first = after(new(3), *strict, *bad)
+    assert {each.bin for each in first.released().values()} == {10}
+    assert set(first.released()) == {0, 1, 2}
+    far = after(first, *strict, *bad, *loose)
+    assert far.group is not None
+    assert far.group.class_ids == {0, 1}
+    assert set(far.released()) == {0, 1}
+    # One that would answer hardly more does not.
+    kept = after(far, *strict, *bad, *loose, shadow(0, 3100, bin_=LOOSE - 1))
+    assert kept.group == far.group
+
+
+def test_audits_withdraw_a_class_by_itself() -> None:
+    counts = [shadow(class_id, 200) for class_id in range(4)]
+    state = after(new(4), *counts)
+    good = [audits(class_id, 2000) for class_id in range(3)]
+    state = after(state, *counts, *good)
+    state = after(state, *counts, *good, audits(3, 20, 6))
+    assert set(state.released()) == {0, 1, 2}
+    assert not state.is_withdrawn
+
+
+def test_audits_of_all_classes_together_withdraw_all() -> None:
+    """One disagreement in each of eight classes says little of any, and enough of all."""
+    counts = [shadow(class_id, 100) for class_id in range(8)]
+    state = after(new(8), *counts)
+    assert len(state.released()) == 8
+    state = after(state, *counts, *[audits(class_id, 1, 1) for class_id in range(8)])
+    assert not any(of_class.audits.withdrawn for of_class in state.classes.values())
+    assert state.is_withdrawn
+    assert state.released() == {}
+
+
+def test_the_share_of_audits_falls_with_the_exits_of_all_classes() -> None:
+    counts = [shadow(class_id, 100) for class_id in range(8)]
+    state = after(new(8), *counts)
+    assert {each.audit for each in state.released().values()} == {1.0}
+    many = [audits(class_id, 700) for class_id in range(7)]
+    shares = {c: each.audit for c, each in after(state, *counts, *many).released().items()}
+    assert shares.pop(7) == 1.0  # its own first exits are all audited
+    assert set(shares.values()) == {1000 / 4900}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "classes": {}, "group": [1]}', "[]"])
+def test_a_damaged_state_is_told(text: str) -> None:
+    with pytest.raises(StoreError, match="state of an exit"):
+        ExitState.from_json(text)
