@@ -29,10 +29,9 @@ from .harness import Row, row
 PHOTOS: Final = 20_000
 """Photos of a run to which the exit gives a class."""
 RUNS: Final = 1000
-BATCH: Final = 25
-"""Photos between two looks at the counts of a released version. Devices hear of a withdrawal at
-their next contact, which comes with every audit."""
-SHADOW_BATCH: Final = 100
+BATCH: Final = 100
+"""Photos between two looks at the counts, at most. After every audit that disagrees there is one:
+devices hear of a withdrawal at their next contact, which comes with every audit."""
 BAD_RUNS: Final = 0.07
 """The share of bad runs that the promise leaves: 5 %, and what chance adds in a thousand runs."""
 CLASSES: Final = (1, 2, 5, 20)
@@ -157,13 +156,11 @@ def simulate(
     counts = Counts(np.zeros((number, BINS, 2), np.int64))
     now, start = population, 0
     while start < photos:
-        batch = BATCH if run.released else SHADOW_BATCH
         if drift and now is population and start >= run.drift_at:
             now = population.drifted(random, drift)
-        classes, bins, chances = now.photos(random, batch)
-        misses = (random.random(batch) < chances).astype(int)
-        _answer(random, run, state, counts, start, classes, bins, misses)
-        start += batch
+        classes, bins, chances = now.photos(random, BATCH)
+        misses = (random.random(BATCH) < chances).astype(int)
+        start += _answer(random, run, state, counts, start, classes, bins, misses)
         state = _look(run, state, counts, start)
         if alone and run.alone == float("inf") and _any_alone(counts.shadow):
             run.alone = start
@@ -182,13 +179,21 @@ def _answer(  # noqa: PLR0917
     classes: I64,
     bins: I64,
     misses: I64,
-) -> None:
-    """The device answers what is released, and sends the others and its audits."""
+) -> int:
+    """The device answers what is released, and sends the others and its audits.
+
+    Ends after an audit that disagrees. Returns how many photos there were until then.
+    """
     released = state.released()
     lowest = np.array([released[c].bin if c in released else BINS for c in state.classes])
     share = np.array([released[c].audit if c in released else 0.0 for c in state.classes])
     exits = bins >= lowest[classes]
     audited = exits & (random.random(len(bins)) < share[classes])
+    ends = np.flatnonzero(audited & (misses > 0))
+    if len(ends):
+        until = slice(int(ends[0]) + 1)
+        classes, bins, misses = classes[until], bins[until], misses[until]
+        exits, audited = exits[until], audited[until]
     run.exits += int(exits.sum())
     run.wrong += int(misses[exits].sum())
     run.audited += int(audited.sum())
@@ -196,6 +201,7 @@ def _answer(  # noqa: PLR0917
         run.wrong_after_drift += int(misses[exits].sum())
     np.add.at(counts.shadow, (classes[~exits], bins[~exits], misses[~exits]), 1)
     np.add.at(counts.audits, (classes[audited], bins[audited], misses[audited]), 1)
+    return len(bins)
 
 
 def _look(run: Run, before: ExitState, counts: Counts, start: int) -> ExitState:
