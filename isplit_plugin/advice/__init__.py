@@ -10,6 +10,7 @@ from .assessment import bare_profile, recommend
 from .curves import class_curves
 from .faithful import CHANCE, TOLERANCE, Sample, is_faithful, most_misses, photos_needed, sign_test
 from .intervals import wilson
+from .labels import LabelSums
 from .live_view import (
     ALL_GROUPS,
     F64,
@@ -61,6 +62,7 @@ __all__ = [
     "ClassCounts",
     "Constraints",
     "ImportanceRows",
+    "LabelSums",
     "LiveView",
     "OutcomeRow",
     "PickChange",

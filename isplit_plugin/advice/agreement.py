@@ -1,4 +1,4 @@
-"""How accurate a cut is for a mix of classes: agreement with the full network, and live labels.
+"""How accurate a cut is for a mix of classes: its measured agreement with the full network.
 
 A split without a codec changes nothing. A codec does, and by class. The profile holds, for every
 measured cut, on how many images of each class the top-1 class equals the full network's.
@@ -7,27 +7,17 @@ measured cut, on how many images of each class the top-1 class equals the full n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..profile import CutMeasurement
-from ..schema import Cut
-from .anytime import bound_factor
 from .curves import K_MAX, K_MIN
 from .faithful import NO_PHOTOS, Sample
-from .intervals import newcombe, wilson
-from .live_view import F64, I64, MAX_COUNT, OutcomeRow, positions
+from .intervals import wilson
+from .live_view import F64, I64, positions
 from .mix import Mix
-
-MIN_LABELLED: Final = 30
-"""Labels (effective) that both sides need before live accuracy may overrule the profile."""
-LEVEL: Final = 0.99
-"""Confidence with which labels overrule the profile, at all times at once."""
-LOSSLESS: Final = 0.999
-"""Measured agreement from which a cut may stand for the full network, to compare labels with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,111 +186,3 @@ def class_shares(measurement: CutMeasurement | None, profile_ids: I64, class_ids
     n = np.where(row >= 0, images[row], 0.0)
     hits = np.where(row >= 0, agreeing[row], 0.0)
     return np.where(n > 0, hits / np.maximum(n, 1.0), agreeing.sum() / images.sum())
-
-
-def label_counts(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, tuple[F64, F64]]:
-    """Labels, and correct ones, of every served cut by class of the mix. Shapes (M,)."""
-    columns = {int(class_id): i for i, class_id in enumerate(mix.class_ids)}
-    usable = [
-        row
-        for row in outcomes
-        if 0 < row.labelled <= MAX_COUNT and math.isfinite(row.correct) and row.class_id in columns
-    ]
-    counts: dict[Cut, tuple[F64, F64]] = {}
-    for row in sorted(usable, key=lambda r: (r.cut.split_point, r.cut.coding, r.class_id)):
-        if row.cut not in counts:
-            counts[row.cut] = np.zeros(len(columns)), np.zeros(len(columns))
-        n, hits = counts[row.cut]
-        column = columns[row.class_id]
-        n[column] += row.labelled
-        hits[column] += min(max(row.correct, 0.0), row.labelled)
-    return counts
-
-
-def agreements_with_labels(
-    agreements: Mapping[Cut, Agreement],
-    labels: Mapping[Cut, tuple[F64, F64]],
-    mix: Mix,
-    tolerance: float,
-    on_server: Iterable[Cut],
-) -> dict[Cut, Agreement]:
-    """The agreements, overruled by labels where these settle the matter.
-
-    A cut's accuracy is compared with that of the full network: requests at ``on_server``, or else
-    the cut with the most labels among those measured as lossless. Only classes with labels on both
-    sides count, so both sides describe one population.
-
-    Both sides need 30 labels, and the 99 % Newcombe interval of the difference must lie on one side
-    of the tolerance. The interval is widened so that it holds at all times. So a few labels never
-    overrule a paired measurement, and looking more often does not help them.
-
-    Parameters:
-        labels: from :func:`label_counts`.
-        on_server: cuts at which the whole network runs on the server.
-    """
-    overruled = dict(agreements)
-    for cut in agreements:
-        reference = _reference_counts(cut, agreements, labels, on_server)
-        if reference is not None and cut in labels:
-            decision = _decision(labels[cut], reference, mix, tolerance)
-            if decision is not None:
-                overruled[cut] = decision
-    return overruled
-
-
-def _decision(
-    counts: tuple[F64, F64], reference: tuple[F64, F64], mix: Mix, tolerance: float
-) -> Agreement | None:
-    """What labels say about a cut; ``None`` where they do not settle it."""
-    n, hits = counts
-    reference_n, reference_hits = reference
-    weights = np.where((n > 0) & (reference_n > 0), mix.weights, 0.0)
-    own = stratified(weights, n, hits)
-    full = stratified(weights, reference_n, reference_hits)
-    if own.n < MIN_LABELLED or full.n < MIN_LABELLED:
-        return None
-    z = float(bound_factor(min(own.n, full.n), 1 - LEVEL))
-    low, high = newcombe(own.value, own.n, full.value, full.n, z)
-    within = low >= -tolerance
-    if not within and not high < -tolerance:
-        return None
-    share = 1 + min(0.0, own.value - full.value)
-    low, high = newcombe(own.value, own.n, full.value, full.n)
-    return Agreement(
-        share=share,
-        low=_clip(1 + low),
-        high=max(share, _clip(1 + high)),
-        count=own.n,
-        source="live labels",
-        estimate=share,
-        decided=within,
-    )
-
-
-def _reference_counts(
-    cut: Cut,
-    agreements: Mapping[Cut, Agreement],
-    labels: Mapping[Cut, tuple[F64, F64]],
-    on_server: Iterable[Cut],
-) -> tuple[F64, F64] | None:
-    """Labels and correct ones of the full network, or of the best stand-in for it."""
-    whole = [labels[other] for other in sorted(on_server) if other in labels and other != cut]
-    if whole:
-        n = np.sum([n for n, _ in whole], axis=0)
-        if n.sum() >= MIN_LABELLED:
-            return n, np.sum([hits for _, hits in whole], axis=0)
-    lossless = [
-        other
-        for other, agreement in agreements.items()
-        if other != cut
-        and other in labels
-        and agreement.estimate is not None
-        and agreement.estimate >= LOSSLESS
-    ]
-    if not lossless:
-        return None
-    return labels[max(lossless, key=lambda other: (float(labels[other][0].sum()), other))]
-
-
-def _clip(value: float) -> float:
-    return min(1.0, max(0.0, value))

@@ -12,7 +12,8 @@ from typing import Final
 
 from ..profile import Profile
 from ..schema import IMAGE_CODECS, INPUT, ON_DEVICE, OUTPUT, PHOTO_FILE, Cut, Manifest
-from .agreement import Agreement, agreements_with_labels, label_counts, measured_agreement
+from .agreement import Agreement, measured_agreement
+from .labels import agreements_with_labels, label_sums
 from .latency import Latency, LatencyModel
 from .live_view import LiveView
 from .mix import Mix
@@ -103,7 +104,7 @@ def estimate_cuts(
         if cut.split_point == INPUT
         and (agreements[cut].estimate is None or agreements[cut].within(tolerance))
     ]
-    labels = label_counts(live.outcomes, mix)
+    labels = label_sums(live.outcomes, mix)
     agreements = agreements_with_labels(agreements, labels, mix, tolerance, on_server)
     sizes = {cut: _nbytes(manifest, model, cut) for cut, _ in deployed}
     photos = [cut for cut in sizes if cut.is_photo and agreements[cut].within(tolerance)]

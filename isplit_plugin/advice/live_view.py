@@ -144,13 +144,29 @@ class ServedRow:
 
 
 class OutcomeRow(NamedTuple):
-    """Decayed counts of predictions, labelled and correct ones, for a predicted class at a cut."""
+    """Decayed counts of predictions and labels, for a predicted class at a cut.
+
+    Labels are counted twice: one by one, and as opinions. Where devices are known, the labels of
+    one device in one bucket of time are one opinion, which weighs the less, the more the device has
+    said before. Else every label is an opinion.
+
+    Attributes:
+        predictions: all predictions.
+        labelled: those with a label.
+        correct: those with an equal label.
+        weight: the sum of the weights of opinions.
+        weight_correct: the sum of these weights times the share of correct labels in the opinion.
+        weight2: the sum of squared weights.
+    """
 
     cut: Cut
     class_id: int
     predictions: float
     labelled: float
     correct: float
+    weight: float
+    weight_correct: float
+    weight2: float
 
 
 @dataclass(frozen=True, eq=False)

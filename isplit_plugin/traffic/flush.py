@@ -8,11 +8,13 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from ..errors import StoreError
+from .aggregates.counts import OutcomeCounts
 from .aggregates.delta import Delta
 from .aggregates.devices import oldest_open_bucket
 from .names import NetworkNames
 from .rows.clock import skew_of
 from .rows.device import close_buckets, write_device_sums
+from .rows.device_label import close_device_labels, write_device_labels
 from .rows.importance import write_moments
 from .rows.mix import close_votes, write_votes
 from .rows.networks import mean0_of
@@ -76,15 +78,21 @@ def write_delta(
 def _write_devices(
     connection: Connection, network: str, delta: Delta, before: Progress, after: Progress
 ) -> None:
-    """Write the delta's device sums, and add the means of closed buckets to its moments."""
+    """Write what the delta has of devices, and add to it what closed buckets had."""
     if after.as_of is None or after.horizon is None:
         return
     oldest = -math.inf
     if before.as_of is not None:
         oldest = oldest_open_bucket(before.as_of, delta.half_life_s)
     write_votes(connection, network, delta.device_classes, oldest)
-    close_votes(connection, network, delta.half_life_s, after.as_of)
+    write_device_labels(connection, network, delta.device_labels, oldest)
     write_device_sums(connection, network, delta.device_sums, len(delta.mean0), oldest)
+    if oldest_open_bucket(after.as_of, delta.half_life_s) <= oldest:
+        return  # nothing has closed since the last flush
+    close_votes(connection, network, delta.half_life_s, after.as_of)
+    labels = close_device_labels(connection, network, delta.half_life_s, after.as_of)
+    for key, opinions in labels.items():
+        delta.outcomes.setdefault(key, OutcomeCounts(opinions.epoch)).add(opinions)
     closed = close_buckets(
         connection, network, delta.mean0, delta.half_life_s, after.as_of, after.horizon
     )

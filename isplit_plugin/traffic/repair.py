@@ -17,14 +17,22 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ..advice import StandingState
-from .aggregates.counts import ServedCounts
-from .aggregates.devices import DeviceClassKey, DeviceKey, DeviceSums, bucket_of
+from .aggregates.counts import OUTCOME_SUMS, ServedCounts
+from .aggregates.devices import (
+    DeviceClassKey,
+    DeviceKey,
+    DeviceLabelKey,
+    DeviceSums,
+    LabelCounts,
+    bucket_of,
+)
 from .aggregates.keys import HOUR_S, ServedKey
 from .aggregates.moments import Moments, landmark, rescale
 from .aggregates.sketch import merge_sketches, sketch_from_bytes
 from .rows import tables
 from .rows.clock import MAX_SKEW_S
 from .rows.device import write_device_sums
+from .rows.device_label import sound_labels, write_device_labels
 from .rows.mix import write_votes
 from .rows.revisions import note_change, read_progress, read_revision
 from .rows.served import counts_of, write_served
@@ -35,6 +43,7 @@ _TIMES: Final = (
     (tables.model, "as_of"),
     (tables.served, "bucket"),
     (tables.device_bucket, "bucket"),
+    (tables.device_label, "bucket"),
     (tables.request, "at"),
     (tables.ticket, "used_at"),
 )
@@ -63,6 +72,7 @@ def repair_network(
         _limit_importance(connection, network, int(points), now, half_life_s)
         _move_device_buckets(connection, network, int(points), now, half_life_s)
     _limit_outcomes(connection, network, now, half_life_s)
+    _move_labels(connection, network, now, half_life_s)
     _limit_mix(connection, network, now, half_life_s)
     _move_sketches(connection, network, now)
     _move_served(connection, network, now)
@@ -105,11 +115,11 @@ def _limit_outcomes(connection: Connection, network: str, now: float, half_life_
     epoch, unit = landmark(now, half_life_s)
     rows = []
     for row in connection.execute(sa.select(table).where(table.c.network == network)):
-        weight = max(row.predictions, row.labelled)
+        weight = max(row.predictions, row.labelled, row.weight)
         factor = _limit(weight, row.epoch, row.number * unit, epoch)
         if factor is not None:
-            weights = {name: getattr(row, name) for name in ("predictions", "labelled", "correct")}
-            limited = {name: weight * factor for name, weight in weights.items()}
+            limited = {name: getattr(row, name) * factor for name in OUTCOME_SUMS}
+            limited["weight2"] *= factor
             rows.append({**row._asdict(), "epoch": epoch, **limited, "revision": revision})
     upsert(connection, table, rows)
 
@@ -149,6 +159,18 @@ def _move_votes(connection: Connection, network: str, now: float, half_life_s: f
         votes[key] = votes.get(key, 0) + row.number
     connection.execute(table.delete().where(ahead))
     write_votes(connection, network, votes, -math.inf)
+
+
+def _move_labels(connection: Connection, network: str, now: float, half_life_s: float) -> None:
+    table = tables.device_label
+    newest = bucket_of(now, half_life_s)
+    ahead = sa.and_(table.c.network == network, table.c.bucket > newest)
+    labels: dict[DeviceLabelKey, LabelCounts] = {}
+    for key, counts, _ in sound_labels(connection.execute(sa.select(table).where(ahead))):
+        place = key._replace(bucket=newest)
+        labels[place] = labels[place].plus(counts) if place in labels else counts
+    connection.execute(table.delete().where(ahead))
+    write_device_labels(connection, network, labels, -math.inf)
 
 
 def _limit(weight: float, epoch: int, most: float, now_epoch: int) -> float | None:

@@ -19,6 +19,7 @@ from .aggregates.keys import HOUR_S, TIME_KINDS
 from .aggregates.moments import Moments
 from .aggregates.sketch import count_devices, sketch_from_bytes
 from .rows import tables
+from .rows.device_label import labels_of
 from .rows.exit_sums import sums_from_bytes
 from .rows.revisions import read_progress
 from .rows.served import roll_up
@@ -115,7 +116,7 @@ def _readable(table: sa.Table, row: Row[Any], points: Mapping[str, int]) -> _Col
     columns: _Columns = {str(name): value for name, value in row._mapping.items()}
     if table.name in _DECODERS:
         binary, decode = _DECODERS[table.name]
-        del columns[binary]
+        columns.pop(binary, None)
         columns |= decode(row, points)
     return columns
 
@@ -163,6 +164,11 @@ def _device_sketch(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
     return {"sketch": entries, "devices": count_devices(sketch)}
 
 
+def _device_label(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
+    labels_of(row)
+    return {}
+
+
 def _exit_sums(row: Row[Any], _points: Mapping[str, int]) -> _Columns:
     sums = sums_from_bytes(row.sums)
     return {"features": sums.features, "class_ids": sums.class_ids, "weights": sums.weights}
@@ -179,10 +185,14 @@ _DECODERS: Final[Mapping[str, tuple[str, Callable[[Row[Any], Mapping[str, int]],
     tables.served.name: ("times", _served),
     tables.device_bucket.name: ("sums", _device_bucket),
     tables.device_sketch.name: ("sketch", _device_sketch),
+    tables.device_label.name: ("", _device_label),
     tables.exit_sums.name: ("sums", _exit_sums),
     tables.exit_class.name: ("devices", _exit_class),
 }
-"""By table: its binary column, and what stands for it in an export."""
+"""By table: its binary column, if any, and what stands for it in an export.
+
+The functions raise StoreError for a damaged row.
+"""
 
 
 def _json_value(value: Any) -> Any:

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from ..advice import ALL_GROUPS, ClassCounts, ImportanceRows, LiveView
+from ..advice import ALL_GROUPS, ClassCounts, ImportanceRows, LiveView, OutcomeRow
+from ..schema import Cut
+from .aggregates.counts import OutcomeCounts
 from .aggregates.keys import Population
 from .aggregates.moments import F64, HEADER, landmark
 from .aggregates.sketch import DeviceSketch, count_devices, merge_sketches
 from .live_rows import LiveRows
 from .rows.device import DeviceSets, read_device_means, read_device_sets
+from .rows.device_label import read_device_labels
 from .rows.importance import ClassSums
 from .rows.mix import Share, read_mix
 from .rows.revisions import ViewHead, read_head
@@ -46,6 +49,8 @@ def read_view(
     sums = live_rows.importance.sums(group, epoch, means)
     devices = read_device_sets(connection, network, group, means)
     outcomes, class_counts = live_rows.outcomes.outcomes(group, epoch, unit)
+    open_labels = read_device_labels(connection, network, group, half_life_s)
+    outcomes = _with_open_labels(outcomes, open_labels, epoch, unit)
     votes = read_mix(connection, network, group, half_life_s)
     if votes is not None:
         class_counts = _counts_of_devices(class_counts, votes, epoch, unit)
@@ -60,6 +65,29 @@ def read_view(
         observations=int(sum(row.requests for row in served)),
         group=group,
     )
+
+
+def _with_open_labels(
+    outcomes: tuple[OutcomeRow, ...],
+    open_labels: Mapping[tuple[Cut, int], OutcomeCounts],
+    epoch: int,
+    unit: float,
+) -> tuple[OutcomeRow, ...]:
+    """The outcomes with the opinions of open buckets, whose labels they have already."""
+    if not open_labels:
+        return outcomes
+    nothing = OutcomeCounts(epoch)
+    rows = []
+    for row in outcomes:
+        more = open_labels.get((row.cut, row.class_id), nothing).at_epoch(epoch)
+        rows.append(
+            row._replace(
+                weight=row.weight + more.weight / unit,
+                weight_correct=row.weight_correct + more.weight_correct / unit,
+                weight2=row.weight2 + more.weight2 / unit**2,
+            )
+        )
+    return tuple(rows)
 
 
 def _counts_of_devices(

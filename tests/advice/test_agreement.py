@@ -1,4 +1,4 @@
-"""Measured agreement by hand, and when live labels overrule it."""
+"""Measured agreement by hand."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import advice as toys
 
-from isplit_plugin.advice import OutcomeRow
 from isplit_plugin.advice.agreement import (
     Agreement,
-    agreements_with_labels,
-    label_counts,
     measured_agreement,
     prior_strength,
     stratified,
 )
 from isplit_plugin.advice.intervals import wilson
 from isplit_plugin.advice.mix import Mix
-from isplit_plugin.schema import Cut
 
 
 def mix(*weights: float, ids: tuple[int, ...] | None = None) -> Mix:
@@ -119,89 +115,6 @@ def test_stratified_of_nothing() -> None:
     found = stratified(np.asarray([1.0]), np.zeros(1), np.zeros(1))
     assert math.isnan(found.value)
     assert (found.n, found.weight) == (0.0, 0.0)
-
-
-JPEG = Cut("input", "jpeg", 90)
-B_UINT8 = Cut("b", "uint8")
-D_UINT8 = Cut("d", "uint8")
-
-
-def outcome(cut: Cut, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
-    return OutcomeRow(cut, class_id, n, n, correct)
-
-
-PROFILE = Agreement(1.0, 0.96, 1.0, 100, "profile", 1.0)
-LOSSY = Agreement(0.9, 0.8, 0.95, 100, "profile", 0.9)
-MEASURED = {JPEG: PROFILE, B_UINT8: PROFILE, D_UINT8: LOSSY}
-
-
-def settle(
-    *rows: OutcomeRow, tolerance: float = 0.01, weights: tuple[float, ...] = (1.0,)
-) -> dict[Cut, Agreement]:
-    class_mix = mix(*weights)
-    return agreements_with_labels(
-        MEASURED, label_counts(rows, class_mix), class_mix, tolerance, [JPEG]
-    )
-
-
-def test_many_labels_overrule_a_measured_agreement() -> None:
-    found = settle(outcome(JPEG, 1000, 900), outcome(B_UINT8, 1000, 700))[B_UINT8]
-    assert (found.source, found.decided, found.count) == ("live labels", False, pytest.approx(1000))
-    assert found.share == pytest.approx(0.8)
-    assert not found.within(0.01)
-    assert found.low is not None
-    assert found.high is not None
-    assert 0.7 < found.low < 0.8 < found.high < 0.9
-
-
-def test_many_labels_clear_a_cut_that_looked_lossy() -> None:
-    found = settle(outcome(JPEG, 20000, 18000), outcome(D_UINT8, 20000, 18100))[D_UINT8]
-    assert (found.decided, found.share) == (True, 1.0)
-    assert found.within(0.01)
-
-
-def test_few_labels_leave_the_measurement() -> None:
-    for n in (10, 29, 40):
-        assert settle(outcome(JPEG, n, n * 0.9), outcome(B_UINT8, n, n * 0.8)) == MEASURED
-
-
-def test_twenty_nine_labels_never_decide_however_clear_they_are() -> None:
-    for n, source in ((29, "profile"), (30, "live labels")):
-        found = settle(outcome(JPEG, n, n), outcome(B_UINT8, n, 0))
-        assert found[B_UINT8].source == source
-
-
-def test_labels_on_one_side_leave_the_measurement() -> None:
-    assert settle(outcome(B_UINT8, 1000, 100)) == MEASURED
-    assert settle(outcome(JPEG, 1000, 900)) == MEASURED
-
-
-def test_lossless_cut_stands_for_the_full_network_where_nobody_sends_images() -> None:
-    found = settle(outcome(B_UINT8, 1000, 900), outcome(D_UINT8, 1000, 500))
-    assert found[D_UINT8].decided is False
-    assert found[B_UINT8] == PROFILE
-
-
-def test_only_classes_with_labels_on_both_sides_are_compared() -> None:
-    # Class 1 is hard. Had its labels at b been set against class 0's at input, b would look bad.
-    rows = (
-        outcome(JPEG, 1000, 950, class_id=0),
-        outcome(B_UINT8, 1000, 950, class_id=0),
-        outcome(B_UINT8, 5000, 1000, class_id=1),
-    )
-    found = settle(*rows, weights=(0.5, 0.5), tolerance=0.05)[B_UINT8]
-    assert (found.decided, found.share) == (True, 1.0)
-
-
-def test_classes_outside_the_mix_and_nonsense_are_left_out() -> None:
-    rows = (
-        outcome(B_UINT8, 1000, 0, class_id=7),
-        outcome(B_UINT8, math.nan, 5),
-        outcome(B_UINT8, -3, 5),
-        outcome(B_UINT8, 10, 99),
-    )
-    ((n, hits),) = label_counts(rows, mix(1.0)).values()
-    assert (n.tolist(), hits.tolist()) == ([10.0], [10.0])
 
 
 @given(

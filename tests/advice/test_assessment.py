@@ -15,14 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
-from toys.live_views import views
+from toys.live_views import outcome, views
 
 from isplit_plugin.advice import (
     ClassCounts,
     Constraints,
     ImportanceRows,
     LiveView,
-    OutcomeRow,
     Query,
     recommend,
 )
@@ -237,8 +236,8 @@ def test_as_of_is_the_newest_observation() -> None:
 
 def test_labels_take_a_cut_out_of_the_race() -> None:
     rows = (
-        OutcomeRow(JPEG, 0, 2000, 2000, 1800),
-        OutcomeRow(D_UINT8, 0, 2000, 2000, 1000),
+        outcome(JPEG, 2000, 1800),
+        outcome(D_UINT8, 2000, 1000),
     )
     assert ask(max_head_macs=500, classes=(0,)).cut.split_point == "d"
     answer = ask(LiveView(outcomes=rows, observations=4000), max_head_macs=500, classes=(0,))
@@ -256,9 +255,9 @@ def test_a_bad_photo_does_not_stand_for_the_full_network_in_labels() -> None:
     profile = toys.profile(measurements=(*toys.MEASUREMENTS, bad))
     manifest = toys.manifest(photos=("jpeg@90", "webp@60"))
     rows = (
-        OutcomeRow(bad.cut, 0, 4000, 4000, 1000),
-        OutcomeRow(JPEG, 0, 2000, 2000, 1800),
-        OutcomeRow(D_UINT8, 0, 2000, 2000, 1000),
+        outcome(bad.cut, 4000, 1000),
+        outcome(JPEG, 2000, 1800),
+        outcome(D_UINT8, 2000, 1000),
     )
     query = Query(classes=(0,), constraints=Constraints(max_head_macs=500))
     live = LiveView(outcomes=rows, observations=8000)

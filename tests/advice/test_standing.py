@@ -16,13 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
-from toys.live_views import views
+from toys.live_views import outcome, views
 
 from isplit_plugin.advice import (
     ClassCounts,
     Constraints,
     LiveView,
-    OutcomeRow,
     PickChange,
     Query,
     ServedRow,
@@ -214,8 +213,8 @@ def test_times_without_intervals_prove_nothing() -> None:
 def test_labels_prove_what_the_profile_could_not_know() -> None:
     start = started(view(mix=(500.0, 0.0, 0.0)))
     rows = (
-        OutcomeRow(B_UINT8, 0, 2000.0, 2000.0, 1600.0),
-        OutcomeRow(D_FP32, 0, 2000.0, 2000.0, 1990.0),
+        outcome(B_UINT8, 2000.0, 1600.0),
+        outcome(D_FP32, 2000.0, 1990.0),
     )
     live = view(mix=(4000.0, 0.0, 0.0), outcomes=rows, as_of=AT + 60)
     after = answer(live, start)
@@ -223,7 +222,7 @@ def test_labels_prove_what_the_profile_could_not_know() -> None:
     (loser,) = (row for row in after.recommendation.cuts if row.cut == B_UINT8)
     assert (loser.verdict, loser.agreement_source) == ("inaccurate", "live labels")
     # 33 labels each.
-    few = tuple(r._replace(labelled=r.labelled / 60, correct=r.correct / 60) for r in rows)
+    few = tuple(outcome(r.cut, r.labelled / 60, r.correct / 60) for r in rows)
     assert answer(replace(live, outcomes=few), start).changes == ()
 
 

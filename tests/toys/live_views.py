@@ -48,7 +48,14 @@ _SERVED = st.builds(
     rtt=_TIMES,
     queue=_TIMES,
 )
-_OUTCOME = st.builds(OutcomeRow, _CUT, st.integers(-1, 4), _floats(), _floats(), _floats())
+_OUTCOME = st.builds(
+    OutcomeRow, _CUT, st.integers(-1, 4), *(_floats() for _ in OutcomeRow._fields[2:])
+)
+
+
+def outcome(cut: Cut, n: float, correct: float, class_id: int = 0) -> OutcomeRow:
+    """Labels that count one by one, all of them of now."""
+    return OutcomeRow(cut, class_id, n, n, correct, n, correct, n)
 
 
 @st.composite

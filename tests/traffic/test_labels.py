@@ -22,6 +22,7 @@ from isplit_plugin.errors import (
 )
 from isplit_plugin.traffic import Delta, Label, LabelReader, Recorder, Sampler, Store
 from isplit_plugin.traffic.aggregates import delta as delta_module
+from isplit_plugin.traffic.aggregates.devices import ANONYMOUS
 from isplit_plugin.traffic.aggregates.fairness import fair_share
 from isplit_plugin.traffic.rows import request as request_rows
 from isplit_plugin.traffic.rows import tables
@@ -326,7 +327,7 @@ def test_one_flooder_evicts_only_itself(
         flood(store, start, 40, flooder)
     waiting = devices_that_wait(store)
     assert [waiting[f"quiet{quiet}"] for quiet in range(10)] == [5] * 10
-    assert waiting[flooder or "unsigned"] <= 52
+    assert waiting[flooder or ANONYMOUS] <= 52
     labels = [Label(f"quiet{quiet}-{i}", 0) for quiet in range(10) for i in range(5)]
     assert [label.error for label in store.add_labels(labels)] == [None] * 50
     newest = store.add_labels([Label(f"{flooder}-2999", 0), Label(f"{flooder}-1000", 0)])

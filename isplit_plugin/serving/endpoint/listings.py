@@ -10,7 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...advice import LiveView, PickChange, bare_profile, class_curves, live_weights, wilson
+from ...advice import (
+    LabelSums,
+    LiveView,
+    OutcomeRow,
+    PickChange,
+    bare_profile,
+    class_curves,
+    live_weights,
+    wilson,
+)
 from ...errors import QueryError, StoreError, UnknownClassError, UnknownModelError
 from ...profile import Profile
 from ...schema import Cut, Manifest
@@ -105,24 +114,22 @@ def accuracy(manifest: Manifest, live: LiveView, class_ids: Sequence[int] | None
     """Measured accuracy from labels with 95 % Wilson intervals, by cut and by predicted class.
 
     Counts are decayed: a label weighs 2^-h once h half-lives have passed since its prediction.
-    ``class_ids``: ``None`` for all. Raises UnknownClassError.
+    Accuracy and interval count opinions: where devices are known, the labels of one device in one
+    hour are one. ``class_ids``: ``None`` for all. Raises UnknownClassError.
     """
     _check_classes(manifest, class_ids or ())
     outcomes = [row for row in live.outcomes if class_ids is None or row.class_id in class_ids]
+    labelled = [row for row in outcomes if row.labelled > 0][:MAX_ROWS]
     by_cut: dict[Cut, list[dict[str, Any]]] = {}
-    for row in [row for row in outcomes if row.labelled > 0][:MAX_ROWS]:
+    for row, counts in zip(labelled, _accuracies(labelled), strict=True):
         known = row.class_id < len(manifest.classes)
         label = manifest.classes[row.class_id] if known else str(row.class_id)
-        counts = _accuracy(row.predictions, row.labelled, row.correct)
         by_cut.setdefault(row.cut, []).append({"class": row.class_id, "label": label, **counts})
     rows = []
     for cut, of_classes in sorted(by_cut.items()):
-        at_cut = [row for row in outcomes if row.cut == cut]
-        total = _accuracy(
-            sum(row.predictions for row in at_cut),
-            sum(row.labelled for row in at_cut),
-            sum(row.correct for row in at_cut),
-        )
+        at_cut = [row[2:] for row in outcomes if row.cut == cut]
+        sums = map(math.fsum, zip(*at_cut, strict=True))
+        (total,) = _accuracies([OutcomeRow(cut, -1, *sums)])
         parts = {"cut": str(cut), "split_point": cut.split_point, "codec": cut.coding}
         rows.append({**parts, **total, "classes": of_classes})
     return {**_about(manifest), "group": live.group, "as_of": live.as_of, "accuracy": rows}
@@ -142,17 +149,25 @@ def _check_classes(manifest: Manifest, class_ids: Sequence[int]) -> None:
             raise UnknownClassError.of(class_id, range(len(manifest.classes)))
 
 
-def _accuracy(predictions: float, labelled: float, correct: float) -> dict[str, float]:
-    share = min(1.0, correct / labelled)
-    low, high = wilson(share, labelled)
-    return {
-        "predictions": predictions,
-        "labelled": labelled,
-        "correct": correct,
-        "accuracy": share,
-        "accuracy_low": low,
-        "accuracy_high": high,
-    }
+def _accuracies(rows: Sequence[OutcomeRow]) -> list[dict[str, float]]:
+    """The counts of each row, and the share of correct labels among its opinions."""
+    sizes, correct = LabelSums.of(rows).opinions()
+    answers = []
+    for row, size, right in zip(rows, sizes.tolist(), correct.tolist(), strict=True):
+        share = right / size if size > 0 else min(1.0, row.correct / row.labelled)
+        low, high = wilson(share, size)
+        answers.append(
+            {
+                "predictions": row.predictions,
+                "labelled": row.labelled,
+                "correct": row.correct,
+                "effective_size": size,
+                "accuracy": share,
+                "accuracy_low": low,
+                "accuracy_high": high,
+            }
+        )
+    return answers
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:

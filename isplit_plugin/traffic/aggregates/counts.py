@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from ...advice import ALL_GROUPS
 from .histogram import Histogram
@@ -39,9 +40,23 @@ class ServedCounts:
             histogram.update(more)
 
 
+OUTCOME_SUMS: Final = (
+    "predictions",
+    "labelled",
+    "correct",
+    "weight",
+    "weight_correct",
+    "weight2",
+)
+"""The decayed sums of :class:`OutcomeCounts`, and the columns that hold them."""
+
+
 @dataclass(slots=True)
 class OutcomeCounts:
     """Predictions of one class.
+
+    The first three sums count requests. The weights count opinions: a device's labels of one bucket
+    are one (:mod:`isplit_plugin.traffic.rows.device_label`), and without devices each label is.
 
     Attributes:
         epoch: the landmark of the weights.
@@ -49,6 +64,9 @@ class OutcomeCounts:
         predictions: the decayed weight of all predictions.
         labelled: the decayed weight of those with a label.
         correct: the decayed weight of those with an equal label.
+        weight: the sum of the weights of opinions.
+        weight_correct: the sum of these weights times the share of correct labels in the opinion.
+        weight2: the sum of squared weights.
     """
 
     epoch: int
@@ -56,16 +74,27 @@ class OutcomeCounts:
     predictions: float = 0.0
     labelled: float = 0.0
     correct: float = 0.0
+    weight: float = 0.0
+    weight_correct: float = 0.0
+    weight2: float = 0.0
 
     def add(self, other: OutcomeCounts) -> None:
         """Add the counts of ``other``, relative to the newer landmark."""
         epoch = max(self.epoch, other.epoch)
-        for name in ("predictions", "labelled", "correct"):
-            weight = rescale(getattr(self, name), self.epoch, epoch)
-            more = rescale(getattr(other, name), other.epoch, epoch)
-            setattr(self, name, weight + more)
+        for name in OUTCOME_SUMS:
+            total = 0.0
+            for part in (self, other):
+                weight = rescale(getattr(part, name), part.epoch, epoch)
+                total += rescale(weight, part.epoch, epoch) if name == "weight2" else weight
+            setattr(self, name, total)
         self.epoch = epoch
         self.count += other.count
+
+    def at_epoch(self, epoch: int) -> OutcomeCounts:
+        """The same predictions relative to another landmark, which may be an older one."""
+        parts = {name: rescale(getattr(self, name), self.epoch, epoch) for name in OUTCOME_SUMS}
+        parts["weight2"] = rescale(parts["weight2"], self.epoch, epoch)
+        return OutcomeCounts(epoch, self.count, **parts)
 
     def later(self, seconds: float, half_life_s: float) -> OutcomeCounts:
         """The same predictions, as if each had come later by ``seconds``."""
@@ -76,6 +105,9 @@ class OutcomeCounts:
             self.predictions * factor,
             self.labelled * factor,
             self.correct * factor,
+            self.weight * factor,
+            self.weight_correct * factor,
+            self.weight2 * factor**2,
         )
 
 

@@ -18,10 +18,14 @@ from ...schema import Cut, Observation
 from ..rows.request import PendingRequest, fairest_requests, request_key
 from .counts import LimitedNames, OutcomeCounts, ServedCounts
 from .devices import (
+    ANONYMOUS,
     OTHER_DEVICE,
+    UNSIGNED,
     DeviceClassKey,
     DeviceKey,
+    DeviceLabelKey,
     DeviceSums,
+    LabelCounts,
     bucket_of,
     bucket_s,
     device_of,
@@ -85,13 +89,14 @@ class Delta:
         self.moments: dict[tuple[Population, int], Moments] = {}
         self.device_sums: dict[DeviceKey, DeviceSums] = {}
         self.device_classes: dict[DeviceClassKey, int] = {}
+        self.device_labels: dict[DeviceLabelKey, LabelCounts] = {}
         self.served: dict[ServedKey, ServedCounts] = {}
         self.outcomes: dict[OutcomeKey, OutcomeCounts] = {}
         self.requests: dict[str, PendingRequest] = {}
         self.signed_groups: set[str] = set()
 
     def __len__(self) -> int:
-        by_device = len(self.device_sums) + len(self.device_classes)
+        by_device = len(self.device_sums) + len(self.device_classes) + len(self.device_labels)
         return len(self.moments) + by_device + len(self.served) + len(self.outcomes)
 
     def add_observation(self, observation: Observation) -> None:
@@ -126,6 +131,8 @@ class Delta:
                 )
             if self._keep_requests and observation.request_id:
                 device = device_of(observation.device)
+                if device == UNSIGNED and not self._by_device:
+                    device = ANONYMOUS
                 pending = PendingRequest(at, cut, class_id, group, device)
                 self._keep(observation.request_id, pending)
         self.as_of = max(self.as_of, at)
@@ -138,11 +145,21 @@ class Delta:
             self.served.setdefault(key, ServedCounts()).drops += drops
 
     def add_label(self, request: PendingRequest, *, correct: bool) -> None:
-        """Count the label of a request, at the time of its prediction."""
-        cut, group = self._fit(request.cut, request.group)
+        """Count the label of a request, at the time of its prediction.
+
+        Where its device is known, its weight follows when the bucket closes.
+        """
+        key = OutcomeKey(*self._fit(request.cut, request.group), self._class(request.class_id))
         epoch, weight = landmark(_time(request.at), self.half_life_s)
         outcome = OutcomeCounts(epoch, labelled=weight, correct=weight if correct else 0.0)
-        self._add_outcome(OutcomeKey(cut, group, self._class(request.class_id)), outcome)
+        if request.device == ANONYMOUS:
+            outcome.weight = outcome.labelled
+            outcome.weight_correct = outcome.correct
+            outcome.weight2 = weight**2
+        if self._add_outcome(key, outcome) and request.device != ANONYMOUS:
+            bucket = bucket_of(request.at, self.half_life_s)
+            label_key = DeviceLabelKey(bucket, request.device, *key)
+            self._add_device_label(label_key, LabelCounts(1, int(correct)))
         self.as_of = max(self.as_of, request.at)
 
     def add_importance(self, sample: ImportanceSample) -> None:
@@ -208,6 +225,11 @@ class Delta:
         for vote, number in self.device_classes.items():
             vote_key = vote._replace(device_group=fit_group(vote.device_group))
             renamed.device_classes[vote_key] = renamed.device_classes.get(vote_key, 0) + number
+        for label_key, labels in self.device_labels.items():
+            moved_key = label_key._replace(
+                cut=fit_cut(label_key.cut), device_group=fit_group(label_key.device_group)
+            )
+            _add_labels(renamed.device_labels, moved_key, labels)
         for key, counts in self.served.items():
             served_key = ServedKey(fit_cut(key.cut), fit_group(key.group), key.bucket)
             renamed.served.setdefault(served_key, ServedCounts()).add(counts)
@@ -230,6 +252,7 @@ class Delta:
         moved.signed_groups = self.signed_groups
         moved.device_sums = self.device_sums
         moved.device_classes = self.device_classes
+        moved.device_labels = self.device_labels
         moved.served = self.served
         moved.outcomes = self.outcomes
         moved.requests = self.requests
@@ -260,6 +283,9 @@ class Delta:
         for vote, number in self.device_classes.items():
             moved_vote = vote._replace(bucket=later(vote.bucket, length))
             moved.device_classes[moved_vote] = moved.device_classes.get(moved_vote, 0) + number
+        for label_key, labels in self.device_labels.items():
+            moved_labels = label_key._replace(bucket=later(label_key.bucket, length))
+            _add_labels(moved.device_labels, moved_labels, labels)
         for served_key, counts in self.served.items():
             hour = served_key._replace(bucket=later(served_key.bucket, HOUR_S))
             moved.served.setdefault(hour, ServedCounts()).add(counts)
@@ -299,11 +325,20 @@ class Delta:
         if self._has_room(key in self.device_classes):
             self.device_classes[key] = self.device_classes.get(key, 0) + 1
 
-    def _add_outcome(self, key: OutcomeKey, outcome: OutcomeCounts) -> None:
+    def _add_device_label(self, key: DeviceLabelKey, labels: LabelCounts) -> None:
+        if key not in self.device_labels and len(self) >= self._max_keys:
+            key = key._replace(device=OTHER_DEVICE)
+        if self._has_room(key in self.device_labels):
+            _add_labels(self.device_labels, key, labels)
+
+    def _add_outcome(self, key: OutcomeKey, outcome: OutcomeCounts) -> bool:
         if key in self.outcomes:
             self.outcomes[key].add(outcome)
         elif self._has_room(False):
             self.outcomes[key] = outcome
+        else:
+            return False
+        return True
 
     def _fit_group(self, group: str, *, signed: bool = False) -> str:
         if signed:
@@ -328,6 +363,12 @@ class Delta:
         if not 0 <= number < self._classes:
             raise ValueError(f"expected a class from 0 to {self._classes - 1}, got {number}")
         return number
+
+
+def _add_labels(
+    to: dict[DeviceLabelKey, LabelCounts], key: DeviceLabelKey, labels: LabelCounts
+) -> None:
+    to[key] = to[key].plus(labels) if key in to else labels
 
 
 def _time(at: float) -> float:

@@ -21,11 +21,14 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 
 from ...errors import StoreError
+from ...schema import Cut
 from .keys import HOUR_S, SOURCES
 from .moments import F64
 
+ANONYMOUS: Final = "anonymous"
+"""The device of requests to a server that knows no devices: each of them counts by itself."""
 UNSIGNED: Final = "unsigned"
-"""The device of all requests without a verified device id."""
+"""The device of all requests without a verified device id, where devices are known."""
 OTHER_DEVICE: Final = "other"
 """The device of all requests above the limit of devices."""
 MAX_DEVICE_NAME: Final = 64
@@ -70,6 +73,27 @@ class DeviceClassKey(NamedTuple):
     device: str
     device_group: str
     class_id: int
+
+
+class DeviceLabelKey(NamedTuple):
+    """Labels of one device, by the cut, group and predicted class of their requests."""
+
+    bucket: int
+    device: str
+    cut: Cut
+    device_group: str
+    class_id: int
+
+
+class LabelCounts(NamedTuple):
+    """Numbers of labels and of correct ones, not decayed."""
+
+    labelled: int
+    correct: int
+
+    def plus(self, other: LabelCounts) -> LabelCounts:
+        """The labels of both."""
+        return LabelCounts(self.labelled + other.labelled, self.correct + other.correct)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,6 +38,7 @@ MAX_DEVICES: Final = 256
 MAX_DEVICE_ROWS: Final = 20_000
 KEEP_HALF_LIVES: Final = 8
 """Half-lives after which a device that was not seen again is no longer counted."""
+_WITH_LEVELS: Final = with_levels(tables.device_bucket)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,8 @@ def read_device_means(
     connection: Connection, network: str, group: str, mean0: F64, half_life_s: float
 ) -> dict[Population, DeviceMeans]:
     """The means in the open buckets of one device group, or of all groups."""
-    table = tables.device_bucket
     # All groups, for a device may have used another one in the bucket before.
-    rows = connection.execute(with_levels(table), {"network": network}).all()
+    rows = connection.execute(_WITH_LEVELS, {"network": network}).all()
     damping = _damping(rows, half_life_s)
     if group != ALL_GROUPS:
         rows = [row for row in rows if row.device_group == group]
@@ -123,7 +123,7 @@ def close_buckets(  # noqa: PLR0917
     is_closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
     )
-    rows = connection.execute(with_levels(table).where(is_closed), {"network": network}).all()
+    rows = connection.execute(_WITH_LEVELS.where(is_closed), {"network": network}).all()
     damping = _damping(rows, half_life_s)
     means = _means_of(rows, damping, mean0, half_life_s)
     if means:

@@ -13,7 +13,6 @@ loud.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,6 +30,8 @@ _NEVER: Final = -1e300
 
 MIX_TARGET: Final = "mix"
 """The target of the rows that count a device whatever the class was; they have the class -1."""
+LABEL_TARGET: Final = "label "
+"""What the targets of labels begin with; the cut follows."""
 
 
 class HourKey(NamedTuple):
@@ -41,20 +42,24 @@ class HourKey(NamedTuple):
     device: str
 
 
-@lru_cache
-def with_levels(table: sa.Table, *, target: str | None = None) -> sa.Select[Any]:
+def with_levels(
+    table: sa.Table,
+    *,
+    target: str | sa.ColumnElement[str] | None = None,
+    class_id: int | None = None,
+) -> sa.Select[Any]:
     """The query for the rows of ``:network`` in a table of open buckets, with the column ``level``.
 
-    ``target``: of the device hours, where the table has no targets and classes of its own.
+    ``target``, ``class_id``: of the device hours, where they are not columns of the table.
     """
     hours = tables.device_hours
-    on = sa.and_(hours.c.network == table.c.network, hours.c.device == table.c.device)
-    if target is None:
-        same = sa.and_(hours.c.target == table.c.target, hours.c.class_id == table.c.class_id)
-    else:
-        same = sa.and_(hours.c.target == target, hours.c.class_id == -1)
-    joined = table.outerjoin(hours, sa.and_(on, same))
-    query = sa.select(*table.c, hours.c.level).select_from(joined)
+    on = sa.and_(
+        hours.c.network == table.c.network,
+        hours.c.device == table.c.device,
+        hours.c.target == (table.c.target if target is None else target),
+        hours.c.class_id == (table.c.class_id if class_id is None else class_id),
+    )
+    query = sa.select(*table.c, hours.c.level).select_from(table.outerjoin(hours, on))
     return query.where(table.c.network == sa.bindparam("network"))
 
 

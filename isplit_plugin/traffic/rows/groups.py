@@ -14,15 +14,16 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ..aggregates.counts import OutcomeCounts, ServedCounts
+from ..aggregates.counts import ServedCounts
 from ..aggregates.devices import DeviceClassKey
 from ..aggregates.keys import DAY_S, OTHER, OutcomeKey
 from ..aggregates.moments import Moments
 from ..aggregates.sketch import merge_sketches, sketch_from_bytes
 from . import tables
+from .device_label import sound_labels, write_device_labels
 from .importance import write_moments
 from .mix import Share, write_mix, write_votes
-from .outcome import write_outcomes
+from .outcome import outcome_of, write_outcomes
 from .revisions import note_rewritten
 from .served import counts_of, read_counts, served_row
 from .sql import cut_of, equals, population_of, upsert
@@ -54,6 +55,7 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
         tables.served,
         tables.mix,
         tables.device_class,
+        tables.device_label,
     )
     for table in counted:
         connection.execute(table.delete().where(_of(table, network, group)))
@@ -94,12 +96,15 @@ def _fold_sketches(connection: Connection, network: str, group: str) -> None:
 
 def _fold_outcomes(connection: Connection, network: str, group: str) -> None:
     outcomes = {
-        OutcomeKey(cut_of(row), OTHER, row.class_id): OutcomeCounts(
-            row.epoch, row.number, row.predictions, row.labelled, row.correct
-        )
+        OutcomeKey(cut_of(row), OTHER, row.class_id): outcome_of(row)
         for row in _rows(connection, tables.outcome, network, group)
     }
     write_outcomes(connection, network, outcomes)
+    labels = {
+        key._replace(device_group=OTHER): counts
+        for key, counts, _ in sound_labels(_rows(connection, tables.device_label, network, group))
+    }
+    write_device_labels(connection, network, labels, -math.inf)
 
 
 def _fold_served(connection: Connection, network: str, group: str) -> None:

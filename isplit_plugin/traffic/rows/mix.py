@@ -23,6 +23,7 @@ from .device_hours import MIX_TARGET, Damping, HourKey, with_levels, write_level
 from .sql import chunks, equals, in_group, upsert
 
 MAX_VOTE_ROWS: Final = 20_000
+_WITH_LEVELS: Final = with_levels(tables.device_class, target=MIX_TARGET, class_id=-1)
 
 
 class Share(NamedTuple):
@@ -87,7 +88,7 @@ def close_votes(connection: Connection, network: str, half_life_s: float, newest
     closed = sa.and_(
         table.c.network == network, table.c.bucket < oldest_open_bucket(newest, half_life_s)
     )
-    query = with_levels(table, target=MIX_TARGET).where(closed)
+    query = _WITH_LEVELS.where(closed)
     rows = connection.execute(query, {"network": network}).all()
     if not rows:
         return
@@ -115,9 +116,7 @@ def read_mix(
 ) -> dict[int, Share] | None:
     """The shares of the classes in the mix of a group or of all; ``None`` without devices."""
     closed = _read_mix(connection, in_group(tables.mix, network, group))
-    table = tables.device_class
-    query = with_levels(table, target=MIX_TARGET)
-    rows = connection.execute(query, {"network": network}).all()
+    rows = connection.execute(_WITH_LEVELS, {"network": network}).all()
     votes = _votes(rows, _damping(rows, half_life_s), half_life_s)
     shares: dict[int, Share] = {}
     for (device_group, class_id), share in [*sorted(closed.items()), *sorted(votes.items())]:

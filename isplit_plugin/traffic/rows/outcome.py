@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from ...advice import ALL_GROUPS, ClassCounts, OutcomeRow
 from ...schema import Cut
-from ..aggregates.counts import OutcomeCounts
+from ..aggregates.counts import OUTCOME_SUMS, OutcomeCounts
 from ..aggregates.keys import OutcomeKey
 from ..aggregates.moments import rescale_array, shift_of
 from . import tables
@@ -39,24 +39,24 @@ def write_outcomes(
         for ids in chunks(sorted(by_class)):
             query = sa.select(table).where(equals(table, columns), table.c.class_id.in_(ids))
             for row in connection.execute(query):
-                stored = OutcomeCounts(
-                    row.epoch, row.number, row.predictions, row.labelled, row.correct
-                )
-                by_class[row.class_id].add(stored)
+                by_class[row.class_id].add(outcome_of(row))
         rows += [
             {
                 **columns,
                 "class_id": class_id,
                 "epoch": outcome.epoch,
                 "number": outcome.count,
-                "predictions": outcome.predictions,
-                "labelled": outcome.labelled,
-                "correct": outcome.correct,
+                **{name: getattr(outcome, name) for name in OUTCOME_SUMS},
                 "revision": revision,
             }
             for class_id, outcome in by_class.items()
         ]
     upsert(connection, table, rows)
+
+
+def outcome_of(row: Row[Any]) -> OutcomeCounts:
+    """The counts in a row."""
+    return OutcomeCounts(row.epoch, row.number, *(getattr(row, name) for name in OUTCOME_SUMS))
 
 
 class OutcomeTable:
@@ -67,7 +67,7 @@ class OutcomeTable:
         self._positions: dict[_Key, int] = {}
         self._epochs = np.zeros(0, np.int64)
         self._numbers = np.zeros(0)
-        self._sums = np.zeros((3, 0))
+        self._sums = np.zeros((len(OUTCOME_SUMS), 0))
         self._layouts: dict[str, _Layout] = {}
 
     def __len__(self) -> int:
@@ -83,9 +83,8 @@ class OutcomeTable:
         at = [self._positions[key] for key in keys]
         self._epochs[at] = [row.epoch for row in rows]
         self._numbers[at] = [row.number for row in rows]
-        self._sums[:, at] = np.array(
-            [[row.predictions, row.labelled, row.correct] for row in rows], np.float64
-        ).T
+        sums = [[getattr(row, name) for name in OUTCOME_SUMS] for row in rows]
+        self._sums[:, at] = np.array(sums, np.float64).T
 
     def outcomes(
         self, group: str, epoch: int, unit: float
@@ -101,6 +100,7 @@ class OutcomeTable:
             return (), ClassCounts()
         shifts = shift_of(self._epochs[layout.at], epoch)
         weights = rescale_array(self._sums[:, layout.at], shifts) / unit
+        weights[-1] = rescale_array(weights[-1], shifts) / unit  # of squared weights
         totals = [np.bincount(layout.outcome, weights=part).tolist() for part in weights]
         outcomes = tuple(map(OutcomeRow, layout.cuts, layout.classes, *totals))
         weight = np.bincount(layout.class_number, weights=weights[0]).astype(np.float64)

@@ -124,6 +124,9 @@ outcome = Table(
     Column("predictions", Double, nullable=False),
     Column("labelled", Double, nullable=False),
     Column("correct", Double, nullable=False),
+    Column("weight", Double, nullable=False),
+    Column("weight_correct", Double, nullable=False),
+    Column("weight2", Double, nullable=False),
     Column("revision", BigInteger, nullable=False),  # of its last change
     Index("isplit_outcome_revision", "network", "revision"),
     sqlite_with_rowid=False,  # read by ranges of the key
@@ -164,7 +167,7 @@ device_hours = Table(
     "isplit_device_hours",
     metadata,
     Column("network", String(128), primary_key=True),
-    Column("target", String(16), primary_key=True),
+    Column("target", String(272), primary_key=True),  # of a curve, or see device_hours.py
     Column("class_id", Integer, primary_key=True),
     Column("device", String(64), primary_key=True),
     Column("level", Double, nullable=False),  # see device_hours.py
@@ -181,6 +184,21 @@ device_class = Table(
     Column("device_group", String(128), primary_key=True),
     Column("class_id", Integer, primary_key=True),
     Column("number", BigInteger, nullable=False),  # of requests
+    sqlite_with_rowid=False,  # read by ranges of the key
+)
+
+device_label = Table(
+    "isplit_device_label",
+    metadata,
+    Column("network", String(128), primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),  # epoch seconds of its begin
+    Column("device", String(64), primary_key=True),
+    Column("split_point", String(128), primary_key=True),
+    Column("codec", String(128), primary_key=True),
+    Column("device_group", String(128), primary_key=True),
+    Column("class_id", Integer, primary_key=True),  # predicted
+    Column("labelled", BigInteger, nullable=False),
+    Column("correct", BigInteger, nullable=False),
     sqlite_with_rowid=False,  # read by ranges of the key
 )
 
