@@ -80,19 +80,26 @@ class OutcomeCounts:
 
     def add(self, other: OutcomeCounts) -> None:
         """Add the counts of ``other``, relative to the newer landmark."""
-        epoch = max(self.epoch, other.epoch)
-        for name in OUTCOME_SUMS:
-            total = 0.0
-            for part in (self, other):
-                weight = rescale(getattr(part, name), part.epoch, epoch)
-                total += rescale(weight, part.epoch, epoch) if name == "weight2" else weight
-            setattr(self, name, total)
-        self.epoch = epoch
+        if self.epoch < other.epoch:
+            for name, weight in self.at_epoch(other.epoch).sums().items():
+                setattr(self, name, weight)
+            self.epoch = other.epoch
+        more = other if other.epoch == self.epoch else other.at_epoch(self.epoch)
         self.count += other.count
+        self.predictions += more.predictions
+        self.labelled += more.labelled
+        self.correct += more.correct
+        self.weight += more.weight
+        self.weight_correct += more.weight_correct
+        self.weight2 += more.weight2
+
+    def sums(self) -> dict[str, float]:
+        """The decayed sums by name."""
+        return {name: getattr(self, name) for name in OUTCOME_SUMS}
 
     def at_epoch(self, epoch: int) -> OutcomeCounts:
         """The same predictions relative to another landmark, which may be an older one."""
-        parts = {name: rescale(getattr(self, name), self.epoch, epoch) for name in OUTCOME_SUMS}
+        parts = {name: rescale(sum_, self.epoch, epoch) for name, sum_ in self.sums().items()}
         parts["weight2"] = rescale(parts["weight2"], self.epoch, epoch)
         return OutcomeCounts(epoch, self.count, **parts)
 

@@ -46,7 +46,7 @@ def write_outcomes(
                 "class_id": class_id,
                 "epoch": outcome.epoch,
                 "number": outcome.count,
-                **{name: getattr(outcome, name) for name in OUTCOME_SUMS},
+                **outcome.sums(),
                 "revision": revision,
             }
             for class_id, outcome in by_class.items()
