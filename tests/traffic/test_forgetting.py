@@ -26,6 +26,7 @@ from isplit_plugin.traffic import (
 )
 from isplit_plugin.traffic.aggregates.sketch import sketch_of
 from isplit_plugin.traffic.rows import tables
+from isplit_plugin.traffic.rows.request import PendingRequest
 
 SECOND = "sha256-second"
 AT = 1e9
@@ -49,6 +50,8 @@ def fill(store: Store, of: Manifest) -> None:
         delta = Delta(store.mean0(network), store.half_life_s, CLASSES, by_device=True)
         delta.add_importance(sample([1.0, 2.0, 3.0, 4.0], device="camera", at=AT + hours * 3600))
         delta.add_observation(observation(0, device="camera", at=AT + hours * 3600))
+        labelled = PendingRequest(AT + hours * 3600, Cut("layer1", "uint8"), 0, "all", "camera")
+        delta.add_label(labelled, correct=True)
         store.add(network, delta, of)
     use = TicketUse(f"probe {of.version}", AT + 600, 60)
     store.add_probe(network, use, sample([1.0, 2.0, 3.0, 4.0], source="probe"), classes=CLASSES)
