@@ -29,9 +29,12 @@ def main() -> None:
         # Read again when the forwarder refuses it, such as after it has expired.
         device_token=lambda: options.device_token_file.read_text().strip(),
         cut=options.cut,
+        exit_key=options.exit_key,
         raw_scores=False,  # the best classes are enough here, and the answer is smaller
     )
-    with AdaptiveClient(client, deadline_ms=options.deadline_ms) as app:
+    with AdaptiveClient(
+        client, deadline_ms=options.deadline_ms, tolerance=options.tolerance
+    ) as app:
         app.wait_for_advice(options.wait_s)
         # A camera does not wait: the oldest frame is dropped. Files can.
         drop = "none" if options.fps is None else "oldest"
@@ -66,9 +69,11 @@ def describe(frame: Frame) -> str:
     if prediction is None:
         reason = "" if frame.error is None else frame.error.message
         return f"frame {frame.index}: not classified, {reason}"
-    late = "the server was late, " if prediction.fallback else ""
+    how = "the server was late, " if prediction.fallback else ""
+    if prediction.path == "exit":
+        how = "by the exit, "
     return (
-        f"frame {frame.index}: {prediction.label} ({prediction.probability:.0%}), {late}"
+        f"frame {frame.index}: {prediction.label} ({prediction.probability:.0%}), {how}"
         f"cut at {prediction.cut}, {prediction.bytes_sent} bytes sent, {frame.age_ms:.0f} ms old"
     )
 
@@ -129,6 +134,20 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="name that the model is registered by")
     parser.add_argument("--head", required=True, type=Path, help="head bundle, MODEL.head.zip")
     parser.add_argument("--device-token-file", required=True, type=Path, help="this device's token")
+    parser.add_argument(
+        "--exit-key",
+        type=Path,
+        metavar="FILE",
+        help="the operator's public key: answer here where exits may",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="share of answers that may differ from the full network's, exits included "
+        "(default: 0.01)",
+    )
     parser.add_argument("--cut", help="cut to start with, such as layer2:uint8+zstd")
     parser.add_argument(
         "--deadline-ms", type=float, metavar="X", help="when an answer is wanted, such as 300"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .decider import MOST_IN_FLIGHT, SERVER_DOWN, Decider, Plan
 from .decision import SURE, Decision, Option, RatedOption, decide, patience_ms
+from .exits import PRIOR_PHOTOS, ExitShares, OptionExit, exit_refusal
 from .exploration import EXPLORATION, explore, worth_a_try
 from .link import FixedLink, Link, LinkEstimate, LinkFilter
 from .own_times import OwnTime, OwnTimes
@@ -16,21 +17,25 @@ from .queue_times import QueueTimes
 __all__ = [
     "EXPLORATION",
     "MOST_IN_FLIGHT",
+    "PRIOR_PHOTOS",
     "SERVER_DOWN",
     "SURE",
     "Decider",
     "Decision",
+    "ExitShares",
     "FixedLink",
     "Link",
     "LinkEstimate",
     "LinkFilter",
     "Option",
+    "OptionExit",
     "OwnTime",
     "OwnTimes",
     "Plan",
     "QueueTimes",
     "RatedOption",
     "decide",
+    "exit_refusal",
     "explore",
     "patience_ms",
     "worth_a_try",

@@ -14,6 +14,7 @@ from typing import Final
 from ..growing_pause import GrowingPause
 from ..schema import ON_DEVICE, Cut
 from .decision import Decision, Option, decide, patience_ms
+from .exits import ExitShares, OptionExit
 from .exploration import EXPLORATION, explore
 from .link import LinkEstimate, LinkFilter
 from .own_times import OwnTimes
@@ -73,6 +74,7 @@ class Decider:
         self._link = link or LinkFilter()
         self._times = OwnTimes()
         self._queue = QueueTimes()
+        self._exits = ExitShares()
         self._objective = objective
         self._exploration = exploration if objective == "latency" else 0.0
         self._down_until_s = -math.inf
@@ -96,7 +98,8 @@ class Decider:
         """The best cut now.
 
         Parameters:
-            advised: the cuts with the server's advice as their ``device_ms``.
+            advised: the cuts with the server's advice as their ``device_ms`` and as the share of
+                their exit.
             deadline_ms: what is left of the photo's deadline.
         """
         self._link.pass_time(now_s)
@@ -128,6 +131,10 @@ class Decider:
     def ran(self, cut: Cut, prepare_ms: float, run_ms: float, now_s: float) -> None:
         """The device has run a cut's head and encoding, or the whole network."""
         self._times.add(cut, prepare_ms, run_ms, now_s)
+
+    def asked(self, cut: Cut, asked: OptionExit, answered: bool) -> None:
+        """The exit of a cut was asked about a photo, and answered it or did not."""
+        self._exits.add(cut, asked, answered)
 
     def answered(
         self,
@@ -185,6 +192,7 @@ class Decider:
                 device_ms=expected[option.cut].ms,
                 doubt=expected[option.cut].doubt,
                 queue_ms=0.0 if option.is_local else option.round_trips * queue_ms,
+                exit=self._exits.expected(option.cut, option.exit),
             )
             for option in advised
         ]

@@ -5,7 +5,8 @@ between them. The expected latency of a cut is
 
     head and encoding on the device + network + queue, decoding and tail on the server
 
-as in Neurosurgeon (Kang et al., *ASPLOS* 2017), with the network's part from :mod:`.link`.
+as in Neurosurgeon (Kang et al., *ASPLOS* 2017), with the network's part from :mod:`.link`. Where
+an exit answers a share of the photos, only the others need network and server (:mod:`.exits`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from ..schema import OBJECTIVES, OUTPUT, Cut
+from .exits import OptionExit
 from .link import Link
 
 SURE: Final = 0.95
@@ -40,6 +42,7 @@ class Option:
         queue_ms: how long its requests wait at the server.
         round_trips: how many requests a photo takes on average, more than 1 at a refining cut. Its
             bytes and times are those of all of them.
+        exit: the exit that is released at the cut; ``None`` where there is none.
     """
 
     cut: Cut
@@ -51,6 +54,7 @@ class Option:
     doubt: float = 1.0
     round_trips: float = 1.0
     queue_ms: float = 0.0
+    exit: OptionExit | None = None
 
     @property
     def is_local(self) -> bool:
@@ -61,6 +65,23 @@ class Option:
     def at_server_ms(self) -> float:
         """Queue, decoding and tail; 0 where nothing is sent."""
         return 0.0 if self.is_local else self.queue_ms + self.server_ms
+
+    @property
+    def may_exit(self) -> bool:
+        """Whether an exit may answer photos there."""
+        return self.exit is not None and not self.exit.refused
+
+    @property
+    def exit_share(self) -> float:
+        """The share of photos that an exit answers: they wait for neither network nor server."""
+        return self.exit.share if self.exit is not None and not self.exit.refused else 0.0
+
+    @property
+    def expected_bytes(self) -> float:
+        """Bytes of a photo on average: those that an exit answers are sent for audits only."""
+        if self.exit is None:
+            return self.nbytes
+        return self.nbytes * (1 - self.exit_share * (1 - self.exit.audit_share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +106,16 @@ class RatedOption:
 
     @property
     def network_ms(self) -> float:
-        """The part of ``expected_ms`` on the network."""
-        return self.expected_ms - self.option.device_ms - self.option.at_server_ms
+        """What a photo that is sent is expected to take on the network."""
+        return self.sent_ms - self.option.device_ms - self.option.at_server_ms
+
+    @property
+    def sent_ms(self) -> float:
+        """The expected latency of a photo that no exit answers; NaN where an exit answers all."""
+        device_ms, share = self.option.device_ms, self.option.exit_share
+        if not share:
+            return self.expected_ms
+        return device_ms + (self.expected_ms - device_ms) / (1 - share) if share < 1 else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +198,7 @@ def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
     as its doubt says. Without one, or where it cannot be in time, after as long as the local answer
     takes, or the remote one was expected to, if that is longer: whoever waits as long as the
     alternative costs pays at most twice the better of the two (Karlin et al., *Algorithmica* 1988).
+    Whoever waits has got no answer from an exit.
 
     Returns ``None`` where the decision is local already, or the device has no local option.
     """
@@ -177,16 +207,19 @@ def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
         return None
     if deadline_ms is not None and deadline_ms >= _MARGIN * local.expected_ms:
         return max(0.0, deadline_ms - _MARGIN * local.expected_ms * local.option.doubt)
-    return max(local.expected_ms, decision.taken.expected_ms)
+    sent_ms = decision.taken.sent_ms
+    return local.expected_ms if math.isnan(sent_ms) else max(local.expected_ms, sent_ms)
 
 
 def _expected_ms(options: Sequence[Option], link: Link) -> np.ndarray:
     nbytes = np.array([option.nbytes for option in options], dtype=np.float64)
     network_ms = link.expected_ms(nbytes)
     local = np.array([option.is_local for option in options])
-    own_ms = np.array([_own_ms(option) for option in options])
+    device_ms = np.array([option.device_ms for option in options])
+    server_ms = np.array([option.at_server_ms for option in options])
     more_ms = np.array([max(option.round_trips - 1, 0.0) for option in options]) * _trip_ms(link)
-    return own_ms + np.where(local, 0.0, network_ms + more_ms)
+    sent = np.array([1 - option.exit_share for option in options])
+    return device_ms + np.where(local, 0.0, sent * (server_ms + network_ms + more_ms))
 
 
 def _trip_ms(link: Link) -> float:
@@ -203,8 +236,9 @@ def _in_time(options: Sequence[Option], link: Link, deadline_ms: float | None) -
     left_ms = np.where(np.isnan(left_ms), -math.inf, left_ms)
     nbytes = np.array([option.nbytes for option in options], dtype=np.float64)
     remote = link.probability_within(nbytes, left_ms)
-    local = np.array([option.is_local for option in options])
-    return np.where(local, (left_ms >= 0).astype(np.float64), remote)
+    here = np.array([option.device_ms <= deadline_ms for option in options]).astype(np.float64)
+    share = np.array([1.0 if option.is_local else option.exit_share for option in options])
+    return share * here + (1 - share) * remote
 
 
 def _best(
@@ -218,11 +252,11 @@ def _best(
 
     def by_latency(index: int) -> tuple[float, float, float, str]:
         option = options[index]
-        return _finite(expected[index]), option.nbytes, _own_ms(option), str(option.cut)
+        return _finite(expected[index]), option.expected_bytes, _own_ms(option), str(option.cut)
 
     def by_bytes(index: int) -> tuple[float, float, float, str]:
         option = options[index]
-        return option.nbytes, _finite(expected[index]), _own_ms(option), str(option.cut)
+        return option.expected_bytes, _finite(expected[index]), _own_ms(option), str(option.cut)
 
     cost, cheapest = (by_bytes, "fewest bytes") if objective == "bytes" else (by_latency, "fastest")
     if np.isnan(in_time).all():
@@ -253,8 +287,9 @@ def _why_not(
     later_ms = expected[index] - expected[best]
     if later_ms > 0:
         return f"{later_ms:.3g} ms slower than {taken.cut}"
-    if option.nbytes > taken.nbytes:
-        return f"{option.nbytes - taken.nbytes:.0f} bytes more than {taken.cut}"
+    more = option.expected_bytes - taken.expected_bytes
+    if more > 0:
+        return f"{more:.0f} bytes more than {taken.cut}"
     return f"no better than {taken.cut}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,8 @@ from ..terminal import kilobytes
 from . import common
 
 if TYPE_CHECKING:
-    from ..schema import Prediction
+    from ..client import ReleasedExit
+    from ..schema import Cut, Prediction
 
 HELP: Final = "classify photos: head here, tail on the server"
 DESCRIPTION: Final = """\
@@ -25,6 +27,7 @@ examples:
   isplit predict cat.jpg --model resnet50 --head resnet50.head.zip --device-token-file phone.token
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --cut input  # send photos
   isplit predict *.jpg --model resnet50 --head resnet50.head.zip --auto  # follow the server
+  isplit predict *.jpg --model resnet50 --head resnet50.head.zip --exit-key exit.key.pub
 A photo that cannot be read is reported and the others go on; the exit code is then 3.
 """
 
@@ -51,6 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--auto", action="store_true", help="use the cut that the endpoint recommends"
+    )
+    parser.add_argument(
+        "--exit-key",
+        type=Path,
+        metavar="FILE",
+        help="the operator's public key: fetch the exits of the model, and answer here where they "
+        "may (isplit docs answer-on-the-device)",
     )
     parser.add_argument(
         "--local-fallback",
@@ -88,9 +98,16 @@ def run(options: argparse.Namespace) -> int:
         device_token=common.device_token_of(options),
         local_fallback=options.local_fallback,
         timeout=options.timeout,
+        exit_key=options.exit_key,
     ) as client:
-        if options.auto:
-            client.use(client.recommendation())
+        if options.auto or client.exits is not None:
+            advice = client.recommendation()
+            client.note_exits(advice)
+            if options.auto:
+                client.use(advice)
+        if client.exits is not None:
+            client.exits.wait(options.timeout)
+            print(exit_sentence(client.cut, client.exits.released(client.cut)), file=sys.stderr)
         for photo in options.photos:
             try:
                 prediction = client.predict(photo)
@@ -104,9 +121,24 @@ def run(options: argparse.Namespace) -> int:
                 rows.append(describe(photo, prediction))
                 if not options.json:
                     print(sentence(photo, prediction))
+        if client.exits is not None:
+            client.exits.wait(options.timeout)  # for audits
     if options.json:
         common.emit_json(rows)
+    elif options.exit_key is not None:
+        here = sum(row.get("path") == "exit" for row in rows)
+        print(f"{here} of {len(rows)} photos answered by the exit")
     return 3 if failed else 0
+
+
+def exit_sentence(cut: Cut, released: ReleasedExit | None) -> str:
+    """What the exit of a cut may answer, for people."""
+    if released is None:
+        return f"exit at {cut}: nothing is released, so every photo is sent"
+    return (
+        f"exit at {cut}: {len(released.classes)} classes are released, {released.audit_share:.0%} of "
+        "what it answers is audited"
+    )
 
 
 def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
@@ -117,6 +149,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "label": prediction.label,
         "top": [entry._asdict() for entry in prediction.top],
         "cut": str(prediction.cut),
+        "path": prediction.path,
         "fallback": prediction.fallback,
         "bytes_sent": prediction.bytes_sent,
         "round_trips": prediction.round_trips,
@@ -124,6 +157,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "timings_ms": {
             "head": times.head_ms,
             "encode": times.encode_ms,
+            "exit": times.exit_ms,
             "round_trip": times.round_trip_ms,
             "decode": times.decode_ms,
             "tail": times.tail_ms,
@@ -142,6 +176,11 @@ def sentence(photo: Path, prediction: Prediction) -> str:
         why = "the server did not answer, so " if prediction.fallback else ""
         return (
             f"{photo}: {top}\n    {why}the whole network here: nothing sent, {times.head_ms:.1f} ms"
+        )
+    if prediction.path == "exit":
+        return (
+            f"{photo}: {top}\n    answered here by the exit at {prediction.cut}: "
+            f"head {times.head_ms:.1f} ms, exit {times.exit_ms:.1f} ms, no round trip"
         )
     where = f"cut at {prediction.split_point} as {prediction.cut.coding}"
     head = f"head {times.head_ms:.1f} ms, "

@@ -31,10 +31,13 @@ examples:
   isplit simulate resnet50.profile.safetensors --bandwidth-mbps 4 --udp 0.05
   isplit simulate resnet50.profile.safetensors --trace drive.up --devices 30 --workers 2 \\
       --report simulation.html
+  isplit simulate resnet50.profile.safetensors --bandwidth-mbps 1 --tolerance 0.02 \\
+      --exit-share layer3:uint8+zstd=0.6
 
 The second answers "which cuts meet 150 ms on this trace": see the columns p95 and missed.
 The third shows latency against the agreement that is left: the fastest cuts first, then those
 that are slower and agree more often.
+The last asks what it would bring if exits answered 60 % of the photos at that cut by themselves.
 """
 
 
@@ -90,6 +93,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--max-head-macs", type=float, metavar="X", help="the most work that a head may need"
     )
+    exits = parser.add_argument_group(
+        "exits", "what if devices answered some photos by themselves (isplit docs exits)"
+    )
+    exits.add_argument(
+        "--exit-share",
+        action="append",
+        default=[],
+        metavar="CUT=SHARE",
+        help="the share of photos that the exit of a cut answers, 0 to 1, such as "
+        "layer3:uint8=0.6; a split point alone means all of its cuts; may be given several times",
+    )
+    _number(
+        exits,
+        "--exit-tolerance",
+        0.01,
+        "share of an exit's answers that may differ from the tail's; together with what the cut "
+        "loses it must be within --tolerance",
+    )
     rules.add_argument("--seed", type=int, default=0, help="of arrivals and noise (default: 0)")
     rules.add_argument("--no-oracle", action="store_true", help="leave the oracle out")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page")
@@ -128,19 +149,26 @@ def run(options: argparse.Namespace) -> int:
 
 def _scenario(options: argparse.Namespace) -> Scenario:
     from ..profile import Profile
-    from ..simulation import Scenario, options_of
+    from ..simulation import Scenario, options_of, with_exits
 
     profile = Profile.load(options.profile)
+    cuts = options_of(
+        profile,
+        slowdown=options.slowdown,
+        server_slowdown=options.server_slowdown,
+        tolerance=options.tolerance,
+        max_head_macs=options.max_head_macs,
+        prepare_ms=options.prepare_ms,
+        loss=options.udp,
+    )
+    cuts = with_exits(
+        cuts,
+        _exit_shares(options),
+        tolerance=options.tolerance,
+        exit_tolerance=options.exit_tolerance,
+    )
     return Scenario(
-        options=options_of(
-            profile,
-            slowdown=options.slowdown,
-            server_slowdown=options.server_slowdown,
-            tolerance=options.tolerance,
-            max_head_macs=options.max_head_macs,
-            prepare_ms=options.prepare_ms,
-            loss=options.udp,
-        ),
+        options=cuts,
         loss=options.udp,
         uplink=_uplink(options),
         rtt_ms=options.rtt_ms,
@@ -155,6 +183,26 @@ def _scenario(options: argparse.Namespace) -> Scenario:
         photos=options.photos,
         seed=options.seed,
     )
+
+
+def _exit_shares(options: argparse.Namespace) -> dict[str, float]:
+    """The shares of ``--exit-share`` by cut or split point. Raises QueryError."""
+    if options.exit_share and options.udp is not None:
+        raise QueryError(
+            "--exit-share: not with --udp, whose agreement exits have not been proven on"
+        )
+    shares = {}
+    for text in options.exit_share:
+        cut, _, share = text.rpartition("=")
+        try:
+            shares[cut] = float(share)
+        except ValueError:
+            cut = ""
+        if not cut:
+            raise QueryError(
+                f"--exit-share: expected CUT=SHARE, such as layer3:uint8=0.6, got {text!r}"
+            )
+    return shares
 
 
 def _uplink(options: argparse.Namespace) -> Uplink:
@@ -193,6 +241,8 @@ def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
     header = ["policy", "mean ms", "p50 ms", "p95 ms", "bytes", "agreement", "server load"]
     if scenario.deadline_ms is not None:
         header.insert(4, "missed")
+    if _has_exits(scenario):
+        header.append("exits")
     rows = []
     for result in results:
         row: list[object] = [
@@ -206,8 +256,34 @@ def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
         ]
         if scenario.deadline_ms is not None:
             row.insert(4, f"{result.missed:.3f}")
+        if _has_exits(scenario):
+            row.append(f"{result.exited:.0%}")
         rows.append(row)
     return table(header, rows)
+
+
+def _has_exits(scenario: Scenario) -> bool:
+    return any(option.exit is not None for option in scenario.options)
+
+
+def _exits_text(scenario: Scenario) -> list[str]:
+    """A line on each exit that does not answer, and on what agreement means with exits."""
+    exits = {
+        str(option.cut): option.exit
+        for option in scenario.options
+        if option.exit is not None and not option.refused
+    }
+    lines = [
+        f"the exit at {cut} does not answer: {exit_.refused} (--tolerance, --exit-tolerance)"
+        for cut, exit_ in exits.items()
+        if exit_.refused
+    ]
+    if any(not exit_.refused for exit_ in exits.values()):
+        lines.append(
+            "exits: share of photos that the device answers by itself; agreement is then at least "
+            "that much, because exits agree with the tail but for their tolerance"
+        )
+    return lines
 
 
 def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
@@ -231,7 +307,7 @@ def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
         meeting = [r.policy for r in results if r.p95_ms <= scenario.deadline_ms]
         names = ", ".join(meeting) or "none"
         text += f"\nwithin {scenario.deadline_ms:g} ms at p95: {names}"
-    return text
+    return "\n".join([text, *_exits_text(scenario)])
 
 
 def _number(group: argparse._ArgumentGroup, option: str, default: float, text: str) -> None:

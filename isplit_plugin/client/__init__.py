@@ -18,7 +18,7 @@ from .bundle import HeadBundle
 from .class_list import fetch_classes
 from .exchange import LinkReport
 from .exit_list import fetch_exits
-from .exits import DeviceExits, PublicKey
+from .exits import DeviceExits, PublicKey, ReleasedExit
 from .explanation import Explanation
 from .key_file import read_key
 from .labels import LabelReport, send_labels
@@ -42,6 +42,7 @@ __all__ = [
     "LinkReport",
     "OnnxHead",
     "PublicKey",
+    "ReleasedExit",
     "RuntimeFactory",
     "SplitClient",
     "Timeout",

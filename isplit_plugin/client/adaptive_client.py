@@ -59,6 +59,11 @@ class AdaptiveClient(Closing):
     the deadline (:func:`isplit_plugin.adaptive.explore`). ``Prediction.propensity`` is the
     probability with which the cut of a photo was taken.
 
+    Exits of the client (``exit_key``) are used where they may answer: a cut with an exit is expected
+    to need the server for the other photos only. An exit agrees with the tail of its cut, so what
+    the cut loses and the exit's tolerance add up, and both together stay within ``tolerance``;
+    otherwise the exit only watches. :meth:`explain` says so.
+
     Advice is asked for in the background. Until the first answer, the client's own cut is used. If
     the endpoint fails, the last advice stays. Several threads may use the client at once.
 
@@ -67,7 +72,7 @@ class AdaptiveClient(Closing):
         deadline_ms: milliseconds within which an answer is wanted; ``None`` for as soon as
             possible. :meth:`predict` takes another one for a photo.
         objective: "latency", or "bytes" for the fewest bytes among the cuts that meet the deadline.
-        tolerance: the share of answers that may differ from the full network's.
+        tolerance: the share of answers that may differ from the full network's, exits included.
         refresh_s: seconds between two questions for advice.
         link: the estimate of the link to start with.
         exploration: the probability of such a try, below 1; 0 for never.
@@ -91,6 +96,7 @@ class AdaptiveClient(Closing):
     ) -> None:
         _check(deadline_ms, objective, tolerance, refresh_s, exploration)
         self._client = client
+        self._tolerance = tolerance
         self._deadline_ms = deadline_ms
         self._decider = Decider(link, objective=objective, exploration=exploration)
         self._random = random.Random(seed)  # noqa: S311  of tries, not of secrets
@@ -98,9 +104,7 @@ class AdaptiveClient(Closing):
         self._landing = threading.Condition(self._lock)
         self._in_flight = 0
         self._failure: IsplitError | None = None
-        self._advice = Advice(
-            lambda: client.recommendation(accuracy_tolerance=tolerance), refresh_s=refresh_s
-        )
+        self._advice = Advice(self._ask_advice, refresh_s=refresh_s)
         self._threads = ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="isplit request")
         self._local_thread = ThreadPoolExecutor(1, thread_name_prefix="isplit local")
 
@@ -150,7 +154,7 @@ class AdaptiveClient(Closing):
         if deadline_ms is None:
             deadline_ms = self._deadline_ms
         _check_deadline(deadline_ms)
-        options = advised_options(self._client, self._advice.newest)
+        options = self._options()
         with self._lock:
             now_s = time.monotonic()
             return Explanation(
@@ -185,8 +189,16 @@ class AdaptiveClient(Closing):
         self._local_thread.shutdown(wait=True, cancel_futures=True)
         self._client.close()
 
+    def _ask_advice(self) -> Recommendation:
+        advice = self._client.recommendation(accuracy_tolerance=self._tolerance)
+        self._client.note_exits(advice)
+        return advice
+
+    def _options(self) -> list[Option]:
+        return advised_options(self._client, self._advice.newest, self._tolerance)
+
     def _plan(self, deadline_ms: float | None) -> Plan:
-        options = advised_options(self._client, self._advice.newest)
+        options = self._options()
         with self._lock:
             return self._decider.plan(
                 options, time.monotonic(), deadline_ms=deadline_ms, draw=self._random.random()
@@ -196,7 +208,8 @@ class AdaptiveClient(Closing):
         option = plan.option
         if plan.link_probe is not None:
             image = im.read_once(image)  # two threads read it
-            self._submit(image, plan.link_probe)
+            # An exit's answer would say nothing about the link.
+            self._submit(image, replace(plan.link_probe, exit=None))
         if option.is_local:
             return self._predict_here(image)
         if plan.patience_ms is None:
@@ -218,7 +231,7 @@ class AdaptiveClient(Closing):
         """Ask the server, and learn from how long it took or from its failure."""
         started = time.perf_counter()
         try:
-            prediction = self._client.predict(image, cut=option.cut)
+            prediction = self._client.predict(image, cut=option.cut, may_exit=option.may_exit)
         except IsplitError as error:
             if not isinstance(error, _OWN_ERRORS):
                 self._server_failed(error)
@@ -294,13 +307,14 @@ class AdaptiveClient(Closing):
 
     def _learn(self, prediction: Prediction, option: Option, started: float) -> None:
         timings = prediction.timings
-        run_ms = timings.head_ms + timings.encode_ms
         with self._lock:
             now_s = time.monotonic()
-            self._failure = None
-            self._decider.ran(option.cut, timings.prepare_ms, run_ms, now_s)
+            self._decider.ran(option.cut, timings.prepare_ms, timings.device_ms, now_s)
+            if option.exit is not None and option.may_exit:
+                self._decider.asked(option.cut, option.exit, bool(prediction.exit))
             if prediction.exit:
                 return  # nothing was sent
+            self._failure = None
             if prediction.is_sure:  # else a request without an answer is in the times
                 trips = max(prediction.round_trips, 1)
                 sent = prediction.bytes_sent / trips

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
-from ..adaptive import Option
-from ..schema import ON_DEVICE, Cut, RatedCut, Recommendation
+from ..adaptive import Option, OptionExit, exit_refusal
+from ..schema import ON_DEVICE, Cut, CutExit, RatedCut, Recommendation
+from .exits import DeviceExits
 from .splitclient import SplitClient
 
 _UNKNOWN_LOCAL_MS: Final = 1000.0
 """What the whole network here is taken to need, until it was measured."""
 
 
-def advised_options(client: SplitClient, advice: Recommendation | None) -> list[Option]:
+def advised_options(
+    client: SplitClient, advice: Recommendation | None, tolerance: float
+) -> list[Option]:
     """The options of a decision, at least one, with the advised times of the device.
 
     The whole network here is among them if the bundle has it, whether or not the advice lists it:
     its answers are what accuracy is measured by. Without advice, or with one for another network,
     the client's own cut is the other one.
+
+    ``tolerance``: the share of answers that may differ from the full network's, exits included.
     """
     manifest = client.manifest
     options: dict[Cut, Option] = {}
@@ -36,7 +43,31 @@ def advised_options(client: SplitClient, advice: Recommendation | None) -> list[
         options[client.cut] = Option(client.cut, 0.0, 0.0, 0.0)
     if not any(option.is_local for option in options.values()) and client.can_take(ON_DEVICE):
         options[ON_DEVICE] = Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0)
-    return list(options.values())
+    if client.exits is None:
+        return list(options.values())
+    advised = () if advice is None else advice.exits
+    return [_with_exit(option, client.exits, advised, tolerance) for option in options.values()]
+
+
+def _with_exit(
+    option: Option, exits: DeviceExits, advised: Iterable[CutExit], tolerance: float
+) -> Option:
+    released = exits.released(option.cut)
+    if released is None or option.cut.is_refining or option.is_local:
+        return option
+    share = next(
+        (row.share for row in advised if (row.cut, row.version) == (option.cut, released.version)),
+        0.0,
+    )
+    exit_ = OptionExit(
+        version=released.version,
+        classes=released.classes,
+        share=share,
+        tolerance=released.tolerance,
+        audit_share=released.audit_share,
+        refused=exit_refusal(option.agreement, released.tolerance, tolerance),
+    )
+    return replace(option, exit=exit_)
 
 
 def _advised(row: RatedCut) -> Option:

@@ -48,6 +48,7 @@ class Exchanged(NamedTuple):
             prepare_ms=encoded.prepare_ms,
             head_ms=encoded.head_ms,
             encode_ms=encoded.encode_ms,
+            exit_ms=encoded.exit_ms,
             round_trip_ms=self.round_trip_ms,
             decode_ms=decode_ms,
             tail_ms=tail_ms,

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import BundleError, ExitError, IsplitError, SecretError, WireError
 from ..exits import (
@@ -87,6 +87,22 @@ class ExitWord:
         return 1.0 / (1.0 + math.exp(-min(self.margin, 700.0)))
 
 
+class ReleasedExit(NamedTuple):
+    """What the exit of a cut may do on this device now.
+
+    Attributes:
+        version: of the exit.
+        classes: that it may answer by itself, ascending.
+        tolerance: the share of these answers that may differ from the tail's.
+        audit_share: the share of these photos that is sent afterwards, on average over the classes.
+    """
+
+    version: str
+    classes: tuple[int, ...]
+    tolerance: float
+    audit_share: float
+
+
 @dataclass(slots=True)
 class _Held:
     exit: Exit
@@ -131,6 +147,7 @@ class DeviceExits:
         self._monotonic = monotonic
         self._draw = draw
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._held: dict[Cut, _Held] = {}
         self._tried: dict[Cut, tuple[str, float]] = {}
         self._newest: dict[Cut, ExitRelease] = {}
@@ -218,13 +235,23 @@ class DeviceExits:
             held = self._held.get(cut)
         return "" if held is None else held.exit.version
 
-    def released(self, cut: Cut) -> tuple[int, ...]:
-        """The classes that the exit of a cut may answer now."""
+    def released(self, cut: Cut) -> ReleasedExit | None:
+        """What the exit of a cut may answer now; ``None`` where it may answer nothing."""
         with self._lock:
             held = self._held.get(cut)
-        if held is None or not self._clock() < held.release.expires:
-            return ()
-        return tuple(sorted(held.release.classes))
+        if held is None:
+            return None
+        now, release = self._clock(), held.release
+        in_time = release.in_time(now) and self._monotonic() < held.until
+        if not in_time or not release.classes or held.exit.expired(now):
+            return None
+        audits = [of_class.audit for of_class in release.classes.values()]
+        return ReleasedExit(
+            held.exit.version,
+            tuple(sorted(release.classes)),
+            release.tolerance,
+            sum(audits) / len(audits),
+        )
 
     def counters(self) -> dict[str, int]:
         """Counts since the client was made.
@@ -235,6 +262,14 @@ class DeviceExits:
         """
         with self._lock:
             return dict(self._counts)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is fetched and no audit is sent any more; ``False`` if that took longer.
+
+        A program that ends after a few photos would lose its audits without it.
+        """
+        with self._idle:
+            return self._idle.wait_for(lambda: self._thread is None, timeout_s)
 
     def close(self) -> None:
         """Forget what waits. A fetch or an audit under way ends with its request."""
@@ -347,6 +382,7 @@ class DeviceExits:
             with self._lock:
                 if not self._tasks:
                     self._thread = None
+                    self._idle.notify_all()
                     return
                 task = self._tasks.popleft()
             try:

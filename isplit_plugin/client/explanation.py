@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..adaptive import Decision, LinkEstimate
+from ..adaptive import Decision, LinkEstimate, OptionExit
 from ..errors import IsplitError
 from ..schema import Recommendation
 
@@ -15,7 +15,8 @@ class Explanation:
     """Why a photo would go the way it would go now.
 
     Attributes:
-        decision: every cut with its expected milliseconds, and why it would not be taken.
+        decision: every cut with its expected milliseconds, the share of photos that its exit
+            answers, and why it would not be taken.
         link: what is known of the link.
         advice: the newest recommendation; ``None`` before the first.
         server_down_s: seconds until the server is tried again after a failure; 0 while it is up.
@@ -38,12 +39,22 @@ class Explanation:
             lines.append(f"the server failed; it is tried again in {self.server_down_s:.1f} s")
         for row in sorted(self.decision.options, key=lambda row: _last_if_nan(row.expected_ms)):
             option = row.option
-            times = f"{row.expected_ms:8.1f} ms  {option.nbytes:8.0f} B"
+            times = f"{row.expected_ms:8.1f} ms  {option.expected_bytes:8.0f} B"
             parts = f"{option.device_ms:.3g} here"
             if not option.is_local:
                 parts += f" + {row.network_ms:.3g} network + {option.at_server_ms:.3g} server"
-            lines.append(f"{row.cut!s:<32} {times}  {parts}  {row.reason}")
+            lines.append(f"{row.cut!s:<32} {times}  {parts}  {row.reason}{_exit_text(option.exit)}")
         return "\n".join(lines)
+
+
+def _exit_text(exit_: OptionExit | None) -> str:
+    """What the exit of a cut does; empty without one."""
+    if exit_ is None:
+        return ""
+    if exit_.refused:
+        return f"; its exit does not answer: {exit_.refused}"
+    whose = f"of {exit_.seen:.0f} photos here" if exit_.seen else "of the fleet's photos"
+    return f"; its exit answers {exit_.share:.0%} {whose}"
 
 
 def _last_if_nan(value: float) -> float:

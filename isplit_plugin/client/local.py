@@ -39,6 +39,7 @@ class EncodedImages:
         prepare_ms: reading and preprocessing, and loading a head at its first use.
         head_ms: running the head.
         encode_ms: the codec.
+        exit_ms: asking the exit of the cut.
         activation: (N, ...), what the tensor was made of; ``None`` at `input`.
     """
 
@@ -47,6 +48,7 @@ class EncodedImages:
     head_ms: float = 0.0
     encode_ms: float = 0.0
     activation: FloatArray | None = None
+    exit_ms: float = 0.0
 
     def uplink_ms(self, mbps: float | None) -> float:
         """How long the tensor's bytes take; NaN where the bandwidth is not known."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..image import Image
 from ..schema import Cut, Prediction, Timings
+from ..stopwatch import ms_since
 from ..wire import FirstAnswer
 from .exchange import Exchange, Exchanged
 from .exits import DeviceExits, ExitWord, exit_prediction
@@ -41,16 +42,24 @@ class SplitNetwork:
         self._exits_may_answer = exits_may_answer
         self._call_s = call_s
 
-    def classify(self, images: Sequence[Image], cut: Cut) -> list[Prediction]:
+    def classify(
+        self, images: Sequence[Image], cut: Cut, *, may_exit: bool = True
+    ) -> list[Prediction]:
         """Run the head here and the tail on the server, unless an exit answers.
 
         A refining cut sends images again whose answers are not sure. Raises as
         :meth:`SplitClient.predict`.
+
+        ``may_exit``: whether an exit may answer this time.
         """
         encoded = self._local.encode(images, cut)
         # An exit knows one coding of the activation.
         single = len(images) == 1 and not cut.is_refining
-        word = self._ask_exit(encoded, cut) if single else None
+        word = None
+        if single and self._exits is not None:
+            started = time.perf_counter()
+            word = self._ask_exit(self._exits, encoded, cut, may_exit=may_exit)
+            encoded = replace(encoded, exit_ms=ms_since(started))
         if word is not None and word.answers:
             return [self._answer_by_exit(word, encoded, cut)]
         statement = None if word is None else str(word.statement)
@@ -66,14 +75,14 @@ class SplitNetwork:
 
         return refined(sent, encoded, cut, self._local, send_again)
 
-    def _ask_exit(self, encoded: EncodedImages, cut: Cut) -> ExitWord | None:
+    def _ask_exit(
+        self, exits: DeviceExits, encoded: EncodedImages, cut: Cut, *, may_exit: bool
+    ) -> ExitWord | None:
         """What the exit of the cut says of a photo; ``None`` where there is none."""
-        if self._exits is None:
-            return None
-        return self._exits.ask(
+        return exits.ask(
             cut,
             lambda: self._local.decoded(encoded.tensor, cut),
-            may_answer=self._exits_may_answer,
+            may_answer=may_exit and self._exits_may_answer,
         )
 
     def _answer_by_exit(self, word: ExitWord, encoded: EncodedImages, cut: Cut) -> Prediction:
@@ -82,6 +91,9 @@ class SplitNetwork:
             request = self._exchange.request(encoded, cut, str(word.statement))
             self._exits.audit(lambda: self._exchange.send(request, 1).answer.release, cut)
         timings = Timings(
-            prepare_ms=encoded.prepare_ms, head_ms=encoded.head_ms, encode_ms=encoded.encode_ms
+            prepare_ms=encoded.prepare_ms,
+            head_ms=encoded.head_ms,
+            encode_ms=encoded.encode_ms,
+            exit_ms=encoded.exit_ms,
         )
         return exit_prediction(word, self._local.required_manifest(), cut, timings)

@@ -20,6 +20,7 @@ from ..errors import (
     WireError,
     WireSizeError,
 )
+from ..exits import MIN_VERSION
 from ..image import Image
 from ..schema import OUTPUT, Cut, FloatArray, Manifest, Prediction, Recommendation
 from ..wire import DEFAULT_MAX_BATCH, MAX_TOP_K, Tensor
@@ -199,7 +200,9 @@ class SplitClient(Closing):
             self.close()
             raise
 
-    def predict(self, image: Image, cut: Cut | str | None = None) -> Prediction:
+    def predict(
+        self, image: Image, cut: Cut | str | None = None, *, may_exit: bool = True
+    ) -> Prediction:
         """Classify one image.
 
         Parameters:
@@ -209,6 +212,8 @@ class SplitClient(Closing):
             cut: a deployed cut, such as ``"layer2:uint8+zstd"``, or a split point alone, which
                 gets its usual codec; a codec alone (``"input:webp"``) gets its usual quality. At
                 `input` the photo is sent, at `output` nothing is.
+            may_exit: whether an exit may answer; otherwise it only watches. Without ``exit_key``
+                there is none.
 
         Raises:
             ImageError: the image cannot be read.
@@ -220,10 +225,10 @@ class SplitClient(Closing):
             UnknownVersionError: the server does not have ``version``; it names those it has.
             TransportError: the server cannot be reached, is busy or refuses the token.
         """
-        return self.predict_batch([image], cut)[0]
+        return self.predict_batch([image], cut, may_exit=may_exit)[0]
 
     def predict_batch(
-        self, images: Sequence[Image], cut: Cut | str | None = None
+        self, images: Sequence[Image], cut: Cut | str | None = None, *, may_exit: bool = True
     ) -> list[Prediction]:
         """Classify up to ``max_batch`` images in one request.
 
@@ -249,9 +254,11 @@ class SplitClient(Closing):
         if cut.split_point == OUTPUT:
             return self._whole.classify(images)
         if self._cool_down is None or not self._whole.is_here:
-            return self._split.classify(images, cut)
+            return self._split.classify(images, cut, may_exit=may_exit)
         return self._whole.replace_server(
-            images, lambda: self._split.classify(images, cut), self._cool_down
+            images,
+            lambda: self._split.classify(images, cut, may_exit=may_exit),
+            self._cool_down,
         )
 
     def recommendation(
@@ -303,6 +310,19 @@ class SplitClient(Closing):
             )
         self._cut = cut
         _LOGGER.info("%s: the cut is %s now", self.model, cut)
+
+    def note_exits(self, advice: Recommendation) -> None:
+        """Fetch the exits that advice names, in the background, for cuts that this client can take.
+
+        Answers at a cut name its exit, too, but of a cut that is never taken nobody would hear.
+        Does nothing without ``exit_key``, and with advice for another network.
+        """
+        manifest = self.manifest
+        if self._exits is None or manifest is None or advice.network_hash != manifest.network_hash:
+            return
+        for row in advice.exits:
+            if not row.cut.is_refining and self.can_take(row.cut):
+                self._exits.note(row.cut, f"{row.version[:MIN_VERSION]}.{row.release}")
 
     def resolve(self, cut: Cut | str | None = None) -> Cut:
         """The complete cut that :meth:`predict` uses for ``cut``. Raises as :meth:`predict`."""

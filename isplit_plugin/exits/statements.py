@@ -81,6 +81,7 @@ class ExitRelease:
         version: of the exit, 64 digits.
         number: from 1 on.
         issued, expires: epoch seconds. From ``expires`` on no device answers by it.
+        tolerance: the share of a class's answers that may differ from the tail's, as it was proven.
         classes: by class id.
     """
 
@@ -90,6 +91,7 @@ class ExitRelease:
     number: int
     issued: float
     expires: float
+    tolerance: float
     classes: Mapping[int, ClassRelease] = field(default_factory=dict)
 
     @property
@@ -97,15 +99,18 @@ class ExitRelease:
         """``<version>.<number>``, with 16 digits of the version."""
         return f"{self.version[:MIN_VERSION]}.{self.number}"
 
-    def allows(self, class_id: int, bin_index: int, now: float) -> bool:
-        """Whether a device may answer by itself now.
+    def in_time(self, now: float) -> bool:
+        """Whether a device may use it now.
 
         Not where its clock is before the release was issued, by more than ``CLOCK_SKEW_S``: such a
         clock does not tell when the release ends.
         """
+        return self.issued - CLOCK_SKEW_S <= now < self.expires
+
+    def allows(self, class_id: int, bin_index: int, now: float) -> bool:
+        """Whether a device may answer by itself now."""
         released = self.classes.get(class_id)
-        in_time = self.issued - CLOCK_SKEW_S <= now < self.expires
-        return in_time and released is not None and bin_index >= released.bin
+        return self.in_time(now) and released is not None and bin_index >= released.bin
 
     def to_bytes(self) -> bytes:
         """As JSON. Equal releases give equal bytes."""
@@ -117,6 +122,7 @@ class ExitRelease:
             "number": self.number,
             "issued": self.issued,
             "expires": self.expires,
+            "tolerance": self.tolerance,
             "classes": {str(c): list(r) for c, r in sorted(self.classes.items())},
         }
         return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
@@ -152,6 +158,9 @@ class ExitRelease:
         times = [float(raw[name]) for name in ("issued", "expires")]
         if not all(map(math.isfinite, times)) or raw["number"] < 1:
             raise ValueError("expected finite times, and a number from 1 on")
+        tolerance = float(raw["tolerance"])
+        if not 0 < tolerance < 1:
+            raise ValueError("expected a tolerance above 0 and below 1")
         classes = raw["classes"]
         if len(classes) > MAX_CLASSES:
             raise ValueError(f"expected at most {MAX_CLASSES} classes, got {len(classes)}")
@@ -162,6 +171,7 @@ class ExitRelease:
             raw["number"],
             times[0],
             times[1],
+            tolerance,
             {_class_id(name): _class_release(value) for name, value in classes.items()},
         )
 

@@ -51,6 +51,7 @@ def write_simulation(path: str | Path, scenario: Scenario, results: Sequence[Pol
             "bytes",
             "agreement",
             "answered late by the device",
+            "answered by exits",
             "server load",
         ],
         [
@@ -64,6 +65,7 @@ def write_simulation(path: str | Path, scenario: Scenario, results: Sequence[Pol
                 result.mean_bytes,
                 result.agreement,
                 result.hedged,
+                result.exited,
                 result.server_load,
             ]
             for result in results

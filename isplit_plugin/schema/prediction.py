@@ -27,6 +27,7 @@ class Timings:
         queue_ms: the server's, too: from the arrival of the request to its answer, without decoding
             and tail. Behind a forwarder, it is all that happens in TorchServe besides, such as its
             queue; without one, only what the worker sees of it.
+        exit_ms: asking the exit of the cut, whether or not it answered; 0 without ``exit_key``.
     """
 
     head_ms: float = 0.0
@@ -36,6 +37,7 @@ class Timings:
     tail_ms: float = 0.0
     prepare_ms: float = 0.0
     queue_ms: float = 0.0
+    exit_ms: float = 0.0
 
     @property
     def server_ms(self) -> float:
@@ -48,9 +50,14 @@ class Timings:
         return max(0.0, self.round_trip_ms - self.server_ms)
 
     @property
+    def device_ms(self) -> float:
+        """What this device spent on head, encoding and exit."""
+        return self.head_ms + self.encode_ms + self.exit_ms
+
+    @property
     def total_ms(self) -> float:
-        """Preparation, head, encoding and round trip; the server's times lie within the round trip."""
-        return self.prepare_ms + self.head_ms + self.encode_ms + self.round_trip_ms
+        """Preparation, head, encoding, exit and round trip, within which the server's times lie."""
+        return self.prepare_ms + self.device_ms + self.round_trip_ms
 
 
 class TopClass(NamedTuple):

@@ -151,12 +151,14 @@ class CutExit(NamedTuple):
         version: of the exit, 64 hexadecimal digits.
         release: the number of its present release.
         expires: epoch seconds from which on no device answers by it.
+        share: the share of the photos with a shadow answer that devices may answer by it now.
     """
 
     cut: Cut
     version: str
     release: int
     expires: float
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +284,8 @@ def _exit_from_json(raw: Mapping[str, Any]) -> CutExit:
     row = _only(CutExit._fields, raw)
     row["cut"] = Cut.parse(raw["cut"])
     _check_time(row["expires"])
+    if not 0 <= row.get("share", 0.0) <= 1:
+        raise ValueError(f"expected a share from 0 to 1, got {str(row['share'])[:20]}")
     return filled(CutExit, row)
 
 

@@ -16,6 +16,7 @@ from .comparison import (
     summary,
     undominated,
 )
+from .exits import with_exits
 from .kernel import Device, Photo, PolicyFactory, Run, arrivals_ms, simulate
 from .policies import Adaptive, Choice, Fixed, Oracle, Policy
 from .proxy import SlowProxy
@@ -51,4 +52,5 @@ __all__ = [
     "swinging_trace",
     "undominated",
     "useful",
+    "with_exits",
 ]

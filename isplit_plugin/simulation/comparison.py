@@ -31,8 +31,9 @@ class PolicyResult:
         mean_ms, p50_ms, p95_ms, p99_ms: of the latency, from a photo's arrival to its answer.
         missed: share of photos that missed the deadline; NaN without one.
         mean_bytes: sent for each photo.
-        agreement: expected share of answers that equal the full network's.
+        agreement: expected share of answers that equal the full network's; at least, with exits.
         hedged: share of photos that the device answered because the server was late.
+        exited: share of photos that an exit answered.
         server_load: share of their time that the server's workers worked.
         cuts: share of photos for which each cut was chosen.
         latencies_ms: of every photo, in the order of their answers.
@@ -50,6 +51,7 @@ class PolicyResult:
     server_load: float
     cuts: dict[str, float]
     latencies_ms: tuple[float, ...]
+    exited: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON types, without the single latencies. NaN becomes null."""
@@ -115,6 +117,7 @@ def summary(name: str, scenario: Scenario, run: Run) -> PolicyResult:
         server_load=run.busy_ms / (run.span_ms * scenario.workers),
         cuts={cut: chosen.count(cut) / len(chosen) for cut in sorted(set(chosen))},
         latencies_ms=tuple(latencies.tolist()),
+        exited=float(np.mean([photo.exited for photo in run.photos])),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -52,8 +52,9 @@ class Photo:
         latency_ms: from its arrival to its answer.
         cut: the cut that was chosen.
         nbytes: bytes that were sent with it, also in vain and for probes.
-        agreement: of the cut that answered.
+        agreement: of the cut that answered, at least.
         hedged: whether the device answered because the server was late.
+        exited: whether the exit of the cut answered.
     """
 
     device: int
@@ -63,6 +64,7 @@ class Photo:
     nbytes: float
     agreement: float
     hedged: bool
+    exited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,8 @@ class _Worker:
                 yield from self._here(option)
                 self._answer(arrived_ms, option, option, probe_bytes)
             elif choice.hedged_by is None:
-                yield from self._there(option)
-                self._answer(arrived_ms, option, option, option.nbytes)
+                exited = yield from self._there(option)
+                self._answer_there(arrived_ms, option, exited=exited)
             else:
                 yield from self._hedged(arrived_ms, option, choice)
 
@@ -161,21 +163,27 @@ class _Worker:
         yield self._processor.run(device_ms)
         self._policy.ran(option.cut, device_ms, self._env.now)
 
-    def _there(self, option: Option) -> _Process:
-        """Head, request, answer; the policy learns from it."""
+    def _there(self, option: Option, *, may_exit: bool = True) -> _Process:
+        """Head, request, answer; the policy learns from it.
+
+        Returns whether an exit answered, so that there was no request.
+        """
         env = self._env
         scenario = self._world.scenario
         started_ms = env.now
         yield from self._here(option)
+        if may_exit and option.may_exit:
+            exited = self._random.random() < option.exit_share
+            self._policy.asked(option.cut, exited)
+            if exited:
+                return True
         sent_at_ms = env.now
         server_noise = scenario.noise if scenario.server_noise is None else scenario.server_noise
         server_ms = self._noisy(option.server_ms, server_noise)
         # The mean of a log-normal is above its median.
         nbytes = self._noisy(option.nbytes, scenario.byte_noise)
         nbytes *= math.exp(-(scenario.byte_noise**2) / 2)
-        offset_ms = self._device.offset_ms
-        sent_ms = self._queue.send(env.now + offset_ms, nbytes) - offset_ms
-        yield env.timeout(max(0.0, sent_ms - env.now) + scenario.rtt_ms / 2)
+        yield env.timeout(self._send_ms(nbytes) + scenario.rtt_ms / 2)
         arrived_ms = env.now
         yield self._world.server.serve(server_ms)
         queue_ms = max(env.now - arrived_ms - server_ms, 0.0)
@@ -189,6 +197,18 @@ class _Worker:
         self._policy.answered(
             nbytes / trips, network_ms, env.now - started_ms, env.now, queue_ms=queue_ms / trips
         )
+        return False
+
+    def _send_ms(self, nbytes: float) -> float:
+        """Put bytes into the uplink's line. Returns how long they take from now on."""
+        offset_ms = self._device.offset_ms
+        sent_ms = self._queue.send(self._env.now + offset_ms, nbytes) - offset_ms
+        return max(0.0, sent_ms - self._env.now)
+
+    def _audit(self, option: Option) -> _Process:
+        """Send a photo that an exit answered. Nobody waits for it, and no policy learns from it."""
+        yield self._env.timeout(self._send_ms(option.nbytes) + self._world.scenario.rtt_ms / 2)
+        yield self._world.server.serve(option.server_ms)
 
     def _hedged(self, arrived_ms: float, option: Option, choice: Choice) -> _Process:
         """Wait for the server as long as the patience lasts, then answer here if that is sooner."""
@@ -205,7 +225,7 @@ class _Worker:
         if not request.processed:
             yield request | env.process(self._here(local))
         if request.processed:
-            self._answer(arrived_ms, option, option, option.nbytes)
+            self._answer_there(arrived_ms, option, exited=request.value)
             return
         self._policy.late(option.nbytes, env.now - started_ms - option.device_ms, env.now)
         self._answer(arrived_ms, option, local, option.nbytes)
@@ -214,19 +234,38 @@ class _Worker:
         """Send a request in the background. Returns its bytes, 0 while enough are under way."""
         if self._in_flight >= MOST_IN_FLIGHT:
             return 0.0
-        self._submit(option)
+        self._submit(option, may_exit=False)
         return option.nbytes
 
-    def _submit(self, option: Option) -> simpy.Process:
+    def _submit(self, option: Option, *, may_exit: bool = True) -> simpy.Process:
         self._in_flight += 1
-        return self._env.process(self._landing(option))
+        return self._env.process(self._landing(option, may_exit=may_exit))
 
-    def _landing(self, option: Option) -> _Process:
-        yield from self._there(option)
+    def _landing(self, option: Option, *, may_exit: bool) -> _Process:
+        exited = yield from self._there(option, may_exit=may_exit)
         self._in_flight -= 1
+        return exited
+
+    def _answer_there(self, arrived_ms: float, option: Option, *, exited: bool) -> None:
+        """The server's answer, or that of the cut's exit, which may be audited."""
+        if not exited or option.exit is None:
+            self._answer(arrived_ms, option, option, option.nbytes)
+            return
+        nbytes = 0.0
+        if self._random.random() < option.exit.audit_share:
+            self._env.process(self._audit(option))
+            nbytes = option.nbytes
+        own = replace(option, agreement=option.agreement - option.exit.tolerance)
+        self._answer(arrived_ms, option, own, nbytes, exited=True)
 
     def _answer(
-        self, arrived_ms: float, chosen: Option, answered_by: Option, nbytes: float
+        self,
+        arrived_ms: float,
+        chosen: Option,
+        answered_by: Option,
+        nbytes: float,
+        *,
+        exited: bool = False,
     ) -> None:
         self._world.photos.append(
             Photo(
@@ -236,7 +275,8 @@ class _Worker:
                 cut=chosen.cut,
                 nbytes=nbytes,
                 agreement=answered_by.agreement,
-                hedged=answered_by is not chosen,
+                hedged=answered_by.cut != chosen.cut,
+                exited=exited,
             )
         )
 

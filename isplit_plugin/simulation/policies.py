@@ -17,7 +17,7 @@ class Choice:
     """The cut for a photo.
 
     Attributes:
-        cut: what to do.
+        cut: what to do. Where the cut has an exit that may answer, it is asked.
         hedged_by: what to do where the server does not answer within ``patience_ms``; ``None`` for
             waiting without end.
         link_probe: a request to send in the background; ``None`` for none.
@@ -37,6 +37,9 @@ class Policy(Protocol):
 
     def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
         """The device has run a cut's head, or the whole network, in this time."""
+
+    def asked(self, cut: Cut, answered: bool) -> None:
+        """The exit of a cut was asked about a photo, and answered it or did not."""
 
     def answered(
         self,
@@ -64,6 +67,9 @@ class _Unlearning:
 
     def ran(self, cut: Cut, device_ms: float, now_ms: float) -> None:
         """See :meth:`Policy.ran`."""
+
+    def asked(self, cut: Cut, answered: bool) -> None:
+        """See :meth:`Policy.asked`."""
 
     def answered(
         self,
@@ -118,6 +124,12 @@ class Adaptive:
         """See :meth:`Policy.ran`."""
         self.decider.ran(cut, 0.0, device_ms, now_ms / 1000)
 
+    def asked(self, cut: Cut, answered: bool) -> None:
+        """See :meth:`Policy.asked`."""
+        advised = next(option.exit for option in self.advised if option.cut == cut)
+        if advised is not None:
+            self.decider.asked(cut, advised, answered)
+
     def answered(
         self,
         nbytes: float,
@@ -164,5 +176,5 @@ class Oracle(_Unlearning):
         if option.is_local:
             return option.device_ms
         start_ms = now_ms + self.offset_ms + option.device_ms
-        sent_ms = self.uplink.finish_ms(start_ms, option.nbytes) - self.offset_ms
-        return sent_ms - now_ms + self.rtt_ms + option.server_ms
+        network_ms = self.uplink.finish_ms(start_ms, option.nbytes) - start_ms + self.rtt_ms
+        return option.device_ms + (1 - option.exit_share) * (network_ms + option.server_ms)

@@ -208,7 +208,9 @@ def useful(options: Sequence[Option], *, by_agreement: bool = False) -> tuple[Op
 
     def costs(option: Option) -> tuple[float, ...]:
         misses = 1 - option.agreement if by_agreement else 0.0
-        return option.device_ms + option.server_ms, option.nbytes, not option.is_local, misses
+        sent = 0.0 if option.is_local else 1 - option.exit_share
+        idle_ms = option.device_ms + sent * option.server_ms
+        return idle_ms, sent * option.nbytes, option.expected_bytes, sent, misses
 
     def beaten(option: Option, index: int) -> bool:
         own = costs(option)

@@ -164,12 +164,13 @@ def prove(
 ) -> bool:
     """Bring one version up to its counts; whether anything changed.
 
+    One that was proven for more than the present tolerance ends.
+
     Raises StoreError, and SecretError for a key that is none.
     """
     before = ExitState.from_json(version.state)
     state = before.after(
         exits.counts(version.network, version.exit),
-        tolerance=policy.tolerance,
         alpha=version_alpha(before.version, policy.alpha),
         now=now,
     )
@@ -177,7 +178,7 @@ def prove(
     if state.is_withdrawn:
         after = replace(after, ended=WITHDRAWN)
         _LOGGER.warning("isplit: the exit %.16s at %s is withdrawn", version.exit, version.cut)
-    elif _is_outgrown(exits, version, state, policy):
+    elif state.tolerance > policy.tolerance or _is_outgrown(exits, version, state, policy):
         after = replace(after, ended=SUPERSEDED)
     after = _with_release(after, state, private_key, policy, now)
     return after != version and exits.replace(version, after)
@@ -208,7 +209,8 @@ def make_version(  # noqa: PLR0917
         _LOGGER.info("isplit: no exit yet: %s", error.message)
         return False
     number = 1 + max((ExitState.from_json(v.state).version for v in earlier), default=0)
-    state = ExitState(number, {class_id: ExitClass() for class_id in fitted.classes})
+    classes = {class_id: ExitClass() for class_id in fitted.classes}
+    state = ExitState(number, policy.tolerance, classes)
     version = ExitVersion(
         network, fitted.version, cut, now, fitted.expires, photos, state=state.to_json()
     )
@@ -290,6 +292,7 @@ def _with_release(
         number=version.number + 1,
         issued=now,
         expires=min(now + policy.contact_s, version.expires),
+        tolerance=state.tolerance,
         classes=classes,
     )
     signed = sign(release.to_bytes(), private_key)

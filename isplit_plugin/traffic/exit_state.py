@@ -85,12 +85,14 @@ class ExitState:
 
     Attributes:
         version: which one of its cut it is, from 1 on.
+        tolerance: the share of the exit's answers that may disagree, for as long as it lives.
         classes: by class id.
         group: the proven group whose classes are released; ``None`` before there is one.
         audits: of all classes together.
     """
 
     version: int
+    tolerance: float
     classes: Mapping[int, ExitClass]
     group: ProvenGroup | None = None
     audits: Audits = field(default_factory=Audits)
@@ -106,14 +108,13 @@ class ExitState:
         released = any(state.is_released for state in self.classes.values())
         return self.was_released and not released
 
-    def after(
-        self, counts: Iterable[ExitCount], *, tolerance: float, alpha: float, now: float
-    ) -> ExitState:
+    def after(self, counts: Iterable[ExitCount], *, alpha: float, now: float) -> ExitState:
         """With all counts of the version so far."""
-        state = self._audited(audit_counts(counts), tolerance=tolerance, now=now)
+        tolerance = self.tolerance
+        state = self._audited(audit_counts(counts), now=now)
         by_class = shadow_counts(counts)
         shadow = {c: by_class.get(c, ShadowCounts.none()) for c in self.classes}
-        group = state._best_group(shadow, tolerance=tolerance, alpha=alpha)
+        group = state._best_group(shadow, alpha=alpha)
         if group is None:
             return state
         classes = {
@@ -122,13 +123,12 @@ class ExitState:
         }
         return replace(state, classes=classes, group=group)
 
-    def _audited(
-        self, counts: Mapping[int, tuple[int, int]], *, tolerance: float, now: float
-    ) -> ExitState:
+    def _audited(self, counts: Mapping[int, tuple[int, int]], *, now: float) -> ExitState:
         """With all counted audits: classes that disagree are withdrawn, and all if together they do.
 
         What a class disagreed that is withdrawn now says nothing of the others.
         """
+        tolerance = self.tolerance
         classes = {
             class_id: each.audited(*counts.get(class_id, (0, 0)), tolerance=tolerance, now=now)
             for class_id, each in self.classes.items()
@@ -152,7 +152,7 @@ class ExitState:
         return replace(self, classes=classes, audits=audits)
 
     def _best_group(
-        self, shadow: Mapping[int, ShadowCounts], *, tolerance: float, alpha: float
+        self, shadow: Mapping[int, ShadowCounts], *, alpha: float
     ) -> ProvenGroup | None:
         """The proven group that answers the most photos. The present one is kept where another
         would answer hardly more.
@@ -165,7 +165,7 @@ class ExitState:
                 if c in shadow
             )
 
-        groups = proven_groups(shadow, tolerance, alpha)
+        groups = proven_groups(shadow, self.tolerance, alpha)
         best = max(groups, key=photos, default=None)
         if self.group is None or best is None:
             return best if self.group is None else self.group
@@ -179,12 +179,23 @@ class ExitState:
             if state.is_released and state.bin is not None
         }
 
+    def share(self, shadow: Mapping[int, ShadowCounts]) -> float:
+        """The share of the photos with a shadow answer that devices may answer; 0 without any."""
+        answers = sum(counts.answers for counts in shadow.values())
+        released = sum(
+            int(shadow[class_id].trials()[of_class.bin])
+            for class_id, of_class in self.released().items()
+            if class_id in shadow
+        )
+        return released / answers if answers else 0.0
+
     def to_json(self) -> str:
         """As text; :meth:`from_json` is its inverse."""
         group = None if self.group is None else [self.group.bin, sorted(self.group.class_ids)]
         return json.dumps(
             {
                 "version": self.version,
+                "tolerance": self.tolerance,
                 "classes": {str(c): asdict(state) for c, state in self.classes.items()},
                 "group": group,
                 "audits": asdict(self.audits),
@@ -197,7 +208,11 @@ class ExitState:
         try:
             raw = json.loads(text)
             classes = {int(name): _class(value) for name, value in raw["classes"].items()}
-            return cls(int(raw["version"]), classes, _group(raw["group"]), _audits(raw["audits"]))
+            tolerance = float(raw["tolerance"])
+            if not 0 < tolerance < 1:
+                raise ValueError("expected a tolerance above 0 and below 1")
+            group, audits = _group(raw["group"]), _audits(raw["audits"])
+            return cls(int(raw["version"]), tolerance, classes, group, audits)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(f"expected the state of an exit, got {text[:80]!r}") from error
 

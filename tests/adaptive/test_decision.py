@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isplit_plugin.adaptive import SURE, FixedLink, LinkFilter, Option, decide, patience_ms
+from isplit_plugin.adaptive import (
+    SURE,
+    FixedLink,
+    LinkFilter,
+    Option,
+    OptionExit,
+    decide,
+    patience_ms,
+)
 from isplit_plugin.schema import Cut
 
 LOCAL = Option(Cut("output", "none"), 0, 300, 0, agreement=1.0)
@@ -119,6 +127,16 @@ option_lists = st.lists(
         server_ms=finite,
         agreement=st.floats(0, 1) | st.just(math.nan),
         refused=st.sampled_from(["", "", "inaccurate"]),
+        exit=st.none()
+        | st.builds(
+            OptionExit,
+            version=st.just("f"),
+            classes=st.just((1,)),
+            share=st.floats(0, 1),
+            tolerance=st.floats(0.001, 0.1),
+            audit_share=st.floats(0, 1),
+            refused=st.sampled_from(["", "beyond the tolerance"]),
+        ),
     ),
     min_size=1,
     max_size=8,
@@ -147,10 +165,13 @@ def test_more_bandwidth_never_means_fewer_bytes(
         return
     slow = decide(allowed, FixedLink(mbps, rtt_ms)).taken
     fast = decide(allowed, FixedLink(mbps * factor, rtt_ms)).taken
-    # Equal latencies are a tie, which rounding may break either way.
-    assert fast.option.nbytes >= slow.option.nbytes or fast.expected_ms == pytest.approx(
+    # Equal latencies are a tie, which rounding may break either way. Bytes of photos that an exit
+    # answers take no time.
+    on_link = [(1 - row.option.exit_share) * row.option.nbytes for row in (fast, slow)]
+    assert on_link[0] >= on_link[1] * (1 - 1e-9) or fast.expected_ms == pytest.approx(
         slow.expected_ms
     )
+    assert fast.expected_ms <= slow.expected_ms * (1 + 1e-9)
 
 
 @given(option_lists, st.floats(1, 1e5))

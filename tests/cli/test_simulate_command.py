@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,22 @@ def test_a_fleet_on_a_server_with_batches(
     assert "to 2 workers with batches of up to 4" in printed
 
 
+def test_what_exits_would_bring(profile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--bandwidth-mbps", "0.05", "--rtt-ms", "200", "--photos", "50"]
+    exits = ["--exit-share", "relu2:uint8+zstd=0.9", "--tolerance", "0.05"]
+    assert main(["simulate", str(profile), *options, "--no-oracle", *exits, "--json"]) == 0
+    results = {r["policy"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert results["relu2:uint8+zstd"]["exited"] > 0.7
+    assert results["output:none"]["exited"] == 0
+    assert main(["simulate", str(profile), *options, *exits]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^policy .* exits$", printed, re.MULTILINE)
+    assert "exits: share of photos that the device answers by itself" in printed
+    assert main(["simulate", str(profile), *options, *exits, "--exit-tolerance", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    assert "the exit at relu2:uint8+zstd does not answer: its tolerance of 50.00%" in printed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -111,6 +128,12 @@ def test_a_fleet_on_a_server_with_batches(
         (["--batch-cost", "2"], "batch_cost: expected 0 to 1, got 2.0"),
         (["--prepare-ms", "-1"], "prepare_ms: expected a number of at least 0"),
         (["--slowdown", "0"], "slowdown: expected a number of at least"),
+        (["--exit-share", "relu2"], "expected CUT=SHARE, such as layer3:uint8=0.6, got 'relu2'"),
+        (["--exit-share", "relu2=much"], "expected CUT=SHARE"),
+        (["--exit-share", "relu2=2"], "the share of the exit at relu2: expected 0 to 1, got 2.0"),
+        (["--exit-share", "input=0.5"], "unknown split point 'input'; known: relu"),
+        (["--exit-tolerance", "0"], "exit_tolerance: expected above 0 and below 1, got 0.0"),
+        (["--exit-share", "relu2=1", "--udp", "0.05"], "--exit-share: not with --udp"),
     ],
 )
 def test_bad_input(

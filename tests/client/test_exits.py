@@ -55,6 +55,7 @@ def make_release(exit_: Exit, number: int = 1, **changes: Any) -> ExitRelease:
         number=number,
         issued=NOW,
         expires=NOW + 100,
+        tolerance=0.02,
         classes={0: ClassRelease(0, 1.0), 1: ClassRelease(0, 0.5)},
     )
     return replace(release, **changes)
@@ -143,7 +144,9 @@ def test_a_released_class_is_answered_and_others_are_watched(device: Device) -> 
     assert str(word.statement) == f"{exit_.version[:16]}:1:{word.statement.bin}:audit"
     watched = device.word(2)
     assert (watched.answers, watched.statement.audit) == (False, False)
-    assert device.exits.released(CUT) == (0, 1)
+    released = device.exits.released(CUT)
+    assert released is not None
+    assert released == (exit_.version, (0, 1), 0.02, 0.75)
     device.dice = 0.1
     assert device.word(1).audit
     assert device.word(0).audit
@@ -176,6 +179,7 @@ def test_it_expires_and_is_withdrawn(device: Device) -> None:
     device.hear(f"{exit_.version[:16]}.1")
     device.now = NOW + 100  # the release is over, the exit is not
     assert not device.word().answers
+    assert device.exits.released(CUT) is None
     device.now = NOW + 500
     assert device.word() is None
     device.now = NOW

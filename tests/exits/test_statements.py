@@ -20,6 +20,7 @@ RELEASE = ExitRelease(
     number=3,
     issued=1000.0,
     expires=2000.0,
+    tolerance=0.01,
     classes={7: ClassRelease(4, 0.02), 281: ClassRelease(0, 1.0)},
 )
 
@@ -76,6 +77,7 @@ def test_a_release_with_another_value_is_refused_or_sound(name: str, value: obje
         read = ExitRelease.from_bytes(json.dumps(raw).encode())
     except ExitError:
         return
+    assert 0 < read.tolerance < 1
     assert all(0 <= row.bin < BINS and 0 < row.audit <= 1 for row in read.classes.values())
     assert ExitRelease.from_bytes(read.to_bytes()) == read
 

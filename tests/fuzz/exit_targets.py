@@ -44,7 +44,7 @@ def _sums() -> ExitSums:
 _SUMS: Final = _sums()
 _EXIT: Final = fit_exit(_SUMS, created=1000.0)
 _RELEASE: Final = ExitRelease(
-    "a" * 64, _EXIT.cut, _EXIT.version, 2, 1000.0, 2000.0, {3: ClassRelease(5, 0.25)}
+    "a" * 64, _EXIT.cut, _EXIT.version, 2, 1000.0, 2000.0, 0.01, {3: ClassRelease(5, 0.25)}
 )
 
 

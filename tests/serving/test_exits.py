@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import requests
 import torch
@@ -30,8 +33,9 @@ from toys.serving import (
     unpack,
 )
 
+from isplit_plugin.adaptive import LinkFilter, RatedOption
 from isplit_plugin.cli import main
-from isplit_plugin.client import DeviceExits, SplitClient
+from isplit_plugin.client import AdaptiveClient, DeviceExits, SplitClient
 from isplit_plugin.exits import new_keys
 from isplit_plugin.schema import Cut, Prediction
 from isplit_plugin.serving.packaging import Built, package
@@ -96,7 +100,8 @@ class Served:
 
         def released() -> bool:
             self.send(client, [*KNOWN] * 8)
-            return exits.released(Cut.parse(CUT)) == KNOWN
+            released_exit = exits.released(Cut.parse(CUT))
+            return released_exit is not None and released_exit.classes == KNOWN
 
         until(released)
 
@@ -173,7 +178,9 @@ def test_released_classes_are_answered_on_the_device_and_others_are_sent(served:
     # With some noise the full network itself takes one of 500 for another class.
     assert sum(p.class_id == UNSEEN for p in unseen) >= 4
     until(lambda: exits.counters()["audited"] > 0)
-    assert client.recommendation().exits[0].version == version
+    (advised,) = client.recommendation().exits
+    assert advised.version == version
+    assert advised.share > 0.5
     alive = served.alive()
     assert alive is not None
     until(lambda: (served.alive() or alive)["classes"][0]["audited"] > 0)
@@ -181,6 +188,51 @@ def test_released_classes_are_answered_on_the_device_and_others_are_sent(served:
         assert row["state"] == "released"
         assert row["missing"] == 0
         assert row["share"] > 0.5
+
+
+def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -> None:
+    """Over this link a request takes a second: only the exit makes the split the fastest."""
+    client = served.client()
+    app = AdaptiveClient(
+        client,
+        tolerance=0.3,
+        exploration=0.0,
+        link=LinkFilter(0.01, 1000.0),
+    )
+    advice = app.wait_for_advice()
+    assert advice is not None
+    # Nobody took the cut, and its exit is there all the same.
+    until(lambda: exits_of(client).released(Cut.parse(CUT)) is not None)
+
+    def split() -> RatedOption:
+        rows = app.explain().decision.options
+        return next(row for row in rows if str(row.cut) == CUT)
+
+    first = split().option
+    assert first.exit is not None
+    assert (first.exit.share, first.exit.seen) == (advice.exits[0].share, 0)
+    assert first.exit.tolerance == 0.2
+    assert "its exit answers" in str(app.explain())
+    predictions = [app.predict(served.photo(index % 4)) for index in range(40)]
+    by_exit = [p for p in predictions if p.path == "exit"]
+    assert len(by_exit) > 20
+    assert {str(p.cut) for p in by_exit} == {CUT}
+    seen = split().option
+    assert seen.exit is not None
+    assert seen.exit.seen > 20
+    assert seen.exit.share > 0.5
+    until(lambda: exits_of(client).counters()["audited"] > 0)
+
+
+def test_an_exit_beyond_the_tolerance_only_watches(served: Served) -> None:
+    app = AdaptiveClient(served.client(), tolerance=0.1, exploration=0.0)
+    assert app.wait_for_advice() is not None
+    exits = exits_of(app.client)
+    until(lambda: exits.released(Cut.parse(CUT)) is not None)
+    predictions = [app.predict(served.photo(index % 4)) for index in range(8)]
+    assert "exit" not in {prediction.path for prediction in predictions}
+    assert "are together above 10.00%" in str(app.explain())
+    assert exits.counters()["answered"] == 0
 
 
 def test_batches_and_raw_scores_are_sent_as_usual(served: Served) -> None:
@@ -305,3 +357,69 @@ def test_the_commands_show_each_class(
     capsys.readouterr()
     assert main(["exits", "other", "--url", served.bridge.url]) == 3
     assert "other" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photos(served: Served, tmp_path: Path) -> list[str]:
+    """Files of each known class."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        image = PIL.Image.fromarray(served.photo(KNOWN[number % 4]))
+        image.save(folder / f"{number:02}.png")
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def test_predict_says_whether_the_device_or_the_server_answered(
+    served: Served, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = str(served.packaged.built.bundle)
+    words = ["predict", *photos, "--model", "toy", "--head", head, "--url", served.bridge.url]
+    words += ["--cut", CUT]
+    assert main([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["path"] for row in rows} == {"server"}
+    key = ["--exit-key", str(served.keys[1])]
+    assert main([*words, *key, "--json"]) == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    here = [row for row in rows if row["path"] == "exit"]
+    assert len(here) > 6
+    assert {row["bytes_sent"] for row in here} == {0}
+    assert f"exit at {CUT}: 4 classes are released" in printed.err
+    assert main([*words, *key]) == 0
+    printed = capsys.readouterr()
+    assert f"answered here by the exit at {CUT}" in printed.out
+    assert re.search(r"^\d+ of 12 photos answered by the exit$", printed.out, re.MULTILINE)
+
+
+def test_predict_at_a_cut_without_an_exit_sends_and_says_so(
+    served: Served, photos: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = str(served.packaged.built.bundle)
+    words = ["predict", photos[0], "--model", "toy", "--head", head, "--url", served.bridge.url]
+    assert main([*words, "--cut", "input:file", "--exit-key", str(served.keys[1])]) == 0
+    printed = capsys.readouterr()
+    assert "exit at input:file: nothing is released" in printed.err
+    assert "0 of 1 photos answered by the exit" in printed.out
+    assert main([*words, "--exit-key", photos[0]]) == 3
+    assert "key" in capsys.readouterr().err
+
+
+def test_the_example_takes_the_key(
+    served: Served,
+    photos: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "phone.token").write_text("token\n")
+    words = ["device_app.py", str(Path(photos[0]).parent), "--url", served.bridge.url]
+    words += ["--model", "toy", "--head", str(served.packaged.built.bundle), "--cut", CUT]
+    words += ["--device-token-file", str(tmp_path / "phone.token"), "--tolerance", "0.3"]
+    monkeypatch.setattr(sys, "argv", [*words, "--exit-key", str(served.keys[1])])
+    app = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "device_app.py"))
+    app["main"]()
+    printed = capsys.readouterr().out
+    assert "12 classified, 0 not" in printed
+    assert "its exit answers" in printed

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isplit_plugin.adaptive import Option
-from isplit_plugin.errors import QueryError
+from isplit_plugin.adaptive import Option, OptionExit
+from isplit_plugin.errors import QueryError, UnknownSplitPointError
 from isplit_plugin.schema import Cut
 from isplit_plugin.simulation import (
     ADAPTIVE,
@@ -27,6 +27,7 @@ from isplit_plugin.simulation import (
     summary,
     swinging_trace,
     useful,
+    with_exits,
 )
 
 LOCAL = Option(Cut("output", "none"), 0, 300, 0, agreement=1.0)
@@ -161,3 +162,73 @@ def test_nothing_to_choose_from() -> None:
         replace(CALM, options=())
     with pytest.raises(QueryError, match="no cut is accurate enough"):
         replace(CALM, options=tuple(replace(o, refused="inaccurate") for o in OPTIONS))
+
+
+EXITING = replace(
+    SPLIT,
+    cut=Cut("layer2", "uint8"),
+    exit=OptionExit("assumed", (), share=0.6, tolerance=0.01, audit_share=0.1),
+)
+
+
+def test_photos_that_an_exit_answers_take_the_heads_time_alone() -> None:
+    scenario = replace(CALM, options=(LOCAL, EXITING), rate=0.01, photos=500)
+    run = simulate(scenario, lambda _device: Fixed(EXITING.cut))
+    exited = [photo for photo in run.photos if photo.exited]
+    assert [photo.latency_ms for photo in exited] == pytest.approx([90.0] * len(exited))
+    assert len(exited) == pytest.approx(300, abs=40)
+    assert {photo.agreement for photo in exited} == {0.98}
+    audited = [photo for photo in exited if photo.nbytes]
+    assert len(audited) == pytest.approx(30, abs=20)
+    sent = [photo for photo in run.photos if not photo.exited]
+    assert [photo.latency_ms for photo in sent] == pytest.approx([155.0] * len(sent))
+    assert run.busy_ms == pytest.approx(25.0 * (len(sent) + len(audited)))
+    assert summary("exits", scenario, run).exited == len(exited) / 500
+
+
+def test_the_adaptive_client_and_the_oracle_reckon_with_exits() -> None:
+    # 105 ms by photo; 60 + 0.4 * 65 ms by the split with an exit, 125 ms without.
+    split = replace(EXITING, device_ms=60)
+    without = replace(CALM, options=(PHOTO, replace(split, exit=None)), rate=0.01, photos=100)
+    results = {r.policy: r for r in compare(without)}
+    assert results[ADAPTIVE].cuts == {"input:jpeg": 1.0}
+    results = {r.policy: r for r in compare(replace(without, options=(PHOTO, split)))}
+    assert results[ADAPTIVE].cuts["layer2:uint8"] > 0.95
+    assert results[ADAPTIVE].exited == pytest.approx(0.6, abs=0.15)
+    assert results[ORACLE].cuts == {"layer2:uint8": 1.0}
+    assert results[ADAPTIVE].mean_ms == pytest.approx(86, abs=8)
+
+
+def test_an_exit_that_answers_less_than_promised_is_found_out() -> None:
+    split = replace(EXITING, device_ms=60)
+    assert split.exit is not None
+    truth = replace(split, exit=replace(split.exit, share=0.0))
+    scenario = replace(CALM, options=(PHOTO, truth), advised=(PHOTO, split), rate=0.01, photos=200)
+    result = {r.policy: r for r in compare(scenario)}[ADAPTIVE]
+    assert result.cuts["input:jpeg"] > 0.8
+    assert result.exited == 0
+
+
+def test_an_exit_keeps_an_option_that_is_beaten_without_it() -> None:
+    worse = replace(SPLIT, cut=Cut("layer2", "uint8"), nbytes=6_000)
+    assert useful([*OPTIONS, worse]) == OPTIONS
+    with_exit = replace(worse, exit=EXITING.exit)
+    assert with_exit in useful([*OPTIONS, with_exit])
+
+
+def test_exits_are_assumed_where_an_activation_is_sent() -> None:
+    options = with_exits([*OPTIONS], {"layer2": 0.5}, tolerance=0.02)
+    exits = {str(option.cut): option.exit for option in options}
+    assert exits["output:none"] is exits["input:jpeg"] is None
+    exit_ = exits["layer2:dct@3"]
+    assert exit_ is not None
+    assert (exit_.share, exit_.refused) == (0.5, "")
+    (strict,) = with_exits([SPLIT], {"layer2:dct@3": 0.5}, tolerance=0.01)
+    assert not strict.may_exit
+    assert strict.expected_bytes == SPLIT.nbytes
+
+
+@pytest.mark.parametrize("name", ["input", "output", "layer9", "layer2:uint8"])
+def test_there_is_no_exit_where_no_activation_is_sent(name: str) -> None:
+    with pytest.raises(UnknownSplitPointError, match="known: layer2, layer2:dct@3"):
+        with_exits(OPTIONS, {name: 0.5}, tolerance=0.02)

@@ -18,7 +18,7 @@ from toys.traffic import NETWORK, manifest, profile
 from isplit_plugin.errors import StoreError
 from isplit_plugin.exits import ExitStatement, pool, sums
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import ExitRecorder, ExitState, Store, read_version
+from isplit_plugin.traffic import ExitRecorder, ExitState, Store, read_version, shadow_counts
 from isplit_plugin.traffic.exit_bounds import bounds_of
 from isplit_plugin.traffic.exit_keeper import make_version
 from isplit_plugin.traffic.rows import exit_sums, tables
@@ -75,6 +75,44 @@ def test_a_drift_that_audits_show_withdraws_the_exit(traffic: ExitTraffic) -> No
     ended = next(v for v in traffic.store.exits.versions(NETWORK) if v.exit == version.exit)
     assert ended.ended == "withdrawn"
     assert all(c.withdrawn for c in ExitState.from_json(ended.state).classes.values() if c.bin)
+
+
+def test_a_release_says_for_which_tolerance_it_was_proven_and_ends_with_it(
+    traffic: ExitTraffic,
+) -> None:
+    traffic.prove()
+    before = traffic.release()
+    assert before.tolerance == traffic.policy.tolerance
+    assert before.classes
+    looser = replace(traffic.policy, tolerance=0.5)
+    strict = replace(traffic.policy, tolerance=0.1)
+    traffic.policy = looser
+    traffic.look()
+    assert traffic.release() == before
+    traffic.policy = strict
+    traffic.look()
+    assert traffic.version() is None
+    (ended,) = traffic.store.exits.versions(NETWORK)
+    assert ended.ended == "superseded"
+
+
+def test_the_share_of_photos_that_devices_may_answer(traffic: ExitTraffic) -> None:
+    traffic.prove()
+    version = traffic.version()
+    assert version is not None
+    state = ExitState.from_json(version.state)
+    counts = traffic.store.exits.counts(NETWORK, version.exit)
+    above = sum(
+        row.number
+        for row in counts
+        if row.kind == "shadow" and row.bin >= (state.classes[row.class_id].bin or 0)
+    )
+    share = state.share(shadow_counts(counts))
+    assert share == above / sum(row.number for row in counts)
+    assert 0.5 < share <= 1
+    assert state.share({}) == 0
+    withdrawn = {c: replace(row, withdrawn=1.0) for c, row in state.classes.items()}
+    assert replace(state, classes=withdrawn).share(shadow_counts(counts)) == 0
 
 
 def test_a_photo_that_is_sent_again_has_no_second_voice(traffic: ExitTraffic) -> None:

@@ -94,12 +94,27 @@ def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
     try:
         now = exits.now()
         return tuple(
-            CutExit(version.cut, version.exit, version.number, version.expires)
+            CutExit(
+                version.cut,
+                version.exit,
+                version.number,
+                version.expires,
+                _share(exits, version),
+            )
             for version in sorted(exits.versions(network_hash), key=lambda v: v.cut)
             if version.is_alive(now)
         )
     except StoreError:
         return ()
+
+
+def _share(exits: ExitStore, version: ExitVersion) -> float:
+    """The share of photos that devices may answer by a version; 0 where its state is damaged."""
+    try:
+        state = ExitState.from_json(version.state)
+        return state.share(shadow_counts(exits.counts(version.network, version.exit)))
+    except StoreError:
+        return 0.0
 
 
 def list_exits(
@@ -169,7 +184,7 @@ def _version(  # noqa: PLR0917
     by_class = shadow_counts(exits.counts(version.network, version.exit))
     counts = {c: by_class.get(c, ShadowCounts.none()) for c in state.classes}
     answers = sum(shadow.answers for shadow in counts.values())
-    lacking = missing(counts, policy.tolerance, alpha)
+    lacking = missing(counts, state.tolerance, alpha)
     rows = []
     for class_id, of_class in sorted(state.classes.items()):
         shadow = counts[class_id]
