@@ -96,8 +96,8 @@ def state_after(
 ) -> ExitState:
     """A first version after these shadow answers."""
     if before is None:
-        before = ExitState(1, {class_id: ExitClass() for class_id in classes})
-    return before.after(said.rows(), tolerance=tolerance, alpha=version_alpha(1), now=0.0)
+        before = ExitState(1, tolerance, {class_id: ExitClass() for class_id in classes})
+    return before.after(said.rows(), alpha=version_alpha(1), now=0.0)
 
 
 def released_bins(state: ExitState) -> Bins:

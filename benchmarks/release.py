@@ -152,7 +152,7 @@ def simulate(
     population = Population.drawn(random)
     number = len(population.shares)
     run = Run(number, random.uniform(0, photos) if drift else float("inf"))
-    state = ExitState(1, {class_id: ExitClass() for class_id in range(number)})
+    state = ExitState(1, TOLERANCE, {class_id: ExitClass() for class_id in range(number)})
     counts = Counts(np.zeros((number, BINS, 2), np.int64))
     now, start = population, 0
     while start < photos:
@@ -207,7 +207,7 @@ def _answer(  # noqa: PLR0917
 def _look(run: Run, before: ExitState, counts: Counts, start: int) -> ExitState:
     """What the exit keeper makes of the counts."""
     alpha = version_alpha(before.version, ALPHA)
-    state = before.after(counts.rows(), tolerance=TOLERANCE, alpha=alpha, now=float(start))
+    state = before.after(counts.rows(), alpha=alpha, now=float(start))
     if start < run.drift_at:
         withdrawn = [
             sum(c.withdrawn is not None for c in s.classes.values()) for s in (before, state)

@@ -36,6 +36,8 @@ def main() -> None:
         client, deadline_ms=options.deadline_ms, tolerance=options.tolerance
     ) as app:
         app.wait_for_advice(options.wait_s)
+        if client.exits is not None:
+            client.exits.wait(options.wait_s)  # until the exits that the advice names are here
         # A camera does not wait: the oldest frame is dropped. Files can.
         drop = "none" if options.fps is None else "oldest"
         with app.stream(camera(options.folder, options.fps), drop=drop) as stream:
@@ -156,7 +158,11 @@ def parse_options() -> argparse.Namespace:
         "--fps", type=float, metavar="X", help="frames a second; by default as fast as they go"
     )
     parser.add_argument(
-        "--wait-s", type=float, default=5.0, metavar="X", help="for the first advice (default: 5)"
+        "--wait-s",
+        type=float,
+        default=5.0,
+        metavar="X",
+        help="for the first advice and exits (default: 5)",
     )
     return parser.parse_args()
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 from .schema import INPUT, OUTPUT, RatedCut, Recommendation, StandingPick
 
 __all__ = [
+    "NO_EXIT_KEY",
+    "NO_EXIT_TRAFFIC",
     "YARDSTICK",
     "cuts_to_show",
     "exits_text",
@@ -25,6 +27,8 @@ YARDSTICK: Final = (
     "server. A split can beat both the photo and the whole network here only where b/p < 1-h."
 )
 """What the columns `b/p` and `1-h` of a table mean."""
+NO_EXIT_KEY: Final = "This endpoint has no key (endpoint.exit_key_file): it makes no exits."
+NO_EXIT_TRAFFIC: Final = "No traffic yet at a split point with exits on (tail.exits.enabled)."
 _SHOWN_CLASSES: Final = 6
 
 
@@ -83,20 +87,31 @@ def exits_text(listing: Mapping[str, Any], *, limit: int = 20) -> str:
     """
     lines = [f"{listing['model']} {listing['version']}: exits"]
     if not listing["signing"]:
-        lines.append("  this endpoint has no key (endpoint.exit_key_file): it makes no exits")
+        lines.append(f"  {NO_EXIT_KEY}")
     for row in listing["exits"]:
         lines += ["", f"{row['cut']}: {row['photos']:,} photos in the sums"]
         lines += _version_of_exit(row, limit) if row["versions"] else _evidence(row, limit)
     if not listing["exits"]:
-        lines.append("  no traffic yet at a split point with exits on (tail.exits.enabled)")
+        lines.append(f"  {NO_EXIT_TRAFFIC}")
     return "\n".join(lines)
 
 
 def _version_of_exit(row: Mapping[str, Any], limit: int) -> list[str]:
     version = row["versions"][0]
+    about = f"  exit {version['exit'][:16]} is {version['state']}"
+    if version["state"] == "damaged":
+        return [f"{about}: {version['reason']}"]
     until = utc_time(version["released_until"])
-    about = f"  exit {version['exit'][:16]} is {version['state']}, release {version['release']}"
-    header = ("class", "state", "shadow", "missing", "share", "exits", "audited", "disagree")
+    classes = version["classes"]
+    exits, nbytes, ms = (
+        sum(of_class[name] for of_class in classes) for name in ("exits", "bytes_saved", "ms_saved")
+    )
+    lines = [
+        f"{about}, release {version['release']}, for devices until {until}",
+        f"  {version['share']:.0%} of the photos with an exit's answer are released; about "
+        f"{exits:,.0f} answered so far, which saved {kilobytes(nbytes)} and {ms / 1000:,.1f} s",
+    ]
+    header = ("class", "state", "shadow", "missing", "share", "exits", "KB", "audited", "disagree")
     rows = [
         (
             of_class["label"],
@@ -105,12 +120,13 @@ def _version_of_exit(row: Mapping[str, Any], limit: int) -> list[str]:
             of_class["missing"],
             f"{of_class['share']:.0%}",
             round(of_class["exits"]),
+            round(of_class["bytes_saved"] / 1000, 1),
             of_class["audited"],
             _disagreement(of_class),
         )
-        for of_class in sorted(version["classes"], key=lambda c: -c["shadow"])
+        for of_class in sorted(classes, key=lambda c: -c["shadow"])
     ]
-    return [f"{about}, for devices until {until}", table(header, rows[:limit])]
+    return [*lines, table(header, rows[:limit])]
 
 
 def _evidence(row: Mapping[str, Any], limit: int) -> list[str]:

@@ -151,6 +151,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
     from ..profile import Profile
     from ..simulation import Scenario, options_of, with_exits
 
+    shares = _exit_shares(options)
     profile = Profile.load(options.profile)
     cuts = options_of(
         profile,
@@ -163,7 +164,7 @@ def _scenario(options: argparse.Namespace) -> Scenario:
     )
     cuts = with_exits(
         cuts,
-        _exit_shares(options),
+        shares,
         tolerance=options.tolerance,
         exit_tolerance=options.exit_tolerance,
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from ..errors import ProtocolError, WireError
 from ..printable import printable
-from ..wire import load_json
 from .budget import DEFAULT_TIMEOUT, Timeout
-from .recommendations import MAX_ANSWER_BYTES, Subject
-from .transport import Token, Transport
+from .listings import fetch_listing
+from .recommendations import Subject
+from .transport import Token
 
 MAX_VALUES: Final = 500_000
 """The most values in the JSON of the list, which is enough for 80,000 classes."""
@@ -28,21 +27,23 @@ def fetch_classes(
 
     Parameters and errors are those of :func:`fetch_recommendation`.
     """
-    transport = Transport(url, token=token, timeout=timeout, deadline=deadline)
-    try:
-        path = Subject(model, version).path("classes")
-        reply = transport.get(path, max_bytes=MAX_ANSWER_BYTES)
-    finally:
-        transport.close()
+    return fetch_listing(
+        url,
+        Subject(model, version),
+        "classes",
+        _read,
+        token=token,
+        max_values=MAX_VALUES,
+        timeout=timeout,
+        deadline=deadline,
+    )
+
+
+def _read(raw: Any) -> dict[int, str]:
     labels: dict[int, str] = {}
-    try:
-        for row in load_json(reply.body, "classes", max_values=MAX_VALUES)["classes"]:
-            class_id, label = row["id"], row["label"]
-            if type(class_id) is not int or class_id < 0 or not isinstance(label, str):
-                raise TypeError("a class is an id and a label")
-            labels[class_id] = printable(label)
-    except (WireError, LookupError, TypeError) as error:
-        raise ProtocolError(
-            f"expected the endpoint's list of classes, got another answer ({error})"
-        ) from error
+    for row in raw["classes"]:
+        class_id, label = row["id"], row["label"]
+        if type(class_id) is not int or class_id < 0 or not isinstance(label, str):
+            raise TypeError("a class is an id and a label")
+        labels[class_id] = printable(label)
     return labels

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..terminal import utc_time
+from ..terminal import NO_EXIT_KEY, NO_EXIT_TRAFFIC, utc_time
 from .figures import styled
 from .page import Cell, Page
 from .style import INK, MUTED, SERIES
@@ -28,8 +28,10 @@ _HEADER: Final = (
     "share released",
     "answered by devices",
     "MB saved",
+    "s saved",
     "audited",
     "disagree",
+    "at least",
     "at most",
 )
 
@@ -51,7 +53,7 @@ def write_exits(path: str | Path, listing: Listing) -> Path:
 def add_exits(page: Page, listing: Listing) -> Page:
     """A section for each cut: its classes, those that are released first."""
     if not listing["signing"]:
-        page.text("This endpoint has no key (endpoint.exit_key_file): it makes no exits.")
+        page.text(NO_EXIT_KEY)
     for cut in listing["exits"]:
         page.section(f"Exit at {cut['cut']}")
         if cut["versions"]:
@@ -59,7 +61,7 @@ def add_exits(page: Page, listing: Listing) -> Page:
         else:
             _add_evidence(page, cut)
     if not listing["exits"]:
-        page.text("No traffic yet at a split point with exits on (tail.exits.enabled).")
+        page.text(NO_EXIT_TRAFFIC)
     return page
 
 
@@ -91,13 +93,18 @@ def exit_figure(classes: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _add_version(page: Page, version: Mapping[str, Any]) -> None:
+    if version["state"] == "damaged":
+        page.text(f"Version {version['exit'][:16]} is damaged: {version['reason']}")
+        return
     classes = _by_progress(version["classes"])
     released = [of_class for of_class in classes if of_class["share"] > 0]
     page.facts(
         [
             (f"{len(released)} of {len(classes)}", "classes released"),
             (round(sum(c["exits"] for c in classes)), "photos that devices answered (estimated)"),
-            (f"{_megabytes(classes):.2f} MB", "saved (estimated)"),
+            (f"{version['share']:.0%}", "of the photos with an exit's answer are released"),
+            (f"{_sum(classes, 'bytes_saved') / 1e6:.2f} MB", "not sent (estimated)"),
+            (f"{_sum(classes, 'ms_saved') / 1e3:.1f} s", "saved beside the round trip (estimated)"),
             (version["state"], f"version {version['exit'][:16]}"),
         ]
     )
@@ -135,8 +142,10 @@ def _row(of_class: Mapping[str, Any]) -> list[Cell]:
         f"{of_class['share']:.0%}",
         round(of_class["exits"]),
         round(of_class["bytes_saved"] / 1e6, 3),
+        round(of_class["ms_saved"] / 1e3, 1),
         of_class["audited"],
         f"{of_class['disagreement']:.1%}" if audited else None,
+        f"{of_class['disagreement_low']:.1%}" if audited else None,
         f"{of_class['disagreement_high']:.1%}" if audited else None,
     ]
 
@@ -145,5 +154,5 @@ def _by_progress(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return sorted(classes, key=lambda c: (c["share"], c["proof"]), reverse=True)
 
 
-def _megabytes(classes: Sequence[Mapping[str, Any]]) -> float:
-    return float(sum(of_class["bytes_saved"] for of_class in classes) / 1e6)
+def _sum(classes: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(sum(of_class[name] for of_class in classes))

@@ -39,6 +39,7 @@ from .recommendation import (
     StandingPick,
 )
 from .refinement import COARSE_QUALITY, FINE_QUALITIES, Refinement
+from .typed import filled
 from .version import version_key
 
 __all__ = [
@@ -76,5 +77,6 @@ __all__ = [
     "StandingPick",
     "Timings",
     "TopClass",
+    "filled",
     "version_key",
 ]

@@ -40,6 +40,7 @@ _ARRIVALS, _PLACE, _NOISE = range(3)
 """Set the random numbers of these apart."""
 
 _Process = Generator["simpy.Event", Any, None]
+_Asking = Generator["simpy.Event", Any, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ class _Worker:
         yield self._processor.run(device_ms)
         self._policy.ran(option.cut, device_ms, self._env.now)
 
-    def _there(self, option: Option, *, may_exit: bool = True) -> _Process:
+    def _there(self, option: Option, *, may_exit: bool = True) -> _Asking:
         """Head, request, answer; the policy learns from it.
 
         Returns whether an exit answered, so that there was no request.
@@ -225,7 +226,7 @@ class _Worker:
         if not request.processed:
             yield request | env.process(self._here(local))
         if request.processed:
-            self._answer_there(arrived_ms, option, exited=request.value)
+            self._answer_there(arrived_ms, option, exited=bool(request.value))
             return
         self._policy.late(option.nbytes, env.now - started_ms - option.device_ms, env.now)
         self._answer(arrived_ms, option, local, option.nbytes)
@@ -241,7 +242,7 @@ class _Worker:
         self._in_flight += 1
         return self._env.process(self._landing(option, may_exit=may_exit))
 
-    def _landing(self, option: Option, *, may_exit: bool) -> _Process:
+    def _landing(self, option: Option, *, may_exit: bool) -> _Asking:
         exited = yield from self._there(option, may_exit=may_exit)
         self._in_flight -= 1
         return exited

@@ -41,7 +41,7 @@ from .aggregates.moments import landmark
 from .aggregates.sketch import merge_sketches, sketch_of
 from .exit_bounds import bounds_of
 from .exits import ExitBatch
-from .lifecycle import BackgroundWorker
+from .lifecycle import FlushingWorker
 from .rows.exits import AUDIT, SHADOW, CountedAnswer
 from .store import Store
 
@@ -85,7 +85,7 @@ class ExitSample(NamedTuple):
     in_sums: bool = True
 
 
-class ExitRecorder(BackgroundWorker):
+class ExitRecorder(FlushingWorker):
     """Takes sums and answers of the exits of one network.
 
     Parameters:
@@ -111,10 +111,9 @@ class ExitRecorder(BackgroundWorker):
         self._url = store_url
         self._network = network_hash
         self._sampling = sampling
-        self._flush_s = flush_s
         self._by_device = by_device
         self._warm_up = warm_up
-        super().__init__("isplit-exits")
+        super().__init__("isplit-exits", flush_s)
 
     def offer(
         self,
@@ -135,31 +134,28 @@ class ExitRecorder(BackgroundWorker):
                 self._start_thread()
             if not in_sums and statement is None:
                 return False
-            too_much = self._queued_bytes + values.nbytes > MAX_QUEUE_BYTES
-            if self._closed or too_much or len(self._queue) >= MAX_QUEUE:
+            if not self._has_room(values.nbytes):
                 self._counts["dropped"] += 1
                 return False
             copied = np.array(values)  # a view would keep its whole batch, of which nobody counts
             voice = device_of(device) if self._by_device else None
             sample = ExitSample(cut, copied, channel_axis, class_id, at, voice, statement, in_sums)
-            self._queued_bytes += copied.nbytes
-            self._queue.append(sample)
+            with self._condition:  # the thread takes away from both
+                self._queued_bytes += copied.nbytes
+                self._queue.append(sample)
         except Exception:
             self._counts["invalid"] += 1
             return False
         return True
 
-    def flush(self, timeout_s: float = 5.0) -> bool:
-        """Write everything that was taken so far; ``True`` once it is in the store."""
-        self._start_thread()
-        with self._condition:
-            self._flushes_wanted += 1
-            number = self._flushes_wanted
-            self._condition.notify_all()
-            self._condition.wait_for(
-                lambda: self._flushes_done >= number or self._closed, timeout_s
-            )
-            return self._flushes_done >= number and not self._last_error
+    def _has_room(self, nbytes: int) -> bool:
+        fits = self._queued_bytes + nbytes <= MAX_QUEUE_BYTES
+        return fits and len(self._queue) < MAX_QUEUE and not self._closed
+
+    @property
+    def last_error(self) -> str:
+        """Why the last flush failed; empty after a success."""
+        return self._last_error
 
     def release(self, cut: Cut) -> str:
         """The release of the cut's exit: ``<version>.<number>``, or "none" where there is none.
@@ -188,8 +184,6 @@ class ExitRecorder(BackgroundWorker):
         self._queued_bytes = 0
         self._asked = False
         self._sums_due = 0.0
-        self._flushes_wanted = 0
-        self._flushes_done = 0
         self._counts = dict.fromkeys(
             ("photos", "answers", "refused", "dropped", "invalid", "flushes", "flush_failures"), 0
         )
@@ -206,29 +200,9 @@ class ExitRecorder(BackgroundWorker):
         self._batch = ExitBatch()
         self._last_error = ""
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            with self._condition:
-                self._condition.wait_for(
-                    lambda: self._closed or self._flushes_wanted > self._flushes_done,
-                    self._flush_s,
-                )
-                closing, wanted = self._closed, self._flushes_wanted
-                at_once = closing or wanted > self._flushes_done
-                self._asked |= at_once
-            try:
-                self._cycle(at_once=at_once)
-            except Exception as error:  # whatever it is, the next cycle tries again
-                self._note_failure(error)
-            with self._condition:
-                self._flushes_done = wanted
-                self._condition.notify_all()
-        if self._store is not None:
-            self._store.close()
-
     def _cycle(self, *, at_once: bool) -> None:
-        if not self._asked and not self._batch and not self._queue and not self._waiting:
+        nothing_new = not self._batch and not self._queue and not self._waiting
+        if nothing_new and not self._asked and not at_once:
             return  # nobody to tell, and nothing to write
         self._asked = False
         if self._store is None:
@@ -237,8 +211,9 @@ class ExitRecorder(BackgroundWorker):
             self._store = store
         self._read_exits(self._store)
         for _ in range(len(self._queue)):
-            sample = self._queue.popleft()
-            self._queued_bytes -= sample.values.nbytes
+            with self._condition:
+                sample = self._queue.popleft()
+                self._queued_bytes -= sample.values.nbytes
             try:
                 self._take(self._store, sample)
             except (DataError, WireError, ValueError, TypeError, OverflowError):
@@ -423,6 +398,10 @@ class ExitRecorder(BackgroundWorker):
             # The bounds of the store are taken at the next photo, unless it has too many cuts.
             if self._bounds.pop(cut, None) is not None and not self._stored_sums(store, cut):
                 self._refused_cuts.add(cut)
+
+    def _finish(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
     def _note_failure(self, error: Exception) -> None:
         self._counts["flush_failures"] += 1

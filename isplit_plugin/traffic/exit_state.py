@@ -23,6 +23,7 @@ from ..exits import (
     may_be_released,
     proven_groups,
 )
+from ..schema import filled
 from .rows.exits import AUDIT, SHADOW, ExitCount
 
 _FEWER: Final = 2.0
@@ -214,7 +215,9 @@ class ExitState:
             group, audits = _group(raw["group"]), _audits(raw["audits"])
             return cls(int(raw["version"]), tolerance, classes, group, audits)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise StoreError(f"expected the state of an exit, got {text[:80]!r}") from error
+            raise StoreError(
+                f"expected the state of an exit, got {text[:80]!r}", reason="malformed"
+            ) from error
 
 
 def shadow_counts(counts: Iterable[ExitCount]) -> dict[int, ShadowCounts]:
@@ -226,13 +229,15 @@ def shadow_counts(counts: Iterable[ExitCount]) -> dict[int, ShadowCounts]:
         empty: tuple[list[int], list[int]] = ([0] * BINS, [0] * BINS)
         agreeing, disagreeing = lists.setdefault(row.class_id, empty)
         if not 0 <= row.bin < BINS:
-            raise StoreError(f"expected a bin from 0 to {BINS - 1}, got {row.bin}")
+            raise StoreError(
+                f"expected a bin from 0 to {BINS - 1}, got {row.bin}", reason="malformed"
+            )
         agreeing[row.bin] += row.agreeing
         disagreeing[row.bin] += row.number - row.agreeing
     try:
         return {c: ShadowCounts.from_lists(*both) for c, both in lists.items()}
     except DataError as error:
-        raise StoreError(error.message) from error
+        raise StoreError(error.message, reason="malformed") from error
 
 
 def audit_counts(counts: Iterable[ExitCount]) -> dict[int, tuple[int, int]]:
@@ -269,7 +274,12 @@ def _in_group(  # noqa: PLR0917
 
 
 def _class(raw: Mapping[str, Any]) -> ExitClass:
-    return ExitClass(**{**raw, "audits": _audits(raw["audits"])})
+    state = filled(ExitClass, {**raw, "audits": _audits(raw["audits"])})
+    if state.bin is not None and not 0 <= state.bin < BINS:
+        raise ValueError(f"expected a bin from 0 to {BINS - 1}, got {state.bin}")
+    if not 0 < state.audit <= 1:
+        raise ValueError("expected a share of audits above 0 and at most 1")
+    return state
 
 
 def _group(raw: Any) -> ProvenGroup | None:
@@ -277,4 +287,8 @@ def _group(raw: Any) -> ProvenGroup | None:
 
 
 def _audits(raw: Mapping[str, Any]) -> Audits:
-    return Audits(**{**raw, "detector": tuple(float(value) for value in raw["detector"])})
+    detector = tuple(float(value) for value in raw["detector"])
+    audits = filled(Audits, {**raw, "detector": detector})
+    if not 0 <= audits.disagreed <= audits.audited:
+        raise ValueError("expected counts of audits, the disagreeing ones among them")
+    return audits

@@ -75,3 +75,72 @@ class BackgroundWorker(ForkAware, Closing):
 
     def _after_fork(self) -> None:
         self._reset()
+
+
+class FlushingWorker(BackgroundWorker):
+    """A worker that writes what it was given every ``flush_s`` seconds, and when it is asked to.
+
+    Subclasses implement :meth:`_cycle`, :meth:`_note_failure`, :meth:`_finish` and
+    :attr:`last_error`.
+    """
+
+    def __init__(self, thread_name: str, flush_s: float) -> None:
+        self._flush_s = flush_s
+        super().__init__(thread_name)
+
+    @property
+    def last_error(self) -> str:
+        """Why the last flush failed; empty after a success."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start the thread. Does not wait."""
+        self._start_thread()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Write everything that was taken so far; ``True`` once it is in the store."""
+        self.start()
+        with self._condition:
+            self._flushes_wanted += 1
+            number = self._flushes_wanted
+            self._condition.notify_all()
+            self._condition.wait_for(
+                lambda: self._flushes_done >= number or self._closed, timeout_s
+            )
+            return self._flushes_done >= number and not self.last_error
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._flushes_wanted = 0
+        self._flushes_done = 0
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._condition:
+                self._condition.wait_for(
+                    lambda: self._closed or self._flushes_wanted > self._flushes_done,
+                    self._flush_s,
+                )
+                closing, wanted = self._closed, self._flushes_wanted
+                at_once = closing or wanted > self._flushes_done
+            try:
+                self._cycle(at_once=at_once)
+            except Exception as error:  # whatever it is, the next cycle tries again
+                self._note_failure(error)
+            with self._condition:
+                self._flushes_done = wanted
+                self._condition.notify_all()
+        self._finish()
+
+    def _cycle(self, *, at_once: bool) -> None:
+        """Take in what was given, and write it where it is due; ``at_once``: all of it."""
+        raise NotImplementedError
+
+    def _note_failure(self, error: Exception) -> None:
+        """A cycle failed."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Called once after the last cycle."""
+        raise NotImplementedError

@@ -24,13 +24,13 @@ from .aggregates.delta import Delta
 from .aggregates.keys import OTHER
 from .aggregates.moments import DEFAULT_HALF_LIFE_S
 from .aggregates.samples import ImportanceSample
-from .lifecycle import BackgroundWorker
+from .lifecycle import FlushingWorker
 from .writer import DeltaWriter
 
 _MAX_DROP_KEYS: Final = 256
 
 
-class Recorder(BackgroundWorker):
+class Recorder(FlushingWorker):
     """Counts the requests of one network and writes the counts to a store.
 
     The background thread starts with the first observation, in whatever process that happens. A
@@ -65,7 +65,6 @@ class Recorder(BackgroundWorker):
         by_device: bool = False,
         keep_requests: bool = False,
     ) -> None:
-        self._flush_s = flush_s
         self._max_queue = max_queue
         self._new_writer: Callable[[], DeltaWriter] = partial(
             DeltaWriter,
@@ -79,7 +78,7 @@ class Recorder(BackgroundWorker):
             keep_requests=keep_requests,
             retry_s=flush_s,
         )
-        super().__init__("isplit-recorder")
+        super().__init__("isplit-recorder", flush_s)
 
     def observe(self, observation: Observation) -> bool:
         """Take one request; ``False`` if it was dropped. Takes microseconds, never raises."""
@@ -125,18 +124,6 @@ class Recorder(BackgroundWorker):
         except Exception:
             self._refuse()
 
-    def flush(self, timeout_s: float = 5.0) -> bool:
-        """Write everything that was taken so far; ``True`` once it is in the store."""
-        self.start()
-        with self._condition:
-            self._flushes_wanted += 1
-            number = self._flushes_wanted
-            self._condition.notify_all()
-            self._condition.wait_for(
-                lambda: self._flushes_done >= number or self._closed, timeout_s
-            )
-            return self._flushes_done >= number and not self.last_error
-
     def close(self, timeout_s: float = 5.0) -> None:
         """Flush once more and stop. Later observations are dropped."""
         super().close(timeout_s)
@@ -147,8 +134,6 @@ class Recorder(BackgroundWorker):
         super()._reset()
         self._queue: deque[Observation | ImportanceSample] = deque()
         self._writer = self._new_writer()
-        self._flushes_wanted = 0
-        self._flushes_done = 0
         self._drops: dict[tuple[Cut, str], tuple[int, float]] = {}
         self._counts = dict.fromkeys(("observed", "dropped", "invalid", "importance"), 0)
 
@@ -180,25 +165,6 @@ class Recorder(BackgroundWorker):
 
     # ------------------------------------------------------------------------- the thread's side
 
-    def _run(self) -> None:
-        closing = False
-        while not closing:
-            with self._condition:
-                self._condition.wait_for(
-                    lambda: self._closed or self._flushes_wanted > self._flushes_done,
-                    self._flush_s,
-                )
-                closing = self._closed
-                wanted = self._flushes_wanted
-            try:
-                self._cycle(at_once=closing or wanted > self._flushes_done)
-            except Exception as error:  # whatever it is, the next cycle tries again
-                self._writer.note_failure(error)
-            with self._condition:
-                self._flushes_done = wanted
-                self._condition.notify_all()
-        self._writer.close()
-
     def _cycle(self, *, at_once: bool) -> None:
         is_due = at_once or self._writer.is_due()
         if is_due:
@@ -207,6 +173,12 @@ class Recorder(BackgroundWorker):
             self._drain(self._writer.delta)
         if is_due:
             self._writer.write()
+
+    def _note_failure(self, error: Exception) -> None:
+        self._writer.note_failure(error)
+
+    def _finish(self) -> None:
+        self._writer.close()
 
     def _drain(self, delta: Delta) -> None:
         """Move the queue and the drops into the delta."""

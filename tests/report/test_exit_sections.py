@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from matplotlib.patches import Rectangle
 
 from isplit_plugin.report import exit_figure, write_exits
+from isplit_plugin.terminal import NO_EXIT_KEY, NO_EXIT_TRAFFIC, exits_text
 
 
 def of_class(label: str, **changes: Any) -> dict[str, Any]:
@@ -20,6 +22,7 @@ def of_class(label: str, **changes: Any) -> dict[str, Any]:
         "share": 0.0,
         "exits": 0.0,
         "bytes_saved": 0.0,
+        "ms_saved": 0.0,
         "audited": 0,
         "disagreement": None,
         "disagreement_low": 0.0,
@@ -36,6 +39,7 @@ RELEASED = of_class(
     share=0.75,
     exits=2000.4,
     bytes_saved=3.5e6,
+    ms_saved=62_000.0,
     audited=200,
     disagreement=0.005,
     disagreement_low=0.001,
@@ -54,6 +58,7 @@ def cut(*classes: dict[str, Any]) -> dict[str, Any]:
         "state": "alive",
         "release": 3,
         "released_until": 1_800_000_000.0,
+        "share": 0.4,
         "classes": list(classes),
     }
     evidence = {
@@ -75,6 +80,9 @@ def test_released_classes_come_first_with_what_they_save(tmp_path: Path) -> None
     assert "1 of 3" in page
     assert "3.50 MB" in page
     assert "at most 1.00% of their photos, with a risk of 5%" in page
+    assert "62.0 s" in page
+    assert "40%" in page
+    assert "0.1%" in page
     assert page.index("cat &lt;tabby&gt;</td>") < page.index("dog</td>") < page.index("newt</td>")
     assert "0.5%" in page
     assert "2.0%" in page
@@ -97,5 +105,26 @@ def test_what_is_missing_before_there_is_an_exit(tmp_path: Path) -> None:
 
 def test_an_endpoint_without_key_or_traffic_says_so(tmp_path: Path) -> None:
     page = write_exits(tmp_path / "exits.html", listing(signing=False)).read_text()
-    assert "endpoint.exit_key_file" in page
-    assert "tail.exits.enabled" in page
+    text = exits_text(listing(signing=False))
+    for sentence in (NO_EXIT_KEY, NO_EXIT_TRAFFIC):
+        assert sentence in page
+        assert sentence in text
+
+
+def test_the_terminal_says_what_is_released_missing_and_saved() -> None:
+    text = exits_text(listing(cut(of_class("dog"), RELEASED)))
+    assert "40% of the photos with an exit's answer are released" in text
+    assert "about 2,000 answered so far, which saved 3,500.0 KB and 62.0 s" in text
+    assert re.search(r"dog +shadow +100 +300 ", text)
+    assert re.search(r"released +100 +0 +75% +2,000 .* 0.5% \(0.1% to 2.0%\)", text)
+
+
+def test_a_version_that_is_damaged_is_named_and_ends_no_other(tmp_path: Path) -> None:
+    damaged = cut(RELEASED)
+    damaged["versions"] = [{"exit": "b" * 64, "state": "damaged", "reason": "no <state>"}]
+    both = listing(damaged, cut(RELEASED))
+    assert "exit bbbbbbbbbbbbbbbb is damaged: no <state>" in exits_text(both)
+    assert "62.0 s" in exits_text(both)
+    page = write_exits(tmp_path / "exits.html", both).read_text()
+    assert "Version bbbbbbbbbbbbbbbb is damaged: no &lt;state&gt;" in page
+    assert "62.0 s" in page

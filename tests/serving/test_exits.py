@@ -18,6 +18,7 @@ import pytest
 import requests
 import torch
 import yaml
+from toys.client import SlowRuntime
 from toys.exit_network import CLASSES, UNSEEN, exit_network
 from toys.exit_photos import photos_of
 from toys.polling import until
@@ -115,7 +116,8 @@ def exits_of(client: SplitClient) -> DeviceExits:
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
     net, prototypes = exit_network()
     torch.manual_seed(3)
-    profile = profile_of(net, torch.randn(12, 3, 16, 16), classes=CLASSES)
+    nbytes = {("relu1", "uint8"): 780.0}
+    profile = profile_of(net, torch.randn(12, 3, 16, 16), classes=CLASSES, nbytes=nbytes)
     built = package(
         net,
         profile=profile,
@@ -191,8 +193,10 @@ def test_released_classes_are_answered_on_the_device_and_others_are_sent(served:
 
 
 def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -> None:
-    """Over this link a request takes a second: only the exit makes the split the fastest."""
-    client = served.client()
+    """A request takes a second over this link, the whole network 200 ms: the exit is the fastest."""
+    plain = served.clients[0].runtime
+    assert plain is not None
+    client = served.client(runtime=SlowRuntime(plain, 200.0))
     app = AdaptiveClient(
         client,
         tolerance=0.3,
@@ -213,15 +217,23 @@ def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -
     assert (first.exit.share, first.exit.seen) == (advice.exits[0].share, 0)
     assert first.exit.tolerance == 0.2
     assert "its exit answers" in str(app.explain())
-    predictions = [app.predict(served.photo(index % 4)) for index in range(40)]
-    by_exit = [p for p in predictions if p.path == "exit"]
-    assert len(by_exit) > 20
+    by_exit: list[Prediction] = []
+
+    def answered() -> bool:
+        predictions = [app.predict(served.photo(class_id)) for class_id in KNOWN]
+        by_exit.extend(p for p in predictions if p.path == "exit")
+        return len(by_exit) > 20
+
+    until(answered)
     assert {str(p.cut) for p in by_exit} == {CUT}
+    assert all(p.timings.exit_ms > 0 for p in by_exit)
     seen = split().option
     assert seen.exit is not None
     assert seen.exit.seen > 20
     assert seen.exit.share > 0.5
-    until(lambda: exits_of(client).counters()["audited"] > 0)
+    assert exits_of(client).wait(30.0)
+    assert exits_of(client).counters()["audited"] > 0
+    app.close()
 
 
 def test_an_exit_beyond_the_tolerance_only_watches(served: Served) -> None:
@@ -233,6 +245,7 @@ def test_an_exit_beyond_the_tolerance_only_watches(served: Served) -> None:
     assert "exit" not in {prediction.path for prediction in predictions}
     assert "are together above 10.00%" in str(app.explain())
     assert exits.counters()["answered"] == 0
+    app.close()
 
 
 def test_batches_and_raw_scores_are_sent_as_usual(served: Served) -> None:
@@ -357,6 +370,52 @@ def test_the_commands_show_each_class(
     capsys.readouterr()
     assert main(["exits", "other", "--url", served.bridge.url]) == 3
     assert "other" in capsys.readouterr().err
+
+
+def test_a_damaged_state_is_reported_and_ends_no_other(served: Served) -> None:
+    alive = served.alive()
+    assert alive is not None
+
+    def rows() -> dict[str, Any]:
+        served.clients[0].predict(served.photo(UNSEEN))  # answers last until the store changes
+        return {row["cut"]: row for row in served.list_exits()["exits"]}
+
+    with sqlite3.connect(served.store) as connection:
+        connection.execute(
+            "INSERT INTO isplit_exit (exit, state, split_point, network, codec, content, created, "
+            "expires, photos, number, release, ended) SELECT ?, ?, 'relu2', network, codec, "
+            "content, created, expires, photos, number, release, ended FROM isplit_exit "
+            "WHERE ended = '' LIMIT 1",
+            ("d" * 64, '{"version": 1, "tolerance": 0.2, "classes": {"0": {"bin": "x"}}}'),
+        )
+    try:
+        until(lambda: "relu2:uint8" in rows())
+        (damaged,) = rows()["relu2:uint8"]["versions"]
+        assert damaged["state"] == "damaged"
+        assert "expected the state of an exit" in damaged["reason"]
+        (whole,) = [v for v in rows()[CUT]["versions"] if v["exit"] == alive["exit"]]
+        assert whole["state"] == "alive"
+        advised = {str(row.cut): row for row in served.clients[0].recommendation().exits}
+        assert advised["relu2:uint8"].share == 0
+        assert advised[CUT].share > 0.5
+    finally:
+        with sqlite3.connect(served.store) as connection:
+            connection.execute("DELETE FROM isplit_exit WHERE exit = ?", ("d" * 64,))
+        until(lambda: "relu2:uint8" not in rows())
+
+
+def test_what_exits_save_is_what_a_sent_request_costs(served: Served) -> None:
+    until(lambda: any(row["audited"] for row in (served.alive() or {"classes": []})["classes"]))
+    (row,) = served.list_exits()["exits"]
+    assert row["sent_bytes"] > 700  # the activation alone has 768 values
+    assert row["sent_ms"] > 0
+    (version,) = [v for v in row["versions"] if v["state"] == "alive"]
+    assert version["tolerance"] == 0.2
+    assert 0.5 < version["share"] <= 1
+    for of_class in version["classes"]:
+        assert of_class["ms_saved"] == pytest.approx(of_class["exits"] * row["sent_ms"])
+        not_sent = max(0.0, of_class["exits"] - of_class["audited"])
+        assert of_class["bytes_saved"] == pytest.approx(not_sent * row["sent_bytes"])
 
 
 @pytest.fixture

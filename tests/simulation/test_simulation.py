@@ -187,16 +187,16 @@ def test_photos_that_an_exit_answers_take_the_heads_time_alone() -> None:
 
 
 def test_the_adaptive_client_and_the_oracle_reckon_with_exits() -> None:
-    # 105 ms by photo; 60 + 0.4 * 65 ms by the split with an exit, 125 ms without.
-    split = replace(EXITING, device_ms=60)
-    without = replace(CALM, options=(PHOTO, replace(split, exit=None)), rate=0.01, photos=100)
+    # 105 ms by photo; 50 + 0.4 * 65 ms by the split with an exit, 115 ms without.
+    split = replace(EXITING, device_ms=50)
+    without = replace(CALM, options=(PHOTO, replace(split, exit=None)), rate=0.5, photos=100)
     results = {r.policy: r for r in compare(without)}
-    assert results[ADAPTIVE].cuts == {"input:jpeg": 1.0}
+    assert results[ADAPTIVE].cuts["input:jpeg"] > 0.95
     results = {r.policy: r for r in compare(replace(without, options=(PHOTO, split)))}
-    assert results[ADAPTIVE].cuts["layer2:uint8"] > 0.95
-    assert results[ADAPTIVE].exited == pytest.approx(0.6, abs=0.15)
+    assert results[ADAPTIVE].cuts["layer2:uint8"] > 0.9
+    assert results[ADAPTIVE].exited == pytest.approx(0.6, abs=0.2)
     assert results[ORACLE].cuts == {"layer2:uint8": 1.0}
-    assert results[ADAPTIVE].mean_ms == pytest.approx(86, abs=8)
+    assert results[ADAPTIVE].mean_ms == pytest.approx(76, abs=15)
 
 
 def test_an_exit_that_answers_less_than_promised_is_found_out() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ...advice import LiveView
-from ...errors import QueryError, StoreError, UnknownNameError
+from ...advice import LiveView, Times
+from ...errors import ExitError, QueryError, StoreError, UnknownNameError
 from ...exits import (
     LEAST_ANSWERS,
     MIN_VERSION,
@@ -23,7 +24,6 @@ from ...exits import (
 )
 from ...schema import Cut, CutExit, Manifest
 from ...traffic import (
-    ClassEvidence,
     ExitClass,
     ExitKeeper,
     ExitPolicy,
@@ -122,6 +122,8 @@ def list_exits(
 ) -> dict[str, Any]:
     """The exits of a network by cut, the newest version first, and the classes of each.
 
+    A version whose row is damaged is listed as that, and ends no other.
+
     ``signing``: whether this endpoint has a key, and so makes exits.
     """
     network = manifest.network_hash
@@ -132,19 +134,16 @@ def list_exits(
     photos = {cut: number for (name, cut), number in exits.photos().items() if name == network}
     rows = []
     for cut in sorted({*by_cut, *photos}):
-        classes = exits.classes(network, cut)
-        evidence = [
-            _evidence(manifest, class_id, behind, policy)
-            for class_id, behind in sorted(classes.items(), key=lambda item: -item[1].photos)
-        ]
-        nbytes = _mean_bytes(live, cut)
+        sent = _sent_request(live, cut)
         rows.append(
             {
                 "cut": str(cut),
                 "photos": photos.get(cut, 0),
-                "evidence": evidence[:_MAX_BARE],
+                "sent_bytes": sent.nbytes,
+                "sent_ms": sent.ms,
+                "evidence": _evidence(exits, manifest, cut, policy),
                 "versions": [
-                    _version(exits, manifest, version, policy, nbytes, now)
+                    _version_or_damage(exits, manifest, version, policy, sent, now)
                     for version in by_cut.get(cut, ())
                 ],
             }
@@ -159,16 +158,57 @@ def list_exits(
 
 
 def _evidence(
-    manifest: Manifest, class_id: int, behind: ClassEvidence, policy: ExitPolicy
+    exits: ExitStore, manifest: Manifest, cut: Cut, policy: ExitPolicy
+) -> list[dict[str, Any]]:
+    """What is behind each class of a cut, and what is missing before an exit names it.
+
+    Empty where that is damaged.
+    """
+    try:
+        classes = exits.classes(manifest.network_hash, cut)
+    except StoreError as error:
+        if error.details.get("reason") != "malformed":
+            raise
+        return []
+    largest = sorted(classes.items(), key=lambda item: -item[1].photos)[:_MAX_BARE]
+    return [
+        {
+            **_named(manifest, class_id),
+            "photos": behind.photos,
+            "devices": round(behind.devices),
+            "missing_photos": max(0, policy.min_photos - behind.photos),
+            "missing_devices": max(0, policy.min_devices - round(behind.devices)),
+        }
+        for class_id, behind in largest
+    ]
+
+
+def _version_or_damage(  # noqa: PLR0917
+    exits: ExitStore,
+    manifest: Manifest,
+    version: ExitVersion,
+    policy: ExitPolicy,
+    sent: _SentRequest,
+    now: float,
 ) -> dict[str, Any]:
-    """What is behind one class, and what is missing before an exit names it."""
-    return {
-        **_named(manifest, class_id),
-        "photos": behind.photos,
-        "devices": round(behind.devices),
-        "missing_photos": max(0, policy.min_photos - behind.photos),
-        "missing_devices": max(0, policy.min_devices - round(behind.devices)),
-    }
+    try:
+        return _version(exits, manifest, version, policy, sent, now)
+    except (StoreError, ExitError) as error:
+        if error.details.get("reason") != "malformed":
+            raise  # the store cannot be read at all
+        return {
+            "exit": version.exit,
+            "state": "damaged",
+            "reason": error.message,
+            "created": version.created,
+            "expires": version.expires,
+            "photos": version.photos,
+            "release": version.number,
+            "released_until": 0.0,
+            "tolerance": policy.tolerance,
+            "share": 0.0,
+            "classes": [],
+        }
 
 
 def _version(  # noqa: PLR0917
@@ -176,7 +216,7 @@ def _version(  # noqa: PLR0917
     manifest: Manifest,
     version: ExitVersion,
     policy: ExitPolicy,
-    nbytes: float,
+    sent: _SentRequest,
     now: float,
 ) -> dict[str, Any]:
     state = ExitState.from_json(version.state)
@@ -201,7 +241,7 @@ def _version(  # noqa: PLR0917
                 "bin": of_class.bin,
                 "since": of_class.since,
                 "share": float(margin_shares(shadow)[of_class.bin]) if is_released else 0.0,
-                **_audits(of_class, nbytes, alpha),
+                **_audits(of_class, sent, alpha),
             }
         )
     return {
@@ -212,6 +252,8 @@ def _version(  # noqa: PLR0917
         "photos": version.photos,
         "release": version.number,
         "released_until": ExitRelease.from_bytes(unsigned(version.release)).expires,
+        "tolerance": state.tolerance,
+        "share": state.share(counts),
         "classes": rows,
     }
 
@@ -222,14 +264,15 @@ def _proof(answers: int, lacking: int, own: int, own_lacking: int) -> float:
     return min(together, own / (own + own_lacking))
 
 
-def _audits(of_class: ExitClass, nbytes: float, alpha: float) -> dict[str, Any]:
+def _audits(of_class: ExitClass, sent: _SentRequest, alpha: float) -> dict[str, Any]:
     """What audits show of a class, with an interval that holds at all times."""
     audits = of_class.audits
     low, high = chance_interval(audits.audited, audits.disagreed, alpha)
     disagreement = audits.disagreed / audits.audited if audits.audited else None
     return {
         "exits": audits.exits,
-        "bytes_saved": max(0.0, audits.exits - audits.audited) * nbytes,
+        "bytes_saved": max(0.0, audits.exits - audits.audited) * sent.nbytes,
+        "ms_saved": audits.exits * sent.ms,
         "audit_share": of_class.audit,
         "audited": audits.audited,
         "disagreement": disagreement,
@@ -244,11 +287,31 @@ def _word(of_class: ExitClass) -> str:
     return "released" if of_class.is_released else "shadow"
 
 
-def _mean_bytes(live: LiveView, cut: Cut) -> float:
-    """Mean bytes of a request at a cut; 0 where none was served."""
+class _SentRequest(NamedTuple):
+    """What a request at a cut costs on average beside the device's own time; 0 where unknown.
+
+    Attributes:
+        ms: on the uplink, as far as devices report that, in decoding and in the tail. The round
+            trip is not among them: the server does not see it.
+    """
+
+    nbytes: float
+    ms: float
+
+
+def _sent_request(live: LiveView, cut: Cut) -> _SentRequest:
     rows = [row for row in live.served if row.cut == cut]
     requests = sum(row.requests for row in rows)
-    return sum(row.bytes for row in rows) / requests if requests else 0.0
+    nbytes = sum(row.bytes for row in rows) / requests if requests else 0.0
+    times = [[row.uplink for row in rows], [row.decode for row in rows], [row.tail for row in rows]]
+    return _SentRequest(nbytes, sum(map(_mean_ms, times)))
+
+
+def _mean_ms(times: Sequence[Times]) -> float:
+    """The mean over all requests that have this time; 0 where none has."""
+    counted = [row for row in times if row.count > 0 and math.isfinite(row.mean_ms)]
+    count = sum(row.count for row in counted)
+    return sum(row.count * row.mean_ms for row in counted) / count if count else 0.0
 
 
 def _named(manifest: Manifest, class_id: int) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def sketch_from_bytes(raw: bytes) -> DeviceSketch:
     if len(raw) % _ENTRY.itemsize or len(raw) > SKETCH_SIZE * _ENTRY.itemsize:
         raise StoreError(
             f"device sketch: expected at most {SKETCH_SIZE} entries of {_ENTRY.itemsize} bytes, "
-            f"got {len(raw)} bytes"
+            f"got {len(raw)} bytes",
+            reason="malformed",
         )
     return np.frombuffer(raw, _ENTRY)
 
