@@ -104,7 +104,7 @@ def _add_version(page: Page, version: Mapping[str, Any]) -> None:
             (round(sum(c["exits"] for c in classes)), "photos that devices answered (estimated)"),
             (f"{version['share']:.0%}", "of the photos with an exit's answer are released"),
             (f"{_sum(classes, 'bytes_saved') / 1e6:.2f} MB", "not sent (estimated)"),
-            (f"{_sum(classes, 'ms_saved') / 1e3:.1f} s", "saved beside the round trip (estimated)"),
+            (f"{_sum(classes, 'ms_saved') / 1e3:.1f} s", "saved (estimated)"),
             (version["state"], f"version {version['exit'][:16]}"),
         ]
     )

@@ -180,6 +180,7 @@ def test_it_expires_and_is_withdrawn(device: Device) -> None:
     device.now = NOW + 100  # the release is over, the exit is not
     assert not device.word().answers
     assert device.exits.released(CUT) is None
+    assert device.exits.wait(60.0)  # it was asked for another release
     device.now = NOW + 500
     assert device.word() is None
     device.now = NOW

@@ -291,8 +291,8 @@ class _SentRequest(NamedTuple):
     """What a request at a cut costs on average beside the device's own time; 0 where unknown.
 
     Attributes:
-        ms: on the uplink, as far as devices report that, in decoding and in the tail. The round
-            trip is not among them: the server does not see it.
+        ms: in decoding and in the tail, and where devices report them, on the uplink, for the round
+            trip and in the queue.
     """
 
     nbytes: float
@@ -303,8 +303,10 @@ def _sent_request(live: LiveView, cut: Cut) -> _SentRequest:
     rows = [row for row in live.served if row.cut == cut]
     requests = sum(row.requests for row in rows)
     nbytes = sum(row.bytes for row in rows) / requests if requests else 0.0
-    times = [[row.uplink for row in rows], [row.decode for row in rows], [row.tail for row in rows]]
-    return _SentRequest(nbytes, sum(map(_mean_ms, times)))
+    kinds = ("uplink", "rtt", "queue", "decode", "tail")
+    return _SentRequest(
+        nbytes, sum(_mean_ms([getattr(row, kind) for row in rows]) for kind in kinds)
+    )
 
 
 def _mean_ms(times: Sequence[Times]) -> float:
