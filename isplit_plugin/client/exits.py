@@ -264,7 +264,7 @@ class DeviceExits:
             return dict(self._counts)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until nothing is fetched and no audit is sent any more; ``False`` if that took longer.
+        """Wait until nothing is fetched and no audit is sent; ``False`` if that takes longer.
 
         A program that ends after a few photos would lose its audits without it.
         """

@@ -81,7 +81,7 @@ class ExitRelease:
         version: of the exit, 64 digits.
         number: from 1 on.
         issued, expires: epoch seconds. From ``expires`` on no device answers by it.
-        tolerance: the share of a class's answers that may differ from the tail's, as it was proven.
+        tolerance: the share of the exit's answers that may differ from the tail's, as proven.
         classes: by class id.
     """
 

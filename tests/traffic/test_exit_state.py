@@ -11,7 +11,7 @@ STRICT, LOOSE = 12, 4
 
 
 def new(classes: int) -> ExitState:
-    return ExitState(1, {class_id: ExitClass() for class_id in range(classes)})
+    return ExitState(1, 0.01, {class_id: ExitClass() for class_id in range(classes)})
 
 
 def shadow(class_id: int, agreeing: int, disagreeing: int = 0, bin_: int = STRICT) -> ExitCount:
@@ -23,7 +23,7 @@ def audits(class_id: int, agreeing: int, disagreeing: int = 0) -> ExitCount:
 
 
 def after(state: ExitState, *counts: ExitCount, now: float = 1.0) -> ExitState:
-    return state.after(counts, tolerance=0.01, alpha=0.03, now=now)
+    return state.after(counts, alpha=0.03, now=now)
 
 
 def test_classes_are_released_together_once_each_has_a_few_answers_of_its_own() -> None:
