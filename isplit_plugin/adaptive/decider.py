@@ -27,7 +27,7 @@ MOST_IN_FLIGHT: Final = 2
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-_PROBE_S: Final = 5.0
+_PROBE_S: Final = 2.0
 """While every photo is answered here, a request is tried this often to see whether that pays."""
 
 

@@ -25,6 +25,7 @@ from .labels import LabelReport, send_labels
 from .recommendations import ENDPOINT, fetch_recommendation
 from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, RuntimeFactory, TorchHead
 from .splitclient import SplitClient
+from .stopping import Stop, current_stop
 from .stream import Frame, FrameStream
 from .transport import Token, Transport
 
@@ -45,10 +46,12 @@ __all__ = [
     "ReleasedExit",
     "RuntimeFactory",
     "SplitClient",
+    "Stop",
     "Timeout",
     "Token",
     "TorchHead",
     "Transport",
+    "current_stop",
     "fetch_classes",
     "fetch_exits",
     "fetch_recommendation",

@@ -26,6 +26,7 @@ from .device_options import advised_options
 from .exchange import LinkReport
 from .explanation import Explanation
 from .splitclient import SplitClient
+from .stopping import Stop, stoppable
 from .stream import FrameStream
 
 REFRESH_S: Final = 30.0
@@ -278,10 +279,12 @@ class AdaptiveClient(Closing):
     ) -> Prediction:
         """Answer here, unless the server is sooner after all."""
         lost_ms = ms_since(started)
-        local = self._local_thread.submit(self._predict_here, image, lost_ms=lost_ms)
+        stop = Stop()
+        local = self._local_thread.submit(self._predict_unless, stop, image, lost_ms)
         wait([request, local], return_when=FIRST_COMPLETED)
         if request.done() and request.exception() is None:
             local.cancel()
+            stop.set()  # what is left of its run would slow the next photo down
             return request.result()
         prediction = local.result()
         with self._lock:
@@ -289,6 +292,11 @@ class AdaptiveClient(Closing):
                 waited_ms = ms_since(started) - option.device_ms
                 self._decider.late(option.nbytes, waited_ms, time.monotonic())
         return prediction
+
+    def _predict_unless(self, stop: Stop, image: Image, lost_ms: float) -> Prediction:
+        """Answer here. ``stop`` ends it, with a BundleError."""
+        with stoppable(stop):
+            return self._predict_here(image, lost_ms=lost_ms)
 
     def _submit(self, image: Image, option: Option) -> Future[Prediction] | None:
         """Start a request in a thread; ``None`` while enough of them are under way."""

@@ -18,9 +18,12 @@ from ..errors import BundleError
 from ..registry import Registry, named_callable
 from ..schema import OUTPUT, FloatArray
 from .bundle import HeadBundle
+from .stopping import current_stop
 
 Trust = str | Mapping[str, str] | None
 """The SHA-256 of a trusted bundle, or those of trusted ``.pt2`` files by split point."""
+_FATAL: Final = 4
+"""The severity that onnxruntime logs from: a run that is ended is no error."""
 _Runner = Callable[[FloatArray], npt.NDArray[Any]]
 
 
@@ -29,7 +32,7 @@ class HeadRuntime(Protocol):
     """An engine that runs heads. Pass an instance as ``SplitClient(runtime=...)``.
 
     A runtime may also have a method ``load(split_point)``. The client calls it before it measures
-    the time of a head.
+    the time of a head. A runtime that can end a run asks :func:`current_stop` for what may end it.
     """
 
     def has(self, split_point: str) -> bool:
@@ -150,7 +153,17 @@ class OnnxHead(_BundleRuntime):
             ) from error
         input_name = head_input.name
         output_names = [head_output.name]
-        return lambda x: np.asarray(session.run(output_names, {input_name: x})[0])
+
+        def run(x: FloatArray) -> npt.NDArray[Any]:
+            stop = current_stop()
+            if stop is None:
+                return np.asarray(session.run(output_names, {input_name: x})[0])
+            options = self._engine.RunOptions()
+            options.log_severity_level = _FATAL
+            with stop.ending(lambda: setattr(options, "terminate", True)):
+                return np.asarray(session.run(output_names, {input_name: x}, options)[0])
+
+        return run
 
 
 class TorchHead(_BundleRuntime):

@@ -159,10 +159,15 @@ class _Worker:
             else:
                 yield from self._hedged(arrived_ms, option, choice)
 
-    def _here(self, option: Option) -> _Process:
+    def _here(self, option: Option, request: simpy.Process | None = None) -> _Process:
+        """Run a head. Where the answer to ``request`` comes first, the rest is not run."""
         device_ms = self._noisy(option.device_ms, self._world.scenario.noise)
-        yield self._processor.run(device_ms)
-        self._policy.ran(option.cut, device_ms, self._env.now)
+        run = self._processor.run(device_ms)
+        yield run if request is None else run | request
+        if run.triggered:
+            self._policy.ran(option.cut, device_ms, self._env.now)
+        else:
+            self._processor.stop(run)
 
     def _there(self, option: Option, *, may_exit: bool = True) -> _Asking:
         """Head, request, answer; the policy learns from it.
@@ -224,7 +229,7 @@ class _Worker:
         request = self._submit(option)
         yield request | env.timeout(choice.patience_ms)
         if not request.processed:
-            yield request | env.process(self._here(local))
+            yield from self._here(local, request)
         if request.processed:
             self._answer_there(arrived_ms, option, exited=bool(request.value))
             return

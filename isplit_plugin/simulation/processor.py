@@ -40,6 +40,12 @@ class Processor:
         self._schedule()
         return job.done
 
+    def stop(self, done: simpy.Event) -> None:
+        """End the job of this event, which then never comes. Nothing happens if it has come."""
+        self._work_off()
+        self._jobs = [job for job in self._jobs if job.done is not done]
+        self._schedule()
+
     @property
     def _speed(self) -> float:
         return min(1.0, self._cores / max(1, len(self._jobs)))

@@ -43,8 +43,8 @@ def test_probes_come_less_and_less_often_while_the_link_stays_slow() -> None:
         for second in range(200)
         if decider.plan(OPTIONS, float(second)).link_probe is not None
     ]
-    # 5 s, then twice as long, at most 30.
-    assert probed_at[:6] == [0, 10, 30, 60, 90, 120]
+    # 2 s, then twice as long, at most 30.
+    assert probed_at[:6] == [0, 4, 12, 28, 58, 88]
 
 
 @pytest.mark.parametrize(("objective", "cut"), [("latency", PHOTO.cut), ("bytes", SPLIT.cut)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from toys.client import (
 )
 from toys.polling import until
 
-from isplit_plugin.client import AdaptiveClient, SplitClient
+from isplit_plugin.client import AdaptiveClient, HeadRuntime, SplitClient, current_stop
 from isplit_plugin.errors import ImageError, QueryError, ServerUnavailableError
 from isplit_plugin.schema import Cut, RatedCut, Recommendation
 from isplit_plugin.simulation import ConstantUplink, SlowProxy
@@ -201,6 +202,47 @@ def test_the_first_of_both_answers_counts(
     assert device.begun.is_set()
     assert time.perf_counter() - started < 30
     server.state.always = None
+
+
+def test_an_answer_in_vain_is_ended(server: Server, connect: Callable[..., SplitClient]) -> None:
+    """The server answers once the device has begun its own answer, which never ends by itself."""
+    began, ended = threading.Event(), threading.Event()
+
+    class Endless:
+        def __init__(self, runtime: HeadRuntime) -> None:
+            self.runtime = runtime
+
+        def has(self, split_point: str) -> bool:
+            return self.runtime.has(split_point)
+
+        def run(self, split_point: str, x: np.ndarray) -> np.ndarray:
+            if split_point == "output":
+                stop = current_stop()
+                assert stop is not None
+                with stop.ending(ended.set):
+                    began.set()
+                    ended.wait(60)
+                    raise RuntimeError("ended")
+            return self.runtime.run(split_point, x)
+
+    def answer(handler: Handler) -> None:
+        if handler.path.startswith("/predictions/toy"):
+            began.wait(60)
+            handler.predict(server.state.seen[-1].body)
+        else:
+            body = json.dumps(advice_of(60.0).to_json()).encode()
+            handler.answer(200, body, {"Content-Type": "application/json"})
+
+    server.state.always = answer
+    plain = connect()
+    assert plain.runtime is not None
+    with AdaptiveClient(connect(runtime=Endless(plain.runtime), timeout=60.0), seed=0) as client:
+        assert client.wait_for_advice() is not None
+        prediction = client.predict(BLUE, deadline_ms=400)
+        assert (prediction.label, prediction.fallback) == ("blue", False)
+        assert ended.wait(60)
+        # What was ended tells nothing of how long the device takes.
+        assert client.explain().decision.options[-1].option.device_ms > 0
 
 
 def test_cuts_in_doubt_are_tried_with_a_known_probability(

@@ -36,6 +36,24 @@ def test_jobs_share_a_core() -> None:
     assert finished(1, (0, 10), (30, 10)) == [10, 40]
 
 
+def test_a_job_that_is_stopped_leaves_the_others_the_core() -> None:
+    env = simpy.Environment()
+    processor = Processor(env)
+    vain, wanted = processor.run(100.0), processor.run(10.0)
+
+    def stop() -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(4)
+        processor.stop(vain)
+        yield wanted
+        assert env.now == pytest.approx(12)  # 2 of its 10 ms in the first 4
+        processor.stop(wanted)
+
+    env.process(stop())
+    env.run()
+    assert not vain.triggered
+    assert wanted.triggered
+
+
 def test_more_cores_run_more_jobs_at_full_speed() -> None:
     assert finished(2, (0, 10), (0, 10)) == [10, 10]
     assert finished(2, (0, 10), (0, 10), (0, 10)) == [15, 15, 15]
