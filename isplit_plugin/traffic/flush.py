@@ -67,11 +67,13 @@ def write_delta(
     names.add(delta, len(mean0), -math.inf if progress.as_of is None else progress.as_of)
     fitted = delta.renamed(names.fit()).about(mean0)
     _write_devices(connection, network, fitted, before, progress)
-    write_moments(connection, network, fitted.moments)
+    write_moments(connection, network, fitted.moments, revision)
     write_served(connection, network, fitted.served, progress.horizon)
-    write_outcomes(connection, network, fitted.outcomes)
-    write_requests(connection, network, fitted.requests, progress.horizon)
-    note_change(connection, network, revision, progress)
+    write_outcomes(connection, network, fitted.outcomes, revision)
+    waiting = write_requests(
+        connection, network, fitted.requests, progress.horizon, progress.requests
+    )
+    note_change(connection, network, revision, progress._replace(requests=waiting))
     return names.names
 
 

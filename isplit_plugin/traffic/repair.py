@@ -82,8 +82,9 @@ def repair_network(
         connection.execute(table.update().where(ahead).values({column: int(now)}))
     _move_picks(connection, network, now)
     before = read_progress(connection, network)
+    times = {name: getattr(before, name) for name in ("as_of", "resumed", "horizon")}
     progress = before._replace(
-        **{name: min(time, now) for name, time in before._asdict().items() if time is not None}
+        **{name: min(time, now) for name, time in times.items() if time is not None}
     )
     note_change(connection, network, revision, progress)
 

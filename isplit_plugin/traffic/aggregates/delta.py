@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -209,8 +210,9 @@ class Delta:
 
     def renamed(self, fit: Mapping[str, Callable[[str], str]]) -> Delta:
         """The same counts under the names that ``fit`` gives to groups, split points and codecs."""
-        fit_group = fit["group"]
+        fit_group = cache(fit["group"])
 
+        @cache
         def fit_cut(cut: Cut) -> Cut:
             return Cut.of(fit["split_point"](cut.split_point), fit["codec"](cut.coding))
 

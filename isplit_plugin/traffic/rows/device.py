@@ -13,7 +13,7 @@ network. Everything above belongs to the device ``OTHER_DEVICE``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -31,7 +31,7 @@ from ..aggregates.moments import F64, Moments, landmark, rescale
 from ..aggregates.sketch import DeviceSketch, merge_sketches, sketch_from_bytes, sketch_of
 from . import tables
 from .device_hours import Damping, hour_key, with_levels, write_levels
-from .sql import chunks, equals, in_group, population_columns, population_of, upsert
+from .sql import Room, chunks, in_group, population_columns, population_of, rows_by, upsert
 
 MAX_DEVICES: Final = 256
 """Devices with a mean of their own for one class in one bucket."""
@@ -92,8 +92,7 @@ def write_device_sums(
         by_device[key.device] = sums if before is None else before.merge(sums)
     if not places:
         return
-    count = sa.select(sa.func.count()).select_from(table).where(table.c.network == network)
-    room = MAX_DEVICE_ROWS - int(connection.scalar(count) or 0)
+    room = Room(connection, table, network, MAX_DEVICE_ROWS)
     rows: list[dict[str, Any]] = []
     for (bucket, target), group in groupby(sorted(places), key=lambda place: place[:2]):
         columns = {"network": network, "bucket": bucket, "target": target}
@@ -101,7 +100,7 @@ def write_device_sums(
             stored = _read_sums(connection, columns, ids, points)
             for class_id in ids:
                 fresh = places[bucket, target, class_id]
-                changed, room = _merge(stored.get(class_id, {}), fresh, room)
+                changed = _merge(stored.get(class_id, {}), fresh, room)
                 rows += _rows({**columns, "class_id": class_id}, changed)
     upsert(connection, table, rows)
 
@@ -246,34 +245,34 @@ def _population_means(rows: list[_MeanRow], mean0: F64, half_life_s: float) -> D
 
 
 def _read_sums(
-    connection: Connection, columns: dict[str, Any], ids: Iterable[int], points: int
+    connection: Connection, columns: dict[str, Any], ids: Sequence[int], points: int
 ) -> dict[int, dict[str, DeviceSums]]:
     """The stored sums by class and device."""
     table = tables.device_bucket
-    query = sa.select(table).where(equals(table, columns), table.c.class_id.in_(ids))
+    query = rows_by(table, *columns, among="class_id")
     stored: dict[int, dict[str, DeviceSums]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(query, {**columns, "among": ids}):
         sums = DeviceSums.from_bytes(row.sums, points, row.device_group, row.source, row.start)
         stored.setdefault(row.class_id, {})[row.device] = sums
     return stored
 
 
 def _merge(
-    stored: dict[str, DeviceSums], fresh: dict[str, DeviceSums], room: int
-) -> tuple[dict[str, DeviceSums], int]:
-    """The rows of one class in one bucket that change, and the room that is left for new ones."""
+    stored: dict[str, DeviceSums], fresh: dict[str, DeviceSums], room: Room
+) -> dict[str, DeviceSums]:
+    """The rows of one class in one bucket that change."""
     changed: dict[str, DeviceSums] = {}
     number = len(stored)
     for device, sums in fresh.items():
         name = device
-        if device not in stored and (number >= MAX_DEVICES or room <= 0):
+        if device not in stored and (number >= MAX_DEVICES or room.left <= 0):
             name = OTHER_DEVICE
         before = changed.get(name, stored.get(name))
         if before is None:
             number += 1
-            room -= 1
+            room.left -= 1
         changed[name] = sums if before is None else before.merge(sums)
-    return changed, room
+    return changed
 
 
 def _rows(columns: dict[str, Any], by_device: dict[str, DeviceSums]) -> list[dict[str, Any]]:
@@ -300,8 +299,9 @@ def _write_sketches(
         columns = population_columns(network, population)
         for indices in chunks(range(len(closed.ids))):
             ids = [int(closed.ids[index]) for index in indices]
-            query = sa.select(table).where(equals(table, columns), table.c.class_id.in_(ids))
-            stored = {row.class_id: row for row in connection.execute(query)}
+            query = rows_by(table, *columns, among="class_id")
+            found = connection.execute(query, {**columns, "among": ids})
+            stored = {row.class_id: row for row in found}
             for index, class_id in zip(indices, ids, strict=True):
                 number = int(closed.vectors[index, 0])
                 sketches = [closed.sketches[index]]

@@ -30,7 +30,7 @@ from ..aggregates.keys import OutcomeKey
 from ..aggregates.moments import landmark
 from . import tables
 from .device_hours import LABEL_TARGET, Damping, HourKey, with_levels, write_levels
-from .sql import chunks, cut_columns, cut_of, equals, upsert
+from .sql import Room, chunks, cut_columns, cut_of, rows_by, upsert
 
 MAX_LABEL_ROWS: Final = 20_000
 _WITH_LEVELS: Final = with_levels(
@@ -54,14 +54,13 @@ def write_device_labels(
         place = key._replace(bucket=int(max(key.bucket, oldest_open)))
         fresh[place] = fresh[place].plus(counts) if place in fresh else counts
     stored = _read_counts(connection, network, fresh)
-    size = sa.select(sa.func.count()).select_from(table).where(table.c.network == network)
-    room = MAX_LABEL_ROWS - int(connection.scalar(size) or 0)
+    room = Room(connection, table, network, MAX_LABEL_ROWS)
     changed: dict[DeviceLabelKey, LabelCounts] = {}
     for key, counts in sorted(fresh.items()):
         place = key
         if key not in stored:
-            place = key if room > 0 else key._replace(device=OTHER_DEVICE)
-            room -= 1
+            place = key if room.left > 0 else key._replace(device=OTHER_DEVICE)
+            room.left -= 1
         before = changed.get(place, stored.get(place))
         changed[place] = counts if before is None else before.plus(counts)
     rows = [
@@ -183,9 +182,9 @@ def _read_counts(
         devices.setdefault(key.bucket, {OTHER_DEVICE}).add(key.device)
     counts: dict[DeviceLabelKey, LabelCounts] = {}
     for bucket, names in devices.items():
-        columns = {"network": network, "bucket": bucket}
         for chunk in chunks(sorted(names)):
-            query = sa.select(table).where(equals(table, columns), table.c.device.in_(chunk))
-            sound = sound_labels(connection.execute(query))
+            values = {"network": network, "bucket": bucket, "among": chunk}
+            query = rows_by(table, "network", "bucket", among="device")
+            sound = sound_labels(connection.execute(query, values))
             counts.update((key, stored) for key, stored, _ in sound)
     return counts

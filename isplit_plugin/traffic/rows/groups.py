@@ -24,7 +24,7 @@ from .device_label import sound_labels, write_device_labels
 from .importance import write_moments
 from .mix import Share, write_mix, write_votes
 from .outcome import outcome_of, write_outcomes
-from .revisions import note_rewritten
+from .revisions import note_rewritten, read_revision
 from .served import counts_of, read_counts, served_row
 from .sql import cut_of, equals, population_of, upsert
 
@@ -43,9 +43,10 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
 
     Its standing picks are deleted.
     """
-    _fold_importance(connection, network, points, group)
+    revision = read_revision(connection)
+    _fold_importance(connection, network, points, group, revision)
     _fold_sketches(connection, network, group)
-    _fold_outcomes(connection, network, group)
+    _fold_outcomes(connection, network, group, revision)
     _fold_served(connection, network, group)
     _fold_mix(connection, network, group)
     counted = (
@@ -71,12 +72,14 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
     )
 
 
-def _fold_importance(connection: Connection, network: str, points: int, group: str) -> None:
+def _fold_importance(
+    connection: Connection, network: str, points: int, group: str, revision: int
+) -> None:
     moments = {}
     for row in _rows(connection, tables.importance, network, group):
         population = population_of(row)._replace(group=OTHER)
         moments[population, row.class_id] = Moments.from_bytes(row.moments, row.epoch, points)
-    write_moments(connection, network, moments)
+    write_moments(connection, network, moments, revision)
 
 
 def _fold_sketches(connection: Connection, network: str, group: str) -> None:
@@ -94,12 +97,12 @@ def _fold_sketches(connection: Connection, network: str, group: str) -> None:
     upsert(connection, table, rows)
 
 
-def _fold_outcomes(connection: Connection, network: str, group: str) -> None:
+def _fold_outcomes(connection: Connection, network: str, group: str, revision: int) -> None:
     outcomes = {
         OutcomeKey(cut_of(row), OTHER, row.class_id): outcome_of(row)
         for row in _rows(connection, tables.outcome, network, group)
     }
-    write_outcomes(connection, network, outcomes)
+    write_outcomes(connection, network, outcomes, revision)
     labels = {
         key._replace(device_group=OTHER): counts
         for key, counts, _ in sound_labels(_rows(connection, tables.device_label, network, group))

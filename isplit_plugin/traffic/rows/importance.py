@@ -17,7 +17,7 @@ from ..aggregates.moments import F64, HEADER, Moments, rescale_rows, shift_from
 from . import tables
 from .device import DeviceMeans
 from .revisions import read_revision
-from .sql import chunks, equals, population_columns, population_of, upsert
+from .sql import chunks, population_columns, population_of, rows_by, upsert
 
 _CHANGED: Final = sa.select(tables.importance).where(
     tables.importance.c.network == sa.bindparam("network"),
@@ -54,20 +54,25 @@ class ClassSums:
 
 
 def write_moments(
-    connection: Connection, network: str, moments: Mapping[tuple[Population, int], Moments]
+    connection: Connection,
+    network: str,
+    moments: Mapping[tuple[Population, int], Moments],
+    revision: int,
 ) -> None:
-    """Add moments, by population and class, to their rows."""
+    """Add moments, by population and class, to their rows.
+
+    ``revision``: that of the transaction.
+    """
     table = tables.importance
     populations: dict[Population, dict[int, Moments]] = {}
     for (population, class_id), more in moments.items():
         populations.setdefault(population, {})[class_id] = more
     rows: list[dict[str, Any]] = []
-    revision = read_revision(connection)
     for population, by_class in populations.items():
         columns = population_columns(network, population)
         for ids in chunks(sorted(by_class)):
-            condition = sa.and_(equals(table, columns), table.c.class_id.in_(ids))
-            for row in connection.execute(sa.select(table).where(condition)):
+            query = rows_by(table, *columns, among="class_id")
+            for row in connection.execute(query, {**columns, "among": ids}):
                 points = by_class[row.class_id].points
                 stored = Moments.from_bytes(row.moments, row.epoch, points)
                 by_class[row.class_id] = stored.merge(by_class[row.class_id])
@@ -86,7 +91,7 @@ def move_shift(connection: Connection, network: str, old: F64, new: F64) -> None
         by = shift_from(population.start, new - old)
         moved = {
             row.class_id: Moments.from_bytes(row.moments, row.epoch, len(old)).shifted(by)
-            for row in connection.execute(sa.select(table).where(equals(table, columns)))
+            for row in connection.execute(rows_by(table, *columns), columns)
         }
         upsert(connection, table, _rows(columns, moved, revision))
 

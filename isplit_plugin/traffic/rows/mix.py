@@ -20,7 +20,7 @@ from ..aggregates.devices import OTHER_DEVICE, DeviceClassKey, oldest_open_bucke
 from ..aggregates.moments import landmark, rescale
 from . import tables
 from .device_hours import MIX_TARGET, Damping, HourKey, with_levels, write_levels
-from .sql import chunks, equals, in_group, upsert
+from .sql import Room, chunks, in_group, rows_by, upsert
 
 MAX_VOTE_ROWS: Final = 20_000
 _WITH_LEVELS: Final = with_levels(tables.device_class, target=MIX_TARGET, class_id=-1)
@@ -67,14 +67,13 @@ def write_votes(
         place = key._replace(bucket=int(max(key.bucket, oldest_open)))
         counts[place] = counts.get(place, 0) + number
     stored = _read_numbers(connection, network, counts)
-    size = sa.select(sa.func.count()).select_from(table).where(table.c.network == network)
-    room = MAX_VOTE_ROWS - int(connection.scalar(size) or 0)
+    room = Room(connection, table, network, MAX_VOTE_ROWS)
     changed: dict[DeviceClassKey, int] = {}
     for key, number in sorted(counts.items()):
         place = key
         if key not in stored:
-            place = key if room > 0 else key._replace(device=OTHER_DEVICE)
-            room -= 1
+            place = key if room.left > 0 else key._replace(device=OTHER_DEVICE)
+            room.left -= 1
         changed[place] = changed.get(place, stored.get(place, 0)) + number
     rows = [
         {"network": network, **key._asdict(), "number": number} for key, number in changed.items()
@@ -169,10 +168,10 @@ def _read_numbers(
     for key in keys:
         devices.setdefault(key.bucket, {OTHER_DEVICE}).add(key.device)
     for bucket, names in devices.items():
-        columns = {"network": network, "bucket": bucket}
         for chunk in chunks(sorted(names)):
-            query = sa.select(table).where(equals(table, columns), table.c.device.in_(chunk))
-            for row in connection.execute(query):
+            values = {"network": network, "bucket": bucket, "among": chunk}
+            query = rows_by(table, "network", "bucket", among="device")
+            for row in connection.execute(query, values):
                 key = DeviceClassKey(row.bucket, row.device, row.device_group, row.class_id)
                 numbers[key] = row.number
     return numbers

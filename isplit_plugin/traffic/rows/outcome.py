@@ -15,8 +15,7 @@ from ..aggregates.counts import OUTCOME_SUMS, OutcomeCounts
 from ..aggregates.keys import OutcomeKey
 from ..aggregates.moments import rescale_array, shift_of
 from . import tables
-from .revisions import read_revision
-from .sql import chunks, cut_columns, equals, upsert
+from .sql import chunks, cut_columns, rows_by, upsert
 
 _CHANGED: Final = sa.select(tables.outcome).where(
     tables.outcome.c.network == sa.bindparam("network"),
@@ -25,20 +24,22 @@ _CHANGED: Final = sa.select(tables.outcome).where(
 
 
 def write_outcomes(
-    connection: Connection, network: str, outcomes: dict[OutcomeKey, OutcomeCounts]
+    connection: Connection,
+    network: str,
+    outcomes: dict[OutcomeKey, OutcomeCounts],
+    revision: int,
 ) -> None:
-    """Add outcomes to their rows. Changes ``outcomes``."""
+    """Add outcomes to their rows. Changes ``outcomes``. ``revision``: that of the transaction."""
     table = tables.outcome
     places: dict[tuple[Cut, str], dict[int, OutcomeCounts]] = {}
     for key, outcome in outcomes.items():
         places.setdefault((key.cut, key.group), {})[key.class_id] = outcome
     rows: list[dict[str, Any]] = []
-    revision = read_revision(connection)
     for (cut, group), by_class in places.items():
         columns = {"network": network, **cut_columns(cut), "device_group": group}
         for ids in chunks(sorted(by_class)):
-            query = sa.select(table).where(equals(table, columns), table.c.class_id.in_(ids))
-            for row in connection.execute(query):
+            query = rows_by(table, *columns, among="class_id")
+            for row in connection.execute(query, {**columns, "among": ids}):
                 by_class[row.class_id].add(outcome_of(row))
         rows += [
             {

@@ -35,6 +35,14 @@ _HOLDERS: Final = 100
 """Devices that lose rows in one flush, so that no flush takes long."""
 
 
+_KNOWN: Final = sa.select(tables.request.c.request).where(
+    tables.request.c.request.in_(sa.bindparam("among", expanding=True))
+)
+_OLD: Final = tables.request.delete().where(
+    tables.request.c.network == sa.bindparam("of"), tables.request.c.at < sa.bindparam("oldest")
+)
+
+
 class PendingRequest(NamedTuple):
     """A request that waits for its label: when and where it was served, and the predicted class.
 
@@ -66,15 +74,18 @@ def write_requests(
     network: str,
     requests: Mapping[str, PendingRequest],
     horizon: float | None,
-) -> None:
-    """Add rows by key, and delete those that are too old or too many. Existing rows stay."""
+    waiting: int,
+) -> int:
+    """Add rows by key, and delete those that are too old or too many. Existing rows stay.
+
+    ``waiting``: the number of rows before. Returns that afterwards.
+    """
     table = tables.request
     oldest = -math.inf if horizon is None else horizon - KEEP_S
     recent = sorted(key for key, request in requests.items() if request.at >= oldest)
     stored: set[str] = set()
     for keys in chunks(recent):
-        query = sa.select(table.c.request).where(table.c.request.in_(keys))
-        stored.update(connection.scalars(query))
+        stored.update(connection.scalars(_KNOWN, {"among": keys}))
     rows = [
         {
             "request": key,
@@ -88,28 +99,31 @@ def write_requests(
         for key in recent
         if key not in stored
     ]
-    if rows:
-        upsert(connection, table, rows)
-        _delete_old(connection, network, oldest)
+    if not rows:
+        return waiting
+    upsert(connection, table, rows)
+    old = connection.execute(_OLD, {"of": network, "oldest": oldest}).rowcount
+    number = max(0, waiting + len(rows) - old)
+    if number <= MAX_REQUESTS * _SLACK:
+        return number  # finding those that go takes time, so it does not happen at every flush
+    return _share_places(connection, network)
 
 
-def _delete_old(connection: Connection, network: str, oldest: float) -> None:
+def _share_places(connection: Connection, network: str) -> int:
+    """Delete the oldest rows of the devices with the most. Returns how many rows are left."""
     table = tables.request
     of_network = table.c.network == network
-    connection.execute(table.delete().where(of_network, table.c.at < oldest))
-    count = sa.select(sa.func.count()).select_from(table).where(of_network)
-    number = int(connection.scalar(count) or 0)
-    if number <= MAX_REQUESTS * _SLACK:
-        return  # finding those that go takes time, so it does not happen at every flush
     size = sa.func.count()
     holders = sa.select(table.c.device, size).where(of_network).group_by(table.c.device)
     held = [(device, int(rows)) for device, rows in connection.execute(holders)]
+    number = sum(rows for _, rows in held)
     share = max(1, fair_share([rows for _, rows in held], MAX_REQUESTS))
     largest = sorted((item for item in held if item[1] > share), key=lambda item: -item[1])
     for device, _ in largest[:_HOLDERS]:
         number -= _keep_newest(connection, sa.and_(of_network, table.c.device == device), share)
     if number > MAX_REQUESTS * _HARD_SLACK:
-        _keep_newest(connection, of_network, MAX_REQUESTS)
+        number -= _keep_newest(connection, of_network, MAX_REQUESTS)
+    return number
 
 
 def _keep_newest(connection: Connection, where: sa.ColumnElement[bool], number: int) -> int:

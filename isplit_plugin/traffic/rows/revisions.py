@@ -29,23 +29,26 @@ class Progress(NamedTuple):
         as_of: the time of the newest observation, in epoch seconds; ``None`` without traffic.
         resumed: the time of the first observation after the last gap.
         horizon: the time from which ages are counted where rows are deleted.
+        requests: how many wait for their labels; counting them each time would take longer than
+            all else in a flush.
     """
 
     as_of: float | None = None
     resumed: float | None = None
     horizon: float | None = None
+    requests: int = 0
 
     def after(self, at: float) -> Progress:
         """The progress after observations up to the time ``at``; infinite where there were none."""
         if not math.isfinite(at):
             return self
         if self.as_of is None or self.resumed is None or self.horizon is None:
-            return Progress(at, at, at)
+            return Progress(at, at, at, self.requests)
         as_of = max(self.as_of, at)
         if as_of - self.as_of > GAP_S:
-            return Progress(as_of, as_of, self.as_of)
+            return Progress(as_of, as_of, self.as_of, self.requests)
         horizon = as_of if as_of - self.resumed >= GAP_S else self.horizon
-        return Progress(as_of, self.resumed, horizon)
+        return Progress(as_of, self.resumed, horizon, self.requests)
 
 
 def meta_value(key: str) -> sa.Select[Any]:
@@ -104,26 +107,33 @@ def raise_revision(connection: Connection) -> int:
 
     This is the first statement of every writing transaction: its row is the lock of the writers.
     """
-    value = tables.meta.c.value
-    update = tables.meta.update().where(tables.meta.c.key == "revision")
-    connection.execute(update.values(value=value + 1))
+    connection.execute(_RAISE)
     return read_revision(connection)
+
+
+_REVISION: Final = meta_value("revision")
+_RAISE: Final = (
+    tables.meta.update()
+    .where(tables.meta.c.key == "revision")
+    .values(value=tables.meta.c.value + 1)
+)
+_PROGRESS: Final = sa.select(*(tables.progress.c[name] for name in Progress._fields)).where(
+    tables.progress.c.network == sa.bindparam("network")
+)
 
 
 def read_revision(connection: Connection, network: str | None = None) -> int:
     """The revision of the store, or of one network's contents."""
-    query = meta_value("revision")
-    if network is not None:
-        table = tables.progress
-        query = sa.select(table.c.revision).where(table.c.network == network)
+    if network is None:
+        return int(connection.scalar(_REVISION) or 0)
+    table = tables.progress
+    query = sa.select(table.c.revision).where(table.c.network == network)
     return int(connection.scalar(query) or 0)
 
 
 def read_progress(connection: Connection, network: str) -> Progress:
     """The progress of a network; one without traffic has that of the default values."""
-    table = tables.progress
-    query = sa.select(table.c.as_of, table.c.resumed, table.c.horizon)
-    row = connection.execute(query.where(table.c.network == network)).first()
+    row = connection.execute(_PROGRESS, {"network": network}).first()
     return Progress() if row is None else Progress(*row)
 
 

@@ -18,7 +18,7 @@ from ..aggregates.counts import ServedCounts
 from ..aggregates.histogram import Histogram, pack, unpack, unpack_sum
 from ..aggregates.keys import DAY_S, HOUR_S, TIME_KINDS, ServedKey
 from . import tables
-from .sql import cut_columns, cut_of, equals, in_group, upsert
+from .sql import cut_columns, cut_of, in_group, rows_by, upsert
 
 KEEP_HOURS_S: Final = 2 * DAY_S
 KEEP_DAYS_S: Final = 90 * DAY_S
@@ -174,8 +174,7 @@ def _times(histogram: Histogram) -> Times:
 
 def read_counts(connection: Connection, columns: dict[str, Any]) -> ServedCounts | None:
     """The counts in the row with the key ``columns``; ``None`` without such a row."""
-    query = sa.select(tables.served).where(equals(tables.served, columns))
-    row = connection.execute(query).first()
+    row = connection.execute(rows_by(tables.served, *columns), columns).first()
     return None if row is None else counts_of(row)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -31,15 +32,58 @@ def upsert(
     """
     if not rows:
         return
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    once = once or {}
+    statement = _upsert_of(table, connection.dialect.name, (*rows[0],), (*once,))
+    connection.execute(statement, [{**row, **once} for row in rows])
+
+
+@lru_cache(maxsize=256)
+def _upsert_of(
+    table: Table, dialect_name: str, columns: tuple[str, ...], once: tuple[str, ...]
+) -> sa.Executable:
+    """The statement of :func:`upsert`. Making it takes longer than a small flush's rows do."""
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
     insert = dialect.insert(table)
     keys = [column.name for column in table.primary_key.columns]
-    changed = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+    changed = {name: insert.excluded[name] for name in columns if name not in keys}
+    statement: sa.Executable = insert.on_conflict_do_nothing(index_elements=keys)
     if changed:
         statement = insert.on_conflict_do_update(index_elements=keys, set_=changed)
-    else:
-        statement = insert.on_conflict_do_nothing(index_elements=keys)
-    connection.execute(statement, [{**row, **(once or {})} for row in rows])
+    return statement
+
+
+@lru_cache(maxsize=256)
+def rows_by(table: Table, *names: str, among: str = "") -> sa.Select[Any]:
+    """The query for the rows with the values ``:name`` in the columns ``names``.
+
+    ``among``: a column with one of the values ``:among``. The same statement each time, because
+    making one takes longer than a row does.
+    """
+    query = sa.select(table).where(*(table.c[name] == sa.bindparam(name) for name in names))
+    if among:
+        query = query.where(table.c[among].in_(sa.bindparam("among", expanding=True)))
+    return query
+
+
+class Room:
+    """How many rows a table of a network may still get. It is counted when it is first asked for.
+
+    Most flushes change rows that are there, and counting reads all of them.
+    """
+
+    def __init__(self, connection: Connection, table: Table, network: str, limit: int) -> None:
+        self._connection = connection
+        self._table = table
+        self._network = network
+        self._limit = limit
+
+    @cached_property
+    def left(self) -> int:
+        """The number of rows; take one with ``left -= 1``."""
+        table = self._table
+        count = sa.select(sa.func.count()).select_from(table)
+        number = self._connection.scalar(count.where(table.c.network == self._network))
+        return self._limit - int(number or 0)
 
 
 def equals(table: Table, columns: dict[str, Any]) -> sa.ColumnElement[bool]:

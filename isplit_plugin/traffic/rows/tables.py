@@ -66,6 +66,7 @@ progress = Table(
     Column("as_of", Double),
     Column("resumed", Double),  # when traffic went on after its last gap
     Column("horizon", Double),  # the time from which ages are counted where rows are deleted
+    Column("requests", BigInteger, nullable=False, server_default="0"),  # that wait for labels
     Column("moved_deltas", BigInteger, nullable=False, server_default="0"),
     Column("rewritten", BigInteger, nullable=False),  # revision of the last loss of rows
 )
