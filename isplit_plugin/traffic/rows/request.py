@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ...schema import Cut
-from ..aggregates.devices import UNSIGNED
+from ..aggregates.devices import ANONYMOUS
 from ..aggregates.fairness import fair_share
 from . import tables
 from .sql import chunks, cut_columns, cut_of, upsert
@@ -53,7 +53,7 @@ class PendingRequest(NamedTuple):
     cut: Cut
     class_id: int
     group: str
-    device: str = UNSIGNED
+    device: str = ANONYMOUS
 
 
 class StoredRequest(NamedTuple):
