@@ -148,6 +148,7 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
 
 def test_a_device_with_another_key_never_exits(fleet: Fleet, tmp_path: Path) -> None:
     _, public = new_keys(tmp_path / "other.key")
+    until(lambda: fleet.version() is not None or not fleet.send(KNOWN * 5))
     head = fleet.live.toy.built.bundle
     server = fleet.live.server
     with SplitClient(
