@@ -153,7 +153,7 @@ def test_the_deadline_is_that_of_the_call(server: Server, bundle: object) -> Non
     server.state.faults = [BUSY, hang]
     with (
         SplitClient(server.url, model="toy", head=str(bundle), timeout=90, deadline=2.0) as client,
-        pytest.raises(ServerTimeoutError, match=r"no complete answer within [01]\.\d+ s"),
+        pytest.raises(ServerTimeoutError, match=r"no complete answer within [012](\.\d+)? s"),
     ):
         client.predict(GREEN)
     assert len(server.state.seen) == 2
