@@ -218,7 +218,7 @@ def _head_rows(label: str, head: Head, *, rounds: int) -> list[Row]:
             own = np.concatenate([run(item[None]) for item in head.calibrating])
             shift = (expected - own).mean(axis=(0, 2, 3))[:, None, None]
         rows.append(_answer_row(f"{label} {name}", head, partial(_shifted, run, shift)))
-        print(f"{label} {name}", file=sys.stderr, flush=True)
+        print(table(rows[-1:]), file=sys.stderr, flush=True)
     return rows + list(_time_rows(label, head, rounds))
 
 

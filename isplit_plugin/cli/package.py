@@ -13,7 +13,7 @@ from . import common
 from .network_options import add_network, load
 
 if TYPE_CHECKING:
-    from ..network import Corrector
+    from ..network import Corrector, Int8Heads
     from ..profile import Profile
     from ..wire import Transform
 
@@ -71,6 +71,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="serve without correctors: where dct was measured with one, it is served but not "
         "recommended",
+    )
+    parser.add_argument(
+        "--int8-heads",
+        type=Path,
+        metavar="FILE",
+        help="written by isplit profile --head-precision int8, which a profile with such heads "
+        "needs (default: the file beside the profile)",
     )
     parser.add_argument("--name", help="the model's name (default: the profile's)")
     parser.add_argument(
@@ -158,6 +165,7 @@ def run(options: argparse.Namespace) -> int:
         ]
     transforms = _transforms(options, profile)
     correctors = _correctors(options, profile, transforms)
+    int8_heads = _int8_heads(options, profile)
     common.note(
         options,
         "writing the archive and a head for each split point (minutes for a large network) ...",
@@ -174,6 +182,7 @@ def run(options: argparse.Namespace) -> int:
         bottlenecks=bottlenecks,
         transforms=transforms,
         correctors=correctors,
+        int8_heads=int8_heads,
         pt2=options.pt2_heads,
         include_output=not options.no_output_head,
         bundle_precision=options.bundle_precision,
@@ -279,6 +288,19 @@ def _correctors(
         return {}
     beside = _beside(options.profile, "correctors")
     return {} if beside is None else load_correctors(beside, fitted)
+
+
+def _int8_heads(options: argparse.Namespace, profile: Profile) -> Int8Heads | None:
+    """Those of ``--int8-heads``, or of the file beside a profile that has measured with them.
+
+    Raises ArtifactError, NetworkMismatchError.
+    """
+    from ..network import load_int8_heads
+
+    if not profile.int8_heads:
+        return None
+    file = options.int8_heads or _beside(options.profile, "heads")
+    return None if file is None else load_int8_heads(file, profile.network_hash)
 
 
 def _beside(profile: Path, kind: str) -> Path | None:

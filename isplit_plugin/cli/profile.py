@@ -13,7 +13,7 @@ from .network_options import add_network
 from .profile_measuring import Measured, measure
 from .profile_summary import render, summary
 
-_FILES: Final = ("profile", "transforms", "correctors", "report")
+_FILES: Final = ("profile", "transforms", "correctors", "heads", "report")
 
 HELP: Final = "measure a network on calibration photos"
 DESCRIPTION: Final = """\
@@ -50,7 +50,7 @@ A big calibration set is shared by several processes, on one host or several:
 
 The first writes resnet50.profile.safetensors, resnet50.transforms.safetensors with what the
 codec dct needs, and resnet50.html with figures for a browser. With --corrector it writes
-resnet50.correctors.safetensors, too.
+resnet50.correctors.safetensors, too, with --head-precision int8 resnet50.heads.safetensors.
 Next: isplit package with the same --network and --weights.
 """
 
@@ -114,6 +114,14 @@ def _add_measurement(group: argparse._ArgumentGroup) -> None:
         "about half of the time (isplit docs transform-codec)",
     )
     add_corrector_options(group)
+    group.add_argument(
+        "--head-precision",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="int8: make heads that compute in int8, and measure and fit everything on what they "
+        "put out; agreement is still that with the full network. Faster where the device has "
+        "instructions for it (isplit docs codecs); needs onnx and onnxruntime (%(default)s)",
+    )
     group.add_argument(
         "--tolerance",
         type=float,
@@ -208,7 +216,7 @@ def _write(options: argparse.Namespace, measured: Measured) -> None:
 
 def _save(output: Path, measured: Measured) -> dict[str, Path]:
     """Write the files but the report, and return their paths by kind."""
-    from ..network import save_correctors
+    from ..network import save_correctors, save_int8_heads
     from ..wire import save_transforms
 
     def path_of(kind: str) -> Path:
@@ -223,4 +231,7 @@ def _save(output: Path, measured: Measured) -> dict[str, Path]:
         if measured.correctors is not None:
             paths["correctors"] = path_of("correctors")
             save_correctors(paths["correctors"], measured.correctors.correctors, transforms)
+    if measured.int8_heads is not None:
+        paths["heads"] = path_of("heads")
+        save_int8_heads(paths["heads"], measured.int8_heads)
     return paths

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         CapturedNetwork,
         FittedCorrectors,
         FittedTransforms,
+        Int8Heads,
         LabelledPhoto,
         LoadedNetwork,
         Processes,
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Profile, transforms and correctors if any were fitted, and the classes whose curves the page shows."""
+    """Profile, what was fitted for it, and the classes whose curves the page shows."""
 
     profile: Profile
     transforms: FittedTransforms | None
     correctors: FittedCorrectors | None
+    int8_heads: Int8Heads | None
     shown_classes: tuple[int, ...] | None
 
 
@@ -61,12 +63,13 @@ def measure(options: argparse.Namespace, processes: Processes) -> Measured:
     options.quiet = not processes.is_first
     prepared = _prepared(options, processes)
     try:
-        profile, transforms, correctors = _measure(options, prepared, processes)
+        int8_heads = _int8_heads(options, prepared, processes)
+        profile, transforms, correctors = _measure(options, prepared, processes, int8_heads)
     except IsplitError as error:
         if processes.count > 1:
             error.message = f"{processes.name}: {error.message}"
         raise
-    return Measured(profile, transforms, correctors, prepared.shown_classes)
+    return Measured(profile, transforms, correctors, int8_heads, prepared.shown_classes)
 
 
 def _prepared(options: argparse.Namespace, processes: Processes) -> _Prepared:
@@ -80,6 +83,7 @@ def _prepared(options: argparse.Namespace, processes: Processes) -> _Prepared:
             if not 0 <= options.tolerance <= 1:
                 raise QueryError(f"--tolerance: expected 0 to 1, got {options.tolerance}")
             check_corrector_options(options)
+            _check_head_precision(options, processes)
             codecs = _codecs(options.codecs, codec_names())
             shown = common.class_ids(options.show_classes) if options.show_classes else ()
             if processes.is_first:
@@ -112,12 +116,15 @@ def _facts(
 
 
 def _measure(
-    options: argparse.Namespace, prepared: _Prepared, processes: Processes
+    options: argparse.Namespace,
+    prepared: _Prepared,
+    processes: Processes,
+    int8_heads: Int8Heads | None,
 ) -> tuple[Profile, FittedTransforms | None, FittedCorrectors | None]:
     from ..network import profile
 
     loaded, net, images = prepared.loaded, prepared.net, prepared.images
-    transforms = _transforms(options, prepared, processes)
+    transforms = _transforms(options, prepared, processes, int8_heads)
     correctors = trained_correctors(
         options, prepared.loaded, prepared.net, prepared.images, transforms, processes=processes
     )
@@ -148,6 +155,7 @@ def _measure(
             curtail=options.tolerance if options.curtail else None,
             losses=options.loss,
             device_heads=True,
+            int8_heads=int8_heads,
         )
     if not (options.predictors and processes.is_first):
         return measured, transforms, correctors
@@ -165,8 +173,49 @@ def _count(images: Sequence[LabelledPhoto], processes: Processes) -> str:
     return f"{len(images)} photos in {processes.count} processes (what follows is of the first)"
 
 
-def _transforms(
+def _check_head_precision(options: argparse.Namespace, processes: Processes) -> None:
+    """Raise QueryError for what int8 heads cannot be combined with."""
+    if options.head_precision == "fp32":
+        return
+    if options.corrector is not None or options.corrector_steps is not None:
+        raise QueryError("correctors are trained behind heads in fp32: leave out --corrector")
+    if processes.count > 1:
+        raise QueryError("heads in int8 are measured by one process: start it without torchrun")
+
+
+def _int8_heads(
     options: argparse.Namespace, prepared: _Prepared, processes: Processes
+) -> Int8Heads | None:
+    """A head in int8 for each split point where codecs are measured, if wanted."""
+    if options.head_precision == "fp32":
+        return None
+    from ..network import quantise_heads
+
+    names = _split_points(options.split_points, prepared.net)
+    if names is None:
+        points = prepared.net.split_points
+        names = [p.name for p in points if p.is_block] or [p.name for p in points]
+    common.note(options, f"making {len(names)} heads in int8 ...")
+    with ExitStack() as stack:
+        progress: bool | ProgressLines = not (options.json or options.quiet)
+        if progress and not sys.stderr.isatty():
+            progress = stack.enter_context(
+                ProgressLines(doing="int8 heads", things="heads", afterwards="int8 heads")
+            )
+        return quantise_heads(
+            prepared.net,
+            prepared.images,
+            preprocessing=prepared.loaded.preprocessing,
+            split_points=names,
+            progress=progress,
+        )
+
+
+def _transforms(
+    options: argparse.Namespace,
+    prepared: _Prepared,
+    processes: Processes,
+    int8_heads: Int8Heads | None,
 ) -> FittedTransforms | None:
     """The transforms for the codec ``dct``; ``None`` where none are wanted or photos are few."""
     from ..network import MIN_PHOTOS, fit_transforms
@@ -199,6 +248,7 @@ def _transforms(
                 threads=options.threads,
                 progress=progress,
                 processes=processes,
+                int8_heads=int8_heads,
             )
         except DataError as error:  # too few photos can be read: they are reported later
             common.note(options, f"no transforms for the codec dct: {error.message}")

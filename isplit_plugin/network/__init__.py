@@ -19,6 +19,9 @@ from .export import export_head, export_part
 from .graphs.capturing import capture
 from .head_importance import HeadImportance, HeadPass
 from .importance import Importance
+from .int8.heads import Int8Heads
+from .int8.heads_file import load_int8_heads, save_int8_heads
+from .int8.quantising import quantise_heads
 from .loading import LoadedNetwork, load_network
 from .processes import ONE_PROCESS, Processes, launched_processes
 from .profiling import profile
@@ -43,6 +46,7 @@ __all__ = [
     "HeadImportance",
     "HeadPass",
     "Importance",
+    "Int8Heads",
     "LabelledPhoto",
     "LoadedNetwork",
     "PointStatistics",
@@ -61,12 +65,15 @@ __all__ = [
     "fold_of",
     "launched_processes",
     "load_correctors",
+    "load_int8_heads",
     "load_network",
     "load_weights",
     "on_device",
     "pack_correctors",
     "profile",
+    "quantise_heads",
     "save_correctors",
+    "save_int8_heads",
     "share_weights",
     "unpack_correctors",
 ]

@@ -20,6 +20,7 @@ from .captured_network import CapturedNetwork
 from .codec_meter import CodecMeter
 from .correctors.fitted import FittedCorrectors
 from .execution import activations
+from .int8.heads import Int8Heads
 from .loss_meter import LossMeter
 from .photo_meter import Photo, PhotoMeter
 from .processes import ONE_PROCESS, Block, Processes, blocks
@@ -94,9 +95,11 @@ class CalibrationPass:
         most_misses: float = math.inf,
         correctors: FittedCorrectors | None = None,
         losses: Sequence[float] = (),
+        int8_heads: Int8Heads | None = None,
     ) -> None:
         """See :func:`.profiling.profile` for the parameters."""
         self.net = net
+        self._int8_heads = int8_heads
         self.numbers: list[int] = []
         self.importance: list[npt.NDArray[np.float64]] = []
         self.target: list[int] = []
@@ -187,6 +190,8 @@ class CalibrationPass:
         # Agreement is relative to a plain forward pass of the same batch, which the tails continue
         # bit for bit.
         tensors, scores = activations(self.net, self.measured, x)
+        if self._int8_heads is not None:
+            tensors = self._int8_heads.activations(self.measured, x)
         top = scores.argmax(dim=1).cpu().numpy()
         self.top += top.tolist()
         self.photo_meter.add(photos, self._scores, top)

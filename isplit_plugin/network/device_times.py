@@ -20,6 +20,7 @@ from ..errors import CaptureError
 from ..schema import INPUT, OUTPUT
 from .captured_network import CapturedNetwork
 from .export import export_head
+from .int8.heads import Int8Heads
 
 __all__ = ["device_head_ms"]
 
@@ -34,6 +35,7 @@ def device_head_ms(
     estimates: Mapping[str, float],
     *,
     rounds: int = 15,
+    int8_heads: Int8Heads | None = None,
 ) -> dict[str, float] | None:
     """Milliseconds of every head for one image, on one thread of onnxruntime.
 
@@ -45,12 +47,13 @@ def device_head_ms(
         split_points: in execution order.
         estimates: milliseconds in another engine at every split point, at `input` and `output`.
             Between the timed heads the times are linear in them.
+        int8_heads: which are timed where there are such.
 
     Returns ``None`` where onnxruntime is not installed, or a head cannot be exported to ONNX.
     """
     names = [*_evenly([name for name in split_points if name in estimates], MOST_HEADS), OUTPUT]
     try:
-        sessions = _sessions(net, names)
+        sessions = _sessions(net, names, {} if int8_heads is None else int8_heads.files)
     except (ImportError, CaptureError):
         return None
     x = np.random.default_rng(0).random((1, *net.input_shape), dtype=np.float32)
@@ -72,7 +75,9 @@ def device_head_ms(
     }
 
 
-def _sessions(net: CapturedNetwork, names: Sequence[str]) -> dict[str, Any]:
+def _sessions(
+    net: CapturedNetwork, names: Sequence[str], int8: Mapping[str, bytes]
+) -> dict[str, Any]:
     """Raises ImportError, CaptureError."""
     import onnxruntime
 
@@ -83,7 +88,10 @@ def _sessions(net: CapturedNetwork, names: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="isplit-heads-") as folder:
         for name in names:
             path = Path(folder) / "head.onnx"
-            export_head(net, name, path)
+            if name in int8:
+                path.write_bytes(int8[name])
+            else:
+                export_head(net, name, path)
             sessions[name] = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )

@@ -25,6 +25,7 @@ from .correctors.corrector_file import corrector_sha256
 from .correctors.fitted import FittedCorrectors
 from .device_times import device_head_ms
 from .execution import cpu_threads, full_precision, on_best_device, on_device
+from .int8.heads import Int8Heads
 from .loss_meter import check_losses
 from .merging import merge
 from .part_times import head_and_tail_ms
@@ -56,6 +57,7 @@ def profile(
     device_heads: bool = False,
     correctors: FittedCorrectors | None = None,
     losses: Sequence[float] = (),
+    int8_heads: Int8Heads | None = None,
 ) -> Profile:
     """Measure a network on calibration images.
 
@@ -96,6 +98,9 @@ def profile(
             without it; what a corrector takes counts as decoding.
         losses: shares of packets that are lost and not sent again, as on UDP; the agreement that is
             left is measured for each (:mod:`.loss_meter`).
+        int8_heads: from :func:`quantise_heads`, one for each split point where codecs are measured.
+            Bytes, agreement and head times are then theirs; agreement stays that with the full
+            network in its own precision. ``transforms`` must be fitted with the same heads.
 
     Raises:
         DataError: no usable images, a class id that the network does not have, a missing label for
@@ -118,6 +123,7 @@ def profile(
         most_misses=_most_misses(images, curtail),
         correctors=correctors,
         losses=check_losses(losses),
+        int8_heads=int8_heads,
     )
     total = processes.own_photos(len(images), batch_size) if isinstance(images, Sized) else None
     with cpu_threads(threads), full_precision(), reporter(progress, total, "profiling") as report:
@@ -133,6 +139,7 @@ def profile(
             model=model,
             device_heads=device_heads,
             correctors=_identities(correctors, transforms),
+            int8_heads=int8_heads,
             provenance=_provenance(calibration, used_threads)
             | ({"processes": str(processes.count)} if processes.count > 1 else {})
             | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"}),
@@ -155,12 +162,14 @@ def _made(
     model: str,
     device_heads: bool,
     correctors: dict[str, str],
+    int8_heads: Int8Heads | None,
     provenance: dict[str, str],
 ) -> Profile:
     """The profile of a pass over all images."""
     class_ids, rows = np.unique(np.asarray(calibration.target, dtype=np.int64), return_inverse=True)
     correct = _correct(calibration)
-    head_ms, tail_ms, engine = _times(net, calibration.measured if device_heads else None)
+    timed = calibration.measured if device_heads or int8_heads is not None else None
+    head_ms, tail_ms, engine = _times(net, timed, int8_heads)
     return Profile(
         model=model,
         network_hash=net.network_hash(calibration.preprocessing),
@@ -176,6 +185,7 @@ def _made(
         accuracy=float(np.mean(correct)) if correct else None,
         provenance=provenance | {"head_times": engine},
         correctors=correctors,
+        int8_heads={} if int8_heads is None else int8_heads.sha256(),
         refinements=calibration.meter.refinements(),
     )
 
@@ -230,7 +240,7 @@ def _moments(
 
 
 def _times(
-    net: CapturedNetwork, device_heads: Sequence[str] | None
+    net: CapturedNetwork, device_heads: Sequence[str] | None, int8_heads: Int8Heads | None
 ) -> tuple[dict[str, float], dict[str, float], str]:
     """Milliseconds of heads and tails, and the engine of the heads.
 
@@ -239,7 +249,11 @@ def _times(
     on_cpu = on_device(net, "cpu")
     with cpu_threads(1):
         head_ms, tail_ms = head_and_tail_ms(on_cpu, [point.name for point in on_cpu.split_points])
-        timed = None if device_heads is None else device_head_ms(on_cpu, device_heads, head_ms)
+        timed = (
+            None
+            if device_heads is None
+            else device_head_ms(on_cpu, device_heads, head_ms, int8_heads=int8_heads)
+        )
     if timed is None:
         return head_ms, tail_ms, "PyTorch"
     return timed, tail_ms, "onnxruntime, as devices run them"

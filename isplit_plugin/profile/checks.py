@@ -52,8 +52,9 @@ def check(profile: Profile, targets: Collection[str]) -> None:
             len(values) == len(points) and not any(math.isinf(value) for value in values),
             f"predictions[{name}]: expected {len(points)} numbers, got {len(values)}",
         )
-    uncorrected = sorted(set(profile.correctors) - set(points))
-    _require(not uncorrected, f"correctors: unknown split points {uncorrected[:5]}")
+    for label, parts in (("correctors", profile.correctors), ("int8_heads", profile.int8_heads)):
+        unknown = sorted(set(parts) - set(points))
+        _require(not unknown, f"{label}: unknown split points {unknown[:5]}")
     accuracy = profile.accuracy
     _require(accuracy is None or 0 <= accuracy <= 1, f"accuracy: expected 0 to 1, got {accuracy}")
 

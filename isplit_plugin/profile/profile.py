@@ -55,6 +55,8 @@ class Profile:
             NaN where the predictor is not defined.
         correctors: split point -> SHA-256 of the corrector to deploy, where the codec ``dct`` was
             measured with one.
+        int8_heads: split point -> SHA-256 of the int8 head to deploy, where codecs were measured with
+            one.
         refinements: at most one for each split point, proven or not.
 
     Raises ProfileError if the parts are inconsistent.
@@ -80,6 +82,7 @@ class Profile:
     provenance: Mapping[str, str]
     predictions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     correctors: Mapping[str, str] = field(default_factory=dict)
+    int8_heads: Mapping[str, str] = field(default_factory=dict)
     refinements: tuple[Refinement, ...] = ()
 
     def __post_init__(self) -> None:

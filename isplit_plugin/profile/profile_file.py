@@ -72,6 +72,8 @@ def parts_of(profile: Profile) -> tuple[Description, Arrays]:
         }
     if profile.correctors:
         description["correctors"] = dict(profile.correctors)
+    if profile.int8_heads:
+        description["int8_heads"] = dict(profile.int8_heads)
     if profile.refinements:
         description["refinements"] = [each.to_json() for each in profile.refinements]
     arrays = {name: getattr(profile, name) for name in _ARRAYS}
@@ -125,8 +127,9 @@ def fields_of(description: Description, arrays: Arrays) -> dict[str, Any]:
             str(predictor): tuple(math.nan if value is None else float(value) for value in values)
             for predictor, values in description.get("predictions", {}).items()
         },
-        "correctors": {
-            str(name): str(sha256) for name, sha256 in description.get("correctors", {}).items()
+        **{
+            part: {str(name): str(sha256) for name, sha256 in description.get(part, {}).items()}
+            for part in ("correctors", "int8_heads")
         },
         "refinements": tuple(
             Refinement.from_json(raw) for raw in description.get("refinements", ())

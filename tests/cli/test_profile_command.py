@@ -23,7 +23,7 @@ from isplit_plugin.cli import profile as command
 from isplit_plugin.cli import profile_measuring as measuring
 from isplit_plugin.cli.profile_summary import render, render_smallest, summary
 from isplit_plugin.cli.progress_lines import ProgressLines
-from isplit_plugin.errors import DataError, QueryError, UnknownCodecError
+from isplit_plugin.errors import ArtifactError, DataError, QueryError, UnknownCodecError
 from isplit_plugin.network import ONE_PROCESS
 from isplit_plugin.profile import Profile
 from isplit_plugin.wire import CODECS, QUALITIES, codec_names, load_transforms
@@ -290,3 +290,31 @@ def test_corrector_options_that_contradict_are_refused(
     with pytest.raises(SystemExit):
         main([*arguments, "--corrector", "-1"])
     assert "expected seconds above 0, got '-1'" in capsys.readouterr().err
+
+
+def test_int8_heads_are_made_written_and_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = SimpleNamespace(classes=CLASSES, preprocessing=PREPROCESSING)
+    monkeypatch.setattr(measuring, "load", lambda _: (loaded, toy_network()))
+    data = smooth_photos(tmp_path / "photos", 8)
+    arguments = ["profile", "--network", "x:y", "--data", str(data), "-o", str(tmp_path / "toy")]
+    arguments += ["--split-points", "relu1", "--photo-codecs", "jpeg@90", "--no-report"]
+    arguments += ["--codecs", "uint8", "--threads", "1", "--head-precision", "int8"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "making 1 heads in int8" in shown.err
+    file = tmp_path / "toy.heads.safetensors"
+    assert str(file) in shown.out
+    measured = Profile.load(tmp_path / "toy.profile.safetensors")
+    options = argparse.Namespace(profile=tmp_path / "toy.profile.safetensors", int8_heads=None)
+    heads = package_command._int8_heads(options, measured)
+    assert heads is not None
+    assert heads.sha256() == measured.int8_heads
+    # A file of an earlier profile is not taken for this one's.
+    assert package_command._int8_heads(options, replace(measured, int8_heads={})) is None
+    options.int8_heads = tmp_path / "none"
+    with pytest.raises(ArtifactError):
+        package_command._int8_heads(options, measured)
+    assert main([*arguments, "--corrector-steps", "3"]) == 3
+    assert "leave out --corrector" in capsys.readouterr().err

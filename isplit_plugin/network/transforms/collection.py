@@ -15,6 +15,7 @@ from ...schema import SplitPoint
 from ...wire import Grid
 from ..captured_network import CapturedNetwork
 from ..importance import DetachedRun, recordable
+from ..int8.heads import Int8Heads
 from .fitted import FOLDS, fold_of
 from .statistics import PointStatistics, means
 
@@ -50,6 +51,8 @@ class Collection:
     Parameters:
         images: how many there are, those of other processes included.
         draws: classes drawn for each photo. seed: of the draws.
+        int8_heads: whose activations are collected; by default those of the network itself.
+            Gradients are always the network's.
     """
 
     def __init__(
@@ -59,8 +62,11 @@ class Collection:
         images: int,
         draws: int,
         seed: int,
+        *,
+        int8_heads: Int8Heads | None = None,
     ) -> None:
         self.net = net
+        self._int8_heads = int8_heads
         self.points = {point.name: point for point in points}
         self.grids = {point.name: Grid.of(point.shape, point.channel_axis) for point in points}
         self.statistics: dict[str, list[PointStatistics]] = {}
@@ -92,6 +98,8 @@ class Collection:
         """
         x = torch.from_numpy(inputs).to(self.net.device, self.net.dtype)
         values, gradients = self._run(x, numbers)
+        if self._int8_heads is not None:
+            values = self._int8_heads.activations(list(self.points), x)
         tensors = [*values.values(), *(g for own in gradients.values() for g in own)]
         finite = torch.stack([t.flatten(1).isfinite().all(dim=1) for t in tensors]).all(dim=0)
         if not bool(finite.all()):

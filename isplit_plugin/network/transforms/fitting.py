@@ -16,6 +16,7 @@ from ...schema import Preprocessing, SplitPoint
 from ...wire import Transform
 from ..captured_network import CapturedNetwork
 from ..execution import cpu_threads, full_precision, on_best_device, on_device
+from ..int8.heads import Int8Heads
 from ..processes import ONE_PROCESS, Processes, blocks
 from ..progress import Progress, reporter
 from .choosing import Sample, Steps, choose, scales
@@ -45,6 +46,7 @@ def fit_transforms(
     seed: int = 0,
     progress: bool | Progress | None = None,
     processes: Processes = ONE_PROCESS,
+    int8_heads: Int8Heads | None = None,
 ) -> FittedTransforms:
     """Fit a transform for the codec ``dct`` at each split point.
 
@@ -63,6 +65,7 @@ def fit_transforms(
             transform is chosen counts as a photo.
         processes: those that share the photos, and then the split points. Each is given all photos;
             all return the same transforms.
+        int8_heads: from :func:`quantise_heads`. The transforms are then fitted on what they put out.
 
     Raises:
         DataError: fewer than :data:`MIN_PHOTOS` usable photos.
@@ -79,7 +82,7 @@ def fit_transforms(
         full_precision(),
         reporter(progress, total, "fitting transforms") as report,
     ):
-        collection = Collection(runner, points, len(images), draws, seed)
+        collection = Collection(runner, points, len(images), draws, seed, int8_heads=int8_heads)
         _collect(
             collection,
             images,

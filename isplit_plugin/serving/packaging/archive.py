@@ -36,12 +36,13 @@ from ..settings import TailSettings, check_torchserve_keys
 from ..settings_file import merged
 from .bottlenecks import bottleneck_file, with_bottlenecks
 from .correctors import check_correctors, write_correctors
+from .int8_heads import deployed_int8_heads
 from .manifest import make_manifest
 from .transforms import write_transforms
 
 if TYPE_CHECKING:
     from ...bottleneck import Bottleneck
-    from ...network import CapturedNetwork, Corrector, Precision
+    from ...network import CapturedNetwork, Corrector, Int8Heads, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def package(
     bottlenecks: Sequence[Bottleneck] = (),
     transforms: Sequence[Transform] = (),
     correctors: Mapping[str, Corrector] | None = None,
+    int8_heads: Int8Heads | None = None,
     pt2: bool = False,
     include_output: bool = True,
     bundle_precision: Precision = "fp32",
@@ -87,7 +89,7 @@ def package(
 
     The encoders of ``bottlenecks`` go to the bundle, their decoders to the archive, and their
     measurements to its profile. ``transforms`` of deployed split points go to both, ``correctors``
-    (by split point) to the archive.
+    (by split point) to the archive. ``int8_heads`` are those that the profile was measured with.
 
     Parameters and errors: see :func:`make_manifest`, :func:`build_archive`,
     :func:`build_head_bundle`.
@@ -97,7 +99,8 @@ def package(
 
     Raises:
         BundleError: a file of another model and version has the name of one of the files.
-        ArtifactError: a corrector without its transform, or that the profile was not measured with.
+        ArtifactError: a corrector without its transform; a corrector or an int8 head that the
+            profile was not measured with, or torch heads beside int8 heads.
         ServingError: ``config`` has a key or value that TorchServe or a tail worker would refuse.
         ProbeError: ``config`` turns probes on, and no deployed split point can have them.
     """
@@ -119,6 +122,7 @@ def package(
         transforms=transforms,
         correctors=correctors,
     )
+    int8_files = deployed_int8_heads(profile, manifest, int8_heads, pt2=pt2)
     check_unused(Path(out_dir), manifest.model, manifest.version)
     before = packaged_network(Path(out_dir), manifest.model, manifest.version)
     if before not in (None, manifest.network_hash):
@@ -144,6 +148,7 @@ def package(
         manifest=manifest,
         bottlenecks=bottlenecks,
         transforms=transforms,
+        int8_files=int8_files,
         pt2=pt2,
         include_output=include_output,
         precision=bundle_precision,
@@ -211,6 +216,7 @@ def build_head_bundle(
     manifest: Manifest,
     bottlenecks: Sequence[Bottleneck] = (),
     transforms: Sequence[Transform] = (),
+    int8_files: Mapping[str, bytes] | None = None,
     pt2: bool = False,
     include_output: bool = True,
     precision: Precision = "fp32",
@@ -223,6 +229,7 @@ def build_head_bundle(
     ONNX heads share, and ``transforms/<split point>.safetensors`` where there is a transform.
 
     Parameters:
+        int8_files: split point -> its head in int8, as ONNX, instead of the network's own.
         include_output: add the whole network, for a device that runs everything itself.
         pt2: add torch heads. They are code, for devices that trust this file, and each holds its
             weights itself, as fp32.
@@ -244,6 +251,8 @@ def build_head_bundle(
                 path = files / "heads" / f"{name}.{kind}"
                 if name in encoders:
                     export_encoder(net, encoders[name], path, format=kind)
+                elif int8_files is not None and name in int8_files:
+                    path.write_bytes(int8_files[name])
                 else:
                     export_head(net, name, path, format=kind)
         weights, differences = share_weights(files / "heads", files / "weights", precision)
