@@ -13,7 +13,7 @@ import isplit_plugin
 PUBLIC_MODULES = ("errors", "image", "photo_codecs")
 """The other modules beside the packages are helpers that several of them share."""
 INTERNAL_PACKAGES = (
-    *("network.correctors", "network.graphs", "network.transforms"),
+    *("network.correctors", "network.graphs", "network.int8", "network.transforms"),
     *("traffic.aggregates", "traffic.rows", "wire.transform"),
 )
 """Parts of a package, used inside it only."""

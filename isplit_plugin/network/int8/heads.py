@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ...errors import ArtifactError
 
-__all__ = ["Int8Heads"]
-
 
 @dataclass(slots=True)
 class Int8Heads:

@@ -35,8 +35,6 @@ from ..export import export_head
 from ..progress import Progress, reporter
 from .heads import Int8Heads, session
 
-__all__ = ["quantise_heads"]
-
 PHOTOS: Final = 100
 """How many photos calibrate a head."""
 MIN_PHOTOS: Final = 8
