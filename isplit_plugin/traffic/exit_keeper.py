@@ -248,7 +248,10 @@ def _kept(errors: list[IsplitError]) -> Iterator[None]:
 
 
 def _has_grown(earlier: list[ExitVersion], photos: int, policy: ExitPolicy) -> bool:
-    last = max((version.photos for version in earlier), default=0)
+    """Whether there are enough photos for another version. ``earlier``: the newest first."""
+    last = earlier[0].photos if earlier else 0
+    if photos < last:
+        last = 0  # its sums were stale and have begun anew
     return photos >= max(_GROWTH * last, last + policy.min_photos)
 
 

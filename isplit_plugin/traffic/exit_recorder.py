@@ -53,6 +53,8 @@ MAX_FEATURES: Final = 1024
 MAX_ANSWERS: Final = 20_000
 MAX_HEARD: Final = 20_000
 NO_RELEASE: Final = "none"
+RETRY_S: Final = 600.0
+"""Seconds after which a cut that found no room for its sums tries again."""
 _SUMS_EVERY: Final = 6
 """Flushes until the sums are written again: they are large, and nobody waits for them."""
 _TOGETHER: Final = 256
@@ -195,7 +197,7 @@ class ExitRecorder(FlushingWorker):
         self._bounds: dict[Cut, ExitSums] = {}
         self._warming: dict[Cut, list[tuple[npt.NDArray[np.float32], ExitSample]]] = {}
         self._waiting: dict[Cut, list[tuple[npt.NDArray[np.float32], int, int, float]]] = {}
-        self._refused_cuts: set[Cut] = set()
+        self._refused_cuts: dict[Cut, float] = {}
         self._heard: OrderedDict[tuple[str, Cut, int, int], None] = OrderedDict()
         self._batch = ExitBatch()
         self._last_error = ""
@@ -314,12 +316,12 @@ class ExitRecorder(FlushingWorker):
         self, store: Store, sample: ExitSample, z: npt.NDArray[np.float32], pooling: Pooling
     ) -> None:
         """Add a photo to the sums; before their bounds are known, keep it for them."""
-        if sample.cut in self._refused_cuts:
+        if self._is_refused(sample.cut):
             return
         empty = self._bounds.get(sample.cut)
         if empty is None:
             stored = self._stored_sums(store, sample.cut)
-            if sample.cut in self._refused_cuts:
+            if self._is_refused(sample.cut):
                 return
             if stored is not None and (stored.features, stored.pooling) == (len(z), pooling):
                 empty = _like(stored)
@@ -346,8 +348,21 @@ class ExitRecorder(FlushingWorker):
             if error.details.get("reason") != "malformed":
                 raise
             _LOGGER.warning("isplit: no sums for exits at %s: %s", cut, _one_line(error))
-            self._refused_cuts.add(cut)
+            self._refuse(cut)
             return None
+
+    def _refuse(self, cut: Cut) -> None:
+        self._refused_cuts[cut] = time.monotonic() + RETRY_S
+
+    def _is_refused(self, cut: Cut) -> bool:
+        """Whether photos of a cut enter no sums. After a while it is tried again: another cut may
+        have given its place away.
+        """
+        until = self._refused_cuts.get(cut)
+        if until is not None and time.monotonic() >= until:
+            del self._refused_cuts[cut]
+            until = None
+        return until is not None
 
     def _add_to_batch(self, sample: ExitSample, z: npt.NDArray[np.float32]) -> None:
         waiting = self._waiting.setdefault(sample.cut, [])
@@ -397,7 +412,7 @@ class ExitRecorder(FlushingWorker):
         for cut in refused:
             # The bounds of the store are taken at the next photo, unless it has too many cuts.
             if self._bounds.pop(cut, None) is not None and not self._stored_sums(store, cut):
-                self._refused_cuts.add(cut)
+                self._refuse(cut)
 
     def _finish(self) -> None:
         if self._store is not None:

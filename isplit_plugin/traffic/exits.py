@@ -13,6 +13,8 @@ from .database import Database
 from .rows.clock import skew_of, store_time
 from .rows.exit_sums import (
     ClassEvidence,
+    delete_stale,
+    has_stale,
     list_sums,
     read_classes,
     read_sums,
@@ -81,8 +83,9 @@ class ExitStore:
         refused = set()
         with self._db.write() as (connection, _):
             skew_s = skew_of(connection, batch.as_of)
+            now = store_time(connection) if batch.sums else 0.0
             for cut, sums in sorted(batch.sums.items()):
-                if not write_sums(connection, network_hash, cut, sums):
+                if not write_sums(connection, network_hash, cut, sums, now, self._db.half_life_s):
                     refused.add(cut)
                     continue
                 write_classes(connection, network_hash, cut, batch.classes.get(cut, {}))
@@ -145,15 +148,17 @@ class ExitStore:
             return done
 
     def delete_old(self) -> int:
-        """Delete versions that expired more than a day ago, and voices of earlier hours.
+        """Delete versions that expired more than a day ago, voices of earlier hours, stale sums.
 
         The newest version of each cut stays.
 
         Returns how many versions went.
         """
+        half_life_s = self._db.half_life_s
         with self._db.read() as connection:
             now = store_time(connection)
-            if not has_old(connection, now):
+            if not has_old(connection, now) and not has_stale(connection, now, half_life_s):
                 return 0
         with self._db.write() as (connection, _):
+            delete_stale(connection, now, half_life_s)
             return delete_old(connection, now)

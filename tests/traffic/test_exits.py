@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -18,7 +20,14 @@ from toys.traffic import NETWORK, manifest, profile
 from isplit_plugin.errors import StoreError
 from isplit_plugin.exits import ExitStatement, pool, sums
 from isplit_plugin.schema import Cut
-from isplit_plugin.traffic import ExitRecorder, ExitState, Store, read_version, shadow_counts
+from isplit_plugin.traffic import (
+    ExitRecorder,
+    ExitState,
+    Store,
+    exit_recorder,
+    read_version,
+    shadow_counts,
+)
 from isplit_plugin.traffic.exit_bounds import bounds_of
 from isplit_plugin.traffic.exit_keeper import make_version
 from isplit_plugin.traffic.rows import exit_sums, tables
@@ -256,6 +265,94 @@ def test_one_cut_more_than_fit_has_no_sums(traffic: ExitTraffic) -> None:
             recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
         assert recorder.flush()
     assert len(traffic.store.exits.photos()) == MAX_CUTS
+
+
+def test_a_cut_without_traffic_gives_its_place_away(
+    traffic: ExitTraffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_recorder, "RETRY_S", 0.0)
+    recorder, exits = traffic.recorder, traffic.store.exits
+
+    def send(number: int) -> Cut:
+        cut = Cut(f"layer{number}", "uint8")
+        for class_id in [0, 1] * 40:
+            recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
+        assert recorder.flush(20.0)
+        return cut
+
+    old, *_, refused = [send(number) for number in range(MAX_CUTS + 1)]
+    assert (NETWORK, refused) not in exits.photos()
+    nearly = exit_sums.STALE_HALF_LIVES * traffic.store.half_life_s - 3600
+
+    def pretend(seconds_ago: float) -> None:
+        table = tables.exit_sums
+        with traffic.store._db.write() as (connection, _):
+            written = table.update().values(written=time.time() - seconds_ago)
+            connection.execute(written.where(table.c.split_point == old.split_point))
+
+    pretend(nearly)
+    send(MAX_CUTS)
+    assert (NETWORK, refused) not in exits.photos()
+    pretend(nearly + 7200)
+    send(MAX_CUTS)
+    assert (NETWORK, refused) in exits.photos()
+    assert (NETWORK, old) not in exits.photos()
+    assert exits.classes(NETWORK, old) == {}
+    assert len(exits.photos()) == MAX_CUTS
+    # The keeper deletes them, too, although nobody needs the place.
+    pretend_all = tables.exit_sums.update().values(written=0.0)
+    with traffic.store._db.write() as (connection, _):
+        connection.execute(pretend_all)
+    traffic.look()
+    assert exits.photos() == {}
+    # The worker knows bounds of it still, and writes it anew.
+    assert send(1)
+    assert set(exits.photos()) == {(NETWORK, Cut("layer1", "uint8"))}
+
+
+def test_an_exit_is_made_again_after_its_sums_were_stale(traffic: ExitTraffic) -> None:
+    traffic.prove()
+    version = traffic.version()
+    assert version is not None
+    now = time.time()
+    with traffic.store._db.write() as (connection, _):
+        connection.execute(tables.exit_sums.update().values(written=0.0))
+        connection.execute(tables.exit_version.update().values(expires=now - 60))
+    traffic.look()
+    assert traffic.store.exits.photos() == {}
+    traffic.send(np.tile(np.arange(4), 40))
+    assert traffic.store.exits.photos()[NETWORK, CUT] < version.photos
+    traffic.look()
+    again = traffic.version()
+    assert again is not None
+    assert ExitState.from_json(again.state).version == 2
+
+
+def test_the_bytes_in_the_queue_are_counted_right_from_many_threads(
+    traffic: ExitTraffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_recorder, "MAX_QUEUE", 1_000_000)
+    recorder = traffic.recorder
+    values = np.zeros((6, 1, 1), np.float32)
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def offer() -> None:
+            for _ in range(2000):
+                recorder.offer(CUT, values, 1, 0, at=time.time())
+
+        threads = [threading.Thread(target=offer) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            recorder.flush(20.0)
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before_s)
+    assert recorder.flush(60.0)
+    assert recorder._queued_bytes == 0
 
 
 def test_an_activation_that_waits_keeps_no_batch_alive(traffic: ExitTraffic) -> None:

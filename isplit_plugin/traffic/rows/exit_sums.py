@@ -1,7 +1,8 @@
 """Rows of exit sums: one for each cut, and one for each of its classes with its devices.
 
 The sums of a cut are one value of some kilobytes to megabytes (``F (F + 1) / 2`` numbers for F
-features, and ``F + 3`` for each class), so a network has at most ``MAX_CUTS`` of them.
+features, and ``F + 3`` for each class), so a network has at most ``MAX_CUTS`` of them. A cut that got
+no photo for ``STALE_HALF_LIVES`` gives its place away.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .sql import cut_columns, cut_of, equals, upsert
 
 MAX_CUTS: Final = 8
 """Cuts of a network that have sums; traffic at others enters none."""
+STALE_HALF_LIVES: Final = 4.0
+"""After so many half-lives without a photo, sums weigh a sixteenth, and are deleted."""
 
 
 class ClassEvidence(NamedTuple):
@@ -51,7 +54,14 @@ def sums_from_bytes(raw: bytes) -> ExitSums:
         raise StoreError(error.message, reason="malformed") from error
 
 
-def write_sums(connection: Connection, network: str, cut: Cut, more: ExitSums) -> bool:
+def write_sums(  # noqa: PLR0917
+    connection: Connection,
+    network: str,
+    cut: Cut,
+    more: ExitSums,
+    now: float,
+    half_life_s: float,
+) -> bool:
     """Add sums to those of a cut.
 
     ``False``, and nothing is added, where they do not fit those of the store (another worker chose
@@ -61,6 +71,7 @@ def write_sums(connection: Connection, network: str, cut: Cut, more: ExitSums) -
     table = tables.exit_sums
     before = read_sums(connection, network, cut)
     if before is None:
+        delete_stale(connection, now, half_life_s)
         number = sa.select(sa.func.count()).select_from(table).where(table.c.network == network)
         if (connection.scalar(number) or 0) >= MAX_CUTS:
             return False
@@ -75,10 +86,37 @@ def write_sums(connection: Connection, network: str, cut: Cut, more: ExitSums) -
         "network": network,
         **cut_columns(cut),
         "photos": int(sums.counts.sum()),
+        "written": now,
         "sums": sums.to_bytes(),
     }
     upsert(connection, table, [row])
     return True
+
+
+def delete_stale(connection: Connection, now: float, half_life_s: float) -> int:
+    """Delete the sums and classes of cuts that got no photo for long. Returns how many cuts."""
+    stale = _stale(connection, now, half_life_s)
+    for network, cut in stale:
+        for table in (tables.exit_sums, tables.exit_class):
+            connection.execute(table.delete().where(_of(table, network, cut)))
+    return len(stale)
+
+
+def has_stale(connection: Connection, now: float, half_life_s: float) -> bool:
+    """Whether :func:`delete_stale` has something to delete."""
+    return bool(_stale(connection, now, half_life_s))
+
+
+def _stale(connection: Connection, now: float, half_life_s: float) -> list[tuple[str, Cut]]:
+    table = tables.exit_sums
+    keep_s = STALE_HALF_LIVES * half_life_s
+    # A time far in the future is that of a clock that was wrong then.
+    is_stale = sa.or_(table.c.written < now - keep_s, table.c.written > now + keep_s)
+    columns = (table.c.network, table.c.split_point, table.c.codec)
+    return [
+        (row.network, cut_of(row))
+        for row in connection.execute(sa.select(*columns).where(is_stale))
+    ]
 
 
 def write_classes(

@@ -272,6 +272,7 @@ exit_sums = Table(
     Column("split_point", String(128), primary_key=True),
     Column("codec", String(128), primary_key=True),
     Column("photos", BigInteger, nullable=False),  # that entered the sums, not decayed
+    Column("written", Double, nullable=False),  # epoch seconds of the store's clock
     Column("sums", LargeBinary, nullable=False),
 )
 
