@@ -18,12 +18,13 @@ from .bundle import HeadBundle
 from .class_list import fetch_classes
 from .exchange import LinkReport
 from .exit_list import fetch_exits
-from .exits import DeviceExits, PublicKey, ReleasedExit
+from .exits import DeviceExits, ReleasedExit
 from .explanation import Explanation
 from .key_file import read_key
 from .labels import LabelReport, send_labels
 from .recommendations import ENDPOINT, fetch_recommendation
 from .runtimes import RUNTIMES, HeadRuntime, OnnxHead, RuntimeFactory, TorchHead
+from .signed_exits import PublicKey
 from .splitclient import SplitClient
 from .stopping import Stop, current_stop
 from .stream import Frame, FrameStream

@@ -8,8 +8,6 @@ with an exit, the photo is sent.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
 import math
 import random
@@ -20,9 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from ..errors import BundleError, ExitError, IsplitError, SecretError, WireError
+from ..errors import IsplitError
 from ..exits import (
     MIN_VERSION,
     NONE,
@@ -30,9 +28,6 @@ from ..exits import (
     ExitRelease,
     ExitStatement,
     pool,
-    read_public_key,
-    read_signed,
-    verify,
 )
 from ..printable import printable
 from ..schema import (
@@ -45,22 +40,19 @@ from ..schema import (
     Timings,
     TopClass,
 )
-from ..wire import MAX_LABEL, load_json
+from ..wire import MAX_LABEL
+from .exit_marks import ExitMarks
 from .recommendations import Subject
+from .signed_exits import MAX_ANSWER_BYTES, ExitReader, PublicKey
 from .transport import Transport
 
-MAX_ANSWER_BYTES: Final = 24 * 1024 * 1024
 MAX_TASKS: Final = 16
 RETRY_S: Final = 30.0
 """Seconds after which a fetch that failed is tried again."""
 NO_RELEASE: Final = "none"
 _RENEW: Final = 0.75
-_KEY_BYTES: Final = 32
 _RELEASE_NAME: Final = re.compile(r"[0-9a-f]{16,64}\.[0-9]{1,18}")
 _LOGGER = logging.getLogger("isplit.client")
-
-PublicKey = str | Path | bytes
-"""The operator's public key: a PEM file, or its 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +111,8 @@ class DeviceExits:
         subject: the model that the endpoint is asked about.
         manifest: of the head bundle.
         key: the operator's public key.
+        state_dir: a folder for the newest releases (:class:`.exit_marks.ExitMarks`); by default they
+            are forgotten with this object.
         clock: epoch seconds.
         monotonic: seconds that nobody sets.
         draw: a number from 0 to 1, for audits.
@@ -126,6 +120,7 @@ class DeviceExits:
     Raises:
         SecretError: the key is none.
         BundleError: the library that verifies signatures is missing.
+        ArtifactError: ``state_dir`` cannot be made.
     """
 
     def __init__(
@@ -135,6 +130,7 @@ class DeviceExits:
         manifest: Manifest,
         key: PublicKey,
         *,
+        state_dir: str | Path | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
@@ -142,7 +138,8 @@ class DeviceExits:
         self._transport = transport
         self._subject = subject
         self._manifest = manifest
-        self._key = _public_key(key)
+        self._reader = ExitReader(manifest, key)
+        self._marks = ExitMarks(state_dir, manifest.network_hash)
         self._clock = clock
         self._monotonic = monotonic
         self._draw = draw
@@ -150,7 +147,6 @@ class DeviceExits:
         self._idle = threading.Condition(self._lock)
         self._held: dict[Cut, _Held] = {}
         self._tried: dict[Cut, tuple[str, float]] = {}
-        self._newest: dict[Cut, ExitRelease] = {}
         self._ended: dict[Cut, int] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
@@ -304,48 +300,26 @@ class DeviceExits:
         path = f"{self._subject.path(topic)}/hash/{version}"
         try:
             reply = self._transport.get(path, max_bytes=MAX_ANSWER_BYTES)
-            fetched = self._read(cut, version, reply.body, known)
+            now = self._clock()
+            fetched = self._reader.read(reply.body, cut, version, known, now)
         except (IsplitError, ValueError) as error:
             self._count("refused")
             code = error.code if isinstance(error, IsplitError) else type(error).__name__
             reason = error.details.get("reason", "") if isinstance(error, IsplitError) else ""
             _LOGGER.warning("%s: no exit at %s (%s %s)", self._subject.model, cut, code, reason)
             return
+        release = fetched.release
+        until = self._monotonic() + release.expires - max(now, release.issued)
+        # Before it is used: no release that came before comes back, whatever happens now.
+        is_newest = self._marks.accepts(cut, release)
+        if is_newest:
+            self._marks.keep(cut, release)
         with self._lock:
-            newest = self._newest.get(cut)
-            if ended != self._ended.get(cut) or (
-                newest is not None and _is_older(fetched.release, newest)
-            ):
+            if ended != self._ended.get(cut) or not is_newest:
                 self._counts["refused"] += 1
                 return
-            self._held[cut] = fetched
-            self._newest[cut] = fetched.release
+            self._held[cut] = _Held(fetched.exit, release, until)
             self._counts["fetched"] += 1
-
-    def _read(self, cut: Cut, version: str, body: bytes, known: Exit | None) -> _Held:
-        """Exit and release of an answer. Raises an IsplitError, or ValueError for bad base64."""
-        try:
-            raw: Any = load_json(body, "exit", max_values=64)
-        except WireError as error:
-            raise ExitError(error.message, reason="malformed") from error
-        now = self._clock()
-        fetched = known
-        if fetched is None:
-            fetched = read_signed(_base64(raw, "exit"), self._key)
-        fetched.check(self._manifest.network_hash, len(self._manifest.classes), now)
-        release = ExitRelease.from_bytes(verify(_base64(raw, "release"), self._key))
-        if fetched.cut != cut or not fetched.version.startswith(version):
-            raise ExitError(f"exit: expected {version} at {cut}, got another", reason="cut")
-        if (release.network_hash, release.cut, release.version) != (
-            fetched.network_hash,
-            cut,
-            fetched.version,
-        ):
-            raise ExitError("release: expected one of this exit", reason="cut")
-        if now >= release.expires:
-            raise ExitError("release: it has expired", reason="expired")
-        left_s = release.expires - max(now, release.issued)
-        return _Held(fetched, release, self._monotonic() + left_s)
 
     def _drop(self, cut: Cut, held: _Held) -> None:
         with self._lock:
@@ -406,35 +380,3 @@ def exit_prediction(word: ExitWord, manifest: Manifest, cut: Cut, timings: Timin
         exit=word.version,
         round_trips=0,
     )
-
-
-def _is_older(release: ExitRelease, newest: ExitRelease) -> bool:
-    """Whether a release came before the newest one of its cut: somebody sends an old one again."""
-    if release.version == newest.version:
-        return release.number < newest.number
-    return release.issued < newest.issued
-
-
-def _base64(raw: Any, name: str) -> bytes:
-    value = raw.get(name) if isinstance(raw, dict) else None
-    if not isinstance(value, str):
-        raise ExitError(f"expected {name!r} in base64", reason="malformed")
-    try:
-        return base64.b64decode(value, validate=True)
-    except binascii.Error as error:
-        raise ExitError(f"expected {name!r} in base64", reason="malformed") from error
-
-
-def _public_key(key: PublicKey) -> bytes:
-    """The 32 bytes of a public key. Raises SecretError and BundleError."""
-    try:
-        import cryptography  # noqa: F401  what verifies signatures
-    except ImportError as error:
-        raise BundleError(
-            "exit_key needs the library cryptography: pip install 'isplit-plugin[exits]'"
-        ) from error
-    if not isinstance(key, bytes):
-        return read_public_key(key)
-    if len(key) != _KEY_BYTES:
-        raise SecretError(f"exit_key: expected a PEM file or {_KEY_BYTES} bytes, got {len(key)}")
-    return key

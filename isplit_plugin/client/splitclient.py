@@ -29,12 +29,13 @@ from .bundle import HeadBundle
 from .cool_down import DEFAULT_COOL_DOWN, CoolDown
 from .cuts import recommended, resolve, writes
 from .exchange import Exchange, LinkReport
-from .exits import DeviceExits, PublicKey
+from .exits import DeviceExits
 from .fallback import WholeNetwork
 from .local import LocalNetwork, read_each
 from .recommendations import Constraint, Subject, ask
 from .route import Route
 from .runtimes import HeadRuntime, Trust, make_runtime
+from .signed_exits import PublicKey
 from .split import SplitNetwork
 from .transport import MAX_RESPONSE_BYTES, Reply, Token, Transport
 
@@ -113,6 +114,9 @@ class SplitClient(Closing):
         exit_key: the operator's public key, a PEM file or 32 bytes. With it, the device answers by
             itself where the server has proven that it may: see :attr:`Prediction.exit`. Only single
             images, and not with ``raw_scores``.
+        state_dir: a folder where the client keeps what has to outlive it, which is made if it is
+            missing: the newest releases of exits. Without one, a client that was started again
+            takes an old release that somebody sends, until that expires.
 
     Raises:
         BundleError: the bundle or its runtime cannot be used.
@@ -123,6 +127,7 @@ class SplitClient(Closing):
         QueryError: ``model`` or ``version`` is no name.
         WireError: ``top_k`` is out of range.
         SecretError: ``exit_key`` is no public key.
+        ArtifactError: ``state_dir`` cannot be made.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class SplitClient(Closing):
         cool_down: tuple[float, float] = DEFAULT_COOL_DOWN,
         device_token: Token = None,
         exit_key: PublicKey | None = None,
+        state_dir: str | Path | None = None,
     ) -> None:
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
@@ -188,7 +194,9 @@ class SplitClient(Closing):
             if exit_key is not None:
                 manifest = self._local.required_manifest()
                 subject = Subject(self.model, None, manifest.network_hash)
-                self._exits = DeviceExits(self._transport, subject, manifest, exit_key)
+                self._exits = DeviceExits(
+                    self._transport, subject, manifest, exit_key, state_dir=state_dir
+                )
             self._split = SplitNetwork(
                 self._local,
                 self._exchange,

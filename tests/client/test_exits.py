@@ -235,6 +235,31 @@ def test_a_release_older_than_one_that_was_withdrawn_does_not_come_back(device: 
     assert device.word().answers
 
 
+def test_a_restarted_device_with_a_folder_takes_no_old_release(
+    device: Device, tmp_path: Path
+) -> None:
+    def restarted(state_dir: Path | None) -> DeviceExits:
+        exits = DeviceExits(
+            device.offers,
+            Subject("toy", None, "feed"),
+            make_manifest(),
+            tmp_path / "key.pub",
+            state_dir=state_dir,
+            clock=lambda: NOW,
+            monotonic=lambda: 0.0,
+        )
+        exits.note(CUT, f"{exit_.version[:16]}.1")
+        assert exits.wait(60.0)
+        return exits
+
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 3, classes={}))
+    assert restarted(tmp_path / "state").counters()["fetched"] == 1
+    device.offer(exit_, make_release(exit_, 2))
+    assert restarted(tmp_path / "state").released(CUT) is None
+    assert restarted(None).released(CUT) is not None
+
+
 def test_another_version_does_not_come_back_with_an_older_release(device: Device) -> None:
     exit_, other = make_exit(), make_exit(class_ids=(0, 1, 3))
     assert exit_.version != other.version

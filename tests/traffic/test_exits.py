@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
@@ -331,28 +330,32 @@ def test_an_exit_is_made_again_after_its_sums_were_stale(traffic: ExitTraffic) -
 def test_the_bytes_in_the_queue_are_counted_right_from_many_threads(
     traffic: ExitTraffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exit_recorder, "MAX_QUEUE", 1_000_000)
-    recorder = traffic.recorder
+    """Between reading and writing the number, other threads run."""
+
+    def read(recorder: ExitRecorder) -> int:
+        number = int(recorder.__dict__["bytes"])
+        time.sleep(0)
+        return number
+
+    def write(recorder: ExitRecorder, number: int) -> None:
+        recorder.__dict__["bytes"] = number
+
+    monkeypatch.setattr(ExitRecorder, "_queued_bytes", property(read, write), raising=False)
+    recorder = ExitRecorder(traffic.recorder._url, NETWORK, sampling=1.0, flush_s=0.01)
     values = np.zeros((6, 1, 1), np.float32)
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
 
-        def offer() -> None:
-            for _ in range(2000):
-                recorder.offer(CUT, values, 1, 0, at=time.time())
+    def offer() -> None:
+        for _ in range(200):
+            recorder.offer(CUT, values, 1, 0, at=time.time())
 
-        threads = [threading.Thread(target=offer) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads):
-            recorder.flush(20.0)
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before_s)
+    threads = [threading.Thread(target=offer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert recorder.flush(60.0)
-    assert recorder._queued_bytes == 0
+    assert recorder.__dict__["bytes"] == 0
+    recorder.close()
 
 
 def test_an_activation_that_waits_keeps_no_batch_alive(traffic: ExitTraffic) -> None:

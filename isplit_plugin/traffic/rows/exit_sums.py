@@ -112,11 +112,9 @@ def _stale(connection: Connection, now: float, half_life_s: float) -> list[tuple
     keep_s = STALE_HALF_LIVES * half_life_s
     # A time far in the future is that of a clock that was wrong then.
     is_stale = sa.or_(table.c.written < now - keep_s, table.c.written > now + keep_s)
-    columns = (table.c.network, table.c.split_point, table.c.codec)
-    return [
-        (row.network, cut_of(row))
-        for row in connection.execute(sa.select(*columns).where(is_stale))
-    ]
+    query = sa.select(table.c.network, table.c.split_point, table.c.codec).where(is_stale)
+    rows: Sequence[Any] = connection.execute(query).all()
+    return [(row.network, cut_of(row)) for row in rows]
 
 
 def write_classes(
