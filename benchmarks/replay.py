@@ -26,8 +26,9 @@ import numpy as np
 from isplit_plugin.adaptive import Option
 from isplit_plugin.client import AdaptiveClient, FrameStream, HeadRuntime, SplitClient
 from isplit_plugin.demo.photos import labelled_photos
+from isplit_plugin.image import Image
 from isplit_plugin.network import capture, fit_transforms, load_network, profile
-from isplit_plugin.schema import ON_DEVICE, Cut, FloatArray, RatedCut
+from isplit_plugin.schema import ON_DEVICE, Cut, FloatArray, Prediction, RatedCut
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import Built, package
 from isplit_plugin.simulation import (
@@ -56,7 +57,10 @@ CUTS: Final = ("input:jpeg@90", "input:webp@75", f"{POINT}:dct@2", f"{POINT}:dct
 """Few cuts, so that measuring them is short."""
 SLOWDOWN: Final = 8.0
 RTT_MS: Final = 40.0
-RATE: Final = 1.0
+RATE: Final = 2.0
+"""Photos a second."""
+STREAM_MBPS: Final = (1.0, 8.0)
+"""The links of the streams."""
 FAST: Final = ConstantUplink(10_000.0)
 SIMULATIONS: Final = 20
 """Simulations of each run, with other noise; their median is the prediction."""
@@ -207,7 +211,7 @@ def run(quick: bool = False) -> list[Row]:
             return replay(
                 server,
                 built,
-                photos=8 if quick else 40,
+                photos=8 if quick else 28,
                 rounds=1 if quick else 3,
                 uplinks=_uplinks()[: 1 if quick else None],
             )
@@ -227,15 +231,25 @@ def replay(
             for cut in cuts:
                 for _ in range(_FIRST_RUNS):
                     client.predict(bench.photos[0], cut)
-            rows += _stream(bench, photos)
-            for uplink in uplinks:
-                rows += _on_link(bench, cuts, advice, uplink, photos=photos, rounds=rounds)
+            for mbps in STREAM_MBPS:
+                rows += _streams(bench, mbps, photos // 2)
+            for number, uplink in enumerate(uplinks):
+                # What the device does alone is the same on every link.
+                policies = {
+                    name: cut
+                    for name, cut in _policies(cuts).items()
+                    if number == 0 or cut != ON_DEVICE
+                }
+                rows += _on_link(
+                    bench, cuts, policies, advice, uplink, photos=photos, rounds=rounds
+                )
     return rows
 
 
 def _on_link(
     bench: Bench,
     cuts: Sequence[Cut],
+    policies: Mapping[str, Cut | None],
     advice: Advice,
     uplink: Uplink,
     *,
@@ -248,7 +262,7 @@ def _on_link(
         bench.sample(samples, cuts)
         scenario = samples.scenario(uplink, photos, advice)
         arrivals = arrivals_ms(scenario)
-        for name, cut in _policies(cuts).items():
+        for name, cut in policies.items():
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
             latencies = (
                 bench.run_adaptive(arrivals, uplink)
@@ -259,7 +273,7 @@ def _on_link(
     bench.sample(samples, cuts)
     scenario = samples.scenario(uplink, photos, advice)
     rows = []
-    for name, cut in _policies(cuts).items():
+    for name, cut in policies.items():
         simulated = [_simulated(scenario, cut, repeat) for repeat in range(SIMULATIONS)]
         rows += _rows(f"{uplink.describe()}, {name}", measured[name], simulated)
     return rows
@@ -287,29 +301,38 @@ def _rows(where: str, measured: list[list[float]], simulated: list[list[float]])
     return rows
 
 
-def _stream(bench: Bench, photos: int) -> list[Row]:
-    """Frames a second at the split, one after the other and as a stream with two in flight."""
+def _streams(bench: Bench, mbps: float, photos: int) -> list[Row]:
+    """Frames a second one after the other and as a stream with two in flight."""
     frames = [bench.photos[number % len(bench.photos)] for number in range(photos)]
     bench.proxy.rtt_ms = RTT_MS
-    bench.proxy.restart(ConstantUplink(4.0))
-    predict = partial(bench.client.predict, cut=POINT)
+    bench.proxy.restart(ConstantUplink(mbps))
+    rows = [
+        _stream(f"at {POINT}, {mbps:g} Mbit/s", partial(bench.client.predict, cut=POINT), frames)
+    ]
+    with AdaptiveClient(bench.connect(), refresh_s=3600.0) as client:
+        assert client.wait_for_advice(60.0) is not None
+        for frame in frames:  # until it knows the link
+            client.predict(frame)
+        rows.append(_stream(f"adaptive, {mbps:g} Mbit/s", client.predict, frames))
+    return rows
+
+
+def _stream(where: str, predict: Callable[[Image], Prediction], frames: Sequence[Path]) -> Row:
     started = time.perf_counter()
     for frame in frames:
         predict(frame)
-    plain = photos / (time.perf_counter() - started)
+    plain = len(frames) / (time.perf_counter() - started)
     with FrameStream(predict, frames, max_in_flight=2, drop="none") as stream:
         assert all(frame.error is None for frame in stream)
         rate = stream.rate
-    return [
-        row(
-            f"frames a second of a stream at {POINT}, 4 Mbit/s",
-            rate,
-            "frames/s",
-            rival="plain loop",
-            rival_value=plain,
-            ratio=rate / plain,
-        )
-    ]
+    return row(
+        f"frames a second of a stream, {where}",
+        rate,
+        "frames/s",
+        rival="plain loop",
+        rival_value=plain,
+        ratio=rate / plain,
+    )
 
 
 def _policies(cuts: Sequence[Cut]) -> dict[str, Cut | None]:
