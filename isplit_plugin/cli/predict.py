@@ -159,6 +159,8 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
             "encode": times.encode_ms,
             "exit": times.exit_ms,
             "round_trip": times.round_trip_ms,
+            "network": times.network_ms,
+            "queue": times.queue_ms,
             "decode": times.decode_ms,
             "tail": times.tail_ms,
             "total": times.total_ms,

@@ -80,6 +80,12 @@ def test_predictions_questions_and_labels(live: Live, forwarder: Forwarder, toke
         for cut in ("relu1:fp32", "relu2:uint8+zstd", "input", "output"):
             assert client.predict(photo, cut=cut).top == direct.predict(photo, cut=cut).top
         prediction = client.predict(photo, cut="relu1:fp32")
+        times = prediction.timings
+        # The forwarder sees TorchServe's own part, which the worker does not.
+        assert times.queue_ms > 0.1
+        assert times.tail_ms > 0
+        parts = (times.network_ms, times.queue_ms, times.decode_ms, times.tail_ms)
+        assert sum(parts) == pytest.approx(times.round_trip_ms)
         assert client.recommendation(bandwidth_mbps=2.0).network_hash
     assert fetch_recommendation(forwarder.url, "toy", token, classes=[0, 2]).use.verdict == "picked"
 
