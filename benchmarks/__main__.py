@@ -39,6 +39,8 @@ NAMES = (
     "replay",
     "exits",
     "release",
+    "exit_costs",
+    "exit_networks",
     "winners",
     "int8",
     "by_class",

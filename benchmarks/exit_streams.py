@@ -54,13 +54,14 @@ class Said:
 
     def counts(self) -> dict[int, ShadowCounts]:
         """By class."""
-        counts = {}
-        for class_id in np.unique(self.class_ids[self.class_ids != NONE]).tolist():
-            own = self.class_ids == class_id
-            both = (np.bincount(self.bins[own & agrees], minlength=BINS)
-                    for agrees in (self.agrees, ~self.agrees))  # fmt: skip
-            counts[class_id] = ShadowCounts(*both)
-        return counts
+        known = self.class_ids != NONE
+        ids, at = np.unique(self.class_ids[known], return_inverse=True)
+        cells = (at * BINS + self.bins[known]) * 2 + self.agrees[known]
+        counts = np.bincount(cells, minlength=len(ids) * BINS * 2).reshape(len(ids), BINS, 2)
+        return {
+            class_id: ShadowCounts(own[:, 1], own[:, 0])
+            for class_id, own in zip(ids.tolist(), counts, strict=True)
+        }
 
     def rows(self) -> list[ExitCount]:
         """As the store has them."""

@@ -78,7 +78,7 @@ class Costs:
 
     Attributes:
         nbytes: of a request. head_ms, tail_ms, encode_ms, decode_ms: of its parts, one core.
-        exit_ms: pooling, and the answer of an exit.
+        exit_ms: decoding as the tail does, pooling, and the answer of an exit.
     """
 
     nbytes: float
@@ -161,7 +161,8 @@ def _costs(loaded: LoadedNetwork, points: list[str], photos: Photos) -> Iterator
             clock.append(time.perf_counter())
             exit_.answer(pool(decoded[0], axis, pooling))
             clock.append(time.perf_counter())
-            times.append(np.diff(clock).tolist())
+            encode_s, decode_s, answer_s = np.diff(clock).tolist()
+            times.append([encode_s, decode_s, decode_s + answer_s])
             sizes.append(request_bytes(Cut(point, SENT), sent) + HTTP_BYTES)
         encode_ms, decode_ms, exit_ms = (
             1e3 * statistics.median(t) for t in zip(*times, strict=True)
@@ -184,10 +185,10 @@ def _any_exit(point: str, features: npt.NDArray[np.float32]) -> Exit:
     many = np.random.default_rng(0).normal(
         features.mean(0), features.std(0) + 1e-3, (300, features.shape[1])
     )
-    return _fit(point, many, np.arange(300) % 10)
+    return fit(point, many, np.arange(300) % 10)
 
 
-def _fit(point: str, features: F64, answers: I64) -> Exit:
+def fit(point: str, features: F64, answers: I64) -> Exit:
     sums = ExitSums.empty(
         "network", Cut(point, CODEC), features.min(axis=0) - 1e-3, features.max(axis=0) + 1e-3
     )
@@ -204,7 +205,7 @@ def _exit_rows(  # noqa: PLR0917
     if np.count_nonzero(photos >= MIN_PHOTOS) < 2:
         few = "no exit: few photos"
         return [row(f"{label}: answered on the device", 0.0, "share", expected=few)]
-    exit_ = _fit(point, features[:first], answers[:first])
+    exit_ = fit(point, features[:first], answers[:first])
     shadow = Said.by(exit_, features[first:last], answers[first:last])
     unseen = Said.by(exit_, features[last:], answers[last:])
     population = Said.by(exit_, features[first:], answers[first:])

@@ -32,6 +32,8 @@ RUNS: Final = 1000
 BATCH: Final = 100
 """Photos between two looks at the counts, at most. After every audit that disagrees there is one:
 devices hear of a withdrawal at their next contact, which comes with every audit."""
+ALONE_EVERY: Final = 500
+"""Photos between two looks at classes by themselves."""
 BAD_RUNS: Final = 0.07
 """The share of bad runs that the promise leaves: 5 %, and what chance adds in a thousand runs."""
 CLASSES: Final = (1, 2, 5, 20)
@@ -154,7 +156,7 @@ def simulate(
     run = Run(number, random.uniform(0, photos) if drift else float("inf"))
     state = ExitState(1, TOLERANCE, {class_id: ExitClass() for class_id in range(number)})
     counts = Counts(np.zeros((number, BINS, 2), np.int64))
-    now, start = population, 0
+    now, start, next_alone = population, 0, 0
     while start < photos:
         if drift and now is population and start >= run.drift_at:
             now = population.drifted(random, drift)
@@ -162,8 +164,9 @@ def simulate(
         misses = (random.random(BATCH) < chances).astype(int)
         start += _answer(random, run, state, counts, start, classes, bins, misses)
         state = _look(run, state, counts, start)
-        if alone and run.alone == float("inf") and _any_alone(counts.shadow):
-            run.alone = start
+        if alone and run.alone == float("inf") and start >= next_alone:
+            next_alone = start + ALONE_EVERY
+            run.alone = start if _any_alone(counts.shadow) else run.alone
         if state.is_withdrawn:
             run.ended = start
             break
