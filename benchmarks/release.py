@@ -26,7 +26,7 @@ from isplit_plugin.traffic import ExitClass, ExitCount, ExitState
 
 from .harness import Row, row
 
-PHOTOS: Final = 20_000
+PHOTOS: Final = 10_000
 """Photos of a run to which the exit gives a class."""
 RUNS: Final = 1000
 BATCH: Final = 100

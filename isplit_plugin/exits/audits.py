@@ -94,7 +94,14 @@ class Audits:
     @property
     def withdrawn(self) -> bool:
         """Whether the class must be withdrawn."""
-        return sum(self.detector) / len(self.detector) >= 1 / FALSE_ALARM
+        return self.alarms(FALSE_ALARM)
+
+    def alarms(self, false_alarm: float) -> bool:
+        """Whether a recent stretch speaks for more than the tolerance.
+
+        ``false_alarm``: for each audit, at most, how often that is in vain in the long run.
+        """
+        return sum(self.detector) / len(self.detector) >= 1 / false_alarm
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """The audited share of disagreements, between two bounds that hold at all times."""

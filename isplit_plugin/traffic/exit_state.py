@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from ..errors import DataError, StoreError
 from ..exits import (
     BINS,
+    FALSE_ALARM,
     LEAST_SHARE,
     Audits,
     ClassRelease,
@@ -30,6 +31,9 @@ _FEWER: Final = 2.0
 """The share of audits falls in steps of this factor, because each is a new release."""
 _ALL_AUDITED: Final = 100.0
 """The first exits of a class, which are all audited, however many other classes have."""
+_FALSE_ALARM: Final = FALSE_ALARM / 10
+"""Of all classes together: about one disagreement more than of one class, so that a class alone that
+drifts is withdrawn before it withdraws all."""
 _MORE: Final = 1.1
 """By which factor another group must answer more photos before it replaces the present one."""
 
@@ -144,7 +148,7 @@ class ExitState:
         audits = self.audits
         if number:
             audits = audits.after(number - disagreed, disagreed, number / exits, tolerance)
-        if audits.withdrawn:
+        if audits.alarms(_FALSE_ALARM):
             classes = {
                 class_id: replace(each, withdrawn=now) if each.is_released else each
                 for class_id, each in classes.items()

@@ -68,6 +68,17 @@ def test_audits_withdraw_a_class_by_itself() -> None:
     assert not state.is_withdrawn
 
 
+def test_a_class_that_drifts_alone_leaves_the_others() -> None:
+    """Also where no other class comes, and audits come one by one."""
+    counts = [shadow(class_id, 200) for class_id in range(4)]
+    state = after(new(4), *counts)
+    good = [audits(class_id, 50) for class_id in range(3)]
+    state = after(state, *counts, *good)
+    for number in range(1, 20):
+        state = after(state, *counts, *good, audits(3, number, number))
+    assert set(state.released()) == {0, 1, 2}
+
+
 def test_audits_of_all_classes_together_withdraw_all() -> None:
     """One disagreement in each of eight classes says little of any, and enough of all."""
     counts = [shadow(class_id, 100) for class_id in range(8)]
