@@ -237,7 +237,7 @@ def test_an_answer_in_vain_is_ended(server: Server, connect: Callable[..., Split
     plain = connect()
     assert plain.runtime is not None
     with AdaptiveClient(connect(runtime=Endless(plain.runtime), timeout=60.0), seed=0) as client:
-        assert client.wait_for_advice() is not None
+        assert client.wait_for_advice(60.0) is not None
         prediction = client.predict(BLUE, deadline_ms=400)
         assert (prediction.label, prediction.fallback) == ("blue", False)
         assert ended.wait(60)

@@ -203,7 +203,7 @@ def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -
         exploration=0.0,
         link=LinkFilter(0.01, 1000.0),
     )
-    advice = app.wait_for_advice()
+    advice = app.wait_for_advice(60.0)
     assert advice is not None
     # Nobody took the cut, and its exit is there all the same.
     until(lambda: exits_of(client).released(Cut.parse(CUT)) is not None)
@@ -231,14 +231,14 @@ def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -
     assert seen.exit is not None
     assert seen.exit.seen > 20
     assert seen.exit.share > 0.5
-    assert exits_of(client).wait(30.0)
+    assert exits_of(client).wait(60.0)
     assert exits_of(client).counters()["audited"] > 0
     app.close()
 
 
 def test_an_exit_beyond_the_tolerance_only_watches(served: Served) -> None:
     app = AdaptiveClient(served.client(), tolerance=0.1, exploration=0.0)
-    assert app.wait_for_advice() is not None
+    assert app.wait_for_advice(60.0) is not None
     exits = exits_of(app.client)
     until(lambda: exits.released(Cut.parse(CUT)) is not None)
     predictions = [app.predict(served.photo(index % 4)) for index in range(8)]
@@ -380,7 +380,7 @@ def test_a_damaged_state_is_reported_and_ends_no_other(served: Served) -> None:
         served.clients[0].predict(served.photo(UNSEEN))  # answers last until the store changes
         return {row["cut"]: row for row in served.list_exits()["exits"]}
 
-    with sqlite3.connect(served.store) as connection:
+    with sqlite3.connect(served.store, timeout=60) as connection:
         connection.execute(
             "INSERT INTO isplit_exit (exit, state, split_point, network, codec, content, created, "
             "expires, photos, number, release, ended) SELECT ?, ?, 'relu2', network, codec, "
@@ -399,7 +399,7 @@ def test_a_damaged_state_is_reported_and_ends_no_other(served: Served) -> None:
         assert advised["relu2:uint8"].share == 0
         assert advised[CUT].share > 0.5
     finally:
-        with sqlite3.connect(served.store) as connection:
+        with sqlite3.connect(served.store, timeout=60) as connection:
             connection.execute("DELETE FROM isplit_exit WHERE exit = ?", ("d" * 64,))
         until(lambda: "relu2:uint8" not in rows())
 
