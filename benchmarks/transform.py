@@ -68,7 +68,12 @@ REDUCED: Final = tuple(
     for quality in (95, 85, 70, 55)
 )
 """Photos of fewer pixels, enlarged again before the network."""
-MIN_REDUCED: Final = 128  # pixels of a photo's side from which reduced ones are tried
+COARSE: Final = tuple(
+    f"{codec}@{quality}" for codec in ("jpeg", "webp", "avif") for quality in (30, 15, 5)
+)
+"""Photos of a few dozen pixels, which stand more."""
+MIN_REDUCED: Final = 128
+"""Pixels of a photo's side from which reduced photos are tried; below it, coarse ones."""
 TARGETS: Final = (0.02, 0.05)
 """Divergences at which bytes are compared, by a line through logarithms."""
 
@@ -220,7 +225,7 @@ def _photos(
     formats: Sequence[str],
 ) -> Iterator[Measured]:
     pre = loaded.preprocessing
-    for form in (*FORMS, *(REDUCED if pre.crop[0] >= MIN_REDUCED else ())):
+    for form in (*FORMS, *(REDUCED if pre.crop[0] >= MIN_REDUCED else COARSE)):
         name, _, quality = form.partition("@")
         codec, _, share = name.partition("/")
         if not can_write(codec) or (formats and codec not in formats):
@@ -234,9 +239,9 @@ def _photos(
                 sent = crop.resize((width, height), PIL.Image.Resampling.LANCZOS)
             data = write_photo(sent, codec, int(quality))
             middle = time.perf_counter()
-            photo = image.load(data)
+            photo = image.load(data).convert(crop.mode)  # WebP and AVIF make grey ones coloured
             if share:
-                photo = photo.convert(crop.mode).resize(crop.size, PIL.Image.Resampling.BICUBIC)
+                photo = photo.resize(crop.size, PIL.Image.Resampling.BICUBIC)
             inputs.append(image.normalize(photo, pre))
             decode_s.append(time.perf_counter() - middle)
             encode_s.append(middle - start)
