@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isplit_plugin.cli import main as isplit
+from isplit_plugin.cli.common import positive_int
 
 from .encoders import compare_all
 from .networks import BUILDERS, DATA_SETS, LARGE
@@ -152,7 +153,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--base-seeds",
-        type=int,
+        type=positive_int,
         default=1,
         metavar="N",
         help="train N base networks, one for each seed: how much rests on the base network's "
