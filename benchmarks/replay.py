@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,13 @@ from typing import Final
 import numpy as np
 
 from isplit_plugin.adaptive import Option
-from isplit_plugin.client import AdaptiveClient, FrameStream, HeadRuntime, SplitClient
+from isplit_plugin.client import (
+    AdaptiveClient,
+    FrameStream,
+    HeadRuntime,
+    SplitClient,
+    current_stop,
+)
 from isplit_plugin.demo.photos import labelled_photos
 from isplit_plugin.image import Image
 from isplit_plugin.network import capture, fit_transforms, load_network, profile
@@ -98,7 +105,7 @@ class SlowDevice:
         usual_s = self._usual_s.setdefault(split_point, [])
         if len(usual_s) < _FIRST_RUNS:
             usual_s.append(time.perf_counter() - started)
-        time.sleep((self._slowdown - 1) * statistics.median(usual_s))
+        _pause((self._slowdown - 1) * statistics.median(usual_s))
         return activation
 
 
@@ -333,6 +340,17 @@ def _stream(where: str, predict: Callable[[Image], Prediction], frames: Sequence
         rival_value=plain,
         ratio=rate / plain,
     )
+
+
+def _pause(seconds: float) -> None:
+    """Sleep. Raises RuntimeError where nobody waits for the head any more."""
+    stop, ended = current_stop(), threading.Event()
+    if stop is None:
+        time.sleep(seconds)
+        return
+    with stop.ending(ended.set):
+        if ended.wait(seconds):
+            raise RuntimeError("the head was ended")
 
 
 def _policies(cuts: Sequence[Cut]) -> dict[str, Cut | None]:
