@@ -155,6 +155,21 @@ class Samples:
             ),
         )
 
+    def rows(self, where: str) -> list[Row]:
+        """The medians, which the simulator is told."""
+        return [
+            row(
+                f"{where}, {cut} on a fast link: own time",
+                statistics.median(times),
+                "ms",
+                server_ms=statistics.median(self.server_ms[cut]),
+                rest_ms=statistics.median(self.rest_ms),
+                nbytes=statistics.mean(self.nbytes[cut]),
+                spread=_spread([times]),
+            )
+            for cut, times in self.own_ms.items()
+        ]
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -208,7 +223,9 @@ def run(quick: bool = False) -> list[Row]:
     """Rows of p50 and p95, measured, with the ratio to the simulated one; frames of a stream."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        started = time.monotonic()
         built = build(folder)
+        print(f"built in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         server = TorchServe(
             model_store=built.archive.parent,
             store=f"sqlite:///{folder / 'store.db'}",
@@ -279,7 +296,7 @@ def _on_link(
             measured.setdefault(name, []).append(latencies)
     bench.sample(samples, cuts)
     scenario = samples.scenario(uplink, photos, advice)
-    rows = []
+    rows = samples.rows(uplink.describe())
     for name, cut in policies.items():
         simulated = [_simulated(scenario, cut, repeat) for repeat in range(SIMULATIONS)]
         rows += _rows(f"{uplink.describe()}, {name}", measured[name], simulated)
