@@ -18,7 +18,7 @@ from ..schema import Cut
 from .agreement import Agreement, stratified
 from .anytime import bound_factor
 from .intervals import newcombe
-from .live_view import F64, MAX_COUNT, OutcomeRow
+from .live_view import F64, MAX_COUNT, OutcomeRow, OutcomeRows
 from .mix import Mix
 
 MIN_LABELLED: Final = 30
@@ -68,10 +68,13 @@ class LabelSums(NamedTuple):
 
 def label_sums(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, LabelSums]:
     """The labels of every served cut by class of the mix. Shapes (M,)."""
+    rows = outcomes.labelled() if isinstance(outcomes, OutcomeRows) else outcomes
+    if not rows:
+        return {}
     columns = {int(class_id): i for i, class_id in enumerate(mix.class_ids)}
     usable = [
         row
-        for row in outcomes
+        for row in rows
         if 0 < row.labelled <= MAX_COUNT
         and all(map(math.isfinite, row[4:]))
         and row.class_id in columns
@@ -107,7 +110,7 @@ def agreements_with_labels(
         on_server: cuts at which the whole network runs on the server.
     """
     overruled = dict(agreements)
-    for cut in agreements:
+    for cut in agreements if labels else ():
         reference = _reference_sums(cut, agreements, labels, on_server)
         if reference is not None and cut in labels:
             decision = _decision(labels[cut], reference, mix, tolerance)

@@ -11,8 +11,10 @@ a landmark L. Only their ratios are used, so any landmark will do, if a view use
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from functools import cached_property
+from typing import Final, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +171,40 @@ class OutcomeRow(NamedTuple):
     weight2: float
 
 
+class OutcomeRows(Sequence[OutcomeRow]):
+    """Many outcomes as arrays. Rows are made when they are asked for, since most have no label.
+
+    Parameters:
+        cuts, class_ids: of each of the R rows.
+        sums: (6, R) the other columns of the rows.
+    """
+
+    def __init__(self, cuts: Sequence[Cut], class_ids: Sequence[int], sums: F64) -> None:
+        self._cuts = cuts
+        self._class_ids = class_ids
+        self._sums = sums
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    @overload
+    def __getitem__(self, index: int) -> OutcomeRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[OutcomeRow, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> OutcomeRow | tuple[OutcomeRow, ...]:
+        return self._rows[index]
+
+    def labelled(self) -> tuple[OutcomeRow, ...]:
+        """The rows that have labels."""
+        return tuple(self._rows[i] for i in np.flatnonzero(self._sums[1] > 0).tolist())
+
+    @cached_property
+    def _rows(self) -> tuple[OutcomeRow, ...]:
+        return tuple(map(OutcomeRow, self._cuts, self._class_ids, *self._sums.tolist()))
+
+
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
     """The live mix: predicted classes, their decayed weights and request counts, shapes (S,).
@@ -206,7 +242,7 @@ class LiveView:
 
     importance: tuple[ImportanceRows, ...] = ()
     served: tuple[ServedRow, ...] = ()
-    outcomes: tuple[OutcomeRow, ...] = ()
+    outcomes: Sequence[OutcomeRow] = ()
     class_counts: ClassCounts = field(default_factory=ClassCounts)
     revision: str = ""
     as_of: float | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ class Database:
         self._path = sqlite_file(self._url)
         self._file: tuple[int, int] | None = None
         self._create = create
+        self._reading = threading.local()
         self.opened = 0
         with self._errors("an SQLite file or a PostgreSQL database"):
             self._engine = self._new_engine()
@@ -71,14 +73,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection that sees one consistent state until its end."""
+        """A connection that sees one consistent state until its end.
+
+        Inside of another ``read`` of this thread, it is that one's.
+        """
         with self._errors("a readable store"):
+            outer: Connection | None = getattr(self._reading, "connection", None)
+            if outer is not None:
+                yield outer
+                return
             self._follow_file()
             engine = self._engine
             if engine.dialect.name == "postgresql":
                 engine = engine.execution_options(isolation_level="REPEATABLE READ")
             with engine.connect() as connection, connection.begin():
-                yield connection
+                self._reading.connection = connection
+                try:
+                    yield connection
+                finally:
+                    self._reading.connection = None
 
     @contextmanager
     def write(self) -> Iterator[tuple[Connection, int]]:
@@ -108,6 +121,7 @@ class Database:
     def after_fork(self) -> None:
         """In a child process: forget the parent's connections without closing them."""
         _abandoned.append(self._engine)
+        self._reading = threading.local()
         self._engine = self._new_engine()
 
     # ------------------------------------------------------------------------------------ opening

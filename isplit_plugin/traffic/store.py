@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,15 @@ class Store(ForkAware, Closing):
             return mean0_of(connection, network_hash)
 
     # ------------------------------------------------------------------------------------ reading
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What this thread reads inside is of one moment, and costs one transaction.
+
+        What is written meanwhile, even by this thread, is seen after its end.
+        """
+        with self._db.read():
+            yield
 
     def view(self, network_hash: str, group: str | None = None) -> LiveView:
         """The live view of a network, for one device group or for all (``None`` or "all").

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -373,7 +374,7 @@ def test_any_view_is_answered_in_json(view: LiveView, query: Query) -> None:
 def test_the_order_of_rows_changes_nothing_and_the_revision_only_itself(
     view: LiveView, query: Query, random: Any
 ) -> None:
-    def shuffled(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+    def shuffled(rows: Sequence[Any]) -> tuple[Any, ...]:
         shuffled_rows = list(rows)
         random.shuffle(shuffled_rows)
         return tuple(shuffled_rows)

@@ -92,7 +92,8 @@ def read_exit(
 def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
     """The exits of a network that are alive. None where the store cannot say."""
     try:
-        now = exits.now()
+        versions = exits.versions(network_hash)
+        now = exits.now() if versions else 0.0
         return tuple(
             CutExit(
                 version.cut,
@@ -101,7 +102,7 @@ def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
                 version.expires,
                 _share(exits, version),
             )
-            for version in sorted(exits.versions(network_hash), key=lambda v: v.cut)
+            for version in sorted(versions, key=lambda v: v.cut)
             if version.is_alive(now)
         )
     except StoreError:

@@ -11,6 +11,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,7 +19,6 @@ from ... import __version__
 from ...advice import ALL_GROUPS, Query, SwitchingPolicy, has_standing_pick, recommend
 from ...device_tokens import TokenVerifier
 from ...errors import IsplitError, ProbeError, WireSizeError
-from ...schema import Recommendation
 from ...traffic import MAX_GROUPS, OTHER, ExitKeeper, Group, Store
 from .. import replies
 from ..optional import endpoint_parts
@@ -90,13 +90,15 @@ class Endpoint:
         if question.topic == "help":
             return _dump(help_page())
         store = self._open()
-        snapshot = Snapshot(store, self._cache)
-        return self._cache.get(
-            ("answer", question.key()),
-            snapshot.version,
-            lambda: _bounded(_dump(self._compute(store, snapshot, question))),
-            len,
-        )
+        with ExitStack() as reading:
+            reading.enter_context(store.reading())
+            snapshot = Snapshot(store, self._cache)
+            return self._cache.get(
+                ("answer", question.key()),
+                snapshot.version,
+                lambda: _bounded(_dump(self._compute(store, snapshot, question, reading))),
+                len,
+            )
 
     def close(self) -> None:
         """Stop the keeper of exits, and close the store."""
@@ -144,7 +146,10 @@ class Endpoint:
             self._store = Store(self._settings.store)
         return self._store
 
-    def _compute(self, store: Store, snapshot: Snapshot, question: Question) -> dict[str, Any]:
+    def _compute(
+        self, store: Store, snapshot: Snapshot, question: Question, reading: ExitStack
+    ) -> dict[str, Any]:
+        """The body of an answer. ``reading``: the transaction of the snapshot."""
         if question.topic == "models":
             return listings.models(store.networks(), question.model)
         manifest = snapshot.manifest(question.model, question.version, question.network_hash)
@@ -159,10 +164,12 @@ class Endpoint:
         profile = snapshot.profile(manifest.network_hash)
         if question.topic == "recommendations" and has_standing_pick(query):
             standing = snapshot.standing(manifest, query.group)
+            exits = cut_exits(store.exits, manifest.network_hash)
+            reading.close()  # a change of the pick is written, and read again
             answer = standing_answer(
                 store, manifest, profile, query, self._policy, snapshot=standing
             )
-            return self._with_exits(store, answer)
+            return replace(answer, exits=exits).to_json()
         if question.exit:
             content = question.topic == "exit"
             return read_exit(store.exits, manifest, question.exit, content=content)
@@ -178,11 +185,8 @@ class Endpoint:
             return listings.classes(manifest, live)
         if question.topic == "curves":
             return listings.curves(manifest, profile, live, query.classes)
-        return self._with_exits(store, recommend(manifest, profile, live, query))
-
-    def _with_exits(self, store: Store, answer: Recommendation) -> dict[str, Any]:
-        exits = cut_exits(store.exits, answer.network_hash)
-        return replace(answer, exits=exits).to_json()
+        exits = cut_exits(store.exits, manifest.network_hash)
+        return replace(recommend(manifest, profile, live, query), exits=exits).to_json()
 
 
 def _in_counted_group(query: Query, groups: Sequence[Group]) -> Query:

@@ -164,7 +164,12 @@ class PopulationRows(NamedTuple):
     vectors: F64
 
     def updated(self, fresh: PopulationRows) -> PopulationRows:
-        """These rows, with those in ``fresh`` in their places."""
+        """These rows, with those in ``fresh`` in their places. May change this object."""
+        at = np.searchsorted(self.ids, fresh.ids)
+        if at[-1] < len(self.ids) and np.array_equal(self.ids[at], fresh.ids):
+            self.epochs[at] = fresh.epochs
+            self.vectors[at] = fresh.vectors
+            return self
         ids = np.union1d(self.ids, fresh.ids)
         epochs = np.empty(len(ids), np.int64)
         vectors = np.empty((len(ids), self.vectors.shape[1]))
@@ -179,8 +184,7 @@ def _vectors(raws: Sequence[bytes], points: int) -> F64:
     width = HEADER + 2 * points
     if any(len(raw) != 8 * width for raw in raws):
         raise StoreError(f"importance rows: expected {8 * width} bytes ({points} points) in each")
-    vectors = np.frombuffer(b"".join(raws), "<f8").reshape(len(raws), width)
-    return vectors.astype(np.float64, copy=False)
+    return np.frombuffer(b"".join(raws), "<f8").reshape(len(raws), width).astype(np.float64)
 
 
 def _rows(

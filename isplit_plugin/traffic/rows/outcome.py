@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from ...advice import ALL_GROUPS, ClassCounts, OutcomeRow
+from ...advice import ALL_GROUPS, ClassCounts, OutcomeRows
 from ...schema import Cut
 from ..aggregates.counts import OUTCOME_SUMS, OutcomeCounts
 from ..aggregates.keys import OutcomeKey
@@ -87,9 +87,7 @@ class OutcomeTable:
         sums = [[getattr(row, name) for name in OUTCOME_SUMS] for row in rows]
         self._sums[:, at] = np.array(sums, np.float64).T
 
-    def outcomes(
-        self, group: str, epoch: int, unit: float
-    ) -> tuple[tuple[OutcomeRow, ...], ClassCounts]:
+    def outcomes(self, group: str, epoch: int, unit: float) -> tuple[OutcomeRows, ClassCounts]:
         """Outcomes added over device groups, and predicted classes added over cuts as well.
 
         ``unit``: the weight, relative to the landmark ``epoch``, that becomes 1.
@@ -98,12 +96,12 @@ class OutcomeTable:
             self._layouts[group] = _Layout(self._keys, group)
         layout = self._layouts[group]
         if not len(layout.at):
-            return (), ClassCounts()
+            return OutcomeRows((), (), np.zeros((len(OUTCOME_SUMS), 0))), ClassCounts()
         shifts = shift_of(self._epochs[layout.at], epoch)
         weights = rescale_array(self._sums[:, layout.at], shifts) / unit
         weights[-1] = rescale_array(weights[-1], shifts) / unit  # of squared weights
-        totals = [np.bincount(layout.outcome, weights=part).tolist() for part in weights]
-        outcomes = tuple(map(OutcomeRow, layout.cuts, layout.classes, *totals))
+        totals = np.array([np.bincount(layout.outcome, weights=part) for part in weights])
+        outcomes = OutcomeRows(layout.cuts, layout.classes, totals)
         weight = np.bincount(layout.class_number, weights=weights[0]).astype(np.float64)
         numbers = self._numbers[layout.at]
         count = np.bincount(layout.class_number, weights=numbers).astype(np.float64)

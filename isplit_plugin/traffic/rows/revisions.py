@@ -64,6 +64,7 @@ class ViewHead(NamedTuple):
         as_of: the time of the network's newest observation; ``None`` without traffic.
         rewritten: the revision of its last loss of importance or outcome rows.
         mean0: the bytes of its shift; ``None`` for a network that is not in the store.
+        has_devices: whether any row of the network is about devices.
     """
 
     store_id: int
@@ -71,6 +72,7 @@ class ViewHead(NamedTuple):
     as_of: float | None
     rewritten: int
     mean0: bytes | None
+    has_devices: bool
 
     @property
     def text(self) -> str:
@@ -89,7 +91,15 @@ def _head_query() -> sa.Select[Any]:
         sa.select(progress.c.rewritten).where(of_network),
         sa.select(networks.c.mean0).where(networks.c.network == network),
     ]
-    return sa.select(*(column.scalar_subquery() for column in columns))
+    of_devices = (
+        tables.device_bucket,
+        tables.device_sketch,
+        tables.device_class,
+        tables.mix,
+        tables.device_label,
+    )
+    any_row = sa.or_(*(sa.exists().where(table.c.network == network) for table in of_devices))
+    return sa.select(*(column.scalar_subquery() for column in columns), any_row)
 
 
 _HEAD: Final = _head_query()
@@ -98,8 +108,9 @@ _HEAD: Final = _head_query()
 def read_head(connection: Connection, network: str) -> ViewHead:
     """The head of a view."""
     row = connection.execute(_HEAD, {"network": network}).one()
-    store_id, revision, as_of, rewritten, mean0 = row
-    return ViewHead(int(store_id or 0), int(revision or 0), as_of, int(rewritten or 0), mean0)
+    store_id, revision, as_of, rewritten, mean0, has_devices = row
+    numbers = (int(store_id or 0), int(revision or 0))
+    return ViewHead(*numbers, as_of, int(rewritten or 0), mean0, bool(has_devices))
 
 
 def raise_revision(connection: Connection) -> int:
