@@ -33,7 +33,7 @@ import numpy.typing as npt
 from ..profile import Profile
 from ..schema import CurvePoint
 from .live_moments import LiveMoments, live_moments
-from .live_view import F64, I64, LiveView, positions
+from .live_view import F64, I64, LiveView, place_of, positions
 from .memo import once
 
 K_MIN: Final = 1.0
@@ -290,15 +290,23 @@ def _estimate(profile: Profile, live: LiveView, class_ids: I64, target: str | No
 def _class_means(profile: Profile, class_ids: I64) -> tuple[F64, F64]:
     """Images and mean of each class in the profile, shapes (M, P); 0 and NaN where it has none."""
     shape = (len(class_ids), len(profile.split_points))
+    rows = positions(profile.class_ids, class_ids)
+    if isinstance(place_of(rows, len(profile.class_ids)), slice):
+        return np.broadcast_to(profile.count[:, None].astype(np.float64), shape), _means(profile)
     count = np.zeros(shape)
     mean = np.full(shape, np.nan)
-    rows = positions(profile.class_ids, class_ids)
     inside = rows >= 0
     if inside.any():
         count[inside] = profile.count[rows[inside]][:, None]
-        with np.errstate(all="ignore"):
-            mean[inside] = profile.mean0 + profile.sum1[rows[inside]] / count[inside]
+        mean[inside] = _means(profile)[rows[inside]]
     return count, mean
+
+
+@once
+def _means(profile: Profile) -> F64:
+    """The mean of each class of the profile, shape (K, P)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(profile.mean0 + profile.sum1 / profile.count[:, None].astype(np.float64))
 
 
 def _variance(parts: Components, moments: LiveMoments, n_c: F64, share: F64) -> F64:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..errors import StoreError
-from .live_view import F64, I64, ImportanceRows, positions
+from .live_view import F64, I64, ImportanceRows, place_of, positions
 
 _LARGEST: Final = 1e100
 """Larger means are the result of an overflow."""
@@ -87,17 +87,19 @@ def _add(sums: _Sums, devices: F64, part: ImportanceRows, class_ids: I64) -> Non
     targets = np.flatnonzero(rows >= 0)
     if not len(targets):
         return
-    rows = rows[targets]
+    place = place_of(rows[targets], len(part.class_ids))
+    into = place_of(targets, len(class_ids))
     moments = (part.count, part.weight, part.weight2, part.sum1, part.sum2)
-    cells = _Sums(*(np.asarray(moment, np.float64)[rows] for moment in moments))
+    cells = _Sums(*(np.asarray(moment, np.float64)[place] for moment in moments))
     valid = (cells.observations > 0) & (cells.weight > 0) & (cells.weight2 > 0)
     for cell in cells:
         valid &= np.isfinite(cell)
     with np.errstate(over="ignore", invalid="ignore"):  # live_moments finds what overflows
         for total, cell in zip(sums, cells, strict=True):
-            total[targets] += np.where(valid, cell, 0.0)
+            of_part = total[into]
+            total[into] = np.add(of_part, cell, out=of_part, where=valid)
     if part.devices is not None:
         # One device may be behind several sources, so the largest number is a lower bound.
-        counts = np.asarray(part.devices, np.float64)[rows]
+        counts = np.asarray(part.devices, np.float64)[place]
         counts = np.where(valid & (counts > 0), counts, np.nan)
-        devices[targets] = np.fmax(devices[targets], counts)
+        devices[into] = np.fmax(devices[into], counts)

@@ -102,14 +102,16 @@ class ExitVersion:
         return not self.ended and now < self.expires
 
 
+_VERSIONS: Final = sa.select(
+    *(column for column in tables.exit_version.c if column.name != "content")
+).order_by(tables.exit_version.c.created.desc(), tables.exit_version.c.exit)
+_VERSIONS_OF: Final = _VERSIONS.where(tables.exit_version.c.network == sa.bindparam("network"))
+
+
 def list_versions(connection: Connection, network: str | None = None) -> tuple[ExitVersion, ...]:
     """The versions of a network or of all, the newest first, without their content."""
-    table = tables.exit_version
-    columns = [column for column in table.c if column is not table.c.content]
-    query = sa.select(*columns).order_by(table.c.created.desc(), table.c.exit)
-    if network is not None:
-        query = query.where(table.c.network == network)
-    return tuple(_version(row) for row in connection.execute(query))
+    query = _VERSIONS if network is None else _VERSIONS_OF
+    return tuple(_version(row) for row in connection.execute(query, {"network": network}))
 
 
 def read_content(connection: Connection, network: str, exit_hash: str) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import sqlalchemy as sa
@@ -118,8 +118,7 @@ def _put_version(connection: Connection, revision: int, manifest: Manifest) -> N
 
 def mean0_of(connection: Connection, network: str) -> F64:
     """The shift (P,) of a network. Raises StoreError for a network that is not in the store."""
-    table = tables.network
-    raw = connection.scalar(sa.select(table.c.mean0).where(table.c.network == network))
+    raw = connection.scalar(_MEAN0, {"network": network})
     if raw is None:
         raise StoreError(
             f"network {network[:80]}: expected to be in the store, is not: put_network comes first"
@@ -137,6 +136,14 @@ def last_entry(connection: Connection, network: str) -> tuple[Manifest, bytes | 
     networks = tables.network
     profile = connection.scalar(sa.select(networks.c.profile).where(networks.c.network == network))
     return _parse_manifest(raw, f"network {network}"), profile
+
+
+_PUT: Final = sa.select(tables.network.c.revision).where(
+    tables.network.c.network == sa.bindparam("network")
+)
+_MEAN0: Final = sa.select(tables.network.c.mean0).where(
+    tables.network.c.network == sa.bindparam("network")
+)
 
 
 class NetworkReader:
@@ -174,7 +181,7 @@ class NetworkReader:
         """The profile of a network. Raises UnknownVersionError, StoreError."""
         table = tables.network
         of_network = table.c.network == network
-        revision = connection.scalar(sa.select(table.c.revision).where(of_network))
+        revision = connection.scalar(_PUT, {"network": network})
         if revision is None:
             names = sa.select(table.c.network).order_by(table.c.network).limit(60)
             known = list(connection.scalars(names))

@@ -12,16 +12,22 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from ...advice import ServedRow, Times, median_ranks
+from ...advice import ALL_GROUPS, ServedRow, Times, median_ranks
 from ...schema import Cut
 from ..aggregates.counts import ServedCounts
 from ..aggregates.histogram import Histogram, pack, unpack, unpack_sum
 from ..aggregates.keys import DAY_S, HOUR_S, TIME_KINDS, ServedKey
 from . import tables
-from .sql import cut_columns, cut_of, in_group, rows_by, upsert
+from .sql import cut_columns, cut_of, rows_by, upsert
 
 KEEP_HOURS_S: Final = 2 * DAY_S
 KEEP_DAYS_S: Final = 90 * DAY_S
+
+
+_ALL: Final = rows_by(tables.served, "network").order_by(*tables.served.primary_key)
+_OF_GROUP: Final = rows_by(tables.served, "network", "device_group").order_by(
+    *tables.served.primary_key
+)
 
 
 class Group(NamedTuple):
@@ -92,10 +98,9 @@ def read_served(
     connection: Connection, network: str, group: str, as_of: float
 ) -> tuple[ServedRow, ...]:
     """The requests of each cut and device group, with the times of the last two days."""
-    table = tables.served
-    query = sa.select(table).where(in_group(table, network, group)).order_by(*table.primary_key)
+    query = _ALL if group == ALL_GROUPS else _OF_GROUP
     buckets: dict[tuple[Cut, str], list[Row[Any]]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(query, {"network": network, "device_group": group}):
         buckets.setdefault((cut_of(row), row.device_group), []).append(row)
     return tuple(
         _served_row(cut, device_group, rows, as_of - KEEP_HOURS_S)

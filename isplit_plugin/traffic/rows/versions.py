@@ -85,6 +85,15 @@ def list_networks(connection: Connection) -> tuple[StoredNetwork, ...]:
     return tuple(stored)
 
 
+_OF_MODEL: Final[sa.Select[Any]] = sa.select(
+    tables.model.c.version,
+    tables.model.c.network,
+    tables.model.c.revision.label("put"),
+    tables.model.c.as_of,
+    tables.model.c.recent,
+).where(tables.model.c.model == sa.bindparam("model"))
+
+
 def find_version(
     connection: Connection, model: str, version: str | None, network: str | None
 ) -> Row[Any]:
@@ -100,9 +109,7 @@ def find_version(
         NetworkMismatchError: the version is there with another network.
     """
     table = tables.model
-    put = table.c.revision.label("put")
-    columns = [table.c.version, table.c.network, put, table.c.as_of, table.c.recent]
-    rows = connection.execute(sa.select(*columns).where(table.c.model == model)).all()
+    rows = connection.execute(_OF_MODEL, {"model": model}).all()
     if not rows:
         models = connection.scalars(sa.select(table.c.model).distinct().order_by(table.c.model))
         raise UnknownModelError.of(model, models)
