@@ -11,9 +11,8 @@ a landmark L. Only their ratios are used, so any landmark will do, if a view use
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final, Literal, NamedTuple, overload
 
 import numpy as np
@@ -204,15 +203,17 @@ class OutcomeRows(Sequence[OutcomeRow]):
     def __getitem__(self, index: slice) -> tuple[OutcomeRow, ...]: ...
 
     def __getitem__(self, index: int | slice) -> OutcomeRow | tuple[OutcomeRow, ...]:
-        return self._rows[index]
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        sums = self._sums[:, index].tolist()
+        return OutcomeRow(self._cuts[index], self._class_ids[index], *sums)
+
+    def __iter__(self) -> Iterator[OutcomeRow]:
+        return map(OutcomeRow, self._cuts, self._class_ids, *self._sums.tolist())
 
     def labelled(self) -> tuple[OutcomeRow, ...]:
         """The rows that have labels."""
-        return tuple(self._rows[i] for i in np.flatnonzero(self._sums[1] > 0).tolist())
-
-    @cached_property
-    def _rows(self) -> tuple[OutcomeRow, ...]:
-        return tuple(map(OutcomeRow, self._cuts, self._class_ids, *self._sums.tolist()))
+        return tuple(self[i] for i in np.flatnonzero(self._sums[1] > 0).tolist())
 
 
 @dataclass(frozen=True, eq=False)

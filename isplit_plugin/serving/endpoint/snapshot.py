@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
-from ...advice import LiveView
+from ...advice import LiveView, OutcomeRows
 from ...profile import Profile
 from ...schema import Manifest
 from ...traffic import Group, StandingSnapshot, Store
 from .cache import Cache
 
 _ROW: Final = 250
+_OUTCOME: Final = 60
 _SERVED_ROW: Final = 1500
 _OBJECT: Final = 1000
-"""About the bytes of a tuple of a few numbers, of a row with five times, and of anything else."""
+"""About the bytes of a tuple of a few numbers, of an outcome in arrays, of a row with five times,
+and of anything else."""
 
 
 class Snapshot:
@@ -92,7 +94,8 @@ def view_bytes(view: LiveView) -> int:
     )
     counts = view.class_counts
     arrays += counts.class_ids.nbytes + counts.weight.nbytes + counts.count.nbytes
-    return arrays + _ROW * len(view.outcomes) + _SERVED_ROW * len(view.served) + _OBJECT
+    outcome = _OUTCOME if isinstance(view.outcomes, OutcomeRows) else _ROW
+    return arrays + outcome * len(view.outcomes) + _SERVED_ROW * len(view.served) + _OBJECT
 
 
 def profile_bytes(profile: Profile | None) -> int:
