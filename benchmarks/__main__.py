@@ -28,6 +28,7 @@ NAMES = (
     "throughput",
     "forwarder",
     "store",
+    "store_cpu",
     "memory",
     "probes",
     "bias",
