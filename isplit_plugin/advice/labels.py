@@ -61,9 +61,9 @@ class LabelSums(NamedTuple):
         weight = np.where(known, self.weight, 1.0)
         with np.errstate(over="ignore"):
             number = weight * (weight / np.where(known, self.weight2, 1.0))
+            share = np.where(known, self.weight_correct, 0.0) / weight
         size = np.where(known, np.minimum(number, self.labelled), 0.0)
-        share = np.clip(np.where(known, self.weight_correct, 0.0) / weight, 0.0, 1.0)
-        return size, size * share
+        return size, size * np.clip(share, 0.0, 1.0)
 
 
 def label_sums(outcomes: Sequence[OutcomeRow], mix: Mix) -> dict[Cut, LabelSums]:

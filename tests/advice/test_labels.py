@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from toys.live_views import outcome
 
 from isplit_plugin.advice import OutcomeRow
@@ -148,6 +150,15 @@ def test_the_threshold_counts_labels_and_not_opinions() -> None:
             by_devices(B_UINT8, labels, *[(1.0, 0.0)] * 25),
         )
         assert settle(*rows)[B_UINT8].source == source
+
+
+@given(st.lists(st.tuples(*(st.floats(0, 1e300) for _ in range(5))), max_size=3))
+def test_any_sums_have_a_size_and_a_share(rows: list[tuple[float, ...]]) -> None:
+    sums = LabelSums.of([OutcomeRow(B_UINT8, 0, 0.0, *row) for row in rows])
+    n, hits = sums.opinions()
+    assert (n >= 0).all()
+    assert (n <= sums.labelled).all()
+    assert ((hits >= 0) & (hits <= n)).all()
 
 
 def test_labels_without_any_weight_decide_nothing() -> None:

@@ -115,11 +115,11 @@ def test_the_number_of_requests_that_wait_is_known(
         add(store, by_device=False, first=first)
         noted, counted = waiting(store)
         assert noted == counted <= 26
-    add(store, by_device=False, first=200, at=AT + 2 * 86_400)
-    add(store, by_device=False, first=300, at=AT + 3 * 86_400 + 10)  # the old ones have gone
-    assert waiting(store) == (10, 10)
+    for first, seconds in ((200, 2 * 86_400), (220, 2 * 86_400 + 80_000), (300, 3 * 86_400 + 10)):
+        add(store, by_device=False, first=first, at=AT + seconds)
+    assert waiting(store) == (20, 20)  # those that are older than a day have gone
     store.put_network(manifest(version="2.0"), profile([1.0] * 4))
-    assert waiting(store) == (10, 10)
+    assert waiting(store) == (20, 20)
     store.forget("toy", network_hash=NETWORK)
     assert waiting(store) == (0, 0)
     store.put_network(manifest(), profile())
