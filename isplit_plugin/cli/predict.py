@@ -155,6 +155,7 @@ def describe(photo: Path, prediction: Prediction) -> dict[str, object]:
         "round_trips": prediction.round_trips,
         "is_sure": prediction.is_sure,
         "timings_ms": {
+            "prepare": times.prepare_ms,
             "head": times.head_ms,
             "encode": times.encode_ms,
             "exit": times.exit_ms,

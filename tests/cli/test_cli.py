@@ -221,6 +221,18 @@ def test_a_prediction_says_what_ran_where(cut: Cut, said: str) -> None:
     assert predict.sentence(Path("a.jpg"), prediction) == f"a.jpg: dog 88%\n    {said}"
 
 
+def test_a_prediction_as_json_tells_its_times_apart() -> None:
+    timings = Timings(
+        prepare_ms=1.0, head_ms=3.0, round_trip_ms=9.0, queue_ms=0.5, decode_ms=1.5, tail_ms=2.0
+    )
+    prediction = Prediction(
+        (TopClass(1, "dog", 2.0, 0.875),), None, Cut("b", "uint8"), 1500, 80, timings, ""
+    )
+    times = predict.describe(Path("a.jpg"), prediction)["timings_ms"]
+    assert isinstance(times, dict)
+    assert (times["prepare"], times["network"], times["queue"]) == (1.0, 5.0, 0.5)
+
+
 def test_packaging_warns_of_a_default_above_the_photo() -> None:
     (warning,) = package._larger_than_photo(toys.profile(), toys.manifest())
     assert "b:uint8, is 500 bytes an image, 1.7 times the best photo" in warning
