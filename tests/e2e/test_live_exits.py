@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from toys.exit_device import CUT, Device
@@ -16,8 +18,11 @@ from toys.live_server import Live, Model
 from toys.polling import until
 from toys.serving import PREPROCESSING, profile_of
 
-from isplit_plugin.client import SplitClient
+from isplit_plugin.adaptive import LinkFilter
+from isplit_plugin.cli import main
+from isplit_plugin.client import AdaptiveClient, SplitClient
 from isplit_plugin.exits import new_keys
+from isplit_plugin.schema import Cut
 from isplit_plugin.serving.launcher import TorchServe
 from isplit_plugin.serving.packaging import package
 
@@ -70,7 +75,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     net, prototypes = exit_network()
     torch.manual_seed(3)
     profile = profile_of(
-        net, torch.randn(12, 3, 16, 16), model="leaver", classes=CLASSES, nbytes={}
+        net,
+        torch.randn(12, 3, 16, 16),
+        model="leaver",
+        classes=CLASSES,
+        nbytes={("relu1", "uint8"): 780.0},
     )
     built = package(
         net,
@@ -144,6 +153,43 @@ def test_classes_are_released_one_by_one_and_a_drift_withdraws_them(fleet: Fleet
     assert sum(row["label"] == CLASSES[changed] for row in rows) >= 0.9 * len(rows)
     # Other classes stay.
     assert any(row["path"] == "exit" for row in fleet.send([1] * 20))
+
+
+def test_commands_and_adaptive_clients_use_what_is_released(
+    fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server, head = fleet.live.server, fleet.live.toy.built.bundle
+    photos = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        PIL.Image.fromarray(fleet.prototypes[1]).save(path)
+        photos.append(str(path))
+    words = ["predict", *photos, "--model", "leaver", "--head", str(head), "--cut", CUT]
+    words += ["--url", server.inference_url, "--token-file", str(server.key_path)]
+    assert main([*words, "--exit-key", str(fleet.exit_key), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["path"], row["label"]) for row in rows} == {("exit", CLASSES[1])}
+    client = SplitClient(
+        server.inference_url,
+        model="leaver",
+        head=head,
+        token=server.token,
+        exit_key=fleet.exit_key,
+        state_dir=tmp_path / "state",
+    )
+    # Over this link a request takes a second.
+    with AdaptiveClient(client, tolerance=0.3, link=LinkFilter(0.01, 1000.0)) as app:
+        advice = app.wait_for_advice()
+        assert advice is not None
+        assert advice.exits[0].share > 0
+        exits = client.exits
+        assert exits is not None
+        until(lambda: exits.released(Cut.parse(CUT)) is not None)
+        rated = {str(row.cut): row for row in app.explain().decision.options}[CUT]
+        assert rated.option.exit_share == advice.exits[0].share
+        assert rated.expected_ms < 1000
+        assert app.predict(photos[0]).label == CLASSES[1]
+    assert len(list((tmp_path / "state").iterdir())) == 1
 
 
 def test_a_device_with_another_key_never_exits(fleet: Fleet, tmp_path: Path) -> None:
