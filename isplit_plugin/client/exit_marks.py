@@ -136,7 +136,15 @@ def read_marks(data: bytes, network_hash: str) -> dict[Cut, Mark]:
         if raw[_KIND] != _FORMAT or raw["network_hash"] != network_hash:
             raise ValueError(f"expected {_KIND} {_FORMAT} of this network")
         return {Cut.parse(cut): _mark(row) for cut, row in raw["cuts"].items()}
-    except (WireError, QueryError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (
+        WireError,
+        QueryError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise ArtifactError(f"marks of exits: not readable ({str(error)[:100]})") from error
 
 

@@ -9,7 +9,7 @@ device, :func:`proven_groups` says from counts of shadow answers which classes m
 
 from __future__ import annotations
 
-from .audits import EXPOSURE, FALSE_ALARM, LEAST_SHARE, Audits, audit_share
+from .audits import DETECTORS, EXPOSURE, FALSE_ALARM, LEAST_SHARE, Audits, audit_share
 from .discriminants import Discriminants, discriminants
 from .evidence import chance_interval, evidence_above, evidence_below, trials_missing
 from .exit import BIN_EDGES, BINS, MAX_EXIT_BYTES, NONE, Exit, ExitAnswer, bin_of
@@ -55,6 +55,7 @@ __all__ = [
     "ALPHA",
     "BINS",
     "BIN_EDGES",
+    "DETECTORS",
     "EXPOSURE",
     "FALSE_ALARM",
     "GRID_FEATURES",

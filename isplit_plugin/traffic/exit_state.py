@@ -7,6 +7,7 @@ was proven stays so, whatever shadow answers follow, and a class that was withdr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Self
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 from ..errors import DataError, StoreError
 from ..exits import (
     BINS,
+    DETECTORS,
     FALSE_ALARM,
     LEAST_SHARE,
     Audits,
@@ -211,14 +213,21 @@ class ExitState:
     def from_json(cls, text: str) -> Self:
         """Read what :meth:`to_json` wrote. Raises StoreError."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_no_number)
             classes = {int(name): _class(value) for name, value in raw["classes"].items()}
-            tolerance = float(raw["tolerance"])
-            if not 0 < tolerance < 1:
-                raise ValueError("expected a tolerance above 0 and below 1")
+            version, tolerance = int(raw["version"]), float(raw["tolerance"])
+            if version < 1 or not 0 < tolerance < 1:
+                raise ValueError("expected a version from 1 on, and a tolerance between 0 and 1")
             group, audits = _group(raw["group"]), _audits(raw["audits"])
-            return cls(int(raw["version"]), tolerance, classes, group, audits)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            return cls(version, tolerance, classes, group, audits)
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise StoreError(
                 f"expected the state of an exit, got {text[:80]!r}", reason="malformed"
             ) from error
@@ -287,12 +296,23 @@ def _class(raw: Mapping[str, Any]) -> ExitClass:
 
 
 def _group(raw: Any) -> ProvenGroup | None:
-    return None if raw is None else ProvenGroup(int(raw[0]), frozenset(map(int, raw[1])))
+    if raw is None:
+        return None
+    group = ProvenGroup(int(raw[0]), frozenset(map(int, raw[1])))
+    if not 0 <= group.bin < BINS:
+        raise ValueError(f"expected a bin from 0 to {BINS - 1}, got {group.bin}")
+    return group
 
 
 def _audits(raw: Mapping[str, Any]) -> Audits:
     detector = tuple(float(value) for value in raw["detector"])
     audits = filled(Audits, {**raw, "detector": detector})
-    if not 0 <= audits.disagreed <= audits.audited:
+    if not 0 <= audits.disagreed <= audits.audited or min(audits.exits, audits.wrong) < 0:
         raise ValueError("expected counts of audits, the disagreeing ones among them")
+    if len(detector) != DETECTORS or not all(0 <= value < math.inf for value in detector):
+        raise ValueError(f"expected {DETECTORS} sums of a detector")
     return audits
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"expected finite numbers, got {name}")

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import safetensors.numpy
 
-from isplit_plugin.errors import ExitError, WireError
+from isplit_plugin.client.exit_marks import read_marks
+from isplit_plugin.errors import ArtifactError, ExitError, StoreError, WireError
 from isplit_plugin.exits import (
     ClassRelease,
     Exit,
@@ -24,6 +25,7 @@ from isplit_plugin.exits import (
 )
 from isplit_plugin.hashed_arrays import digest
 from isplit_plugin.schema import Cut
+from isplit_plugin.traffic import ExitClass, ExitState
 from isplit_plugin.wire import load_json
 
 from .target import Target
@@ -106,6 +108,25 @@ def _release(case: bytes) -> None:
     ExitRelease.from_bytes(case).allows(3, 5, 1500.0)
 
 
+def _marks(case: bytes) -> None:
+    for mark in read_marks(case, "feed").values():
+        mark.is_newer_than(_RELEASE)
+
+
+def _state(case: bytes) -> None:
+    state = ExitState.from_json(case.decode("utf-8", "replace"))
+    assert ExitState.from_json(state.to_json()) == state
+    state.released()
+
+
+_MARKS: Final = json.dumps(
+    {
+        "isplit_exit_marks": 1,
+        "network_hash": "feed",
+        "cuts": {"layer2:uint8": ["a" * 64, 3, 1000.0]},
+    }
+).encode()
+_STATE: Final = ExitState(2, 0.01, {3: ExitClass(bin=5, since=1000.0), 7: ExitClass()})
 _EXIT_BYTES: Final = _EXIT.to_bytes()
 _SUMS_BYTES: Final = _SUMS.to_bytes()
 
@@ -143,6 +164,22 @@ EXIT_TARGETS: Final = (
         lambda: [_RELEASE.to_bytes()],
         (ExitError,),
         words=("version", "number", "issued", "expires", "classes"),
+    ),
+    Target(
+        "exit_marks",
+        "the newest releases that a device keeps in a file",
+        _marks,
+        lambda: [_MARKS],
+        (ArtifactError,),
+        words=("isplit_exit_marks", "network_hash", "cuts"),
+    ),
+    Target(
+        "exit_state",
+        "the state of an exit version in the store",
+        _state,
+        lambda: [_STATE.to_json().encode()],
+        (StoreError,),
+        words=("version", "tolerance", "classes", "group", "audits", "detector"),
     ),
     Target(
         "exit_statement",
