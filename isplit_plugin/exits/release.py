@@ -33,7 +33,7 @@ import numpy as np
 from ..errors import DataError
 from .evidence import evidences_below, trials_missing
 from .exit import BINS
-from .features import F64, I64
+from .features import I64
 
 TOLERANCE: Final = 0.01
 """The share of the answers of released classes that may disagree with the full network's."""
@@ -173,11 +173,6 @@ def missing(
         for index, part in STARTS.items()
         if part * test.alpha > 0
     )
-
-
-def margin_shares(counts: ShadowCounts) -> F64:
-    """(``BINS``,): the share of the answers in each bin or above; zeros without answers."""
-    return np.asarray(counts.trials() / max(1, counts.answers))
 
 
 class _Test(NamedTuple):

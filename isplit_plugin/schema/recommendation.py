@@ -151,7 +151,7 @@ class CutExit(NamedTuple):
         version: of the exit, 64 hexadecimal digits.
         release: the number of its present release.
         expires: epoch seconds from which on no device answers by it.
-        share: the share of the photos with a shadow answer that devices may answer by it now.
+        share: of the photos with an answer of the exit, those that devices may answer by it now.
     """
 
     cut: Cut

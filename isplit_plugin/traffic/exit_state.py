@@ -79,6 +79,17 @@ class ExitClass:
             audits = audits.after(*more, self.audit, tolerance)
         return replace(counted, audits=audits, withdrawn=now if audits.withdrawn else None)
 
+    def photos(self, shadow: ShadowCounts) -> tuple[float, float]:
+        """The photos that devices may answer now, and all that the exit has answered.
+
+        Once a class is released, those above its bin hardly come as shadow answers any more: they
+        are among the exits that audits stand for.
+        """
+        exits = self.audits.exits
+        if self.bin is None or not self.is_released:
+            return 0.0, shadow.answers + exits
+        return float(shadow.trials()[self.bin]) + exits, shadow.answers + exits
+
     def with_share(self, exits: float, tolerance: float) -> ExitClass:
         """With the share of audits after so many exits of all classes."""
         share = audit_share(exits, tolerance) if self.audits.exits >= _ALL_AUDITED else 1.0
@@ -187,14 +198,11 @@ class ExitState:
         }
 
     def share(self, shadow: Mapping[int, ShadowCounts]) -> float:
-        """The share of the photos with a shadow answer that devices may answer; 0 without any."""
-        answers = sum(counts.answers for counts in shadow.values())
-        released = sum(
-            int(shadow[class_id].trials()[of_class.bin])
-            for class_id, of_class in self.released().items()
-            if class_id in shadow
-        )
-        return released / answers if answers else 0.0
+        """Of the photos with an answer of the exit, those that devices may answer; 0 without any."""
+        none = ShadowCounts.none()
+        pairs = [of_class.photos(shadow.get(c, none)) for c, of_class in self.classes.items()]
+        answers = sum(pair[1] for pair in pairs)
+        return sum(pair[0] for pair in pairs) / answers if answers else 0.0
 
     def to_json(self) -> str:
         """As text; :meth:`from_json` is its inverse."""

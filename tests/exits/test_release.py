@@ -16,7 +16,6 @@ from isplit_plugin.exits import (
     LEAST_ANSWERS,
     STARTS,
     ShadowCounts,
-    margin_shares,
     may_be_released,
     missing,
     proven_groups,
@@ -135,14 +134,6 @@ def test_versions_share_alpha() -> None:
     assert 0.99 * ALPHA < sum(shares) < ALPHA
     with pytest.raises(DataError, match="expected 1 or more"):
         version_alpha(0)
-
-
-def test_shares_by_bin() -> None:
-    shares = margin_shares(counts({0: 50, 10: 50}))
-    assert shares[0] == 1.0
-    assert shares[5] == 0.5
-    assert shares[11] == 0.0
-    assert not margin_shares(ShadowCounts.none()).any()
 
 
 @pytest.mark.parametrize("agreeing", [[1], [-1] * BINS, [0.5] * BINS, [2**60] * BINS, ["x"] * BINS])

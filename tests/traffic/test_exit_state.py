@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.traffic import ExitClass, ExitCount, ExitState
+from isplit_plugin.traffic import ExitClass, ExitCount, ExitState, shadow_counts
 
 STRICT, LOOSE = 12, 4
 
@@ -34,6 +34,21 @@ def test_classes_are_released_together_once_each_has_a_few_answers_of_its_own() 
     assert set(later.released()) == set(range(6))
     assert (later.classes[0].since, later.classes[5].since) == (1.0, 2.0)
     assert ExitState.from_json(later.to_json()) == later
+
+
+def test_the_share_counts_photos_that_are_not_sent_any_more() -> None:
+    def counts(watched: int) -> list[ExitCount]:
+        loose = [shadow(class_id, 0, watched, bin_=0) for class_id in range(2)]
+        return [shadow(0, 500), shadow(1, 500), *loose]
+
+    state = after(new(2), *counts(100))
+    assert set(state.released()) == {0, 1}
+    assert state.share(shadow_counts(counts(100))) == 1000 / 1200
+    # From now on photos in the loose bin are sent, and of the others the audited ones.
+    later = after(state, *counts(500), audits(0, 1000), audits(1, 1000))
+    assert sum(each.audits.exits for each in later.classes.values()) == 2000
+    assert later.share(shadow_counts(counts(500))) == (1000 + 2000) / (2000 + 2000)
+    assert state.share({}) == 0
 
 
 def test_a_proven_group_stays_proven_whatever_shadow_answers_follow() -> None:

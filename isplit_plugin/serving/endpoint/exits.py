@@ -16,7 +16,6 @@ from ...exits import (
     ExitRelease,
     ShadowCounts,
     chance_interval,
-    margin_shares,
     missing,
     read_private_key,
     unsigned,
@@ -241,7 +240,7 @@ def _version(  # noqa: PLR0917
                 "proof": _proof(answers, lacking, shadow.answers, own),
                 "bin": of_class.bin,
                 "since": of_class.since,
-                "share": float(margin_shares(shadow)[of_class.bin]) if is_released else 0.0,
+                "share": _ratio(*of_class.photos(shadow)),
                 **_audits(of_class, sent, alpha),
             }
         )
@@ -257,6 +256,10 @@ def _version(  # noqa: PLR0917
         "share": state.share(counts),
         "classes": rows,
     }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def _proof(answers: int, lacking: int, own: int, own_lacking: int) -> float:
