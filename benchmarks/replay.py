@@ -235,7 +235,7 @@ def run(quick: bool = False) -> list[Row]:
             return replay(
                 server,
                 built,
-                photos=8 if quick else 28,
+                photos=8 if quick else 24,
                 rounds=1 if quick else 3,
                 uplinks=_uplinks()[: 1 if quick else None],
             )
