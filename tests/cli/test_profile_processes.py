@@ -74,7 +74,7 @@ def torchrun(folder: Path, *arguments: str, **variables: str) -> subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

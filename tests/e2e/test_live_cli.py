@@ -53,7 +53,7 @@ def isplit(folder: Path, *words: str, code: int = 0) -> str:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -155,7 +155,7 @@ def test_one_unreadable_photo_does_not_hide_the_others(
         "--json",
     ]
     done = subprocess.run(
-        command, cwd=packaged, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=packaged, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 3
     rows = json.loads(done.stdout)

@@ -28,10 +28,10 @@ class Server:
         self.session = requests.Session()
 
     def get(self, path: str, **kwargs: Any) -> tuple[int, Any]:
-        return self._read(self.session.get(self.url + path, timeout=30, **kwargs))
+        return self._read(self.session.get(self.url + path, timeout=60, **kwargs))
 
     def post(self, path: str, **kwargs: Any) -> tuple[int, Any]:
-        return self._read(self.session.post(self.url + path, timeout=30, **kwargs))
+        return self._read(self.session.post(self.url + path, timeout=60, **kwargs))
 
     @staticmethod
     def _read(response: requests.Response) -> tuple[int, Any]:

@@ -133,7 +133,7 @@ def test_the_example_of_a_device_runs(
     words += [str(tmp_path), "--model", "toy", "--url", forwarder.url]
     words += ["--head", str(live.toy.built.bundle)]
     words += ["--device-token-file", str(folder / "phone-1.token")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=True)
     assert "frame 0: not classified, " in done.stdout  # notes.txt
     assert "frame 1: " in done.stdout
     assert "frames: 1 classified, 1 not, 0 dropped" in done.stdout

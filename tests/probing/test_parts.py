@@ -77,6 +77,6 @@ import isplit_plugin.traffic, isplit_plugin.client
 print([name for name in sys.modules if name.startswith("isplit_plugin.probing")])
 """
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     assert run.stdout.strip() == "[]"

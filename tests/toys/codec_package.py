@@ -26,7 +26,7 @@ def codec_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [*pip, "--no-build-isolation", "--target", str(target), str(source)],
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return target
 

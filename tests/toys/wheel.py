@@ -24,7 +24,7 @@ def run(*words: str | Path, cwd: Path | None = None) -> str:
         list(map(str, words)),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         cwd=cwd,
         env=environment,

@@ -63,7 +63,7 @@ def run(program: str, folder: Path, *extra_path: Path) -> subprocess.CompletedPr
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
