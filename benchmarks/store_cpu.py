@@ -13,12 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from isplit_plugin.schema import Cut
+from isplit_plugin.advice import LiveView, Query, recommend
+from isplit_plugin.profile import Profile
+from isplit_plugin.schema import Cut, Manifest
 from isplit_plugin.serving.endpoint import Endpoint
 from isplit_plugin.serving.settings import STORE_VARIABLE
 from isplit_plugin.traffic import Delta, ImportanceSample, Store
@@ -137,6 +140,36 @@ def _first_answer(
     return _timed(rounds, change, ask)
 
 
+def _parts(store: Store, rounds: int) -> list[Row]:
+    """What takes most of a first answer: reading the view, and working out the recommendation."""
+    one = Delta(np.ones(POINTS), store.half_life_s, CLASSES)
+    one.add_observation(_observation(0))
+    manifest, profile = store.manifest("big"), store.profile(NETWORK)
+    views = [store.view(NETWORK)]
+
+    def change(_: int) -> None:
+        store.add(NETWORK, one)
+
+    def change_and_read(_: int) -> None:
+        store.add(NETWORK, one)
+        views[0] = store.view(NETWORK)
+
+    rows = [_measured("of it: the view", _timed(rounds, change, lambda: store.view(NETWORK)))]
+    for what, classes in ASKED.items():
+        query = Query(classes=None if classes is None else tuple(classes))
+        times = _timed(
+            rounds, change_and_read, partial(_recommend, manifest, profile, views, query)
+        )
+        rows.append(_measured(f"of it: the recommendation for {what}", times))
+    return rows
+
+
+def _recommend(
+    manifest: Manifest, profile: Profile | None, views: list[LiveView], query: Query
+) -> None:
+    recommend(manifest, profile, views[0], query)
+
+
 def _first_answers(folder: Path, rounds: int) -> list[Row]:
     rows = []
     for size, seen in (("10^4", 1e4), ("10^9", 1e9)):
@@ -150,6 +183,8 @@ def _first_answers(folder: Path, rounds: int) -> list[Row]:
                 times = _first_answer(store, endpoint, classes, rounds)
                 rows.append(_measured(f"first answer, {what}, after {size} requests", times))
             endpoint.close()
+            if seen < 1e6:
+                rows += _parts(store, rounds)
     return rows
 
 
