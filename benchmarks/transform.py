@@ -351,7 +351,9 @@ def _against_photos(
             own = bytes_at(codes, rows, target)
             best = np.nanmin(
                 [
-                    bytes_at([p for p in photos if p.label.startswith(f"{name}@")], rows, target)
+                    _photo_bytes(
+                        [p for p in photos if p.label.startswith(f"{name}@")], rows, target
+                    )
                     for name in formats
                 ]
                 + [math.inf]
@@ -370,6 +372,14 @@ def _against_photos(
             low=float(low),
             high=float(high),
         )
+
+
+def _photo_bytes(measured: Sequence[Measured], rows: Array, target: float) -> float:
+    """:func:`bytes_at` of one format; where even its smallest photo does less, the bytes of that."""
+    smallest = max(measured, key=lambda photo: float(photo.divergence[rows].mean()))
+    if smallest.divergence[rows].mean() < target:
+        return float(smallest.nbytes[rows].mean())
+    return bytes_at(measured, rows, target)
 
 
 def bytes_at(measured: Sequence[Measured], rows: Array, target: float) -> float:
