@@ -17,28 +17,27 @@ later, its statement counted and a quarter of the photos in the sums, beside the
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import sqlalchemy as sa
 import torch
 
-from isplit_plugin.client.bundle import HeadBundle
-from isplit_plugin.client.runtimes import OnnxHead
 from isplit_plugin.exits import NONE, Exit, ExitStatement, new_keys, pool, read_private_key
-from isplit_plugin.network import capture, efficientnet_lite0
+from isplit_plugin.network import CapturedNetwork, capture, efficientnet_lite0, export_head
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import ExitPolicy, ExitRecorder, Store, look, read_version
 from isplit_plugin.wire import decode_activation, encode_activation
 
-from .harness import Row, against, interleaved, row
-from .packaged import package_lite0
+from .harness import Row, against, interleaved, row, table
 
 POINTS: Final = ("_blocks.4", "_blocks.10", "_blocks.14")
 CODEC: Final = "uint8+zstd"
@@ -58,23 +57,33 @@ def run(quick: bool = False) -> list[Row]:
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = HeadBundle(package_lite0(Path(folder), {"lite0": {}}, POINTS)["lite0"])
-            heads = OnnxHead(bundle, threads=1)
             loaded = efficientnet_lite0()
             net = capture(loaded.model, loaded.example_input)
             rows = []
             for point in POINTS:
-                rows += _point_rows(Path(folder), point, heads, net, rounds=5 if quick else 41)
+                rows += _point_rows(Path(folder), point, net, rounds=5 if quick else 41)
+                print(table(rows[-8:]), file=sys.stderr, flush=True)
             return rows
     finally:
         torch.set_num_threads(threads)
 
 
-def _point_rows(folder: Path, point: str, heads: OnnxHead, net: Any, *, rounds: int) -> list[Row]:
+def _head(net: CapturedNetwork, point: str, folder: Path) -> Callable[[F32], F32]:
+    """The head in onnxruntime, on one core."""
+    file = folder / f"{point}.onnx"
+    export_head(net, point, file)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda x: np.asarray(session.run(None, {"input": x})[0])
+
+
+def _point_rows(folder: Path, point: str, net: CapturedNetwork, *, rounds: int) -> list[Row]:
+    head = _head(net, point, folder)
     x = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
     axis = net.split_point(point).channel_axis
     cut = Cut(point, CODEC)
-    activation = heads.run(point, x)
+    activation = head(x)
     sent = encode_activation(activation, CODEC, channel_axis=axis)
     tail = net.bisect(point)[1]
     z = torch.from_numpy(activation)
@@ -85,9 +94,7 @@ def _point_rows(folder: Path, point: str, heads: OnnxHead, net: Any, *, rounds: 
             decoded = decode_activation(sent, shape=activation.shape[1:])
             exit_.answer(pool(decoded[0], axis, exit_.pooling))
 
-        device = interleaved(
-            {"exit": on_device, "head": lambda: heads.run(point, x)}, rounds=rounds, warmup=3
-        )
+        device = interleaved({"exit": on_device, "head": lambda: head(x)}, rounds=rounds, warmup=3)
         statement = server.statement()
         with torch.inference_mode():
             served = interleaved(
@@ -116,7 +123,7 @@ class _Server:
     def __init__(self, file: Path, cut: Cut, activation: F32, axis: int) -> None:
         self._cut, self._axis = cut, axis
         self._random = np.random.default_rng(1)
-        self._centers = self._random.normal(size=(CLASSES, activation.shape[axis - 1]))
+        self._centers = self._random.normal(0, 0.2, (CLASSES, activation.shape[axis - 1]))
         self._shape = [activation.shape[axis - 1] if i == axis - 1 else 1
                        for i in range(activation.ndim)]  # fmt: skip
         self._activation = activation
