@@ -12,6 +12,7 @@ from toys.client import make_manifest, recommendation
 
 from isplit_plugin.errors import (
     ArtifactError,
+    ImageError,
     NetworkMismatchError,
     UnknownCodecError,
     UnknownSplitPointError,
@@ -256,7 +257,7 @@ WIRE_TARGETS: Final = (
         "a request to a tail, and its activation",
         _request,
         _request_seeds,
-        (WireError, UnknownSplitPointError, UnknownCodecError, NetworkMismatchError),
+        (WireError, ImageError, UnknownSplitPointError, UnknownCodecError, NetworkMismatchError),
         words=_WIRE_WORDS,
     ),
     Target(
