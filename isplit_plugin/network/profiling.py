@@ -142,7 +142,8 @@ def profile(
             int8_heads=int8_heads,
             provenance=_provenance(calibration, used_threads)
             | ({"processes": str(processes.count)} if processes.count > 1 else {})
-            | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"}),
+            | ({} if curtail is None else {"curtailed": f"tolerance {curtail:g}"})
+            | _precision(int8_heads),
         )
         if processes.count == 1:
             return made
@@ -188,6 +189,13 @@ def _made(
         int8_heads={} if int8_heads is None else int8_heads.sha256(),
         refinements=calibration.meter.refinements(),
     )
+
+
+def _precision(int8_heads: Int8Heads | None) -> dict[str, str]:
+    if int8_heads is None:
+        return {}
+    layers = int8_heads.float_layers
+    return {"head_precision": f"int8, the first {layers} convolutions fp32" if layers else "int8"}
 
 
 def _most_misses(images: Iterable[LabelledImage], curtail: float | None) -> float:

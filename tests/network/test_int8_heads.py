@@ -126,6 +126,8 @@ def test_profile_and_transforms_are_about_what_they_put_out(
     exact, int8, other = (measured[label] for label in ("none", "int8", "scaled"))
     assert exact[0].int8_heads == {}
     assert int8[0].int8_heads == heads.sha256()
+    assert int8[0].provenance["head_precision"].startswith("int8")
+    assert "head_precision" not in exact[0].provenance
     assert Profile.from_bytes(int8[0].to_bytes()).int8_heads == heads.sha256()
     # Another head's activations take other bytes, and give another transform.
     assert int8[2].agreeing.sum() >= 22
