@@ -75,7 +75,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A connection that sees one consistent state until its end.
 
-        Inside of another ``read`` of this thread, it is that one's.
+        Inside of :meth:`reading` it is that one's.
         """
         with self._errors("a readable store"):
             outer: Connection | None = getattr(self._reading, "connection", None)
@@ -87,11 +87,21 @@ class Database:
             if engine.dialect.name == "postgresql":
                 engine = engine.execution_options(isolation_level="REPEATABLE READ")
             with engine.connect() as connection, connection.begin():
-                self._reading.connection = connection
-                try:
-                    yield connection
-                finally:
-                    self._reading.connection = None
+                yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What this thread reads inside, it reads by one connection, of one state.
+
+        For a block of code, never for a generator that others may leave unfinished.
+        """
+        with self.read() as connection:
+            before = getattr(self._reading, "connection", None)
+            self._reading.connection = connection
+            try:
+                yield
+            finally:
+                self._reading.connection = before
 
     @contextmanager
     def write(self) -> Iterator[tuple[Connection, int]]:

@@ -186,7 +186,7 @@ class Store(ForkAware, Closing):
 
         What is written meanwhile, even by this thread, is seen after its end.
         """
-        with self._db.read():
+        with self._db.reading():
             yield
 
     def view(self, network_hash: str, group: str | None = None) -> LiveView:

@@ -80,6 +80,17 @@ def test_what_is_read_together_is_of_one_moment(store: Store, url: str) -> None:
         assert store.view(NETWORK).observations == 20
 
 
+def test_an_export_that_is_left_unfinished_holds_up_no_reading(store: Store, url: str) -> None:
+    add(store, by_device=False)
+    unfinished = store.export()
+    next(unfinished)
+    revision = store.revision()
+    with Store(url) as writer:
+        add(writer, by_device=False, first=100)
+    assert store.revision() == revision + 1
+    unfinished.close()  # type: ignore[attr-defined]
+
+
 def test_own_writes_are_seen_after_the_reading(store: Store) -> None:
     with store.reading():
         revision = store.revision()
