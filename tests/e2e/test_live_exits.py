@@ -179,7 +179,7 @@ def test_commands_and_adaptive_clients_use_what_is_released(
     )
     # Over this link a request takes a second.
     with AdaptiveClient(client, tolerance=0.3, link=LinkFilter(0.01, 1000.0)) as app:
-        advice = app.wait_for_advice()
+        advice = app.wait_for_advice(60.0)
         assert advice is not None
         assert advice.exits[0].share > 0
         exits = client.exits

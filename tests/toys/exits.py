@@ -88,7 +88,7 @@ class ExitTraffic:
             full = class_id if answer is None else answer
             now = time.time()
             self.recorder.offer(CUT, values, 1, full, at=now, device=device, statement=statement)
-        assert self.recorder.flush(20.0)
+        assert self.recorder.flush(60.0)
         return statements
 
     def look(self) -> None:

@@ -157,10 +157,10 @@ def test_the_recorder_counts_moved_deltas_and_warns_once(
     ):
         for i in range(3):
             recorder.observe(observation(i, at=now + 2 * DAY))
-            assert recorder.flush()
+            assert recorder.flush(60.0)
         assert recorder.counters()["moved_deltas"] == 3
         recorder.observe(observation(4, at=now))
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         assert recorder.counters()["moved_deltas"] == 3
     (record,) = [r for r in caplog.records if "store's clock" in r.getMessage()]
     assert "ahead of the store's clock" in record.getMessage()

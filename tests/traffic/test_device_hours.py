@@ -189,7 +189,7 @@ def test_a_recorder_with_devices_counts_them(url: str, store: Store) -> None:
         for i in range(30):
             recorder.observe(observation(i, class_id=0, device=None, at=AT))
         recorder.observe(observation(40, class_id=1, device="a", at=AT))
-        assert recorder.flush()
+        assert recorder.flush(60.0)
     assert shares(store) == pytest.approx({0: 0.5, 1: 0.5})
     rows = [row for row in store.export() if row["table"] == "isplit_device_class"]
     assert {row["device"]: row["number"] for row in rows} == {UNSIGNED: 30, "a": 1}

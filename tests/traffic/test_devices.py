@@ -405,7 +405,7 @@ def test_the_recorder_and_the_sampler_carry_the_device_along(tmp_path: Path) -> 
                 photo = observation(0, cut=Cut("input", "jpeg", 90), at=AT, device=device)
                 sampler.offer(photo, np.zeros((1, 4)))
             until(lambda: sampler.counters()["computed"] == 2)
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         with Store(url) as store:
             totals = {
                 row["device"]: row["values"][0]

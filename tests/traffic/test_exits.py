@@ -136,7 +136,7 @@ def test_a_photo_that_is_sent_again_has_no_second_voice(traffic: ExitTraffic) ->
     for _ in range(2):  # in one flush, and in another
         for _ in range(3):
             traffic.recorder.offer(CUT, values, 1, 1, at=time.time(), statement=text)
-        assert traffic.recorder.flush()
+        assert traffic.recorder.flush(60.0)
     (count,) = traffic.store.exits.counts(NETWORK, version.exit)
     assert (count.number, count.agreeing) == (1, 1)
 
@@ -154,7 +154,7 @@ def test_statements_that_do_not_hold_are_counted_as_refused_alone(
     assert exit_.answer(pool(values, 1, exit_.pooling)).class_id == 1
     statement = text.format(v=version.exit[:16], other=3)
     traffic.recorder.offer(CUT, values, 1, 1, at=time.time(), statement=statement)
-    assert traffic.recorder.flush()
+    assert traffic.recorder.flush(60.0)
     assert traffic.recorder.counters()["refused"] == 1
     assert traffic.store.exits.counts(NETWORK, version.exit) == ()
 
@@ -249,9 +249,9 @@ def test_sums_with_other_bounds_are_left_out_and_the_next_ones_fit(
     for class_id in [0, 1] * 4:  # its bounds are known to itself alone, until it writes
         other.offer(CUT, traffic.activation(class_id), 1, class_id, at=time.time())
     traffic.send(np.tile(np.arange(4), 20))
-    assert other.flush()
+    assert other.flush(60.0)
     other.offer(CUT, traffic.activation(0), 1, 0, at=time.time())
-    assert other.flush()
+    assert other.flush(60.0)
     assert traffic.store.exits.photos()[NETWORK, CUT] in (81, 89)
     other.close()
 
@@ -262,7 +262,7 @@ def test_one_cut_more_than_fit_has_no_sums(traffic: ExitTraffic) -> None:
         cut = Cut(f"layer{number}", "uint8")
         for class_id in [0, 1] * 40:
             recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
-        assert recorder.flush()
+        assert recorder.flush(60.0)
     assert len(traffic.store.exits.photos()) == MAX_CUTS
 
 
@@ -276,7 +276,7 @@ def test_a_cut_without_traffic_gives_its_place_away(
         cut = Cut(f"layer{number}", "uint8")
         for class_id in [0, 1] * 40:
             recorder.offer(cut, traffic.activation(class_id), 1, class_id, at=time.time())
-        assert recorder.flush(20.0)
+        assert recorder.flush(60.0)
         return cut
 
     old, *_, refused = [send(number) for number in range(MAX_CUTS + 1)]
@@ -396,7 +396,7 @@ def test_a_damaged_exit_stops_no_other(traffic: ExitTraffic) -> None:
         said = fitted.answer(pool(values, 1, fitted.pooling))
         text = str(ExitStatement(fitted.version, max(said.class_id, 0), said.bin))
         traffic.recorder.offer(CUT, values, 1, class_id, at=now, statement=text)
-    assert traffic.recorder.flush(20.0)
+    assert traffic.recorder.flush(60.0)
     assert traffic.recorder.release(other.cut) == "none"
     with pytest.raises(StoreError, match="state of an exit"):
         traffic.look()
@@ -447,7 +447,7 @@ def test_a_store_without_the_tables_costs_no_prediction(path: Path) -> None:
             connection.execute(sa.text("DROP TABLE isplit_exit"))
         recorder = ExitRecorder(path, NETWORK, sampling=1.0, flush_s=60.0)
         assert recorder.offer(CUT, np.ones((6, 3, 3), np.float32), 1, 0, at=time.time())
-        assert not recorder.flush()
+        assert not recorder.flush(60.0)
         assert recorder.release(CUT) == ""
         assert recorder.counters()["flush_failures"] == 1
         recorder.close()

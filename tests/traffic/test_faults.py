@@ -125,7 +125,7 @@ def test_a_file_deleted_while_in_use_is_made_again(path: Path, url: str, store: 
     with Recorder(url, NETWORK, flush_s=0.02) as recorder:
         recorder.observe(observation(0))
         until(lambda: store.view(NETWORK).observations == 1)
-        recorder.flush()
+        recorder.flush(60.0)
         # The database last: what is made anew in its place meanwhile stays whole.
         for file in sorted(path.parent.glob("store.db*"), reverse=True):
             file.unlink()
@@ -192,7 +192,7 @@ def test_a_store_that_is_down_from_the_start(tmp_path: Path) -> None:
         for i in range(50):
             assert recorder.observe(observation(i))
         until(lambda: recorder.counters()["flush_failures"] >= 2)
-        assert not recorder.flush()
+        assert not recorder.flush(60.0)
         folder.mkdir()
         until(lambda: (folder / "x.db").exists())
         with Store(folder / "x.db") as store:
@@ -377,7 +377,7 @@ def test_the_half_life_is_the_one_the_store_was_made_with(url: str) -> None:
         with Recorder(url, NETWORK, half_life_s=99, flush_s=3600) as recorder:
             for at in (1e9, 1e9 + 60):
                 recorder.observe(observation(0, at=at))
-            assert recorder.flush()
+            assert recorder.flush(60.0)
         assert made.view(NETWORK).class_counts.weight == pytest.approx([1.5])
     with pytest.raises(StoreError, match="half_life_s: expected seconds above 0"):
         Store(url, half_life_s=0)

@@ -168,7 +168,7 @@ def test_a_worker_that_still_serves_it_puts_it_back(
     with Recorder(
         url, SECOND, manifest=second(), profile=profile(network=SECOND), flush_s=0.02
     ) as recorder:
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         assert both.view(SECOND).observations == REQUESTS  # its rows are kept for the next view
         with caplog.at_level(logging.WARNING):
             both.forget("toy", version="2.0")
@@ -187,7 +187,7 @@ def test_a_worker_that_still_serves_it_puts_it_back(
 def test_a_version_of_a_shared_network_is_put_back_too(url: str, both: Store) -> None:
     both.put_network(second("2.1"), None)
     with Recorder(url, SECOND, manifest=second(), flush_s=0.02) as recorder:
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         both.forget("toy", version="2.0")
         until(lambda: both.has_version(second()))
     assert both.view(SECOND).observations == REQUESTS
@@ -203,12 +203,12 @@ def test_two_workers_of_one_version_and_two_networks_do_not_displace_each_other(
             url, SECOND, manifest=replaced, profile=profile(network=SECOND), flush_s=0.01
         ) as two,
     ):
-        assert one.flush()
-        assert two.flush()
+        assert one.flush(60.0)
+        assert two.flush(60.0)
         revision = both.revision()
         for _ in range(5):
-            assert one.flush()
-            assert two.flush()
+            assert one.flush(60.0)
+            assert two.flush(60.0)
         assert both.revision() == revision  # nothing is written again and again
     assert both.has_version(manifest())
     assert both.has_version(replaced)

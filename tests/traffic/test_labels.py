@@ -238,7 +238,7 @@ def test_a_label_that_came_first_yields_a_row_of_the_true_class(
 ) -> None:
     seen = observation(1)
     recorder.observe(seen)
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.add_labels([Label("r1", true_class)])[0].error is None
     passes = Passes()
     with (
@@ -255,7 +255,7 @@ def test_a_label_that_came_first_yields_a_row_of_the_true_class(
         sampler.offer(seen, np.zeros((1, 4, 2, 2)))
         sampler.offer(observation(2, at=seen.at), np.zeros((1, 4, 2, 2)))
         until(lambda: sampler.counters()["computed"] == 2)
-        until(lambda: recorder.counters()["queued"] == 0 and recorder.flush())
+        until(lambda: recorder.counters()["queued"] == 0 and recorder.flush(60.0))
     assert passes.classes == (
         [1, 2] if true_class == 1 else [1, 3, 2]
     )  # the predicted class's curve serves twice
@@ -272,14 +272,14 @@ def test_without_a_reader_only_the_predicted_class_is_computed(
 ) -> None:
     seen = observation(1)
     recorder.observe(seen)
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.add_labels([Label("r1", 3)])[0].error is None
     passes = Passes()
     with Sampler(passes, recorder, share=1.0, cpu_budget=1.0, idle_s=0.0) as sampler:
         sampler.offer(seen, np.zeros((1, 4, 2, 2)))
         until(lambda: sampler.counters()["computed"] == 1)
     assert passes.classes == [1]
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert [part.target for part in store.view(NETWORK).importance] == ["predicted"]
 
 

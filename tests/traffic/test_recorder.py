@@ -29,7 +29,7 @@ def test_what_was_observed_is_in_the_store(recorder: Recorder, store: Store) -> 
         assert recorder.observe(observation(i))
     assert recorder.add_importance(sample([1, 2, 3, 4], class_id=1, source="tail"))
     assert recorder.add_importance(sample([np.nan, np.nan, 3, 4], class_id=2))
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     view = store.view(NETWORK)
     assert view.observations == 100
     assert view.importance[0].class_ids.tolist() == [1, 2]
@@ -84,7 +84,7 @@ def test_a_full_queue_drops_the_newest_and_counts_them(url: str) -> None:
         assert taken == [True] * 5 + [False] * 3
         assert recorder.counters()["dropped"] == 3
         store.put_network(manifest(), profile())
-        assert recorder.flush()
+        assert recorder.flush(60.0)
         view = store.view(NETWORK)
         assert view.observations == 5
         assert view.class_counts.class_ids.tolist() == [0, 1, 2, 3, 4]
@@ -108,7 +108,7 @@ def test_nonsense_never_raises_and_never_stops_the_others(
 ) -> None:
     recorder.observe(nonsense)  # type: ignore[arg-type]
     recorder.observe(observation(1))
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.view(NETWORK).class_counts.count.sum() == 1
 
 
@@ -132,7 +132,7 @@ def test_curves_that_are_none_are_counted_as_invalid(
 ) -> None:
     recorder.add_importance(sample(**({"curve": [1, 2, 3, 4], "source": "input"} | changes)))
     recorder.add_importance(sample(np.ones(POINTS)))
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert recorder.counters()["invalid"] == 1
     (rows,) = store.view(NETWORK).importance
     assert rows.count.tolist() == [[1] * POINTS]
@@ -142,7 +142,7 @@ def test_values_are_copied_when_taken(recorder: Recorder, store: Store) -> None:
     curve = np.ones(POINTS)
     recorder.add_importance(sample(curve))
     curve[:] = 99
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.view(NETWORK).importance[0].sum1[0] == pytest.approx([0.5] * POINTS)
 
 
@@ -156,7 +156,7 @@ def test_many_threads_lose_nothing(recorder: Recorder, store: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert recorder.flush(30)
+    assert recorder.flush(60.0)
     counters = recorder.counters()
     assert counters["observed"] + counters["dropped"] == 2000
     assert store.view(NETWORK).observations == counters["observed"] == 2000
@@ -182,7 +182,7 @@ def test_a_forked_child_starts_afresh(url: str, store: Store) -> None:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
     assert store.view(NETWORK).observations == 5  # the parent's three wait for the parent
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.view(NETWORK).observations == 8
     recorder.close()
     assert store.check()["isplit_served"] == 1

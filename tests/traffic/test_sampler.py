@@ -86,7 +86,7 @@ def test_importance_reaches_the_store(recorder: Recorder, store: Store) -> None:
         assert not offer(one, "c", "output", ACTIVATION, 1)
         assert not offer(one, "d", "layer2", ACTIVATION, None, error="malformed_request")
         computed(one, 2)
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     rows = {r.source: r for r in store.view(NETWORK).importance}
     assert rows["tail"].class_ids.tolist() == [3]
     assert rows["tail"].count.tolist() == [[0, 0, 1, 1]]
@@ -244,7 +244,7 @@ def test_a_failing_function_is_counted_and_the_next_one_runs(
             offer(one, f"r{i}", "layer1", ACTIVATION, i, at=1e9)
         computed(one, 2)
         assert one.counters()["failed"] == 2
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.view(NETWORK).importance[0].class_ids.tolist() == [1, 2]
 
 
@@ -291,7 +291,7 @@ def test_after_close_nothing_runs(recorder: Recorder, store: Store) -> None:
     assert not one._thread.is_alive()
     assert not offer(one, "later", "layer1", ACTIVATION, 0)
     assert ran == [0]
-    assert recorder.flush()
+    assert recorder.flush(60.0)
     assert store.view(NETWORK).importance == ()
 
 
