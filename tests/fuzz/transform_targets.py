@@ -1,4 +1,4 @@
-"""Targets: the codec ``dct``, refining requests, and the files of transforms and correctors."""
+"""Targets: the codec ``dct``, refining requests, the files of transforms, correctors and int8 heads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from toys.transforms import toy_transform
 
 from isplit_plugin.errors import ArtifactError, NetworkMismatchError, UnknownCodecError, WireError
 from isplit_plugin.hashed_arrays import Arrays, digest, unpack_arrays
-from isplit_plugin.network import Corrector, pack_correctors, unpack_correctors
+from isplit_plugin.network import Corrector, Int8Heads, pack_correctors, unpack_correctors
 from isplit_plugin.network.correctors.corrector_file import KEY as CORRECTORS_KEY
+from isplit_plugin.network.int8.heads_file import KEY as HEADS_KEY
+from isplit_plugin.network.int8.heads_file import pack_int8_heads, unpack_int8_heads
 from isplit_plugin.schema import Cut, Refinement
 from isplit_plugin.wire import EncodeOptions, Payload, load_json
 from isplit_plugin.wire.dct import DCT
@@ -147,6 +149,32 @@ def _correctors_seeds() -> Iterator[bytes]:
     yield b"\1" + whole
 
 
+# ------------------------------------------------------------------------- files of int8 heads
+
+_HEADS: Final = Int8Heads("network", {"a": b"one model", "b.c": b""}, 3)
+
+
+def _int8_heads(case: bytes) -> None:
+    """A case is a flag and then, with an even flag, the JSON of a file, else the file."""
+    if not case or case[0] % 2:
+        unpack_int8_heads(case[1:], _HEADS.network_hash)
+        return
+    description = load_json(case[1:])
+    if isinstance(description, dict):
+        arrays = safetensors.numpy.load(pack_int8_heads(_HEADS))
+        sha256 = _digest(description, arrays)
+        signed = json.dumps({"content": description, "sha256": sha256})
+        data = safetensors.numpy.save(arrays, {HEADS_KEY: signed})
+        unpack_int8_heads(data, _HEADS.network_hash)
+
+
+def _int8_heads_seeds() -> Iterator[bytes]:
+    whole = pack_int8_heads(_HEADS)
+    content, _ = unpack_arrays(whole, HEADS_KEY, newest=1, max_bytes=len(whole))
+    yield b"\0" + json.dumps(content).encode()
+    yield b"\1" + whole
+
+
 TRANSFORM_TARGETS: Final = (
     Target("dct", "the payload of the codec dct", _dct, _dct_seeds, (WireError,), json_at=None),
     Target(
@@ -177,5 +205,14 @@ TRANSFORM_TARGETS: Final = (
         json_at=1,
         max_bytes=65_536,
         words=("network_hash", "split_point", "transform", "correctors", "tokens"),
+    ),
+    Target(
+        "int8_heads",
+        "a file of int8 heads",
+        _int8_heads,
+        _int8_heads_seeds,
+        (ArtifactError, NetworkMismatchError, WireError),
+        json_at=1,
+        words=("network_hash", "split_points", "float_layers", "format"),
     ),
 )

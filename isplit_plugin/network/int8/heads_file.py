@@ -21,8 +21,8 @@ MAX_BYTES: Final = 1 << 31
 KEY: Final = "isplit_int8_heads"
 
 
-def save_int8_heads(path: str | Path, heads: Int8Heads) -> None:
-    """Write a file atomically. Raises ArtifactError if it cannot be written."""
+def pack_int8_heads(heads: Int8Heads) -> bytes:
+    """The file of these heads. Equal ones give equal bytes."""
     content = {
         "format": FORMAT,
         "network_hash": heads.network_hash,
@@ -33,25 +33,35 @@ def save_int8_heads(path: str | Path, heads: Int8Heads) -> None:
         str(number): np.frombuffer(data, np.uint8)
         for number, data in enumerate(heads.files.values())
     }
+    return pack_arrays(KEY, content, arrays)
+
+
+def save_int8_heads(path: str | Path, heads: Int8Heads) -> None:
+    """Write a file atomically. Raises ArtifactError if it cannot be written."""
     try:
-        write_atomically(path, pack_arrays(KEY, content, arrays))
+        write_atomically(path, pack_int8_heads(heads))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def load_int8_heads(path: str | Path, network_hash: str) -> Int8Heads:
-    """Read a file.
-
-    Raises:
-        NetworkMismatchError: the heads are those of another network.
-        ArtifactError: missing, damaged, edited or newer.
-    """
+    """Read a file. Raises what :func:`unpack_int8_heads` raises, ArtifactError if it is missing."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    with reading(str(path), "a file of int8 heads"):
+    return unpack_int8_heads(data, network_hash, where=str(path))
+
+
+def unpack_int8_heads(data: bytes, network_hash: str, *, where: str = "int8 heads") -> Int8Heads:
+    """The inverse of :func:`pack_int8_heads`. Messages of errors begin with ``where``.
+
+    Raises:
+        NetworkMismatchError: the heads are those of another network.
+        ArtifactError: damaged, edited or newer.
+    """
+    with reading(where, "a file of int8 heads"):
         content, arrays = unpack_arrays(data, KEY, newest=FORMAT, max_bytes=MAX_BYTES)
         if content["network_hash"] != network_hash:
             raise NetworkMismatchError(
