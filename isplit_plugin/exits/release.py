@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -47,6 +47,9 @@ _MAIN: Final = max(STARTS, key=lambda index: STARTS[index])
 _ALL_CLASSES: Final = 0.7
 """The share of alpha of the group of all classes."""
 _MAX_COUNT: Final = 2**53
+
+Promise = Literal["together", "each"]
+"""Whose answers keep the tolerance: those of all released classes together, or of each by itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

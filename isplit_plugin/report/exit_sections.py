@@ -42,9 +42,10 @@ def write_exits(path: str | Path, listing: Listing) -> Path:
     Raises ArtifactError if it cannot be written.
     """
     page = Page("Answers at the device", f"{listing['model']} {listing['version']}")
+    whose = "together they disagree" if listing["promise"] == "together" else "each disagrees"
     page.text(
         "An exit answers on the device, from what the head has computed. Classes are released when "
-        "their shadow answers prove that together they disagree with the full network in at most "
+        f"their shadow answers prove that {whose} with the full network in at most "
         f"{listing['tolerance']:.2%} of their photos, with a risk of {listing['alpha']:.0%}."
     )
     return add_exits(page, listing).write(path)

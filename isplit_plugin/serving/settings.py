@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -143,7 +143,9 @@ class ExitReleaseSettings(BaseModel):
         min_photos: requests of a class before an exit may name it.
         min_devices: devices behind a class before an exit may name it, where devices are known.
         tolerance: share of an exit's answers that may differ from the full network's.
-        alpha: the risk that classes are ever released that are above it together.
+        promise: whose answers keep the tolerance: those of all released classes ``together``, or of
+            ``each`` class by itself, which takes several times the traffic.
+        alpha: the risk that answers are ever released that are above it.
         days: how long a version lives.
         contact_s: after so many seconds without contact a device stops exiting.
         check_s: seconds between two looks at the counts.
@@ -154,6 +156,7 @@ class ExitReleaseSettings(BaseModel):
     min_photos: Annotated[int, Field(ge=2, le=1_000_000)] = 100
     min_devices: Annotated[int, Field(ge=1, le=60)] = 20
     tolerance: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    promise: Literal["together", "each"] = "together"
     alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     days: Annotated[float, Field(gt=0, le=365)] = 14.0
     contact_s: Annotated[float, Field(ge=1, le=31_536_000)] = 86_400.0

@@ -15,7 +15,7 @@ from typing import Final
 
 from ..errors import ExitError, IsplitError, StoreError
 from ..exits import Exit as FittedExit
-from ..exits import ExitRelease, ExitSums, fit_exit, sign, unsigned, version_alpha
+from ..exits import ExitRelease, ExitSums, Promise, fit_exit, sign, unsigned, version_alpha
 from ..schema import Cut
 from .exit_state import ExitClass, ExitState
 from .exits import ExitEvidence, ExitStore
@@ -45,7 +45,8 @@ class ExitPolicy:
         min_photos: of a class, effective, before an exit names it.
         min_devices: behind a class before an exit names it; 0 where devices are not known.
         tolerance: the share of an exit's answers that may disagree with the full network's.
-        alpha: the risk that classes are ever released that are above it together.
+        alpha: the risk that answers are ever released that are above it.
+        promise: whose answers keep the tolerance.
         lifetime_s: of a version.
         contact_s: of a release: after so many seconds without contact a device stops exiting.
     """
@@ -54,6 +55,7 @@ class ExitPolicy:
     min_devices: int = 20
     tolerance: float = 0.01
     alpha: float = 0.05
+    promise: Promise = "together"
     lifetime_s: float = 14 * 86_400.0
     contact_s: float = 86_400.0
 
@@ -164,7 +166,8 @@ def prove(
 ) -> bool:
     """Bring one version up to its counts; whether anything changed.
 
-    One that was proven for more than the present tolerance ends.
+    One that was proven for more than the present tolerance ends, and one that keeps it together
+    where each class is to keep it.
 
     Raises StoreError, and SecretError for a key that is none.
     """
@@ -178,7 +181,7 @@ def prove(
     if state.is_withdrawn:
         after = replace(after, ended=WITHDRAWN)
         _LOGGER.warning("isplit: the exit %.16s at %s is withdrawn", version.exit, version.cut)
-    elif state.tolerance > policy.tolerance or _is_outgrown(exits, version, state, policy):
+    elif _promises_less(state, policy) or _is_outgrown(exits, version, state, policy):
         after = replace(after, ended=SUPERSEDED)
     after = _with_release(after, state, private_key, policy, now)
     return after != version and exits.replace(version, after)
@@ -210,7 +213,7 @@ def make_version(  # noqa: PLR0917
         return False
     number = 1 + max((ExitState.from_json(v.state).version for v in earlier), default=0)
     classes = {class_id: ExitClass() for class_id in fitted.classes}
-    state = ExitState(number, policy.tolerance, classes)
+    state = ExitState(number, policy.tolerance, classes, promise=policy.promise)
     version = ExitVersion(
         network, fitted.version, cut, now, fitted.expires, photos, state=state.to_json()
     )
@@ -260,6 +263,12 @@ def _others_are_close(evidence: ExitEvidence, policy: ExitPolicy) -> bool:
     effective = evidence.sums.effective
     close = (effective >= policy.min_photos / 2) & (effective < policy.min_photos)
     return bool(close.any() and effective.max() < _PATIENCE * policy.min_photos)
+
+
+def _promises_less(state: ExitState, policy: ExitPolicy) -> bool:
+    """Whether a version was proven for less than is to be promised now."""
+    weaker = state.promise == "together" and policy.promise == "each"
+    return weaker or state.tolerance > policy.tolerance
 
 
 def _is_outgrown(

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 
 from ..errors import DataError, StoreError
 from ..exits import (
@@ -20,6 +20,7 @@ from ..exits import (
     LEAST_SHARE,
     Audits,
     ClassRelease,
+    Promise,
     ProvenGroup,
     ShadowCounts,
     audit_share,
@@ -105,8 +106,10 @@ class ExitState:
         version: which one of its cut it is, from 1 on.
         tolerance: the share of the exit's answers that may disagree, for as long as it lives.
         classes: by class id.
-        group: the proven group whose classes are released; ``None`` before there is one.
+        group: the proven group whose classes are released; ``None`` before there is one, and where
+            each class is proven by itself.
         audits: of all classes together.
+        promise: whose answers keep the tolerance.
     """
 
     version: int
@@ -114,6 +117,7 @@ class ExitState:
     classes: Mapping[int, ExitClass]
     group: ProvenGroup | None = None
     audits: Audits = field(default_factory=Audits)
+    promise: Promise = "together"
 
     @property
     def was_released(self) -> bool:
@@ -132,6 +136,8 @@ class ExitState:
         state = self._audited(audit_counts(counts), now=now)
         by_class = shadow_counts(counts)
         shadow = {c: by_class.get(c, ShadowCounts.none()) for c in self.classes}
+        if self.promise == "each":
+            return state._each(shadow, alpha=alpha, now=now)
         group = state._best_group(shadow, alpha=alpha)
         if group is None:
             return state
@@ -140,6 +146,17 @@ class ExitState:
             for class_id, of_class in state.classes.items()
         }
         return replace(state, classes=classes, group=group)
+
+    def _each(self, shadow: Mapping[int, ShadowCounts], *, alpha: float, now: float) -> ExitState:
+        """With each class released that its own answers prove, from the lowest bin of any time on."""
+        classes = dict(self.classes)
+        for class_id, of_class in self.classes.items():
+            groups = proven_groups({class_id: shadow[class_id]}, self.tolerance, alpha)
+            if of_class.withdrawn is None and groups:
+                lowest = min(groups[0].bin, BINS if of_class.bin is None else of_class.bin)
+                since = now if of_class.since is None else of_class.since
+                classes[class_id] = replace(of_class, bin=lowest, since=since)
+        return replace(self, classes=classes)
 
     def _audited(self, counts: Mapping[int, tuple[int, int]], *, now: float) -> ExitState:
         """With all counted audits: classes that disagree are withdrawn, and all if together they do.
@@ -161,7 +178,7 @@ class ExitState:
         audits = self.audits
         if number:
             audits = audits.after(number - disagreed, disagreed, number / exits, tolerance)
-        if audits.alarms(_FALSE_ALARM):
+        if self.promise == "together" and audits.alarms(_FALSE_ALARM):
             classes = {
                 class_id: replace(each, withdrawn=now) if each.is_released else each
                 for class_id, each in classes.items()
@@ -214,6 +231,7 @@ class ExitState:
                 "classes": {str(c): asdict(state) for c, state in self.classes.items()},
                 "group": group,
                 "audits": asdict(self.audits),
+                "promise": self.promise,
             }
         )
 
@@ -227,7 +245,9 @@ class ExitState:
             if version < 1 or not 0 < tolerance < 1:
                 raise ValueError("expected a version from 1 on, and a tolerance between 0 and 1")
             group, audits = _group(raw["group"]), _audits(raw["audits"])
-            return cls(version, tolerance, classes, group, audits)
+            if raw["promise"] not in get_args(Promise):
+                raise ValueError(f"expected a promise of {get_args(Promise)}")
+            return cls(version, tolerance, classes, group, audits, raw["promise"])
         except (
             ValueError,
             LookupError,

@@ -48,7 +48,8 @@ RELEASED = of_class(
 
 
 def listing(*cuts: dict[str, Any], signing: bool = True) -> dict[str, Any]:
-    about = {"model": "toy", "version": "1.0", "tolerance": 0.01, "alpha": 0.05}
+    about = {"model": "toy", "version": "1.0", "tolerance": 0.01, "promise": "together"}
+    about |= {"alpha": 0.05}
     return {**about, "signing": signing, "exits": list(cuts)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from isplit_plugin.errors import StoreError
@@ -113,6 +115,27 @@ def test_the_share_of_audits_falls_with_the_exits_of_all_classes() -> None:
     shares = {c: each.audit for c, each in after(state, *counts, *many).released().items()}
     assert shares.pop(7) == 1.0  # its own first exits are all audited
     assert set(shares.values()) == {1000 / 4900}
+
+
+def test_each_class_is_proven_by_itself_where_that_is_promised() -> None:
+    state = replace(new(3), promise="each")
+    # Together they are far enough; of each, 459 are needed.
+    state = after(state, *[shadow(class_id, 300) for class_id in range(3)])
+    assert state.released() == {}
+    assert len(after(new(3), *[shadow(c, 300) for c in range(3)]).released()) == 3
+    some = [shadow(0, 600, bin_=STRICT), shadow(1, 600, bin_=LOOSE + 5), shadow(2, 300)]
+    state = after(state, *some)
+    assert set(state.released()) == {0, 1}
+    assert state.classes[0].bin is not None
+    assert state.group is None
+    # Released once, a class stays so in its lowest bin, and audits withdraw it alone.
+    later = after(state, *some, shadow(0, 0, 50, bin_=LOOSE))
+    assert later.released()[0].bin == state.released()[0].bin
+    later = after(later, *some, *[audits(class_id, 1, 1) for class_id in range(2)])
+    assert set(later.released()) == {0, 1}
+    later = after(later, *some, audits(0, 1, 9), audits(1, 1, 1))
+    assert set(later.released()) == {1}
+    assert ExitState.from_json(later.to_json()) == later
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "classes": {}, "group": [1]}', "[]"])

@@ -105,6 +105,28 @@ def test_a_release_says_for_which_tolerance_it_was_proven_and_ends_with_it(
     assert (traffic.release().tolerance, traffic.release().classes) == (0.1, {})
 
 
+def test_a_promise_for_each_class_ends_a_version_that_keeps_it_together(
+    traffic: ExitTraffic,
+) -> None:
+    together = traffic.policy
+    traffic.prove()
+    before = traffic.release()
+    assert before.classes
+    traffic.policy = replace(together, promise="each")
+    traffic.look()
+    assert traffic.release().classes == {}
+    traffic.prove()
+    each = traffic.release()
+    assert each.version != before.version
+    assert each.classes
+    version = traffic.version()
+    assert version is not None
+    assert ExitState.from_json(version.state).promise == "each"
+    traffic.policy = together  # which promises less, so it holds from the next version on
+    traffic.look()
+    assert traffic.release() == each
+
+
 def test_the_share_of_photos_that_devices_may_answer(traffic: ExitTraffic) -> None:
     traffic.prove()
     version = traffic.version()

@@ -45,6 +45,7 @@ def policy_of(settings: EndpointSettings) -> ExitPolicy:
         min_photos=exits.min_photos,
         min_devices=0 if settings.secret_file is None else exits.min_devices,
         tolerance=exits.tolerance,
+        promise=exits.promise,
         alpha=exits.alpha,
         lifetime_s=exits.days * _DAY_S,
         contact_s=exits.contact_s,
@@ -153,6 +154,7 @@ def list_exits(
         "signing": signing,
         "tolerance": policy.tolerance,
         "alpha": policy.alpha,
+        "promise": policy.promise,
         "exits": rows,
     }
 
@@ -206,6 +208,7 @@ def _version_or_damage(  # noqa: PLR0917
             "release": version.number,
             "released_until": 0.0,
             "tolerance": policy.tolerance,
+            "promise": policy.promise,
             "share": 0.0,
             "classes": [],
         }
@@ -224,12 +227,15 @@ def _version(  # noqa: PLR0917
     by_class = shadow_counts(exits.counts(version.network, version.exit))
     counts = {c: by_class.get(c, ShadowCounts.none()) for c in state.classes}
     answers = sum(shadow.answers for shadow in counts.values())
-    lacking = missing(counts, state.tolerance, alpha)
+    together = missing(counts, state.tolerance, alpha)
     rows = []
     for class_id, of_class in sorted(state.classes.items()):
         shadow = counts[class_id]
         is_released = of_class.is_released and of_class.bin is not None
         own = max(0, LEAST_ANSWERS - shadow.answers)
+        lacking = together
+        if state.promise == "each":
+            lacking = missing({class_id: shadow}, state.tolerance, alpha)
         rows.append(
             {
                 **_named(manifest, class_id),
@@ -237,7 +243,12 @@ def _version(  # noqa: PLR0917
                 "shadow": shadow.answers,
                 "shadow_disagreeing": int(shadow.disagreeing.sum()),
                 "missing": 0 if is_released else max(lacking, own),
-                "proof": _proof(answers, lacking, shadow.answers, own),
+                "proof": _proof(
+                    shadow.answers if state.promise == "each" else answers,
+                    lacking,
+                    shadow.answers,
+                    own,
+                ),
                 "bin": of_class.bin,
                 "since": of_class.since,
                 "share": _ratio(*of_class.photos(shadow)),
@@ -253,6 +264,7 @@ def _version(  # noqa: PLR0917
         "release": version.number,
         "released_until": ExitRelease.from_bytes(unsigned(version.release)).expires,
         "tolerance": state.tolerance,
+        "promise": state.promise,
         "share": state.share(counts),
         "classes": rows,
     }
