@@ -46,7 +46,7 @@ def test_between_timed_heads_the_times_follow_the_estimates(
 ) -> None:
     # The head at 1 and the whole network: 0.4 of it where the other engine takes 0.3.
     _with_times(monkeypatch, 2.0, 5.0)
-    monkeypatch.setattr(device_times, "_sessions", lambda _, names: dict.fromkeys(names))
+    monkeypatch.setattr(device_times, "_sessions", lambda _, names, __: dict.fromkeys(names))
     ms = device_head_ms(net, ["1"], ESTIMATES)
     assert ms is not None
     assert ms["output"] == 5.0
@@ -59,7 +59,7 @@ def test_a_longer_head_takes_no_less_whatever_the_clock_says(
     net: CapturedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_times(monkeypatch, 4.0, 3.0, 7.0, 5.0)  # at 0, 1, 3 and of the whole network
-    monkeypatch.setattr(device_times, "_sessions", lambda _, names: dict.fromkeys(names))
+    monkeypatch.setattr(device_times, "_sessions", lambda _, names, __: dict.fromkeys(names))
     ms = device_head_ms(net, ["0", "1", "3"], ESTIMATES)
     assert ms is not None
     assert [ms[name] for name in ("0", "1", "3", "output")] == [4.0, 4.0, 5.0, 5.0]
