@@ -110,7 +110,7 @@ def test_metrics_tell_what_was_served(live: Live) -> None:
     def value() -> float:
         text = metrics()
         # A cut of this test alone: what others sent may be counted a second later.
-        wanted = 'isplit_requests_total{ModelName="toy",ModelVersion="1.0",SplitPoint="relu2",Codec="q8",'
+        wanted = 'isplit_requests_total{ModelName="toy",ModelVersion="1.0",SplitPoint="relu2",Codec="fp16+zstd",'
         return sum(
             float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(wanted)
         )
