@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ..errors import DataError, LabelSecretError
+from ..errors import DataError, LabelSecretError, UnknownRequestError
 from . import common
+
+if TYPE_CHECKING:
+    from ..client import LabelReport
 
 HELP: Final = "send true classes of requests, so that accuracy is measured"
 DESCRIPTION: Final = """\
@@ -24,10 +28,13 @@ examples:
   isplit label labels.csv --secret-file labels.secret --device-token-file office.token
   echo 7f0c2f0e-...,281 | isplit label - --secret-file labels.secret
 Each line holds a request id (isplit_request_id of the answer,
-Prediction.request_id), a comma, and a class id or class name. The server keeps
-100,000 requests of a network, and beyond that the devices with the most lose
-their oldest.
+Prediction.request_id), a comma, and a class id or class name. The server knows a
+request about a second after its answer: labels of unknown requests are sent once
+more after three seconds. It keeps 100,000 requests of a network, and beyond that
+the devices with the most lose their oldest.
 """
+_KNOWN_AFTER_S: Final = 3.0
+"""A request is surely in the store then, unless the server is starved."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +55,13 @@ def run(options: argparse.Namespace) -> int:
         secret = read_secret(options.secret_file).decode()
     except UnicodeDecodeError as error:
         raise LabelSecretError(f"{options.secret_file}: expected text in UTF-8") from error
-    report = send_labels(options.url, labels, secret, common.bearer_of(options))
+    bearer = common.bearer_of(options)
+    report = send_labels(options.url, labels, secret, bearer)
+    early = {k for k, error in report.errors.items() if isinstance(error, UnknownRequestError)}
+    if early:
+        time.sleep(_KNOWN_AFTER_S)
+        late = [label for label in labels if label[0] in early]
+        report = _joined(report, send_labels(options.url, late, secret, bearer))
     if options.json:
         errors = {request_id: error.to_json() for request_id, error in report.errors.items()}
         common.emit_json({"taken": report.taken, "correct": report.correct, "errors": errors})
@@ -57,6 +70,20 @@ def run(options: argparse.Namespace) -> int:
         for refused in report.errors.values():
             print(f"  refused: {refused.message}", file=sys.stderr)
     return 1 if report.errors and not report.taken else 0
+
+
+def _joined(first: LabelReport, second: LabelReport) -> LabelReport:
+    """The report of two calls; ``second`` sent again what was unknown in the first."""
+    from ..client import LabelReport
+
+    errors = {
+        request_id: error
+        for request_id, error in first.errors.items()
+        if not isinstance(error, UnknownRequestError)
+    }
+    return LabelReport(
+        first.taken + second.taken, first.correct + second.correct, {**errors, **second.errors}
+    )
 
 
 def _read(name: str) -> list[tuple[str, int | str]]:

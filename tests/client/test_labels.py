@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from toys.client import Server, answering
 
-from isplit_plugin.cli import main
+from isplit_plugin.cli import label, main
 from isplit_plugin.client import send_labels
 from isplit_plugin.errors import (
     LabelledBeforeError,
@@ -95,7 +95,8 @@ def test_answers_that_are_none(server: Server, body: bytes) -> None:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Callable[[str], list[str]]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    monkeypatch.setattr(label, "_KNOWN_AFTER_S", 0.0)
     secret = tmp_path / "secret"
     secret.write_text("a secret of labels\n")
     secret.chmod(0o600)
@@ -112,8 +113,8 @@ def test_the_command(
 ) -> None:
     server.state.always = taking
     assert main([*files('a,0\n\nb,"owl, snowy"\nx1,3\n'), "--url", server.url]) == 0
-    told = json.loads(server.state.seen[-1].body)
-    assert told == {
+    first, second = [json.loads(seen.body) for seen in server.state.seen]
+    assert first == {
         "labels": [
             {"request_id": "a", "class": 0},
             {"request_id": "b", "class": "owl, snowy"},
@@ -121,11 +122,23 @@ def test_the_command(
         ],
         "token": "a secret of labels",
     }
+    assert second == {**first, "labels": first["labels"][2:]}
     out = capsys.readouterr()
     assert out.out == "2 labels taken, 1 of them agree with the prediction\n"
     assert "refused: nobody knows it" in out.err
     assert main([*files("x1,3\n"), "--url", server.url, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["errors"]["x1"]["code"] == "unknown_request"
+
+
+def test_a_request_that_becomes_known_is_labelled(
+    server: Server, files: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"labels": [{"request_id": "x1", "class": 0, "correct": True}]}
+    server.state.faults.extend([taking, answering(200, json.dumps(known).encode())])
+    assert main([*files("a,1\nx1,0\n"), "--url", server.url]) == 0
+    out = capsys.readouterr()
+    assert out.out == "2 labels taken, 1 of them agree with the prediction\n"
+    assert out.err == ""
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a\n", "a,1,2\n", ",1\n", "a,\n"])
