@@ -20,17 +20,15 @@ import hashlib
 import hmac
 import json
 import math
-import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..errors import SecretError, TokenError
-from ..files import write_atomically
+from ..files import read_private, write_atomically
 
 SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable, not a secret
 """The environment variable that names the file of the operator's secret."""
@@ -102,21 +100,12 @@ def read_secret(path: str | Path) -> bytes:
     Raises SecretError if this is not a regular file of 16 to 4096 bytes, or if others than its
     owner may read it.
     """
-    try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(_MAX_SECRET + 1) if stat.S_ISREG(status.st_mode) else b""
-    except OSError as error:
-        reason = error.strerror or error
-        raise SecretError(f"secret file {path}: cannot be read ({reason})") from error
-    if os.name == "posix" and status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise SecretError(f"secret file {path}: expected mode 0600, got {mode:04o}")
-    if len(data) > _MAX_SECRET or len(data.rstrip()) < _MIN_SECRET:
+    secret = read_private(path, "secret file", _MAX_SECRET).rstrip()
+    if len(secret) < _MIN_SECRET:
         raise SecretError(
             f"secret file {path}: expected a file of {_MIN_SECRET} to {_MAX_SECRET} bytes"
         )
-    return data.rstrip()
+    return secret
 
 
 def sign(secret: bytes, label: str, data: bytes) -> bytes:

@@ -8,13 +8,11 @@ verifying raise ModuleNotFoundError.
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ExitError, SecretError
-from ..files import write_atomically
+from ..files import read_private, write_atomically
 from .exit import MAX_EXIT_BYTES, Exit
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def read_private_key(path: str | Path) -> bytes:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    pem = _read(path, private=True)
+    pem = read_private(path, "key file", _MAX_KEY_FILE)
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except Exception as error:  # the library raises several types
@@ -82,7 +80,7 @@ def read_public_key(path: str | Path) -> bytes:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    pem = _read(path, private=False)
+    pem = read_private(path, "key file", _MAX_KEY_FILE, public=True)
     try:
         key = serialization.load_pem_public_key(pem)
     except Exception as error:  # the library raises several types
@@ -154,22 +152,6 @@ def _private_key(private_key: bytes) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(private_key)
     except ValueError as error:
         raise SecretError("private key: expected 32 bytes") from error
-
-
-def _read(path: str | Path, *, private: bool) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(_MAX_KEY_FILE + 1) if stat.S_ISREG(status.st_mode) else b""
-    except OSError as error:
-        reason = error.strerror or error
-        raise SecretError(f"key file {path}: cannot be read ({reason})") from error
-    if private and os.name == "posix" and status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise SecretError(f"key file {path}: expected mode 0600, got {mode:04o}")
-    if len(data) > _MAX_KEY_FILE:
-        raise SecretError(f"key file {path}: expected at most {_MAX_KEY_FILE} bytes")
-    return data
 
 
 def _no_key(path: str | Path, kind: str) -> SecretError:
