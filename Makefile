@@ -38,14 +38,14 @@ setup: $(VENV)/.dev  ## make .venv with everything
 demo: $(VENV)/.demo  ## the whole path on a real network in a real TorchServe, 5 to 6 minutes
 	$(BIN)/isplit demo $(ARGS)
 
-# Live servers are tested one after another: two of them at once would starve each other. On a starved
-# machine one may fail by chance, so a file in which one failed runs once more, on fresh servers.
+# Two processes share the tests. The live servers of tests/e2e are tested one after another: two of
+# them at once would starve each other. On a starved machine a test may fail by chance, so a file in
+# which one failed runs once more, in a new process.
 test: $(VENV)/.dev  ## all tests, real servers included; with ARGS one pytest with these arguments
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/e2e
-	$(BIN)/python -m pytest tests/e2e || { test $$? -eq 1 \
-	  && echo "LIVE TESTS FAILED. They run once more; if they pass now, that is a defect to mend." >&2 \
-	  && $(BIN)/python -m pytest $$(PYTHONPATH=tests $(BIN)/python -m toys.failed_files); }
+	$(BIN)/python -m pytest --cache-clear -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/e2e \
+	  || PYTHONPATH=tests $(BIN)/python -m toys.once_more $$?
+	$(BIN)/python -m pytest tests/e2e || PYTHONPATH=tests $(BIN)/python -m toys.once_more $$?
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toys.postgres import Postgres
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+PAGES = Path(__file__).parent / "docs"
 
 # Fixtures that tests of several folders use.
 pytest_plugins = [
@@ -91,10 +92,13 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a slip shows within a minute, the servers start last."""
+    """Fast tests first: a slip shows within a minute, the servers start last. Of the slow ones the
+    pages of documentation go first: they take minutes, and two processes are to end together.
+    """
     items.sort(
         key=lambda item: (
             item.get_closest_marker("server") is not None,
             item.get_closest_marker("slow") is not None,
+            PAGES not in item.path.parents,
         )
     )
