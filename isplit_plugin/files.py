@@ -1,19 +1,14 @@
-"""Writing a file atomically, reading one that is to be secret, and the SHA-256 of a file. Standard
-library only.
-"""
+"""Writing a file atomically, and the SHA-256 of a file. Standard library only."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import SecretError
-
-__all__ = ["file_sha256", "read_private", "write_atomically"]
+__all__ = ["file_sha256", "write_atomically"]
 
 
 def write_atomically(
@@ -58,32 +53,6 @@ def write_atomically(
             os.link(temporary, target)  # unlike a rename, fails if the target exists
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def read_private(path: str | Path, name: str, max_bytes: int, *, public: bool = False) -> bytes:
-    """The content of a small file that only its owner may read.
-
-    Parameters:
-        name: what the file is, for errors.
-        public: others may read it, too.
-
-    Raises:
-        SecretError: the file cannot be read, is larger than ``max_bytes``, or others may read it.
-            What is no regular file reads as empty.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(max_bytes + 1) if stat.S_ISREG(status.st_mode) else b""
-    except OSError as error:
-        reason = error.strerror or error
-        raise SecretError(f"{name} {path}: cannot be read ({reason})") from error
-    if not public and os.name == "posix" and status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise SecretError(f"{name} {path}: expected mode 0600, got {mode:04o}")
-    if len(data) > max_bytes:
-        raise SecretError(f"{name} {path}: expected at most {max_bytes} bytes")
-    return data
 
 
 def file_sha256(path: str | Path) -> str:

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..errors import SecretError, TokenError
-from ..files import read_private, write_atomically
+from ..files import write_atomically
+from ..private_files import read_private
 
 SECRET_VARIABLE: Final = "ISPLIT_SECRET_FILE"  # noqa: S105  the name of a variable, not a secret
 """The environment variable that names the file of the operator's secret."""

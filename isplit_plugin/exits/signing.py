@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ExitError, SecretError
-from ..files import read_private, write_atomically
+from ..files import write_atomically
+from ..private_files import read_private
 from .exit import MAX_EXIT_BYTES, Exit
 
 if TYPE_CHECKING:
