@@ -68,8 +68,11 @@ class Processor:
         if change != self._change:
             return
         self._work_off()
-        done = [job for job in self._jobs if job.left_ms <= _DONE_MS]
-        self._jobs = [job for job in self._jobs if job.left_ms > _DONE_MS]
+        # The shortest is done, whatever is left of it: this is its time, up to the rounding of a
+        # clock that may be coarser than _DONE_MS, so that no further timeout would move it.
+        left_ms = max(_DONE_MS, min(job.left_ms for job in self._jobs))
+        done = [job for job in self._jobs if job.left_ms <= left_ms]
+        self._jobs = [job for job in self._jobs if job.left_ms > left_ms]
         for job in done:
             job.done.succeed()
         self._schedule()

@@ -62,3 +62,25 @@ def test_more_cores_run_more_jobs_at_full_speed() -> None:
 @pytest.mark.parametrize("cores", [1, 3])
 def test_a_job_of_no_time_is_done_at_once(cores: int) -> None:
     assert finished(cores, (2, 0), (0, 5)) == [2, 5]
+
+
+@pytest.mark.parametrize("start_ms", [3e7, 3e9, 3e12])
+def test_jobs_end_late_in_a_long_simulation(start_ms: float) -> None:
+    """There one step of the clock's float is longer than what rounding leaves of a job."""
+    env = simpy.Environment(start_ms)
+    processor = Processor(env)
+    jobs = []
+
+    def start() -> Generator[simpy.Event, Any, None]:
+        for _ in range(50):
+            jobs.append(processor.run(1 / 3))
+            yield env.timeout(0.1)
+
+    env.process(start())
+    for _ in range(2_000):
+        if env.peek() == float("inf"):
+            break
+        env.step()
+    assert len(jobs) == 50
+    assert all(job.triggered for job in jobs)
+    assert env.now == pytest.approx(start_ms + 50 / 3, abs=10)
