@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ImageError, WireError
+from ..errors import ImageError, IsplitError, WireError
 from ..schema import INPUT, OUTPUT
 from ..terminal import kilobytes
 from . import common
 
 if TYPE_CHECKING:
-    from ..client import ReleasedExit
+    from ..client import ReleasedExit, SplitClient
     from ..schema import Cut, Prediction
 
 HELP: Final = "classify photos: head here, tail on the server"
@@ -100,11 +100,7 @@ def run(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         exit_key=options.exit_key,
     ) as client:
-        if options.auto or client.exits is not None:
-            advice = client.recommendation()
-            client.note_exits(advice)
-            if options.auto:
-                client.use(advice)
+        _take_advice(client, needs_cut=options.auto)
         if client.exits is not None:
             client.exits.wait(options.timeout)
             print(exit_sentence(client.cut, client.exits.released(client.cut)), file=sys.stderr)
@@ -129,6 +125,26 @@ def run(options: argparse.Namespace) -> int:
         here = sum(row.get("path") == "exit" for row in rows)
         print(f"{here} of {len(rows)} photos answered by the exit")
     return 3 if failed else 0
+
+
+def _take_advice(client: SplitClient, *, needs_cut: bool) -> None:
+    """Take the cut of the endpoint, where that is wanted, and the exits that it names.
+
+    Without advice there are no exits, but photos can be sent, or answered by the whole network.
+    Raises IsplitError where the cut is wanted.
+    """
+    if not needs_cut and client.exits is None:
+        return
+    try:
+        advice = client.recommendation()
+    except IsplitError as error:
+        if needs_cut:
+            raise
+        print(f"warning: no exits, the endpoint does not say any: {error.message}", file=sys.stderr)
+        return
+    client.note_exits(advice)
+    if needs_cut:
+        client.use(advice)
 
 
 def exit_sentence(cut: Cut, released: ReleasedExit | None) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
-from toys.client import Server, answering, photo
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from toys.client import Server, answering, photo, torchserve_error
 
 from isplit_plugin.cli import main
 from isplit_plugin.errors import NetworkMismatchError
@@ -33,6 +36,15 @@ def words(server: Server, bundle: Path, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def exit_key(tmp_path: Path, short_backoff: None) -> list[str]:
+    """The option of a public key."""
+    file = tmp_path / "exit.key.pub"
+    key = Ed25519PrivateKey.generate().public_key()
+    file.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return ["--exit-key", str(file)]
+
+
 def test_a_file_that_is_no_photo_leaves_the_others(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,3 +63,38 @@ def test_a_head_of_another_network_ends_the_run(
     captured = capsys.readouterr()
     assert json.loads(captured.err)["code"] == "network_mismatch"
     assert captured.out == ""
+
+
+def only_predictions(handler: Any) -> None:
+    """A server whose recommendation endpoint is not registered."""
+    if handler.path.startswith("/predictions/isplit"):
+        message = "Model not found: isplit"
+        torchserve_error(404, "ModelNotFoundException", message)(handler)
+    else:
+        handler.predict(handler.server.state.seen[-1].body)
+
+
+def test_without_advice_there_are_no_exits_but_the_photos_are_sent(
+    words: list[str], server: Server, exit_key: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.state.always = only_predictions
+    assert main([*words, *exit_key]) == 3  # for the file that is no photo
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert [row.get("label", row.get("code")) for row in rows] == ["green", "not_an_image", "green"]
+    assert "warning: no exits" in captured.err
+    assert main([*words, *exit_key, "--auto"]) == 3  # the cut has to be the endpoint's
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert json.loads(captured.err)["code"] == "unknown_model"
+
+
+def test_without_a_server_the_whole_network_answers_here(
+    words: list[str], server: Server, exit_key: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.state.always = answering(503)
+    words = [word for word in words if not word.endswith("b.png")]
+    assert main([*words, *exit_key, "--local-fallback", "--timeout", "20"]) == 0
+    captured = capsys.readouterr()
+    assert [row["fallback"] for row in json.loads(captured.out)] == [True, True]
+    assert "warning: no exits" in captured.err
