@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import DataError, LabelSecretError, UnknownRequestError
+from ..errors import DataError, IsplitError, LabelSecretError, UnknownRequestError
 from . import common
 
 if TYPE_CHECKING:
@@ -61,7 +61,14 @@ def run(options: argparse.Namespace) -> int:
     if early:
         time.sleep(_KNOWN_AFTER_S)
         late = [label for label in labels if label[0] in early]
-        report = _joined(report, send_labels(options.url, late, secret, bearer))
+        try:
+            report = _joined(report, send_labels(options.url, late, secret, bearer))
+        except IsplitError as error:  # what the first call has done stands
+            print(
+                f"warning: {len(late)} labels of unknown requests could not be sent once more: "
+                f"{error.message}",
+                file=sys.stderr,
+            )
     if options.json:
         errors = {request_id: error.to_json() for request_id, error in report.errors.items()}
         common.emit_json({"taken": report.taken, "correct": report.correct, "errors": errors})

@@ -141,6 +141,19 @@ def test_a_request_that_becomes_known_is_labelled(
     assert out.err == ""
 
 
+def test_the_first_report_outlives_a_second_call_that_fails(
+    server: Server, files: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.state.faults.append(taking)
+    server.state.always = answering(403, b"")
+    assert main([*files("a,0\nx1,3\n"), "--url", server.url, "--json"]) == 0
+    out = capsys.readouterr()
+    told = json.loads(out.out)
+    assert (told["taken"], told["correct"]) == (1, 1)
+    assert told["errors"]["x1"]["code"] == "unknown_request"
+    assert "warning: 1 labels of unknown requests could not be sent once more" in out.err
+
+
 @pytest.mark.parametrize("text", ["", "\n", "a\n", "a,1,2\n", ",1\n", "a,\n"])
 def test_files_without_labels(
     text: str, files: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
