@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 # Factories of this package, which load weights themselves.
 _WITH_WEIGHTS: Final = "isplit_plugin.network.zoo:"
+_FACTORY: Final = re.compile(r"[\w.]+:[\w.]+")
+"""The form of a factory's spec. Others are refused, so that nothing is said of their weights."""
 _OVERRIDES: Final = ("classes", "input_size", "resize", "interpolation", "mean", "std")
 
 
@@ -88,7 +91,7 @@ def _warn_of_random_weights(options: argparse.Namespace) -> None:
         common.note(
             options, f"warning: {network} has random weights, because there is no --weights"
         )
-    elif not network.endswith(".pt2") and not network.startswith(_WITH_WEIGHTS):
+    elif _FACTORY.fullmatch(network) and not network.startswith(_WITH_WEIGHTS):
         common.note(
             options,
             f"warning: there is no --weights: unless {network} sets weights itself, they are random",

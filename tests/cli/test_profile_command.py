@@ -134,6 +134,8 @@ def test_a_network_without_weights_causes_a_warning(
         ("nowhere:build", ["--weights", "w.safetensors"], False),
         ("isplit_plugin.network.zoo:none", [], False),
         ("none.pt2", [], False),
+        ("resnet18", [], False),  # of no known form: its error says all
+        ("resnet 18:net", [], False),
     ],
 )
 def test_a_factory_without_weights_causes_a_warning(
