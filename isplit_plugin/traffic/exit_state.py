@@ -92,7 +92,7 @@ class ExitClass:
         return float(shadow.trials()[self.bin]) + exits, shadow.answers + exits
 
     def with_share(self, exits: float, tolerance: float) -> ExitClass:
-        """With the share of audits after so many exits of all classes."""
+        """With the share of audits after so many exits of all that the promise is for."""
         share = audit_share(exits, tolerance) if self.audits.exits >= _ALL_AUDITED else 1.0
         fewer = share * _FEWER <= self.audit or share == LEAST_SHARE
         return replace(self, audit=share) if fewer else self
@@ -183,7 +183,12 @@ class ExitState:
                 class_id: replace(each, withdrawn=now) if each.is_released else each
                 for class_id, each in classes.items()
             }
-        classes = {c: each.with_share(audits.exits, tolerance) for c, each in classes.items()}
+        together = self.promise == "together"
+        classes = {
+            # A class that keeps the promise by itself has only its own audits to end it.
+            c: each.with_share(audits.exits if together else each.audits.exits, tolerance)
+            for c, each in classes.items()
+        }
         return replace(self, classes=classes, audits=audits)
 
     def _best_group(

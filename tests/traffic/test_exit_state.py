@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from isplit_plugin.errors import StoreError
+from isplit_plugin.exits import LEAST_SHARE
 from isplit_plugin.traffic import ExitClass, ExitCount, ExitState, shadow_counts
 
 STRICT, LOOSE = 12, 4
@@ -115,6 +116,17 @@ def test_the_share_of_audits_falls_with_the_exits_of_all_classes() -> None:
     shares = {c: each.audit for c, each in after(state, *counts, *many).released().items()}
     assert shares.pop(7) == 1.0  # its own first exits are all audited
     assert set(shares.values()) == {1000 / 4900}
+
+
+def test_the_share_of_audits_falls_with_the_own_exits_of_a_class_that_is_promised_by_itself() -> (
+    None
+):
+    counts = [shadow(class_id, 600) for class_id in range(3)]
+    state = after(replace(new(3), promise="each"), *counts)
+    assert {each.audit for each in state.released().values()} == {1.0}
+    several = [audits(0, 150), audits(1, 4000), audits(2, 100_000)]
+    shares = {c: each.audit for c, each in after(state, *counts, *several).released().items()}
+    assert shares == {0: 1.0, 1: 1000 / 4000, 2: LEAST_SHARE}
 
 
 def test_each_class_is_proven_by_itself_where_that_is_promised() -> None:
