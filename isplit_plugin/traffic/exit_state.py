@@ -194,15 +194,15 @@ class ExitState:
     def _best_group(
         self, shadow: Mapping[int, ShadowCounts], *, alpha: float
     ) -> ProvenGroup | None:
-        """The proven group that answers the most photos. The present one is kept where another
-        would answer hardly more.
+        """The proven group that answers the most photos, those of withdrawn classes not counted. The
+        present one is kept where another would answer hardly more.
         """
 
         def photos(group: ProvenGroup) -> float:
             return sum(
                 float(shadow[c].trials()[group.bin]) + self.classes[c].audits.exits
                 for c in group.class_ids
-                if c in shadow
+                if c in shadow and self.classes[c].withdrawn is None
             )
 
         groups = proven_groups(shadow, self.tolerance, alpha)

@@ -76,6 +76,23 @@ def test_a_group_that_answers_more_photos_replaces_another() -> None:
     assert kept.group == far.group
 
 
+def test_a_withdrawn_class_keeps_no_group_in_force() -> None:
+    """What class 2 answered before it was withdrawn is no photo that its group answers now."""
+    strict = [shadow(class_id, 600) for class_id in range(3)]
+    bad = [shadow(2, 300, 300, bin_=9)]
+    first = after(new(3), *strict, *bad)
+    good = audits(2, 20_000)
+    first = after(first, *strict, *bad, good)
+    withdrawn = after(first, *strict, *bad, audits(2, 20_000, 6))
+    assert set(withdrawn.released()) == {0, 1}
+    loose = [shadow(0, 500, bin_=LOOSE), shadow(1, 500, bin_=LOOSE)]
+    far = after(withdrawn, *strict, *bad, *loose, audits(2, 20_000, 6))
+    assert far.group is not None
+    assert far.group.class_ids == {0, 1}
+    assert far.released()[0].bin < withdrawn.released()[0].bin
+    assert set(far.released()) == {0, 1}
+
+
 def test_audits_withdraw_a_class_by_itself() -> None:
     counts = [shadow(class_id, 200) for class_id in range(4)]
     state = after(new(4), *counts)
