@@ -201,6 +201,7 @@ def make_version(  # noqa: PLR0917
     evidence = exits.evidence(network, cut)
     if evidence is None or _others_are_close(evidence, policy):
         return False
+    number = _next_number(earlier)
     try:
         fitted = fit_exit(
             public_sums(evidence, policy),
@@ -211,7 +212,6 @@ def make_version(  # noqa: PLR0917
     except ExitError as error:
         _LOGGER.info("isplit: no exit yet: %s", error.message)
         return False
-    number = 1 + max((ExitState.from_json(v.state).version for v in earlier), default=0)
     classes = {class_id: ExitClass() for class_id in fitted.classes}
     state = ExitState(number, policy.tolerance, classes, promise=policy.promise)
     version = ExitVersion(
@@ -248,6 +248,20 @@ def _kept(errors: list[IsplitError]) -> Iterator[None]:
         yield
     except (StoreError, ExitError) as error:
         errors.append(error)
+
+
+def _next_number(earlier: list[ExitVersion]) -> int:
+    """The number of the next version of a cut. It says how much of alpha is spent.
+
+    A damaged version is known by its row alone, and counts as one more.
+    """
+    newest, damaged = 0, 0
+    for version in earlier:
+        try:
+            newest = max(newest, ExitState.from_json(version.state).version)
+        except StoreError:
+            damaged += 1
+    return 1 + newest + damaged
 
 
 def _has_grown(earlier: list[ExitVersion], photos: int, policy: ExitPolicy) -> bool:

@@ -250,9 +250,10 @@ class ExitState:
             if version < 1 or not 0 < tolerance < 1:
                 raise ValueError("expected a version from 1 on, and a tolerance between 0 and 1")
             group, audits = _group(raw["group"]), _audits(raw["audits"])
-            if raw["promise"] not in get_args(Promise):
+            promise = raw.get("promise", "together")
+            if promise not in get_args(Promise):
                 raise ValueError(f"expected a promise of {get_args(Promise)}")
-            return cls(version, tolerance, classes, group, audits, raw["promise"])
+            return cls(version, tolerance, classes, group, audits, promise)
         except (
             ValueError,
             LookupError,

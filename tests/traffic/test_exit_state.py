@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -165,6 +166,12 @@ def test_each_class_is_proven_by_itself_where_that_is_promised() -> None:
     later = after(later, *some, audits(0, 1, 9), audits(1, 1, 1))
     assert set(later.released()) == {1}
     assert ExitState.from_json(later.to_json()) == later
+
+
+def test_a_state_without_a_promise_keeps_it_together() -> None:
+    raw = json.loads(replace(new(2), promise="each").to_json())
+    del raw["promise"]
+    assert ExitState.from_json(json.dumps(raw)) == new(2)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 1, "classes": {}, "group": [1]}', "[]"])

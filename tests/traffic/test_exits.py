@@ -426,6 +426,24 @@ def test_a_damaged_exit_stops_no_other(traffic: ExitTraffic) -> None:
     assert ExitState.from_json(proven.state).was_released
 
 
+def test_a_damaged_version_that_has_ended_counts_as_one_and_blocks_no_other(
+    traffic: ExitTraffic,
+) -> None:
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    damaged = traffic.version()
+    assert damaged is not None
+    with traffic.store._db.write() as (connection, _):
+        ended = {"state": "{", "expires": time.time() - 60}
+        connection.execute(tables.exit_version.update().values(**ended))
+    traffic.send(np.tile(np.arange(4), 60))
+    traffic.look()
+    version = traffic.version()
+    assert version is not None
+    assert version.exit != damaged.exit
+    assert ExitState.from_json(version.state).version == 2
+
+
 def test_damaged_sums_hold_up_no_answers(traffic: ExitTraffic, url: str) -> None:
     traffic.send(np.tile(np.arange(4), 60))
     traffic.look()
