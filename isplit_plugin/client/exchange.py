@@ -108,9 +108,22 @@ class Exchange:
         """The device's token now; ``None`` without one. Raises AuthenticationError."""
         return None if self._device_token is None else read_token(self._device_token)
 
-    def request(self, encoded: EncodedImages, cut: Cut, statement: str | None) -> TailRequest:
-        """The request for what was encoded. ``statement``: what an exit says of the photo."""
-        manifest, link = self._manifest, self.link
+    def request(
+        self,
+        encoded: EncodedImages,
+        cut: Cut,
+        statement: str | None,
+        *,
+        link: LinkReport | None = None,
+    ) -> TailRequest:
+        """The request for what was encoded. Raises AuthenticationError without a device's token.
+
+        Parameters:
+            statement: what an exit says of the photo.
+            link: what the server is told of it, where it is not the present one.
+        """
+        manifest = self._manifest
+        link = self.link if link is None else link
         return TailRequest(
             cut=cut,
             tensor=encoded.tensor,

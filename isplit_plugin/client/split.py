@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..image import Image
@@ -88,8 +88,7 @@ class SplitNetwork:
     def _answer_by_exit(self, word: ExitWord, encoded: EncodedImages, cut: Cut) -> Prediction:
         """The exit's answer. An audit of it is sent in the background."""
         if word.audit and self._exits is not None:
-            request = self._exchange.request(encoded, cut, str(word.statement))
-            self._exits.audit(lambda: self._exchange.send(request, 1).answer.release, cut)
+            self._exits.audit(self._audit_of(word, encoded, cut), cut)
         timings = Timings(
             prepare_ms=encoded.prepare_ms,
             head_ms=encoded.head_ms,
@@ -97,3 +96,18 @@ class SplitNetwork:
             exit_ms=encoded.exit_ms,
         )
         return exit_prediction(word, self._local.required_manifest(), cut, timings)
+
+    def _audit_of(self, word: ExitWord, encoded: EncodedImages, cut: Cut) -> Callable[[], str]:
+        """Sends a photo that was answered here, and returns the release that it is told.
+
+        The request is made when it is sent: a device's token that cannot be had costs the audit,
+        and not the answer.
+        """
+        exchange, link = self._exchange, self._exchange.link
+        kept = replace(encoded, activation=None)  # audits wait: none keeps what it does not send
+
+        def send() -> str:
+            request = exchange.request(kept, cut, str(word.statement), link=link)
+            return exchange.send(request, 1).answer.release
+
+        return send

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys.client import make_manifest
+from toys.client import Server, make_manifest, photo
 from toys.polling import until
 
-from isplit_plugin.client import DeviceExits, Transport
+from isplit_plugin.client import DeviceExits, SplitClient, Transport
+from isplit_plugin.client.exchange import LinkReport
 from isplit_plugin.client.recommendations import Subject
+from isplit_plugin.client.split import SplitNetwork
 from isplit_plugin.client.transport import Reply
-from isplit_plugin.errors import ProtocolError, SecretError
+from isplit_plugin.errors import AuthenticationError, ProtocolError, SecretError
 from isplit_plugin.exits import (
     ClassRelease,
     Exit,
@@ -30,6 +32,7 @@ from isplit_plugin.exits import (
     sign,
 )
 from isplit_plugin.schema import Cut
+from isplit_plugin.wire import decode_request, find_header, header_length
 
 CUT = Cut("double", "fp32")
 SHAPE = (3, 4, 4)
@@ -410,6 +413,50 @@ def test_a_question_that_fails_costs_nothing(
     monkeypatch.setattr(device.offers, "get", fail)
     device.hear("f" * 16 + ".1")
     assert device.exits.counters()["refused"] == 1
+
+
+def test_a_device_token_that_cannot_be_had_costs_the_audit_alone(
+    device: Device, connect: Callable[..., SplitClient], server: Server
+) -> None:
+    tokens: list[str] = []
+
+    def token() -> str:
+        if not tokens:
+            raise OSError("no network")
+        return tokens[0]
+
+    client = connect(device_token=token, raw_scores=False)
+    exit_ = make_exit()
+    device.offer(exit_)
+    device.hear(f"{exit_.version[:16]}.1")
+    device.dice = 0.0  # all are audited
+    network = SplitNetwork(
+        client._local, client._exchange, device.exits, exits_may_answer=True, call_s=60.0
+    )
+    red = photo(255, 0, 0)
+    client._exchange.link = LinkReport(rtt_ms=7.0)
+    (answer,) = network.classify([red], CUT)
+    assert (answer.path, answer.class_id) == ("exit", 0)
+    assert device.exits.wait(60.0)
+    assert device.exits.counters()["audited"] == 0
+    assert server.state.seen == []
+    with pytest.raises(AuthenticationError):
+        network.classify([red], CUT, may_exit=False)
+    # The next audit is sent, with what the device knew of its link at that photo.
+    tokens.append("isplit1.x")
+    (answer,) = network.classify([red], CUT)
+    client._exchange.link = LinkReport(rtt_ms=9.0)
+    assert answer.path == "exit"
+    assert device.exits.wait(60.0)
+    assert device.exits.counters()["audited"] == 1
+    (seen,) = server.state.seen
+    request = decode_request(
+        seen.body,
+        header_length(seen.headers),
+        find_header(seen.headers, "Content-Type"),
+        make_manifest(),
+    )
+    assert request.rtt_ms == 7.0
 
 
 def test_a_key_that_is_none(tmp_path: Path) -> None:
