@@ -9,8 +9,9 @@ from toys.views import assert_same
 
 from isplit_plugin.traffic import MAX_GROUPS, OTHER, Delta, Label, Store
 from isplit_plugin.traffic.aggregates.keys import MAX_SIGNED_GROUPS
-from isplit_plugin.traffic.rows import tables
-from isplit_plugin.traffic.rows.groups import EXPIRE_S
+from isplit_plugin.traffic.rows import device_label, mix, tables
+from isplit_plugin.traffic.rows.groups import EXPIRE_S, fold_group
+from isplit_plugin.traffic.rows.request import PendingRequest
 
 AT = 1e9
 DAY = 86_400.0
@@ -125,6 +126,28 @@ def test_folding_changes_nothing_of_the_view_of_all(store: Store, by_device: boo
     assert "wanted" in counts(store)
     assert len({row.group for row in after.served}) == MAX_GROUPS + 1
     assert_same(before, after, served=False)
+
+
+def test_folding_at_the_cap_keeps_devices_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of the old name take no room from those of ``OTHER``."""
+    devices = [f"phone{i}" for i in range(4)]
+    delta = Delta(store.mean0(NETWORK), store.half_life_s, CLASSES, by_device=True)
+    for device in devices:
+        seen = observation(group="squat", at=AT, device=device, class_id=0)
+        delta.add_observation(seen)
+        request = PendingRequest(AT, seen.cut, 0, "squat", device)
+        delta.add_label(request, correct=True)
+    store.add(NETWORK, delta)
+    monkeypatch.setattr(mix, "MAX_VOTE_ROWS", len(devices))
+    monkeypatch.setattr(device_label, "MAX_LABEL_ROWS", len(devices))
+    with store._db.write() as (connection, _):
+        fold_group(connection, NETWORK, len(store.mean0(NETWORK)), "squat")
+    for table in (tables.device_class, tables.device_label):
+        with store._db.read() as connection:
+            rows = connection.execute(sa.select(table.c.device, table.c.device_group))
+            assert sorted(tuple(row) for row in rows) == [(name, OTHER) for name in devices]
 
 
 def test_a_worker_that_knows_a_full_table_still_asks_for_new_names(squatted: Store) -> None:

@@ -49,17 +49,6 @@ def fold_group(connection: Connection, network: str, points: int, group: str) ->
     _fold_outcomes(connection, network, group, revision)
     _fold_served(connection, network, group)
     _fold_mix(connection, network, group)
-    counted = (
-        tables.importance,
-        tables.device_sketch,
-        tables.outcome,
-        tables.served,
-        tables.mix,
-        tables.device_class,
-        tables.device_label,
-    )
-    for table in counted:
-        connection.execute(table.delete().where(_of(table, network, group)))
     for table in (tables.device_bucket, tables.request):
         update = table.update().where(_of(table, network, group))
         connection.execute(update.values(device_group=OTHER))
@@ -76,7 +65,7 @@ def _fold_importance(
     connection: Connection, network: str, points: int, group: str, revision: int
 ) -> None:
     moments = {}
-    for row in _rows(connection, tables.importance, network, group):
+    for row in _take_rows(connection, tables.importance, network, group):
         population = population_of(row)._replace(group=OTHER)
         moments[population, row.class_id] = Moments.from_bytes(row.moments, row.epoch, points)
     write_moments(connection, network, moments, revision)
@@ -85,7 +74,7 @@ def _fold_importance(
 def _fold_sketches(connection: Connection, network: str, group: str) -> None:
     table = tables.device_sketch
     rows: list[dict[str, Any]] = []
-    for row in _rows(connection, table, network, group):
+    for row in _take_rows(connection, table, network, group):
         columns = {**row._asdict(), "device_group": OTHER}
         key = {column.name: columns[column.name] for column in table.primary_key.columns}
         before = connection.execute(sa.select(table).where(equals(table, key))).first()
@@ -100,12 +89,14 @@ def _fold_sketches(connection: Connection, network: str, group: str) -> None:
 def _fold_outcomes(connection: Connection, network: str, group: str, revision: int) -> None:
     outcomes = {
         OutcomeKey(cut_of(row), OTHER, row.class_id): outcome_of(row)
-        for row in _rows(connection, tables.outcome, network, group)
+        for row in _take_rows(connection, tables.outcome, network, group)
     }
     write_outcomes(connection, network, outcomes, revision)
     labels = {
         key._replace(device_group=OTHER): counts
-        for key, counts, _ in sound_labels(_rows(connection, tables.device_label, network, group))
+        for key, counts, _ in sound_labels(
+            _take_rows(connection, tables.device_label, network, group)
+        )
     }
     write_device_labels(connection, network, labels, -math.inf)
 
@@ -113,7 +104,7 @@ def _fold_outcomes(connection: Connection, network: str, group: str, revision: i
 def _fold_served(connection: Connection, network: str, group: str) -> None:
     table = tables.served
     rows = []
-    for row in _rows(connection, table, network, group):
+    for row in _take_rows(connection, table, network, group):
         columns = {**row._asdict(), "device_group": OTHER}
         key = {column.name: columns[column.name] for column in table.primary_key.columns}
         merged = read_counts(connection, key) or ServedCounts()
@@ -125,12 +116,12 @@ def _fold_served(connection: Connection, network: str, group: str) -> None:
 def _fold_mix(connection: Connection, network: str, group: str) -> None:
     shares = {
         (OTHER, row.class_id): Share(row.epoch, row.weight, row.weight2)
-        for row in _rows(connection, tables.mix, network, group)
+        for row in _take_rows(connection, tables.mix, network, group)
     }
     write_mix(connection, network, shares)
     votes = {
         DeviceClassKey(row.bucket, row.device, OTHER, row.class_id): row.number
-        for row in _rows(connection, tables.device_class, network, group)
+        for row in _take_rows(connection, tables.device_class, network, group)
     }
     write_votes(connection, network, votes, -math.inf)
 
@@ -140,9 +131,14 @@ def _delete_picks(connection: Connection, network: str, group: str) -> None:
         connection.execute(table.delete().where(_of(table, network, group)))
 
 
-def _rows(connection: Connection, table: sa.Table, network: str, group: str) -> list[sa.Row[Any]]:
+def _take_rows(
+    connection: Connection, table: sa.Table, network: str, group: str
+) -> list[sa.Row[Any]]:
+    """Read the rows of a group and delete them: they must not take room from what they become."""
     query = sa.select(table).where(_of(table, network, group))
-    return list(connection.execute(query.order_by(*table.primary_key)))
+    rows = list(connection.execute(query.order_by(*table.primary_key)))
+    connection.execute(table.delete().where(_of(table, network, group)))
+    return rows
 
 
 def _of(table: sa.Table, network: str, group: str) -> sa.ColumnElement[bool]:
