@@ -63,7 +63,7 @@ class AdaptiveClient(Closing):
     Exits of the client (``exit_key``) are used where they may answer: a cut with an exit is expected
     to need the server for the other photos only. An exit agrees with the tail of its cut, so what
     the cut loses and the exit's tolerance add up, and both together stay within ``tolerance``;
-    otherwise the exit only watches. :meth:`explain` says so.
+    otherwise, and with ``raw_scores``, the exit only watches. :meth:`explain` says so.
 
     Advice is asked for in the background. Until the first answer, the client's own cut is used. If
     the endpoint fails, the last advice stays. Several threads may use the client at once.

@@ -12,6 +12,7 @@ from ..schema import ON_DEVICE, Cut, CutExit, RatedCut, Recommendation
 from .exits import DeviceExits
 from .splitclient import SplitClient
 
+_RAW_SCORES: Final = "answers with raw_scores come from the server"
 _UNKNOWN_LOCAL_MS: Final = 1000.0
 """What the whole network here is taken to need, until it was measured."""
 
@@ -46,7 +47,10 @@ def advised_options(
     if client.exits is None:
         return list(options.values())
     advised = () if advice is None else advice.exits
-    return [_with_exit(option, client.exits, advised, tolerance) for option in options.values()]
+    with_exits = (_with_exit(o, client.exits, advised, tolerance) for o in options.values())
+    return [
+        _watching(option, _RAW_SCORES) if client.raw_scores else option for option in with_exits
+    ]
 
 
 def _with_exit(
@@ -68,6 +72,13 @@ def _with_exit(
         refused=exit_refusal(option.agreement, released.tolerance, tolerance),
     )
     return replace(option, exit=exit_)
+
+
+def _watching(option: Option, reason: str) -> Option:
+    """The option, whose exit may not answer."""
+    if option.exit is None:
+        return option
+    return replace(option, exit=replace(option.exit, refused=reason))
 
 
 def _advised(row: RatedCut) -> Option:

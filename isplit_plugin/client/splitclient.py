@@ -159,6 +159,7 @@ class SplitClient(Closing):
         if not 1 <= top_k <= MAX_TOP_K:
             raise WireError(f"top_k: expected 1 to {MAX_TOP_K}, got {top_k}")
         self._group = group
+        self._raw_scores = raw_scores
         self._max_batch = max_batch
         self._cool_down: CoolDown | None = None
         self._exits: DeviceExits | None = None
@@ -362,6 +363,11 @@ class SplitClient(Closing):
     def manifest(self) -> Manifest | None:
         """The bundle's description of the network; ``None`` without a bundle."""
         return None if self._bundle is None else self._bundle.manifest
+
+    @property
+    def raw_scores(self) -> bool:
+        """Whether answers carry the scores of all classes. Then no exit answers."""
+        return self._raw_scores
 
     @property
     def runtime(self) -> HeadRuntime | None:

@@ -248,6 +248,17 @@ def test_an_exit_beyond_the_tolerance_only_watches(served: Served) -> None:
     app.close()
 
 
+def test_with_raw_scores_no_cut_is_taken_for_its_exit(served: Served) -> None:
+    app = AdaptiveClient(served.client(raw_scores=True), tolerance=0.3, exploration=0.0)
+    assert app.wait_for_advice(60.0) is not None
+    until(lambda: exits_of(app.client).released(Cut.parse(CUT)) is not None)
+    rows = {str(row.cut): row.option for row in app.explain().decision.options}
+    assert rows[CUT].exit is not None
+    assert rows[CUT].exit_share == 0
+    assert "does not answer: answers with raw_scores come from the server" in str(app.explain())
+    app.close()
+
+
 def test_batches_and_raw_scores_are_sent_as_usual(served: Served) -> None:
     client = served.clients[0]
     both = client.predict_batch([served.photo(0), served.photo(1)])
