@@ -14,7 +14,9 @@ def test_the_documentation_is_installed(installed: Path, tmp_path: Path) -> None
     isplit = installed.parent / "isplit"
     listed = run(isplit, "docs", cwd=tmp_path)
     assert [line.split()[0] for line in listed.splitlines()] == list(pages(ROOT))
-    assert run(isplit, "docs", "settings", cwd=tmp_path).startswith("# Settings")
+    settings = run(isplit, "docs", "settings", cwd=tmp_path)
+    assert settings.startswith("# Settings")
+    assert (ROOT / "config" / "model-config.yaml").read_text().rstrip() in settings
     assert run(isplit, "docs", "changelog", cwd=tmp_path).startswith("# Changelog")
     folder = Path(run(isplit, "docs", "--path", cwd=tmp_path).strip())
     assert installed.parent.parent in folder.parents

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ArtifactError, UnknownNameError
+from ..serving.resources import config_file
 
 HELP: Final = "list the pages of the documentation, or print one"
 DESCRIPTION: Final = """\
@@ -29,6 +30,9 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _FOLDERS: Final = (_PACKAGE / "_docs", _PACKAGE.parent)
 _TOP: Final = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 _INCLUDE: Final = re.compile(r"^```\{include\} (\S+)\n(?:.*\n)*?```$", flags=re.MULTILINE)
+_LISTING: Final = re.compile(
+    r"^```\{literalinclude\} (\S+)\n(?::language: (\S+)\n)?```$", flags=re.MULTILINE
+)
 _TOCTREE: Final = re.compile(r"^```\{toctree\}\n(?:.*\n)*?```\n", flags=re.MULTILINE)
 
 
@@ -87,13 +91,24 @@ def find_page(wanted: str, known: Mapping[str, Path]) -> Path:
 
 
 def read_page(path: Path) -> str:
-    """The text of a page, with what it includes and without the lists for the builder."""
+    """The text of a page, with what it includes and without the lists for the builder.
+
+    Raises:
+        ServingError: a configuration file that the page shows is missing from this installation.
+    """
 
     def included(match: re.Match[str]) -> str:
         other = path.parent / match[1]
         return other.read_text("utf-8") if other.is_file() else match[0]
 
-    return _TOCTREE.sub("", _INCLUDE.sub(included, path.read_text("utf-8")))
+    def listed(match: re.Match[str]) -> str:
+        other = path.parent / match[1]
+        if not other.is_file():
+            other = config_file(other.name)  # in a wheel, configuration files lie elsewhere
+        return f"```{match[2] or ''}\n{other.read_text('utf-8').rstrip()}\n```"
+
+    text = _LISTING.sub(listed, _INCLUDE.sub(included, path.read_text("utf-8")))
+    return _TOCTREE.sub("", text)
 
 
 def _title(path: Path) -> str:

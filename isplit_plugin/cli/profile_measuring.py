@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -88,6 +89,12 @@ def _prepared(options: argparse.Namespace, processes: Processes) -> _Prepared:
             shown = common.class_ids(options.show_classes) if options.show_classes else ()
             if processes.is_first:
                 common.make_folder(options.output.parent)
+            if importlib.util.find_spec("onnxruntime") is None:
+                common.note(
+                    options,
+                    "warning: head times will be those of PyTorch, because onnxruntime, in which "
+                    "devices run heads, is not installed: pip install 'isplit-plugin[onnx]'",
+                )
             common.note(options, f"capturing {options.network} ...")
             loaded, net = load(options)
             for class_id in shown:

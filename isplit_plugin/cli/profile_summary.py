@@ -22,6 +22,7 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
     ``smallest`` maps each measured split point to its smallest faithful codec, or ``None``, and
     ``best_photo`` is the faithful photo with the fewest bytes. ``byte_ratio`` and ``tail_share``
     are the yardstick (:func:`isplit_plugin.advice.yardstick`), ``null`` where it is not known.
+    ``head_times`` is the engine in which heads were timed.
     """
     from ..advice import best_photo
 
@@ -32,6 +33,7 @@ def summary(profile: Profile, tolerance: float = 0.01) -> dict[str, Any]:
         "network_hash": profile.network_hash,
         "images": int(profile.count.sum()),
         "skipped": int(profile.provenance.get("skipped", "0")),
+        "head_times": profile.provenance.get("head_times"),
         "classes_with_images": [int(class_id) for class_id in profile.class_ids],
         "accuracy": profile.accuracy,
         "curve": {
@@ -194,7 +196,8 @@ def _smallest_json(
 
 
 def _title(profile: Profile) -> str:
-    """Network, photos and accuracy, with a warning if photos were skipped."""
+    """Network, photos and accuracy; warnings if photos were skipped, or heads not timed as devices
+    run them."""
     accuracy = "" if profile.accuracy is None else f", accuracy {profile.accuracy:.1%}"
     title = (
         f"{profile.model}: {int(profile.count.sum())} photos "
@@ -207,6 +210,11 @@ def _title(profile: Profile) -> str:
     if skipped != "0":
         reasons = profile.provenance.get("skipped_why", "unreadable")
         title += f"\nwarning: {skipped} skipped, {reasons}"
+    if profile.provenance.get("head_times") == "PyTorch":
+        title += (
+            "\nwarning: head times are those of PyTorch, not of onnxruntime, in which devices run "
+            "heads"
+        )
     return title
 
 

@@ -55,6 +55,25 @@ def test_a_page_is_printed(capsys: pytest.CaptureFixture[str], asked: str, title
     assert Path(printed(capsys, asked, "--path").strip()).is_file()
 
 
+def test_a_page_shows_the_configuration_files(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "settings")
+    assert "{literalinclude}" not in text
+    for name in ("model-config.yaml", "endpoint-config.yaml", "metrics.yaml"):
+        assert f"```yaml\n{(ROOT / 'config' / name).read_text().rstrip()}\n```" in text
+
+
+@pytest.mark.parametrize("folder", ["tutorials", "how-to", "explanation", "reference"])
+def test_an_index_links_every_page_of_its_folder(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    links = re.findall(r"^- \[.+\]\((.+)\.md\)$", printed(capsys, f"{folder}/index"), re.MULTILINE)
+    pages_beside = {path.stem for path in (ROOT / "docs" / folder).glob("*.md")} - {"index"}
+    assert sorted(links) == sorted(pages_beside)
+    source = (ROOT / "docs" / folder / "index.md").read_text()
+    # What the builder lists, in the same order.
+    assert "\n".join([":hidden:", *links, "```"]) in source
+
+
 def test_a_page_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["docs", "../../etc/passwd"]) == 3
     assert "unknown name" in capsys.readouterr().err

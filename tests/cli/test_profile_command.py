@@ -116,6 +116,30 @@ def test_skipped_photos_are_reported() -> None:
     assert summary(incomplete)["skipped"] == 2
 
 
+def test_head_times_of_pytorch_are_reported() -> None:
+    as_devices = toys.profile(provenance={"head_times": "onnxruntime, as devices run them"})
+    assert "head times" not in render(as_devices)
+    assert summary(as_devices)["head_times"] == "onnxruntime, as devices run them"
+    others = toys.profile(provenance={"head_times": "PyTorch"})
+    assert render(others).splitlines()[1].startswith("warning: head times are those of PyTorch")
+    assert summary(others)["head_times"] == "PyTorch"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_missing_onnxruntime_causes_a_warning(
+    installed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    network = ["--network", "torchvision:none"]  # which does not exist, so nothing is built
+    assert main(["profile", *network, "--data", "x", "-o", str(tmp_path / "x")]) == 3
+    warning = "warning: head times will be those of PyTorch"
+    assert (warning in capsys.readouterr().err) is not installed
+
+
 @pytest.mark.parametrize(
     ("words", "warned"), [([], True), (["--weights", "w.safetensors"], False), (["--json"], False)]
 )
