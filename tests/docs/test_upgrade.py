@@ -312,7 +312,7 @@ def test_from_the_first_version_to_the_second_and_back(
         second.go_on()
         until(lambda: newest_requests(one.run(look))["2.0"] > before["2.0"])
     assert newest_requests(one.run(look))["1.0"] == before["1.0"]
-    listed = json.loads(one.run(f"TOKEN={token_of(one)()}\n{curl}"))["models"]
+    listed = json.loads(one.run(f"ISPLIT_DEVICE_TOKEN={token_of(one)()}\n{curl}"))["models"]
     assert [row["version"] for row in listed] == ["1.0", "2.0"]
 
     # ---------------------------------------------------------------------------------- retire
