@@ -1,7 +1,8 @@
 """The newest release of each cut that this device has had: none that is older is taken again.
 
 A release is signed, and holds until it expires. Without marks, whoever sends an old one again could
-bring a class back that was withdrawn since. In a folder, they outlive the app.
+bring a class back that was withdrawn since. In a folder, they outlive the app, and several processes
+share them: what one has taken, no other goes back behind.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,9 +26,17 @@ from ..files import write_atomically
 from ..schema import Cut
 from ..wire import load_json
 
+try:
+    import fcntl
+except ImportError:  # Windows: processes that decide at the same moment may miss each other
+    fcntl = None  # type: ignore[assignment]
+
 MAX_MARKS: Final = 64
 """Cuts with a mark, at most; those with the oldest releases go first."""
 MAX_FILE_BYTES: Final = 64 * 1024
+LOCK_S: Final = 5.0
+"""Seconds that a process waits for another to have written its marks."""
+_LOCK_RETRY_S: Final = 0.01
 _KIND: Final = "isplit_exit_marks"
 _FORMAT: Final = 1
 _VERSION: Final = re.compile(r"[0-9a-f]{64}")
@@ -39,11 +51,11 @@ class Mark(NamedTuple):
     number: int
     issued: float
 
-    def is_newer_than(self, release: ExitRelease) -> bool:
-        """Whether a release came before this one."""
-        if release.version == self.version:
-            return release.number < self.number
-        return release.issued < self.issued
+    def is_newer_than(self, other: Mark) -> bool:
+        """Whether another release came before this one."""
+        if other.version == self.version:
+            return other.number < self.number
+        return other.issued < self.issued
 
 
 class ExitMarks:
@@ -75,27 +87,50 @@ class ExitMarks:
                 ) from error
         self._marks = self._read()
 
-    def accepts(self, cut: Cut, release: ExitRelease) -> bool:
-        """Whether a release is not older than the newest one of its cut."""
-        with self._lock:
-            mark = self._marks.get(cut)
-        return mark is None or not mark.is_newer_than(release)
+    def take(self, cut: Cut, release: ExitRelease) -> bool:
+        """Take note of a release, unless it is older than the newest one of its cut.
 
-    def keep(self, cut: Cut, release: ExitRelease) -> None:
-        """Take note of a release that is in use now. Never raises."""
+        ``False`` where it is older, and then it must not be used. Never raises. With a folder, all
+        processes that share it decide one after the other.
+        """
         mark = Mark(release.version, release.number, release.issued)
-        with self._lock:
-            if self._marks.get(cut) == mark:
-                return
-            # Another process may have had a newer release of another cut, or of this one.
-            for other, stored in self._read().items():
-                own = self._marks.get(other)
-                if own is None or stored.issued > own.issued:
-                    self._marks[other] = stored
-            self._marks[cut] = mark
-            newest = sorted(self._marks.items(), key=lambda item: item[1].issued)[-MAX_MARKS:]
-            self._marks = dict(newest)
-            self._write()
+        with self._lock, self._alone():
+            stored = self._read()
+            self._merge(stored)
+            newest = self._marks.get(cut)
+            if newest is not None and newest.is_newer_than(mark):
+                return False
+            if stored.get(cut) != mark:
+                self._merge({cut: mark})
+                self._write()
+            return True
+
+    def _merge(self, marks: Mapping[Cut, Mark]) -> None:
+        """Move on to newer marks, and to none that is older."""
+        merged = dict(self._marks)
+        for cut, mark in marks.items():
+            own = merged.get(cut)
+            if own is None or not own.is_newer_than(mark):
+                merged[cut] = mark
+        newest = sorted(merged.items(), key=lambda item: item[1].issued)[-MAX_MARKS:]
+        self._marks = dict(newest)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from the folder's marks, where the system can."""
+        if self._path is None or fcntl is None:
+            yield
+            return
+        try:
+            folder = os.open(self._path.parent, os.O_RDONLY)
+        except OSError:  # the file cannot be read or written either, and that is told
+            yield
+            return
+        try:
+            _lock(folder)
+            yield
+        finally:
+            os.close(folder)  # which ends the lock
 
     def _write(self) -> None:
         if self._path is None:
@@ -125,6 +160,20 @@ class ExitMarks:
         except ArtifactError as error:
             _LOGGER.warning("%s: %s", self._path, error.message)
             return {}
+
+
+def _lock(folder: int) -> None:
+    """Take an exclusive lock, or go on without it after ``LOCK_S``: another process may hang."""
+    until = time.monotonic() + LOCK_S
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_RETRY_S)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
 
 
 def read_marks(data: bytes, network_hash: str) -> dict[Cut, Mark]:

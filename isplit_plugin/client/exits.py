@@ -311,9 +311,7 @@ class DeviceExits:
         release = fetched.release
         until = self._monotonic() + release.expires - max(now, release.issued)
         # Before it is used: no release that came before comes back, whatever happens now.
-        is_newest = self._marks.accepts(cut, release)
-        if is_newest:
-            self._marks.keep(cut, release)
+        is_newest = self._marks.take(cut, release)
         with self._lock:
             if ended != self._ended.get(cut) or not is_newest:
                 self._counts["refused"] += 1

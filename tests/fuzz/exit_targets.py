@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import safetensors.numpy
 
-from isplit_plugin.client.exit_marks import read_marks
+from isplit_plugin.client.exit_marks import Mark, read_marks
 from isplit_plugin.errors import ArtifactError, ExitError, StoreError, WireError
 from isplit_plugin.exits import (
     ClassRelease,
@@ -110,7 +110,7 @@ def _release(case: bytes) -> None:
 
 def _marks(case: bytes) -> None:
     for mark in read_marks(case, "feed").values():
-        mark.is_newer_than(_RELEASE)
+        mark.is_newer_than(Mark(_RELEASE.version, _RELEASE.number, _RELEASE.issued))
 
 
 def _state(case: bytes) -> None:
