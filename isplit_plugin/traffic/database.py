@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ STALLED_S: Final = 5.0
 A process that was stopped, or a host that vanished, holds the lock of all writers. The process
 writes again later: what was not committed is still in its delta.
 """
+_READABLE: Final = "a readable store"
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 """PostgreSQL's code of an error (its manual, appendix A)."""
 _OPENING_LOCK: Final = 0x15B117
@@ -77,31 +78,56 @@ class Database:
 
         Inside of :meth:`reading` it is that one's.
         """
-        with self._errors("a readable store"):
-            outer: Connection | None = getattr(self._reading, "connection", None)
+        with self._errors(_READABLE):
+            outer = self._shared()
             if outer is not None:
                 yield outer
                 return
-            self._follow_file()
-            engine = self._engine
-            if engine.dialect.name == "postgresql":
-                engine = engine.execution_options(isolation_level="REPEATABLE READ")
-            with engine.connect() as connection, connection.begin():
+            with self._read_transaction() as connection:
                 yield connection
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """What this thread reads inside, it reads by one connection, of one state.
 
-        For a block of code, never for a generator that others may leave unfinished.
+        For a block of code, never for a generator that others may leave unfinished. Errors of the
+        block itself stay what they are.
         """
-        with self.read() as connection:
-            before = getattr(self._reading, "connection", None)
+        if self._shared() is not None:
+            yield
+            return
+        with ExitStack() as transaction:
+            with self._errors(_READABLE):
+                connection = transaction.enter_context(self._read_transaction())
             self._reading.connection = connection
             try:
                 yield
             finally:
-                self._reading.connection = before
+                self._reading.connection = None
+                with self._errors(_READABLE):
+                    transaction.close()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What fails inside costs the rest of :meth:`reading` nothing.
+
+        After an error of SQL, PostgreSQL answers nothing more in the same transaction, except from
+        a savepoint on.
+        """
+        connection = self._shared()
+        if connection is None:
+            yield
+            return
+        with self._errors(_READABLE):
+            savepoint = connection.begin_nested()
+        try:
+            yield
+        except BaseException:
+            with self._errors(_READABLE):
+                savepoint.rollback()
+            raise
+        with self._errors(_READABLE):
+            savepoint.commit()
 
     @contextmanager
     def write(self) -> Iterator[tuple[Connection, int]]:
@@ -133,6 +159,20 @@ class Database:
         _abandoned.append(self._engine)
         self._reading = threading.local()
         self._engine = self._new_engine()
+
+    def _shared(self) -> Connection | None:
+        """The connection of :meth:`reading` of this thread."""
+        connection: Connection | None = getattr(self._reading, "connection", None)
+        return connection
+
+    @contextmanager
+    def _read_transaction(self) -> Iterator[Connection]:
+        self._follow_file()
+        engine = self._engine
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as connection, connection.begin():
+            yield connection
 
     # ------------------------------------------------------------------------------------ opening
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -68,6 +69,12 @@ class ExitStore:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Read inside what may fail: the rest of ``Store.reading`` goes on without it."""
+        with self._db.apart():
+            yield
 
     def now(self) -> float:
         """The time by the store's clock, in epoch seconds."""

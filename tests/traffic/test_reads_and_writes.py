@@ -11,6 +11,7 @@ from sqlalchemy import event
 from toys.traffic import CLASSES, NETWORK, manifest, observation, profile, sample
 
 from isplit_plugin.errors import StoreError
+from isplit_plugin.serving.endpoint.exits import cut_exits
 from isplit_plugin.traffic import Delta, Store
 from isplit_plugin.traffic.rows import request as request_rows
 from isplit_plugin.traffic.rows import tables
@@ -136,3 +137,29 @@ def test_the_number_of_requests_that_wait_is_known(
     store.put_network(manifest(), profile())
     add(store, by_device=False)
     assert waiting(store) == (10, 10)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("a bug"), OSError("a bug")])
+def test_errors_of_what_is_done_with_the_statistics_are_not_the_stores(
+    store: Store, error: Exception
+) -> None:
+    def fail() -> None:
+        with store.reading():
+            store.revision()
+            raise error
+
+    with pytest.raises(type(error), match=r"^a bug$"):
+        fail()
+    assert store.revision() == 1  # and the transaction is over
+
+
+def test_exits_that_cannot_be_read_cost_the_rest_of_the_answer_nothing(store: Store) -> None:
+    with store._db.write() as (connection, _):
+        connection.exec_driver_sql(f"ALTER TABLE {tables.exit_version.name} RENAME TO gone")
+    with store.reading():
+        revision = store.revision()
+        assert cut_exits(store.exits, NETWORK) == ()
+        assert store.revision() == revision
+        assert store.manifest("toy") == manifest()
+        with pytest.raises(StoreError, match="expected a readable store"):
+            store.exits.versions(NETWORK)

@@ -92,28 +92,29 @@ def read_exit(
 def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
     """The exits of a network that are alive. None where the store cannot say."""
     try:
-        versions = exits.versions(network_hash)
-        now = exits.now() if versions else 0.0
-        return tuple(
-            CutExit(
-                version.cut,
-                version.exit,
-                version.number,
-                version.expires,
-                _share(exits, version),
+        with exits.apart():
+            versions = exits.versions(network_hash)
+            now = exits.now() if versions else 0.0
+            return tuple(
+                CutExit(
+                    version.cut,
+                    version.exit,
+                    version.number,
+                    version.expires,
+                    _share(exits, version),
+                )
+                for version in sorted(versions, key=lambda v: v.cut)
+                if version.is_alive(now)
             )
-            for version in sorted(versions, key=lambda v: v.cut)
-            if version.is_alive(now)
-        )
     except StoreError:
         return ()
 
 
 def _share(exits: ExitStore, version: ExitVersion) -> float:
     """The share of photos that devices may answer by a version; 0 where its state is damaged."""
+    counts = exits.counts(version.network, version.exit)
     try:
-        state = ExitState.from_json(version.state)
-        return state.share(shadow_counts(exits.counts(version.network, version.exit)))
+        return ExitState.from_json(version.state).share(shadow_counts(counts))
     except StoreError:
         return 0.0
 

@@ -350,6 +350,18 @@ def test_damaged_store_answers_503(ask: Ask, store: Store, tmp_path: Path) -> No
     assert (status, body["code"]) == (503, "store_unavailable")
 
 
+def test_a_failure_of_advice_is_none_of_the_store(
+    ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr(endpoint_module, "recommend", fail)
+    status, body = one(ask, path="recommendations/toy/classes/0")
+    assert (status, body["code"]) == (500, "internal")
+    assert "secret" not in json.dumps(body)
+
+
 def test_unexpected_failure_keeps_its_text_in_the_log(
     ask: Ask, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
