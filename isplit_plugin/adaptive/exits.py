@@ -4,7 +4,8 @@ A photo that an exit answers is not sent, so that a cut with an exit takes
 
     own time + (1 - share) * (network + server)
 
-milliseconds on average. The endpoint knows the share of the fleet, and this device sees its own.
+milliseconds on average. The endpoint advises the released share, which is a bound: it is of the
+photos with an answer of the exit, and there are photos without. This device sees its own share.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Final
 
 from ..schema import Cut
 
-PRIOR_PHOTOS: Final = 10.0
-"""How many photos of this device the endpoint's share counts as."""
+PRIOR_PHOTOS: Final = 4.0
+"""How many photos of this device the endpoint's share counts as: few, for it is only a bound."""
 MEMORY: Final = 200.0
 """About so many photos back a share reaches: what a device sees changes."""
 _ROUNDING: Final = 1e-9
@@ -30,7 +31,8 @@ class OptionExit:
         version: of the exit.
         classes: that it may answer by itself. What was seen of another version, or with other
             classes, does not count.
-        share: of the photos there, those that it answers.
+        share: of all photos there, those that it answers. Before this device has asked it, the
+            endpoint's released share, which is at least that.
         tolerance: the share of these answers that may differ from the tail's.
         audit_share: the share of these photos that is sent afterwards all the same.
         refused: why it may not answer; empty if it may.

@@ -53,8 +53,9 @@ def _exit_text(exit_: OptionExit | None) -> str:
         return ""
     if exit_.refused:
         return f"; its exit does not answer: {exit_.refused}"
-    whose = f"of {exit_.seen:.0f} photos here" if exit_.seen else "of the fleet's photos"
-    return f"; its exit answers {exit_.share:.0%} {whose}"
+    if not exit_.seen:
+        return f"; its exit answers at most {exit_.share:.0%} of the photos, by the endpoint"
+    return f"; its exit answers {exit_.share:.0%} of {exit_.seen:.0f} photos here"
 
 
 def _last_if_nan(value: float) -> float:

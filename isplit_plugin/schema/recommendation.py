@@ -151,7 +151,10 @@ class CutExit(NamedTuple):
         version: of the exit, 64 hexadecimal digits.
         release: the number of its present release.
         expires: epoch seconds from which on no device answers by it.
-        share: of the photos with an answer of the exit, those that devices may answer by it now.
+        share: the released share: of the photos with an answer of the exit, those that devices may
+            answer by it now. The endpoint does not know of how many photos the exit has no answer,
+            so the share of all photos at the cut is at most this, and far less where the exit does
+            not know most of the classes.
     """
 
     cut: Cut

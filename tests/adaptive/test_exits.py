@@ -164,3 +164,14 @@ def test_a_share_that_is_promised_and_not_there_is_found_out() -> None:
         decider.answered(option.nbytes, 34.0, 100.0, float(second))
     assert cuts[0] == split.cut
     assert set(cuts[-20:]) == {PHOTO.cut}
+
+
+def test_a_released_share_that_is_far_too_high_is_soon_outweighed() -> None:
+    """It is of the photos with an answer of the exit, and here are photos without."""
+    shares = ExitShares()
+    advised = replace(EXIT, share=0.9)
+    for _ in range(10):
+        shares.add(SPLIT.cut, advised, False)
+    expected = shares.expected(SPLIT.cut, advised)
+    assert expected is not None
+    assert expected.share < 0.3

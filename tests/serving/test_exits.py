@@ -216,7 +216,7 @@ def test_an_adaptive_client_reckons_with_what_its_exit_answers(served: Served) -
     assert first.exit is not None
     assert (first.exit.share, first.exit.seen) == (advice.exits[0].share, 0)
     assert first.exit.tolerance == 0.2
-    assert "its exit answers" in str(app.explain())
+    assert "its exit answers at most" in str(app.explain())
     by_exit: list[Prediction] = []
 
     def answered() -> bool:

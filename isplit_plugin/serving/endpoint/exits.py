@@ -111,7 +111,7 @@ def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
 
 
 def _share(exits: ExitStore, version: ExitVersion) -> float:
-    """The share of photos that devices may answer by a version; 0 where its state is damaged."""
+    """The released share of a version; 0 where its state is damaged."""
     counts = exits.counts(version.network, version.exit)
     try:
         return ExitState.from_json(version.state).share(shadow_counts(counts))
