@@ -204,9 +204,11 @@ class DeviceExits:
             return
         if release == NO_RELEASE:
             with self._lock:
-                self._held.pop(cut, None)
+                ended = self._held.pop(cut, None)
                 self._tried.pop(cut, None)
                 self._ended[cut] = self._ended.get(cut, 0) + 1  # a fetch under way is too late
+            if ended is not None:
+                self._later(lambda: self._mark_last(cut, ended.exit))
             return
         if not _RELEASE_NAME.fullmatch(release):
             return  # it would become a part of a path
@@ -318,6 +320,22 @@ class DeviceExits:
                 return
             self._held[cut] = _Held(fetched.exit, release, until)
             self._counts["fetched"] += 1
+
+    def _mark_last(self, cut: Cut, exit_: Exit) -> None:
+        """Take note of the last release of an exit that has ended, which allows nothing.
+
+        The word that it has ended is not signed, and leaves no mark. Without one, the release
+        before it could come back until it expires.
+        """
+        path = f"{self._subject.path('release')}/hash/{exit_.version[:MIN_VERSION]}"
+        try:
+            reply = self._transport.get(path, max_bytes=MAX_ANSWER_BYTES)
+            release = self._reader.read_last(reply.body, exit_)
+        except (IsplitError, ValueError) as error:
+            code = error.code if isinstance(error, IsplitError) else type(error).__name__
+            _LOGGER.info("%s: no last release at %s (%s)", self._subject.model, cut, code)
+            return
+        self._marks.take(cut, release)
 
     def _drop(self, cut: Cut, held: _Held) -> None:
         with self._lock:

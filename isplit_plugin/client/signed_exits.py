@@ -54,26 +54,41 @@ class ExitReader:
 
         Raises an IsplitError, or ValueError for bad base64.
         """
-        try:
-            raw: Any = load_json(body, "exit", max_values=64)
-        except WireError as error:
-            raise ExitError(error.message, reason="malformed") from error
+        raw = _fields(body)
         fetched = known
         if fetched is None:
             fetched = read_signed(_base64(raw, "exit"), self._key)
         fetched.check(self._manifest.network_hash, len(self._manifest.classes), now)
-        release = ExitRelease.from_bytes(verify(_base64(raw, "release"), self._key))
         if fetched.cut != cut or not fetched.version.startswith(version):
             raise ExitError(f"exit: expected {version} at {cut}, got another", reason="cut")
-        if (release.network_hash, release.cut, release.version) != (
-            fetched.network_hash,
-            cut,
-            fetched.version,
-        ):
-            raise ExitError("release: expected one of this exit", reason="cut")
+        release = self._release(raw, fetched)
         if now >= release.expires:
             raise ExitError("release: it has expired", reason="expired")
         return FetchedExit(fetched, release)
+
+    def read_last(self, body: bytes, known: Exit) -> ExitRelease:
+        """The release of an answer about an exit that has ended, also one that has expired.
+
+        Raises as :meth:`read`.
+        """
+        return self._release(_fields(body), known)
+
+    def _release(self, raw: Any, of_exit: Exit) -> ExitRelease:
+        release = ExitRelease.from_bytes(verify(_base64(raw, "release"), self._key))
+        if (release.network_hash, release.cut, release.version) != (
+            of_exit.network_hash,
+            of_exit.cut,
+            of_exit.version,
+        ):
+            raise ExitError("release: expected one of this exit", reason="cut")
+        return release
+
+
+def _fields(body: bytes) -> Any:
+    try:
+        return load_json(body, "exit", max_values=64)
+    except WireError as error:
+        raise ExitError(error.message, reason="malformed") from error
 
 
 def _base64(raw: Any, name: str) -> bytes:

@@ -238,6 +238,82 @@ def test_a_release_older_than_one_that_was_withdrawn_does_not_come_back(device: 
     assert device.word().answers
 
 
+def test_the_release_before_the_end_of_an_exit_does_not_come_back(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.word().answers
+    # All classes are withdrawn: the last release is empty, and answers name none any more.
+    device.offer(exit_, make_release(exit_, 3, issued=NOW + 1, classes={}))
+    device.exits.note(CUT, "none")
+    device.exits.note(CUT, "none")
+    device.rest()
+    assert len(device.offers.paths) == 2  # it is asked for once
+    assert "/release/toy/" in device.offers.paths[1]
+    assert device.offers.paths[1].endswith(f"/hash/{exit_.version[:16]}")
+    assert device.word() is None
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.exits.counters()["refused"] == 1
+    assert device.word() is None
+
+
+def test_the_last_release_of_an_exit_is_noted_although_it_has_expired(device: Device) -> None:
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    device.offer(exit_, make_release(exit_, 3, expires=NOW - 1, classes={}))
+    device.exits.note(CUT, "none")
+    device.rest()
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.word() is None
+
+
+def test_a_word_of_an_end_that_is_not_true_leaves_the_release_to_be_named_again(
+    device: Device,
+) -> None:
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    device.exits.note(CUT, "none")
+    device.rest()
+    assert device.word() is None
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.word().answers
+
+
+@pytest.mark.parametrize("what", ["fails", "forged", "other exit", "no json"])
+def test_a_last_release_that_cannot_be_had_costs_nothing(
+    device: Device, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str, **_: Any) -> Reply:
+        raise ProtocolError("no answer")
+
+    exit_ = make_exit()
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    with monkeypatch.context() as patch:
+        if what == "fails":
+            patch.setattr(device.offers, "get", fail)
+        elif what == "forged":
+            other, _ = new_keys(tmp_path / "other")
+            last = make_release(exit_, 9, classes={})
+            device.offers.release = sign(last.to_bytes(), read_private_key(other))
+        elif what == "other exit":
+            last = make_release(exit_, 9, version="f" * 64, classes={})
+            device.offers.release = sign(last.to_bytes(), device.key)
+        else:
+            device.offers.raw = b"{"
+        device.exits.note(CUT, "none")
+        device.rest()
+        assert device.word() is None
+    device.offers.raw = None
+    device.offer(exit_, make_release(exit_, 2))
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.word().answers
+
+
 def test_a_restarted_device_with_a_folder_takes_no_old_release(
     device: Device, tmp_path: Path
 ) -> None:

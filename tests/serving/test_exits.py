@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import runpy
@@ -321,6 +322,36 @@ def test_an_exit_that_is_not_alive_is_unknown(served: Served) -> None:
         assert (answer.status_code, answer.json()["code"]) == (400, "bad_query")
     answer = requests.get(f"{path}/exits/toy/hash/{'0' * 64}", timeout=30)
     assert answer.status_code == 400
+
+
+def test_of_an_exit_that_has_ended_the_last_release_is_served_alone(served: Served) -> None:
+    path = f"{served.bridge.url}/predictions/isplit/1.0"
+    ended = "e" * 64
+
+    def status(topic: str) -> int:
+        return requests.get(f"{path}/{topic}/toy/hash/{ended[:16]}", timeout=30).status_code
+
+    with sqlite3.connect(served.store, timeout=60) as connection:
+        connection.execute(
+            "INSERT INTO isplit_exit (exit, split_point, ended, state, network, codec, content, "
+            "created, expires, photos, number, release) SELECT ?, 'relu2', 'withdrawn', state, "
+            "network, codec, content, created, expires, photos, number, release FROM isplit_exit "
+            "WHERE ended = '' LIMIT 1",
+            (ended,),
+        )
+        (release,) = connection.execute(
+            "SELECT release FROM isplit_exit WHERE exit = ?", (ended,)
+        ).fetchone()
+    try:
+        until(lambda: status("release") == 200)
+        answer = requests.get(f"{path}/release/toy/hash/{ended[:16]}", timeout=30).json()
+        assert answer["version_of_exit"] == ended
+        assert base64.b64decode(answer["release"]) == release
+        assert status("exit") == 404
+    finally:
+        with sqlite3.connect(served.store, timeout=60) as connection:
+            connection.execute("DELETE FROM isplit_exit WHERE exit = ?", (ended,))
+        until(lambda: status("release") == 404)
 
 
 def test_a_device_with_another_key_never_exits(served: Served, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from toys.exits import CUT, ExitTraffic
 from toys.traffic import NETWORK, manifest, profile
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.exits import ExitStatement, pool, sums
+from isplit_plugin.exits import ExitRelease, ExitStatement, pool, sums, unsigned
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import (
     ExitRecorder,
@@ -74,7 +74,8 @@ def test_a_drift_that_audits_show_withdraws_the_exit(traffic: ExitTraffic) -> No
     traffic.prove()
     version = traffic.version()
     assert version is not None
-    assert traffic.release().classes
+    before = traffic.release()
+    assert before.classes
     for _ in range(10):
         if traffic.version() is None:
             break
@@ -82,6 +83,9 @@ def test_a_drift_that_audits_show_withdraws_the_exit(traffic: ExitTraffic) -> No
         traffic.look()
     ended = next(v for v in traffic.store.exits.versions(NETWORK) if v.exit == version.exit)
     assert ended.ended == "withdrawn"
+    last = ExitRelease.from_bytes(unsigned(ended.release))
+    assert last.classes == {}
+    assert last.number > before.number
     assert all(c.withdrawn for c in ExitState.from_json(ended.state).classes.values() if c.bin)
 
 

@@ -67,8 +67,11 @@ def read_exit(
 ) -> dict[str, Any]:
     """A version that is alive: its release and, with ``content``, itself, both signed, in base64.
 
-    Raises QueryError for too few digits of the hash, UnknownNameError for a version that is not
-    alive.
+    Without ``content`` also one that has ended: its last release, which allows nothing, and after
+    which devices take no earlier one.
+
+    Raises QueryError for too few digits of the hash, UnknownNameError for a version that there is
+    not.
     """
     if len(exit_hash) < MIN_VERSION:
         raise QueryError(
@@ -77,8 +80,9 @@ def read_exit(
             field="hash",
         )
     now = exits.now()
-    alive = [v for v in exits.versions(manifest.network_hash) if v.is_alive(now)]
-    for version in alive:
+    versions = exits.versions(manifest.network_hash)
+    served = [v for v in versions if v.is_alive(now) or (v.ended and not content)]
+    for version in served:
         if version.exit.startswith(exit_hash):
             answer = {**_about(manifest), "version_of_exit": version.exit}
             answer["release"] = base64.b64encode(version.release).decode()
@@ -86,7 +90,7 @@ def read_exit(
                 signed = exits.content(manifest.network_hash, version.exit) or b""
                 answer["exit"] = base64.b64encode(signed).decode()
             return answer
-    raise UnknownNameError.of(exit_hash, [version.exit for version in alive])
+    raise UnknownNameError.of(exit_hash, [version.exit for version in served])
 
 
 def cut_exits(exits: ExitStore, network_hash: str) -> tuple[CutExit, ...]:
