@@ -22,6 +22,7 @@ import yaml
 from toys.client import SlowRuntime
 from toys.exit_network import CLASSES, UNSEEN, exit_network
 from toys.exit_photos import photos_of
+from toys.pages import undocumented
 from toys.polling import until
 from toys.probing import Bridge, bridge
 from toys.serving import (
@@ -289,7 +290,10 @@ def test_photos_and_devices_that_are_missing_are_told(served: Served) -> None:
     evidence = rows()
     assert evidence[0]["missing_photos"] == 0
     assert evidence[UNSEEN]["missing_photos"] == 30 - evidence[UNSEEN]["photos"]
-    text = exits_text(served.list_exits())
+    listing = served.list_exits()
+    assert listing["exits"][0]["versions"][0]["classes"]
+    assert undocumented(listing, "endpoint.md") == set()
+    text = exits_text(listing)
     assert "release" in text
     assert all(CLASSES[class_id] in text for class_id in KNOWN)
 

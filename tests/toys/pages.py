@@ -9,9 +9,10 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from isplit_plugin.serving.launcher.process import free_ports
 from toys.polling import until
@@ -32,6 +33,20 @@ def blocks(text: str, language: str) -> list[str]:
 def command_lines(script: str) -> list[str]:
     """The lines of a script, each with those that a backslash joins to it."""
     return script.replace("\\\n", " ").splitlines()
+
+
+def undocumented(answer: Any, page: str) -> set[str]:
+    """The fields of an answer, at any depth, that a page of the reference does not name."""
+    text = (DOCS / "reference" / page).read_text()
+    return {name for name in _fields(answer) if f"`{name}`" not in text}
+
+
+def _fields(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from value
+    nested = value.values() if isinstance(value, Mapping) else value
+    for inner in () if isinstance(nested, str) or not isinstance(nested, Iterable) else nested:
+        yield from _fields(inner)
 
 
 class Reader:

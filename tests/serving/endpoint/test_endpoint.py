@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import advice as toys
+from toys.pages import undocumented
 
 from handlers import recommendation_handler
 from isplit_plugin.errors import QueryError, from_json
@@ -192,6 +193,7 @@ def test_classes_lists_ids_and_labels(ask: Ask, store: Store) -> None:
 def test_recommendation_by_path_is_readable_by_the_client(ask: Ask, store: Store) -> None:
     status, body = one(ask, path="recommendations/toy")
     assert status == 200
+    assert undocumented(body, "endpoint.md") == set()
     answer = Recommendation.from_json(body)
     assert (answer.model, answer.version, answer.source, answer.observations) == (
         "toy",
