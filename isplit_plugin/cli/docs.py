@@ -33,6 +33,9 @@ _INCLUDE: Final = re.compile(r"^```\{include\} (\S+)\n(?:.*\n)*?```$", flags=re.
 _LISTING: Final = re.compile(
     r"^```\{literalinclude\} (\S+)\n(?::language: (\S+)\n)?```$", flags=re.MULTILINE
 )
+_SUMMARY: Final = re.compile(
+    r"^```\{eval-rst\}\n\.\. autosummary::\n(?: +:.*\n)*\n((?: +\S+\n)+)```$", flags=re.MULTILINE
+)
 _TOCTREE: Final = re.compile(r"^```\{toctree\}\n(?:.*\n)*?```\n", flags=re.MULTILINE)
 
 
@@ -107,8 +110,11 @@ def read_page(path: Path) -> str:
             other = config_file(other.name)  # in a wheel, configuration files lie elsewhere
         return f"```{match[2] or ''}\n{other.read_text('utf-8').rstrip()}\n```"
 
+    def named(match: re.Match[str]) -> str:
+        return "\n".join(f"- `{name}`" for name in match[1].split())
+
     text = _LISTING.sub(listed, _INCLUDE.sub(included, path.read_text("utf-8")))
-    return _TOCTREE.sub("", text)
+    return _TOCTREE.sub("", _SUMMARY.sub(named, text))
 
 
 def _title(path: Path) -> str:

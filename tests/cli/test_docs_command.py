@@ -50,9 +50,16 @@ def test_every_page_is_listed_with_its_title(capsys: pytest.CaptureFixture[str])
 def test_a_page_is_printed(capsys: pytest.CaptureFixture[str], asked: str, title: str) -> None:
     text = printed(capsys, asked)
     assert text.startswith(title)
-    assert "{include}" not in text
-    assert "{toctree}" not in text
     assert Path(printed(capsys, asked, "--path").strip()).is_file()
+
+
+@pytest.mark.parametrize("page", KNOWN)
+def test_nothing_is_left_for_the_builder(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "```{" not in printed(capsys, page)
+
+
+def test_the_public_packages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "\n- `isplit_plugin.client`\n- `isplit_plugin.errors`\n" in printed(capsys, "api")
 
 
 def test_a_page_shows_the_configuration_files(capsys: pytest.CaptureFixture[str]) -> None:
