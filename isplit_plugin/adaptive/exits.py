@@ -32,7 +32,7 @@ class OptionExit:
         classes: that it may answer by itself. What was seen of another version, or with other
             classes, does not count.
         share: of all photos there, those that it answers. Before this device has asked it, the
-            endpoint's released share, which is at least that.
+            endpoint's released share, which for the fleet is at least that.
         tolerance: the share of these answers that may differ from the tail's.
         audit_share: the share of these photos that is sent afterwards all the same.
         refused: why it may not answer; empty if it may.

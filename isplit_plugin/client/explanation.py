@@ -54,7 +54,7 @@ def _exit_text(exit_: OptionExit | None) -> str:
     if exit_.refused:
         return f"; its exit does not answer: {exit_.refused}"
     if not exit_.seen:
-        return f"; its exit answers at most {exit_.share:.0%} of the photos, by the endpoint"
+        return f"; its exit answers at most {exit_.share:.0%} of the fleet's photos"
     return f"; its exit answers {exit_.share:.0%} of {exit_.seen:.0f} photos here"
 
 

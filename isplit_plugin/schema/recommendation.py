@@ -153,8 +153,8 @@ class CutExit(NamedTuple):
         expires: epoch seconds from which on no device answers by it.
         share: the released share: of the photos with an answer of the exit, those that devices may
             answer by it now. The endpoint does not know of how many photos the exit has no answer,
-            so the share of all photos at the cut is at most this, and far less where the exit does
-            not know most of the classes.
+            so of all photos of the fleet at the cut, devices answer at most this share, and far less
+            where the exit does not know most of the classes.
     """
 
     cut: Cut
