@@ -35,6 +35,7 @@ NAMES = (
     "client",
     "bundles",
     "transform",
+    "ablation",
     "refinement",
     "adaptive",
     "replay",
@@ -64,13 +65,14 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="photos for `photos`, `bundles`, `transform`, `refinement`, `int8`, `by_class` and `exits`; "
+        help="photos for `photos`, `bundles`, `transform`, `ablation`, `refinement`, `int8`, `by_class` and "
+        "`exits`; "
         f"default: ${photos.VARIABLE}, or those of foolbox",
     )
     parser.add_argument(
         "--cuts",
         metavar="A,B",
-        help="cuts for `transform`, `refinement` and `int8`, such as efficientnet-lite0:_blocks.5",
+        help="cuts for `transform`, `ablation`, `refinement` and `int8`, such as efficientnet-lite0:_blocks.5",
     )
     parser.add_argument(
         "--study",
@@ -82,7 +84,7 @@ def main() -> int:
     parser.add_argument(
         "--photo-counts",
         metavar="N,M",
-        help="photos that `transform` and `int8` fit on, and others that they measure on; default: "
+        help="photos that `transform`, `ablation` and `int8` fit on, and others that they measure on; default: "
         f"{transform.DEFAULT_COUNTS}, for `int8` 100,200",
     )
     parser.add_argument(
