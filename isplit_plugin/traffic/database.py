@@ -112,10 +112,10 @@ class Database:
         """What fails inside costs the rest of :meth:`reading` nothing.
 
         After an error of SQL, PostgreSQL answers nothing more in the same transaction, except from
-        a savepoint on.
+        a savepoint on. SQLite does, and is spared the two statements.
         """
         connection = self._shared()
-        if connection is None:
+        if connection is None or connection.dialect.name == "sqlite":
             yield
             return
         with self._errors(_READABLE):
