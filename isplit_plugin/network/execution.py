@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
@@ -77,14 +78,18 @@ def activations(
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Run the body with ``count`` CPU threads (``None``: unchanged). Raises DataError below 1."""
+    """Run the body with ``count`` CPU threads (``None``: unchanged). Raises DataError below 1.
+
+    It holds for torch and for the matrix products of numpy.
+    """
     if count is not None and count < 1:
         raise DataError(f"threads: expected at least 1, got {count}")
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(limits=count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

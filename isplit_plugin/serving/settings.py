@@ -263,7 +263,7 @@ class TailSettings(WorkerSettings):
         statistics: whether anything is recorded.
         sampling: share of the requests whose importance is computed.
         cpu_budget: share of one CPU core that computing importance may take.
-        threads: threads of torch.
+        threads: threads of torch. Those of numpy are one.
         max_response_size: bytes of the largest answer. TorchServe has a limit of the same name and
             ends a worker that exceeds it, so this one must not be larger.
         max_batch: items in one request.

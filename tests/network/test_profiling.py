@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from toys.processors import NEEDS_CUDA
@@ -433,17 +434,19 @@ def test_progress_bar_writes_to_stderr_alone(
     assert capfd.readouterr().out == ""
 
 
-def test_settings_of_torch_are_put_back(net: CapturedNetwork) -> None:
-    def state() -> tuple[int, bool, bool]:
+def test_settings_of_torch_and_numpy_are_put_back(net: CapturedNetwork) -> None:
+    def state() -> tuple[int, int, bool, bool]:
+        (blas,) = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
         return (
             torch.get_num_threads(),
+            blas,
             torch.backends.cudnn.allow_tf32,
             torch.backends.cuda.matmul.allow_tf32,
         )
 
     before = state()
     with contextlib.suppress(DataError), cpu_threads(before[0] + 1), full_precision():
-        assert state() == (before[0] + 1, False, False)
+        assert state() == (before[0] + 1, before[0] + 1, False, False)
         raise DataError("x")
     assert state() == before
     run(net, [(photos(1)[0], None)], split_points=[], threads=2)

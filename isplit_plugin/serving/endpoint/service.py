@@ -23,6 +23,7 @@ from ...traffic import MAX_GROUPS, OTHER, ExitKeeper, Group, Store
 from .. import replies
 from ..optional import endpoint_parts
 from ..settings import EndpointSettings, make_store_folder
+from ..threads import use_one_blas_thread
 from . import listings
 from .body import json_body
 from .cache import Cache
@@ -53,6 +54,7 @@ class Endpoint:
     """
 
     def __init__(self, context: Any) -> None:
+        use_one_blas_thread()
         self._settings = settings = EndpointSettings.from_config(context.model_yaml_config)
         secret_file = settings.secret_file
         verifier = None if secret_file is None else TokenVerifier.from_file(secret_file)

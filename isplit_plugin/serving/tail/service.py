@@ -31,6 +31,7 @@ from ..optional import TailContext, TailPart, tail_parts
 from ..packaging import deployed_correctors, deployed_transforms
 from ..plausible import ReportLimits
 from ..settings import TailSettings
+from ..threads import use_one_blas_thread
 from . import explain
 from .metrics import TailMetrics
 from .refining import Refiner
@@ -83,6 +84,7 @@ class TailService:
         self.manifest = manifest = _read_manifest(folder)
         verify_files(folder, manifest)
         torch.set_num_threads(settings.threads)
+        use_one_blas_thread()
         self._runner = TailRunner(
             folder,
             manifest,
