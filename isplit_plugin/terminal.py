@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from textwrap import fill
 from typing import Any, Final
 
 from .schema import INPUT, OUTPUT, RatedCut, Recommendation, StandingPick
@@ -28,7 +29,11 @@ YARDSTICK: Final = (
 )
 """What the columns `b/p` and `1-h` of a table mean."""
 NO_EXIT_KEY: Final = "This endpoint has no key (endpoint.exit_key_file): it makes no exits."
-NO_EXIT_TRAFFIC: Final = "No traffic yet at a split point with exits on (tail.exits.enabled)."
+NO_EXIT_TRAFFIC: Final = (
+    "No photos in the sums yet. Exits must be on (tail.exits.enabled), and the sums of a cut begin "
+    "with 64 photos, of which a device with a token counts once an hour for each class. They are "
+    "written to the store every 30 seconds or so."
+)
 _SHOWN_CLASSES: Final = 6
 
 
@@ -92,7 +97,7 @@ def exits_text(listing: Mapping[str, Any], *, limit: int = 20) -> str:
         lines += ["", f"{row['cut']}: {row['photos']:,} photos in the sums"]
         lines += _version_of_exit(row, limit) if row["versions"] else _evidence(row, limit)
     if not listing["exits"]:
-        lines.append(f"  {NO_EXIT_TRAFFIC}")
+        lines.append(fill(NO_EXIT_TRAFFIC, 100, initial_indent="  ", subsequent_indent="  "))
     return "\n".join(lines)
 
 

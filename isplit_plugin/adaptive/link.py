@@ -104,8 +104,14 @@ class LinkEstimate:
     def __str__(self) -> str:
         bandwidth = f"{self.bandwidth_mbps:.3g} Mbit/s"
         if not self.bandwidth_known:
-            bandwidth = f"bandwidth unknown ({self.bandwidth_low:.2g} to {self.bandwidth_high:.2g})"
+            low, high = (_rounded(mbps) for mbps in (self.bandwidth_low, self.bandwidth_high))
+            bandwidth = f"bandwidth not known yet (likely {low} to {high} Mbit/s)"
         return f"{bandwidth}, {self.rtt_ms:.3g} ms round trip, {self.observations} requests"
+
+
+def _rounded(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
 
 
 class LinkFilter:

@@ -182,11 +182,11 @@ def _doubt(agreement: Agreement, tolerance: float) -> str:
     photos_needed = agreement.photos_needed(tolerance)
     if photos_needed is None:
         return ""
-    sample = agreement.sample
-    return (
-        f"differs on {max(1, math.ceil(sample.misses - 1e-9))} of {sample.photos:.0f} photos, too "
-        f"few to tell; about {photos_needed:,} would"
-    )
+    photos, misses = agreement.sample
+    counted = f"{misses:.0f} of {photos:.0f} photos"
+    if abs(misses - round(misses)) > 1e-6:  # a mix weighs photos by their classes
+        counted = f"about {misses / photos:.1%} of photos that weigh as much as {photos:.0f}"
+    return f"differs on {counted}, too few to tell; about {photos_needed:,} would"
 
 
 def _inaccuracy(agreement: Agreement, tolerance: float) -> str:

@@ -103,7 +103,9 @@ def run(options: argparse.Namespace) -> int:
         _take_advice(client, needs_cut=options.auto)
         if client.exits is not None:
             client.exits.wait(options.timeout)
-            print(exit_sentence(client.cut, client.exits.released(client.cut)), file=sys.stderr)
+            exits, cut = client.exits, client.cut
+            text = exit_sentence(cut, exits.released(cut), exits.refusal(cut))
+            print(text, file=sys.stderr)
         for photo in options.photos:
             try:
                 prediction = client.predict(photo)
@@ -147,8 +149,10 @@ def _take_advice(client: SplitClient, *, needs_cut: bool) -> None:
         client.use(advice)
 
 
-def exit_sentence(cut: Cut, released: ReleasedExit | None) -> str:
-    """What the exit of a cut may answer, for people."""
+def exit_sentence(cut: Cut, released: ReleasedExit | None, refusal: str = "") -> str:
+    """What the exit of a cut may answer, for people. ``refusal``: why it was not taken."""
+    if released is None and refusal:
+        return f"exit at {cut}: not taken, so every photo is sent: {refusal}"
     if released is None:
         return f"exit at {cut}: nothing is released, so every photo is sent"
     return (

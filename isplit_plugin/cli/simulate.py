@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -141,9 +142,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(_heading(scenario))
     print()
-    print(_table(scenario, results))
+    print(_table(scenario, results, options.tolerance))
     print()
-    print(_conclusion(scenario, results))
+    print(_conclusion(scenario, results, options.tolerance))
     return 0
 
 
@@ -227,7 +228,7 @@ def _heading(scenario: Scenario) -> str:
     workers = "1 worker" if scenario.workers == 1 else f"{scenario.workers} workers"
     text = (
         f"{devices}, each {scenario.photos} photos at {scenario.rate:g} a second, over "
-        f"{scenario.uplink.describe()} with {scenario.rtt_ms:g} ms round trip, to {workers}"
+        f"{scenario.uplink.describe()}, {scenario.rtt_ms:g} ms round trip, to {workers}"
     )
     if scenario.batch_size > 1:
         text += f" with batches of up to {scenario.batch_size}"
@@ -238,7 +239,8 @@ def _heading(scenario: Scenario) -> str:
     return text
 
 
-def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
+def _table(scenario: Scenario, results: list[PolicyResult], tolerance: float) -> str:
+    undecided = _undecided(scenario, tolerance)
     header = ["policy", "mean ms", "p50 ms", "p95 ms", "bytes", "agreement", "server load"]
     if scenario.deadline_ms is not None:
         header.insert(4, "missed")
@@ -252,7 +254,7 @@ def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
             f"{result.p50_ms:.0f}",
             f"{result.p95_ms:.0f}",
             kilobytes(result.mean_bytes),
-            f"{result.agreement:.3f}",
+            f"{result.agreement:.3f}" + "*" * bool(undecided.intersection(result.cuts)),
             f"{result.server_load:.2f}",
         ]
         if scenario.deadline_ms is not None:
@@ -261,6 +263,20 @@ def _table(scenario: Scenario, results: list[PolicyResult]) -> str:
             row.append(f"{result.exited:.0%}")
         rows.append(row)
     return table(header, rows)
+
+
+def _undecided(scenario: Scenario, tolerance: float) -> set[str]:
+    """The cuts that take part although their agreement is below what the tolerance asks for.
+
+    The photos of the profile are then too few to tell whether by chance.
+    """
+    if scenario.loss is not None:  # the table shows the agreement that is left, whatever it is
+        return set()
+    return {
+        str(option.cut)
+        for option in scenario.options
+        if not option.refused and option.agreement < 1 - tolerance - 1e-9
+    }
 
 
 def _has_exits(scenario: Scenario) -> bool:
@@ -287,14 +303,19 @@ def _exits_text(scenario: Scenario) -> list[str]:
     return lines
 
 
-def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
+def _conclusion(scenario: Scenario, results: list[PolicyResult], tolerance: float) -> str:
     from ..simulation import ADAPTIVE, best_fixed
 
     if scenario.loss is not None:
-        return (
+        text = (
             "agreement is what is left of it: an answer that needs a lost packet counts as wrong. "
             "Cuts are left out where another is as fast and agrees more often."
         )
+        if scenario.deadline_ms is not None:
+            agreeing = [result for result in results if result.agreement >= 1 - tolerance - 1e-9]
+            wanted = f" and agreement of at least {1 - tolerance:.4g}"
+            text += "\n" + _in_time(scenario.deadline_ms, agreeing, wanted)
+        return text
     best = best_fixed(results)
     adaptive = next(result for result in results if result.policy == ADAPTIVE)
     text = (
@@ -303,12 +324,32 @@ def _conclusion(scenario: Scenario, results: list[PolicyResult]) -> str:
     )
     if adaptive.cuts:
         cuts = sorted(adaptive.cuts.items(), key=lambda item: -item[1])
-        text += " with " + ", ".join(f"{cut} {share:.0%}" for cut, share in cuts[:4])
+        text += ", by " + ", ".join(f"{cut} {share:.0%}" for cut, share in cuts[:4])
+    lines = [text]
+    undecided = _undecided(scenario, tolerance)
     if scenario.deadline_ms is not None:
-        meeting = [r.policy for r in results if r.p95_ms <= scenario.deadline_ms]
-        names = ", ".join(meeting) or "none"
-        text += f"\nwithin {scenario.deadline_ms:g} ms at p95: {names}"
-    return "\n".join([text, *_exits_text(scenario)])
+        lines.append(_in_time(scenario.deadline_ms, results, undecided=undecided))
+    if any(undecided.intersection(result.cuts) for result in results):
+        lines.append(
+            f"* takes cuts whose agreement is below {1 - tolerance:.4g}, on too few photos to tell "
+            "whether by chance: profile more photos"
+        )
+    return "\n".join([*lines, *_exits_text(scenario)])
+
+
+def _in_time(
+    deadline_ms: float,
+    results: list[PolicyResult],
+    wanted: str = "",
+    *,
+    undecided: Set[str] = frozenset(),
+) -> str:
+    names = [
+        result.policy + "*" * bool(undecided & result.cuts.keys())
+        for result in results
+        if result.p95_ms <= deadline_ms
+    ]
+    return f"within {deadline_ms:g} ms at p95{wanted}: {', '.join(names) or 'none'}"
 
 
 def _number(group: argparse._ArgumentGroup, option: str, default: float, text: str) -> None:

@@ -148,6 +148,7 @@ class DeviceExits:
         self._held: dict[Cut, _Held] = {}
         self._tried: dict[Cut, tuple[str, float]] = {}
         self._ended: dict[Cut, int] = {}
+        self._refusals: dict[Cut, str] = {}
         self._tasks: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -251,12 +252,18 @@ class DeviceExits:
             sum(audits) / len(audits),
         )
 
+    def refusal(self, cut: Cut) -> str:
+        """Why the exit of a cut that was fetched last was not taken; empty where it was."""
+        with self._lock:
+            return self._refusals.get(cut, "")
+
     def counters(self) -> dict[str, int]:
         """Counts since the client was made.
 
         watched: photos of which an exit said something that is not released; answered: photos that
         it answered; audited: those that were sent besides; fetched: exits and releases; refused:
-        those that could not be verified, do not fit, or are older than what was kept; dropped: audits that found no room.
+        those that could not be verified, do not fit, or are older than what was kept; dropped:
+        audits that found no room.
         """
         with self._lock:
             return dict(self._counts)
@@ -305,7 +312,11 @@ class DeviceExits:
             now = self._clock()
             fetched = self._reader.read(reply.body, cut, version, known, now)
         except (IsplitError, ValueError) as error:
-            self._count("refused")
+            with self._lock:
+                self._counts["refused"] += 1
+                self._refusals[cut] = (
+                    error.message if isinstance(error, IsplitError) else str(error)
+                )
             code = error.code if isinstance(error, IsplitError) else type(error).__name__
             reason = error.details.get("reason", "") if isinstance(error, IsplitError) else ""
             _LOGGER.warning("%s: no exit at %s (%s %s)", self._subject.model, cut, code, reason)
@@ -319,6 +330,7 @@ class DeviceExits:
                 self._counts["refused"] += 1
                 return
             self._held[cut] = _Held(fetched.exit, release, until)
+            self._refusals.pop(cut, None)
             self._counts["fetched"] += 1
 
     def _mark_last(self, cut: Cut, exit_: Exit) -> None:

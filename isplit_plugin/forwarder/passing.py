@@ -106,9 +106,11 @@ class Passing:
         try:
             message = json.loads(data)
         except (ValueError, RecursionError):
-            message = None
+            got = f"{len(data)} bytes that are no JSON" if data else "nothing"
+            raise QueryError(f"body: expected a JSON object, got {got}", field="body") from None
         if not isinstance(message, dict):
-            raise QueryError("body: expected a JSON object, got something else", field="body")
+            got = type(message).__name__
+            raise QueryError(f"body: expected a JSON object, got {got}", field="body")
         if "model" in message:
             check_model(message["model"], self._models)
         return data

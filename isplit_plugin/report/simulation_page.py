@@ -86,31 +86,39 @@ def latency_figure(results: Sequence[PolicyResult], deadline_ms: float | None = 
     The adaptive client, the oracle and the fastest fixed cuts are drawn, six at most.
     """
     from matplotlib.figure import Figure as NewFigure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     always = [result for result in results if result.policy in (ADAPTIVE, ORACLE)]
     fixed = sorted(
         (result for result in results if result not in always), key=lambda result: result.mean_ms
     )
     drawn = [*always, *fixed[: _MOST_CURVES - len(always)]]
+    curves = []
     figure = NewFigure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.subplots()
     for number, result in enumerate(drawn):
         latencies = np.sort(np.maximum(result.latencies_ms, 1e-3))
         share = np.arange(1, len(latencies) + 1) / len(latencies)
-        axes.step(
+        curves += axes.step(
             latencies,
             share,
             where="post",
             color=INK if result.policy == ADAPTIVE else SERIES[number],
             linewidth=2.0 if result.policy == ADAPTIVE else 1.2,
             linestyle=(0, (4, 2)) if result.policy == ORACLE else "solid",
-            label=result.policy,
         )
+    names = [result.policy for result in drawn]
     if deadline_ms is not None and math.isfinite(deadline_ms):
-        axes.axvline(deadline_ms, color=MUTED, linewidth=1.0, label="deadline")
+        curves.append(axes.axvline(deadline_ms, color=MUTED, linewidth=1.0))
+        names.append("deadline")
     axes.set_xscale("log")
+    # The usual text of powers is TeX, which figures here do not read.
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 1)
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("share of photos")
-    axes.legend(loc="lower right")
+    # Given by hand: labels of curves that begin with an underscore, as names of split points may,
+    # are left out otherwise.
+    axes.legend(curves, names, loc="lower right")
     return figure

@@ -47,7 +47,7 @@ def test_small_requests_do_not_tell_the_bandwidth() -> None:
     estimate = link.estimate()
     assert not estimate.bandwidth_known
     assert estimate.rtt_ms == pytest.approx(30, rel=0.2)
-    assert "bandwidth unknown" in str(estimate)
+    assert "bandwidth not known yet" in str(estimate)
 
 
 @pytest.mark.parametrize(("before", "after"), [(20.0, 0.5), (0.5, 20.0)])

@@ -493,6 +493,18 @@ def test_a_photo_of_sixty_does_not_rule_the_photo_out() -> None:
     assert rows["input:webp@60"].photos_needed is None
 
 
+def test_a_doubt_of_a_weighted_mix_is_a_share() -> None:
+    """Photos count by the weight of their class: one miss of sixty is then no whole photo."""
+    images = (10, 20, 30)
+    measurements = (toys.measure("input", "webp@75", 200, (10, 20, 29), images),)
+    limits = Constraints(bandwidth_mbps=0.01, max_head_macs=0)
+    query = Query(classes=(0, 1, 2), constraints=limits)
+    profile = toys.profile(measurements=measurements)
+    answer = recommend(toys.manifest(photos=("webp@75",)), profile, NONE, query)
+    (row,) = (row for row in answer.cuts if str(row.cut) == "input:webp@75")
+    assert "differs on about 1.2% of photos that weigh as much as 49, too few to tell" in row.reason
+
+
 def test_few_photos_of_a_class_do_not_hide_what_the_others_show() -> None:
     images = (3, 500, 500)
     measurements = (

@@ -81,6 +81,46 @@ def test_on_udp_it_shows_latency_against_what_is_left_of_agreement(
     assert agreements[-1] == 1.0
 
 
+def test_on_udp_it_names_what_meets_deadline_and_tolerance(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Profile.load(profile)
+    left = {"output": 1.0, "input": 0.4, "relu2": 0.8}
+    path = tmp_path / "lossy.profile.safetensors"
+    measurements = [replace(m, under_loss={0.05: left[m.split_point]}) for m in made.measurements]
+    replace(made, measurements=tuple(measurements)).save(path)
+    options = ["--udp", "0.05", "--bandwidth-mbps", "50", "--rtt-ms", "1", "--slowdown", "1000"]
+    options += ["--photos", "20", "--deadline-ms", "1e6"]
+    for tolerance, cuts in (("0.01", "output:none"), ("0.3", "relu2:.*, output:none")):
+        assert main(["simulate", str(path), *options, "--tolerance", tolerance]) == 0
+        line = capsys.readouterr().out.splitlines()[-1]
+        least = f"{1 - float(tolerance):g}"
+        assert re.fullmatch(
+            rf"within 1e\+06 ms at p95 and agreement of at least {least}: {cuts}", line
+        )
+
+
+def test_a_cut_whose_agreement_is_not_certain_has_a_star(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Profile.load(profile)
+    measurements = []
+    for measurement in made.measurements:
+        agreeing = measurement.images.copy()
+        if measurement.split_point == "input":
+            agreeing[agreeing.argmax()] -= 1  # one photo of twelve: it may be chance
+        measurements.append(replace(measurement, agreeing=agreeing))
+    path = tmp_path / "doubtful.profile.safetensors"
+    replace(made, measurements=tuple(measurements)).save(path)
+    options = ["--bandwidth-mbps", "50", "--rtt-ms", "1", "--slowdown", "1000", "--photos", "20"]
+    assert main(["simulate", str(path), *options, "--deadline-ms", "1e6"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^input:\S+ .* 0\.917\* ", printed, re.MULTILINE)
+    assert re.search(r"^output:none .* 1\.000 ", printed, re.MULTILINE)
+    assert re.search(r"^within 1e\+06 ms at p95: input:\S+\*, ", printed, re.MULTILINE)
+    assert "too few photos to tell whether by chance" in printed
+
+
 def test_a_loss_that_the_profile_was_not_measured_under(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -476,8 +476,20 @@ def test_what_is_not_whole_or_not_its_own_is_refused(
     damage(device, exit_, tmp_path)
     device.hear(f"{exit_.version[:16]}.1")
     assert device.exits.counters()["refused"] == 1
+    assert device.exits.refusal(CUT)
     assert device.word() is None
     assert device.exits.version(CUT) == ""
+
+
+def test_a_refusal_says_why_until_an_exit_is_taken(device: Device, tmp_path: Path) -> None:
+    exit_ = make_exit()
+    device.offer(exit_)
+    forged(device, exit_, tmp_path)
+    device.hear(f"{exit_.version[:16]}.1")
+    assert "not signed with this operator's key" in device.exits.refusal(CUT)
+    device.offer(exit_)
+    device.hear(f"{exit_.version[:16]}.2")
+    assert device.exits.refusal(CUT) == ""
 
 
 def test_a_question_that_fails_costs_nothing(

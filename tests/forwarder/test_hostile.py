@@ -272,9 +272,19 @@ def test_a_question_with_a_body(server: Server, forward: Forward, issued: Issue)
     assert not server.state.seen
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"[" * 200_000, b"null", b"{'a': 1}", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    ("body", "got"),
+    [
+        (b"", "nothing"),
+        (b"[]", "list"),
+        (b"[" * 200_000, "200000 bytes that are no JSON"),
+        (b"null", "NoneType"),
+        (b"{'a': 1}", "8 bytes that are no JSON"),
+        (b"\xff\xfe", "2 bytes that are no JSON"),
+    ],
+)
 def test_messages_that_are_no_json_object(
-    server: Server, forward: Forward, issued: Issue, body: bytes
+    server: Server, forward: Forward, issued: Issue, body: bytes, got: str
 ) -> None:
     answer = requests.post(
         f"{forward().url}/predictions/isplit",
@@ -283,6 +293,7 @@ def test_messages_that_are_no_json_object(
         timeout=60,
     )
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_query")
+    assert answer.json()["error"] == f"body: expected a JSON object, got {got}"
     assert not server.state.seen
 
 
