@@ -19,10 +19,11 @@ it at several split points and start a TorchServe. Then send two phases of
 traffic with different classes from a device process, and show what each phase
 changes in the class-conditional importance and in the recommendation. After
 that, devices with PyTorch heads complete the curves by probes, without sending
-a photo. At the end it shows which cut to use by uplink and device, and simulates
-one device on a link that swings. Every printed figure is measured in this run on
-this machine, predicted from such figures, or simulated with them. It takes five
-to six minutes on two quiet cores.
+a photo, and traffic of few classes teaches an exit until devices answer by
+themselves. At the end it shows which cut to use by uplink and device, and
+simulates one device on a link that swings. Every printed figure is measured in
+this run on this machine, predicted from such figures, or simulated with them.
+It takes five to six minutes on two quiet cores.
 """
 EPILOG: Final = """\
 examples:

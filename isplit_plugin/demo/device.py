@@ -1,21 +1,28 @@
 """The demo's device: a process with the light client and onnxruntime, without torch.
 
 It reads a plan from a JSON file and prints one JSON line for each prediction. The last line says
-which engines the process has loaded. Run it with ``python -m isplit_plugin.demo.device PLAN.json``.
+which engines the process has loaded, and how many answers of exits it sent as audits. Run it with
+``python -m isplit_plugin.demo.device PLAN.json``.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..client import SplitClient, read_key
 
+_AUDITS_TIMEOUT_S: Final = 30.0
+
 
 def run(plan: dict[str, Any]) -> None:
-    """Send every shot of the plan at its cut, and print the results as JSON lines."""
+    """Send the shots of the plan at their cuts, and print the results as JSON lines.
+
+    With ``stop_after_exit``, only so many follow the first one that an exit answered.
+    """
     key_file = plan["key_file"]
     # One process plays all cameras: each shot is sent with the token of its camera.
     camera = {"token": plan["shots"][0]["token"]}
@@ -26,10 +33,13 @@ def run(plan: dict[str, Any]) -> None:
         token=lambda: read_key(key_file),
         raw_scores=False,
         device_token=lambda: camera["token"],
+        exit_key=plan.get("exit_key"),
     ) as client:
         # The first run of a head builds its session, which a device does once, when it starts.
         for cut in {shot["cut"] for shot in plan["shots"]}:
             client.predict(plan["shots"][0]["file"], cut=cut)
+        left = plan.get("stop_after_exit", math.inf)
+        exited = False
         for shot in plan["shots"]:
             camera["token"] = shot["token"]
             prediction = client.predict(shot["file"], cut=shot["cut"])
@@ -41,6 +51,7 @@ def run(plan: dict[str, Any]) -> None:
                 label=prediction.label,
                 probability=prediction.probability,
                 cut=str(prediction.cut),
+                path=prediction.path,
                 bytes_sent=prediction.bytes_sent,
                 head_ms=times.head_ms,
                 encode_ms=times.encode_ms,
@@ -48,8 +59,17 @@ def run(plan: dict[str, Any]) -> None:
                 tail_ms=times.tail_ms,
                 total_ms=times.total_ms,
             )
+            left -= exited
+            exited = exited or prediction.path == "exit"
+            if left <= 0:
+                break
+        audits = 0
+        if client.exits is not None:
+            client.exits.wait(_AUDITS_TIMEOUT_S)
+            audits = client.exits.counters()["audited"]
     _print_line(
         done=True,
+        audits=audits,
         torch_loaded="torch" in sys.modules,
         onnxruntime_loaded="onnxruntime" in sys.modules,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from ..profile import Profile
 from ..report import Line, Page, curve_figure, profile_page
 from ..schema import Recommendation
+from .exits import Exits
 from .phase import Phase, Scenarios
 from .served import by_cut, correct
 from .swinging_link import SwingingLink
@@ -29,6 +30,7 @@ def write(
     sentences: Sequence[str],
     link: Mapping[str, float],
     scenarios: Scenarios,
+    exits: Exits,
     swinging: SwingingLink,
 ) -> Path:
     """Write the report and return its path.
@@ -38,6 +40,7 @@ def write(
         before: the recommendation before any traffic.
         sentences: what the traffic changed.
         link: the constraints that all recommendations but the scenarios are for.
+        exits: what came of the exit.
         swinging: what each choice costs on a link that swings.
     """
     page = Page(
@@ -65,6 +68,7 @@ def write(
         f"{link['rtt_ms']:g} ms round trip and a device {link['device_slowdown']:g} times slower "
         "than the machine that made the profile."
     )
+    exits.add_to(page)
     swinging.add_to(page)
     answers = [before, *(phase.advice for phase in phases)]
     return profile_page(measured, recommendations=answers, page=page).write(path)

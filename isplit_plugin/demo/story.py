@@ -1,4 +1,4 @@
-"""The demo in its order: photo sizes, profile, package, server, traffic, probes, simulation."""
+"""The demo in its order: photo sizes, profile, package, server, traffic, probes, exits, simulation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Self
 
 from ..advice import winner_grid
 from ..errors import IsplitError
+from ..exits import new_keys
 from ..network import CapturedNetwork, FittedTransforms, LoadedNetwork
 from ..profile import Profile
 from ..report import bytes_curve_text, winner_text
@@ -19,6 +20,7 @@ from ..schema import INPUT, OUTPUT
 from ..serving.launcher import TorchServe, curl_requests
 from ..serving.packaging import Built
 from ..terminal import kilobytes, recommendation_text, table
+from .exits import answer_on_devices, server_settings
 from .pages import write
 from .phase import Phase
 from .photos import Photo, labelled_photos
@@ -58,6 +60,7 @@ class Demo:
         self.views = views
         self.seed = seed
         self.server: TorchServe | None = None
+        self._public_key = scratch
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -94,6 +97,11 @@ class Demo:
         probe_sentences = traffic.probe(phases[-1])
         print("\n".join(probe_sentences))
 
+        _step(f"Phase {len(phases) + 2}: devices answer by themselves")
+        animals = [photo for photo in photos if photo.is_animal]
+        answered = answer_on_devices(traffic, phases[0], animals, exit_key=self._public_key)
+        print(answered.text())
+
         _step("What the traffic changed")
         sentences = conclusions(before, phases)
         print("\n".join([curve_table(measured, before, phases), *sentences]))
@@ -117,6 +125,7 @@ class Demo:
             sentences=[*sentences, *probe_sentences],
             link=LINK,
             scenarios=scenarios,
+            exits=answered,
             swinging=swinging,
         )
 
@@ -170,11 +179,13 @@ class Demo:
         """Start TorchServe with tokens, and wait until its workers are ready."""
         _step("TorchServe")
         started = time.monotonic()
+        private, self._public_key = new_keys(self.scratch / "exit.key")
         server = TorchServe(
             model_store=self.scratch / "model_store",
             workdir=self.scratch / "server",
             store=f"sqlite:///{self.scratch / 'store.db'}",
             devices=True,
+            worker_settings=server_settings(private),
         )
         self.server = self._stack.enter_context(server)
         seconds = time.monotonic() - started

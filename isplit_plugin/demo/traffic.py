@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -69,8 +70,7 @@ class Traffic:
     def phase(self, number: int, name: str, photos: Sequence[Photo]) -> Phase:
         """Send views of the photos from a device process, wait for the statistics, ask again."""
         shots = self._shots(number, name, photos)
-        plan = {"head": str(self.built.bundle), "shots": shots}
-        rows, summary = self._run_device("device", plan)
+        rows, summary = self.run_device("device", shots)
         torch_loaded = "yes" if summary["torch_loaded"] else "no"
         print(f"{len(rows)} predictions by a device process (torch loaded there: {torch_loaded})")
         classes = tuple(sorted({photo.class_id for photo in photos}))
@@ -84,7 +84,7 @@ class Traffic:
         """
         # The tail names split points where a gradient gives none of its weights away.
         point = self.server.describe(MODEL)[0]["probes"]["split_points"][-1]
-        cut = self._cut(point)
+        cut = self.usual_cut(point)
         files = list(dict.fromkeys(row["file"] for row in phase.rows))
         photos = len(files) // self.views
         shots = [
@@ -92,9 +92,9 @@ class Traffic:
             for index, file in enumerate(files[:PROBES])
         ]
         bundle = HeadBundle(self.built.bundle)
-        plan = {"head": str(self.built.bundle), "trust_pt2": bundle.sha256, "shots": shots}
+        bundle_hash = bundle.sha256
         bundle.close()
-        rows, last = self._run_device("prober", plan)
+        rows, last = self.run_device("prober", shots, {"trust_pt2": bundle_hash})
         return self._probe_sentences(phase, cut, [*rows, last])
 
     def scenarios(self) -> Scenarios:
@@ -110,7 +110,7 @@ class Traffic:
         header = ("uplink", *(f"device {slowdown:g} x slower" for slowdown in SLOWDOWNS))
         return Scenarios(header, tuple(rows))
 
-    def _cut(self, split_point: str) -> Cut:
+    def usual_cut(self, split_point: str) -> Cut:
         """The smallest faithful cut at a split point."""
         usual = (cut for cut in self.built.manifest.usual if cut.split_point == split_point)
         return next(usual, Cut(split_point, CODEC))
@@ -118,7 +118,7 @@ class Traffic:
     def _shots(self, number: int, name: str, photos: Sequence[Photo]) -> list[dict[str, Any]]:
         """One entry of the plan for each view, with the cuts in turn."""
         rng = np.random.default_rng([self.seed, 1 + number])
-        deployed = [self._cut(point) for point in self.built.manifest.deployed]
+        deployed = [self.usual_cut(point) for point in self.built.manifest.deployed]
         cuts = [self.built.manifest.usual_photo, *deployed, ON_DEVICE]
         folder = self.scratch / name
         folder.mkdir()
@@ -154,21 +154,31 @@ class Traffic:
             "and class.",
         ]
 
-    def _run_device(
-        self, role: str, plan: dict[str, Any]
+    def run_device(
+        self,
+        role: str,
+        shots: Sequence[Mapping[str, Any]],
+        more: Mapping[str, Any] = MappingProxyType({}),
     ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
         """Run a module of this package as a process. Returns its JSON lines and the last of them.
+
+        Parameters:
+            role: the name of the module.
+            shots: of its plan: files, classes, cuts and tokens.
+            more: what else its plan says.
 
         Raises:
             ServingError: the process failed.
         """
         path = self.scratch / "plan.json"
-        connection = {
+        plan = {
             "url": self.server.inference_url,
             "model": MODEL,
             "key_file": str(self.server.key_path),
+            "head": str(self.built.bundle),
+            "shots": list(shots),
         }
-        path.write_text(json.dumps(connection | plan))
+        path.write_text(json.dumps(plan | dict(more)))
         command = [sys.executable, "-m", f"isplit_plugin.demo.{role}", str(path)]
         process = subprocess.run(
             command, capture_output=True, text=True, timeout=_DEVICE_TIMEOUT_S, check=False
