@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(_heading(scenario))
+    print(scenario.describe())
     print()
     print(_table(scenario, results, options.tolerance))
     print()
@@ -221,22 +221,6 @@ def _uplink(options: argparse.Namespace) -> Uplink:
 
 def _progress(policy: str) -> None:
     print(f"simulating {policy}", file=sys.stderr)
-
-
-def _heading(scenario: Scenario) -> str:
-    devices = "1 device" if scenario.devices == 1 else f"{scenario.devices} devices"
-    workers = "1 worker" if scenario.workers == 1 else f"{scenario.workers} workers"
-    text = (
-        f"{devices}, each {scenario.photos} photos at {scenario.rate:g} a second, over "
-        f"{scenario.uplink.describe()}, {scenario.rtt_ms:g} ms round trip, to {workers}"
-    )
-    if scenario.batch_size > 1:
-        text += f" with batches of up to {scenario.batch_size}"
-    if scenario.loss is not None:
-        text += f"; on UDP, {scenario.loss:.1%} of the packets are lost"
-    if scenario.deadline_ms is not None:
-        text += f"; deadline {scenario.deadline_ms:g} ms"
-    return text
 
 
 def _table(scenario: Scenario, results: list[PolicyResult], tolerance: float) -> str:

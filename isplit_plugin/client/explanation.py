@@ -37,20 +37,21 @@ class Explanation:
         lines = [f"link: {self.link}; a request waits {self.queue_ms:.3g} ms at the server"]
         if self.server_down_s > 0:
             lines.append(f"the server failed; it is tried again in {self.server_down_s:.1f} s")
-        unmeasured = []
+        unmeasured: dict[str, list[str]] = {}
         for row in sorted(self.decision.options, key=lambda row: _last_if_nan(row.expected_ms)):
             option = row.option
             is_taken = row.cut == self.decision.cut
             if option.refused and math.isnan(option.agreement) and not is_taken:
-                unmeasured.append(str(row.cut))  # its bytes and times are guesses, too
+                # Its bytes and times are guesses, too.
+                unmeasured.setdefault(option.refused, []).append(str(row.cut))
                 continue
             times = f"{row.expected_ms:8.1f} ms  {option.expected_bytes:8.0f} B"
             parts = f"{option.device_ms:.3g} here"
             if not option.is_local:
                 parts += f" + {row.network_ms:.3g} network + {option.at_server_ms:.3g} server"
             lines.append(f"{row.cut!s:<32} {times}  {parts}  {row.reason}{_exit_text(option.exit)}")
-        if unmeasured:
-            lines.append(f"agreement never measured, so not taken: {', '.join(unmeasured)}")
+        for reason, cuts in unmeasured.items():
+            lines.append(f"not taken ({reason}): {', '.join(cuts)}")
         return "\n".join(lines)
 
 

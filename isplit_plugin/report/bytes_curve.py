@@ -86,7 +86,7 @@ def add_bytes_curve(page: Page, profile: Profile) -> None:
 def bytes_curve_figure(profile: Profile) -> Figure:
     """Agreement (linear) against bytes (logarithmic), with the best photo as a line."""
     from matplotlib.figure import Figure as NewFigure
-    from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
 
     figure = NewFigure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -108,6 +108,7 @@ def bytes_curve_figure(profile: Profile) -> Figure:
     axes.set_ylim(_LOWEST, 1.005)
     axes.set_xlabel("bytes for one image")
     axes.set_ylabel("agreement with the full network")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MultipleLocator(0.05))

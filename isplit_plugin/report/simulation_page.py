@@ -25,7 +25,7 @@ _MOST_CURVES: Final = len(SERIES)
 def write_simulation(path: str | Path, scenario: Scenario, results: Sequence[PolicyResult]) -> Path:
     """Write the page and return its path. Raises ArtifactError if it cannot be written."""
     best = best_fixed(list(results))
-    page = Page("What each cut costs on this link", scenario.uplink.describe())
+    page = Page("What each cut costs on this link", scenario.describe())
     adaptive = next((result for result in results if result.policy == ADAPTIVE), None)
     facts: list[tuple[str | float, str]] = [
         (best.policy, "best fixed cut, chosen with hindsight"),
@@ -86,7 +86,7 @@ def latency_figure(results: Sequence[PolicyResult], deadline_ms: float | None = 
     The adaptive client, the oracle and the fastest fixed cuts are drawn, six at most.
     """
     from matplotlib.figure import Figure as NewFigure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     always = [result for result in results if result.policy in (ADAPTIVE, ORACLE)]
     fixed = sorted(
@@ -113,6 +113,7 @@ def latency_figure(results: Sequence[PolicyResult], deadline_ms: float | None = 
         names.append("deadline")
     axes.set_xscale("log")
     # The usual text of powers is TeX, which figures here do not read.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 1)

@@ -104,6 +104,22 @@ class Scenario:
                 field="photos",
             )
 
+    def describe(self) -> str:
+        """Who sends what over which link to whom, in one line."""
+        devices = "1 device" if self.devices == 1 else f"{self.devices} devices"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        text = (
+            f"{devices}, each {self.photos} photos at {self.rate:g} a second, over "
+            f"{self.uplink.describe()}, {self.rtt_ms:g} ms round trip, to {workers}"
+        )
+        if self.batch_size > 1:
+            text += f" with batches of up to {self.batch_size}"
+        if self.loss is not None:
+            text += f"; on UDP, {self.loss:.1%} of the packets are lost"
+        if self.deadline_ms is not None:
+            text += f"; deadline {self.deadline_ms:g} ms"
+        return text
+
 
 def options_of(
     profile: Profile,

@@ -22,8 +22,8 @@ def test_cuts_that_were_never_measured_share_a_line_without_made_up_figures() ->
         Option(Cut("a", "fp16"), 62_720, 5, 5, refused=UNMEASURED),
         Option(Cut("a", "fp32"), 62_720, 5, 5, refused=UNMEASURED),
     )
-    assert [line.split()[0] for line in lines] == ["link:", "a:uint8", "agreement"]
-    assert lines[-1] == "agreement never measured, so not taken: a:fp16, a:fp32"
+    assert [line.split()[0] for line in lines] == ["link:", "a:uint8", "not"]
+    assert lines[-1] == f"not taken ({UNMEASURED}): a:fp16, a:fp32"
     assert "62720" not in "\n".join(lines)
 
 

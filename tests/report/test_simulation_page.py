@@ -31,4 +31,5 @@ def test_the_legend_names_every_curve(svg: str, name: str) -> None:
 
 def test_times_are_plain_numbers(svg: str) -> None:
     assert ">100</text>" in svg
+    assert ">200</text>" in svg
     assert "mathdefault" not in svg
