@@ -1,7 +1,8 @@
 """Throughput with everything on, against everything off: recording, sampling, identity of devices,
 requests kept for labels and labels, probes.
 
-EfficientNet-Lite0 in a real TorchServe, two connections. **One** worker does it all: two workers of
+EfficientNet-Lite0 in a real TorchServe, two connections, at a cut with a light tail and at one with a
+heavier tail: what statistics cost a request is the same, its share is not. **One** worker does it all: two workers of
 the same model differ by up to a fifth, by where their memory lies, and keep that difference until
 they end. Requests say whether they are counted (:mod:`benchmarks.switched_handler`). Blocks of a
 second take turns in a new order each round: `on`, `off` and `off` once more. Each block ends with a
@@ -52,7 +53,7 @@ MAX_PROBES: Final = 200
 LABELS: Final = 2
 """Labels for the requests of one block."""
 MODEL: Final = "switched"
-CUT: Final = "_blocks.12:uint8+zstd"
+CUTS: Final = ("_blocks.12:uint8+zstd", "_blocks.5:uint8+zstd")
 SWITCHED: Final = Path(__file__).with_name("switched_handler.py")
 CONFIG: Final[Mapping[str, Any]] = {
     "isplit": {"sampling": 0.05, "cpu_budget": 0.01, "probes": {"enabled": True}}
@@ -135,7 +136,8 @@ def run(quick: bool = False) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         model_store = folder / "model_store"
-        bundle = package_lite0(model_store, {MODEL: CONFIG}, [CUT.partition(":")[0]])[MODEL]
+        points = [cut.partition(":")[0] for cut in CUTS]
+        bundle = package_lite0(model_store, {MODEL: CONFIG}, points)[MODEL]
         replace_handler(model_store / f"{MODEL}.mar", SWITCHED)
         label_secret = new_secret(folder / "labels.secret")
         server = stack.enter_context(
@@ -146,21 +148,32 @@ def run(quick: bool = False) -> list[Row]:
                 environment={"ISPLIT_LABEL_SECRET_FILE": str(label_secret)},
             )
         )
-        request = prepared_request(bundle, CUT)
-        token = issue(read_secret(server.secret_path), "benchmark", days=1)
-        loads = {
-            "on": Load(server, replace(request, device_token=token), on=True),
-            "off": Load(server, request, on=False),
-            "off_again": Load(server, request, on=False),
-        }
-        probes = loads["on"].spend_probes()
         secret = read_secret(label_secret).decode()
-        blocks = _rounds(server, loads, secret, rounds)
         return [
-            *_rows(blocks),
-            row("probes sent", loads["on"].probes, ""),
-            row("one probe: CPU", statistics.median(probes) * 1e3, "ms", rounds=len(probes)),
+            measured
+            for number, cut in enumerate(CUTS)
+            for measured in _at_cut(server, prepared_request(bundle, cut), secret, number, rounds)
         ]
+
+
+def _at_cut(
+    server: TorchServe, request: TailRequest, label_secret: str, number: int, rounds: int
+) -> list[Row]:
+    """Rows of one cut. Each cut has a device of its own, which has not sent a probe yet."""
+    token = issue(read_secret(server.secret_path), f"benchmark-{number}", days=1)
+    loads = {
+        "on": Load(server, replace(request, device_token=token), on=True),
+        "off": Load(server, request, on=False),
+        "off_again": Load(server, request, on=False),
+    }
+    probes = loads["on"].spend_probes()
+    blocks = _rounds(server, loads, label_secret, rounds)
+    cut = str(request.cut)
+    return [
+        *_rows(cut, blocks),
+        row(f"{cut}: probes sent", loads["on"].probes, ""),
+        row(f"{cut}: one probe: CPU", statistics.median(probes) * 1e3, "ms", rounds=len(probes)),
+    ]
 
 
 def _rounds(
@@ -188,9 +201,9 @@ def _label(server: TorchServe, ids: list[str], secret: str) -> None:
         send_labels(server.inference_url, dict.fromkeys(ids, 1), secret, server.token)
 
 
-def _rows(blocks: Mapping[str, list[Block]]) -> list[Row]:
+def _rows(cut: str, blocks: Mapping[str, list[Block]]) -> list[Row]:
     rows = []
-    for name, ours in (("A/A: off again against off", "off_again"), ("everything on", "on")):
+    for name, ours in (("off again against off (A/A)", "off_again"), ("everything on", "on")):
         for what, unit, read in (
             ("throughput", "requests/s", _rate),
             ("CPU of TorchServe and its workers", "ms/request", _cpu_ms),
@@ -202,7 +215,7 @@ def _rows(blocks: Mapping[str, list[Block]]) -> list[Row]:
             low, high = _interval(ratios)
             rows.append(
                 row(
-                    f"{name}: {what}",
+                    f"{cut}, {name}: {what}",
                     statistics.median(values),
                     unit,
                     rival="off",
