@@ -195,18 +195,22 @@ def patience_ms(decision: Decision, deadline_ms: float | None) -> float | None:
     """How long after the photo's arrival the device should start to answer by itself.
 
     With a deadline, so late that the local answer is ready in time, even if it takes as much longer
-    as its doubt says. Without one, or where it cannot be in time, after as long as the local answer
-    takes, or the remote one was expected to, if that is longer: whoever waits as long as the
-    alternative costs pays at most twice the better of the two (Karlin et al., *Algorithmica* 1988).
-    Whoever waits has got no answer from an exit.
+    as its doubt says; where it is expected too late but may be in time for all that is known, after
+    half of the deadline. Without a deadline, or where it cannot be in time, after as long as the
+    local answer takes, or the remote one was expected to, if that is longer: whoever waits as long
+    as the alternative costs pays at most twice the better of the two (Karlin et al.,
+    *Algorithmica* 1988). Whoever waits has got no answer from an exit.
 
     Returns ``None`` where the decision is local already, or the device has no local option.
     """
     local = next((rated for rated in decision.options if rated.option.is_local), None)
     if local is None or decision.taken.option.is_local or local.option.refused:
         return None
+    doubt = local.option.doubt
     if deadline_ms is not None and deadline_ms >= _MARGIN * local.expected_ms:
-        return max(0.0, deadline_ms - _MARGIN * local.expected_ms * local.option.doubt)
+        return max(0.0, deadline_ms - _MARGIN * local.expected_ms * doubt)
+    if deadline_ms is not None and doubt > 1 and deadline_ms >= _MARGIN * local.expected_ms / doubt:
+        return deadline_ms / 2
     sent_ms = decision.taken.sent_ms
     return local.expected_ms if math.isnan(sent_ms) else max(local.expected_ms, sent_ms)
 

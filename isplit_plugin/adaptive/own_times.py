@@ -96,15 +96,14 @@ class OwnTimes:
         """What each cut is expected to take here.
 
         Parameters:
-            advised: the cuts with the server's advice as their ``device_ms``.
+            advised: the cuts with the server's advice as their ``device_ms``, and its doubt.
         """
         advised_ms = {option.cut: option.device_ms for option in advised}
         slowdown = self._slowdown(advised_ms)
         prepare = [median(m.prepare_ms) for c, m in self._times.items() if c.codec != PHOTO_FILE]
         prepare_ms = median(prepare) if prepare else 0.0
         return {
-            cut: self._expected(cut, ms, slowdown, prepare_ms, now_s)
-            for cut, ms in advised_ms.items()
+            option.cut: self._expected(option, slowdown, prepare_ms, now_s) for option in advised
         }
 
     def _slowdown(self, advised_ms: Mapping[Cut, float]) -> _Slowdown | None:
@@ -121,19 +120,19 @@ class OwnTimes:
 
     def _expected(
         self,
-        cut: Cut,
-        advised_ms: float,
+        option: Option,
         slowdown: _Slowdown | None,
         prepare_ms: float,
         now_s: float,
     ) -> OwnTime:
+        cut, advised_ms = option.cut, option.device_ms
         measured = self._times.get(cut)
         if measured is not None:
             enough = len(measured.run_ms) >= _ENOUGH and now_s - measured.at_s < _FRESH_S
             return OwnTime(measured.ms, 1.0 if enough else _STALE)
         prepared_ms = 0.0 if cut.codec == PHOTO_FILE else prepare_ms
         if slowdown is None:
-            return OwnTime(prepared_ms + advised_ms, _UNKNOWN_DEVICE)
+            return OwnTime(prepared_ms + advised_ms, max(_UNKNOWN_DEVICE, option.doubt))
         # A few ms of a photo's encoding tell little about a head that takes a hundred.
         doubt = _UNKNOWN_CUT if slowdown.seen_ms >= advised_ms / 2 else _UNKNOWN_DEVICE
-        return OwnTime(prepared_ms + advised_ms * slowdown.factor, doubt)
+        return OwnTime(prepared_ms + advised_ms * slowdown.factor, max(doubt, option.doubt))

@@ -14,7 +14,9 @@ from .splitclient import SplitClient
 
 _RAW_SCORES: Final = "answers with raw_scores come from the server"
 _UNKNOWN_LOCAL_MS: Final = 1000.0
-"""What the whole network here is taken to need, until it was measured."""
+"""What the whole network here is taken to need, until it was advised or measured."""
+_UNKNOWN_LOCAL_DOUBT: Final = 20.0
+"""The factor by which that guess may be wrong."""
 
 
 def advised_options(
@@ -43,7 +45,9 @@ def advised_options(
     if not options:
         options[client.cut] = Option(client.cut, 0.0, 0.0, 0.0)
     if not any(option.is_local for option in options.values()) and client.can_take(ON_DEVICE):
-        options[ON_DEVICE] = Option(ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0)
+        options[ON_DEVICE] = Option(
+            ON_DEVICE, 0.0, _UNKNOWN_LOCAL_MS, 0.0, doubt=_UNKNOWN_LOCAL_DOUBT
+        )
     if client.exits is None:
         return list(options.values())
     advised = () if advice is None else advice.exits

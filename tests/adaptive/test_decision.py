@@ -91,7 +91,9 @@ def test_patience_is_what_the_local_answer_costs() -> None:
     doubtful = decide((replace(LOCAL, doubt=2.0), PHOTO), FixedLink(20.0, 20.0))
     assert patience_ms(doubtful, 1000) == pytest.approx(1000 - 1.2 * 600)
     assert patience_ms(doubtful, 500) == 0  # no time to lose
-    assert patience_ms(fast, 100) == 300  # the local answer would be late anyway
+    assert patience_ms(doubtful, 200) == 100  # the local answer may be in time
+    assert patience_ms(doubtful, 100) == 300  # it would be late anyway
+    assert patience_ms(fast, 100) == 300
     assert patience_ms(decide(OPTIONS, FixedLink(0.1, 20.0)), None) is None
     assert patience_ms(decide((PHOTO, SPLIT), FixedLink(0.1, 20.0)), 100) is None
 

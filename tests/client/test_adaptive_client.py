@@ -358,6 +358,16 @@ def test_an_endpoint_that_is_slow_keeps_no_photo_waiting(
     assert client.explain().advice is None
 
 
+def test_without_advice_the_device_starts_at_half_of_the_deadline(
+    adapt: Callable[..., AdaptiveClient],
+) -> None:
+    """Nobody has said yet how long the whole network takes here."""
+    client = adapt(advised=False, advice=replace(advice_of(), network_hash="another"))
+    plan = client._plan(300.0)
+    assert not plan.option.is_local
+    assert plan.patience_ms == 150
+
+
 def test_advice_that_contradicts_itself_is_read_strictly(
     adapt: Callable[..., AdaptiveClient],
 ) -> None:
