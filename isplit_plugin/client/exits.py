@@ -95,6 +95,13 @@ class ReleasedExit(NamedTuple):
     audit_share: float
 
 
+class _Task(NamedTuple):
+    """What waits for the thread in the background."""
+
+    run: Callable[[], None]
+    is_audit: bool
+
+
 @dataclass(slots=True)
 class _Held:
     exit: Exit
@@ -149,11 +156,11 @@ class DeviceExits:
         self._tried: dict[Cut, tuple[str, float]] = {}
         self._ended: dict[Cut, int] = {}
         self._refusals: dict[Cut, str] = {}
-        self._tasks: deque[Callable[[], None]] = deque()
+        self._tasks: deque[_Task] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._counts = dict.fromkeys(
-            ("watched", "answered", "audited", "fetched", "refused", "dropped"), 0
+            ("watched", "answered", "audited", "lost", "fetched", "refused"), 0
         )
 
     def ask(
@@ -219,14 +226,24 @@ class DeviceExits:
             self._fetch_later(cut, release)
 
     def audit(self, send: Callable[[], str], cut: Cut) -> None:
-        """Send a photo that was answered here, later. ``send`` returns the release it was told."""
+        """Send a photo that was answered here, later. ``send`` returns the release it was told.
+
+        An audit is counted as audited or as lost, once it no longer waits.
+        """
 
         def task() -> None:
-            release = send()
+            try:
+                release = send()
+            except Exception as error:  # an audit that is lost costs no prediction
+                self._count("lost")
+                name = type(error).__name__
+                _LOGGER.warning("%s: an audit is lost (%s)", self._subject.model, name)
+                return
             self._count("audited")
             self.note(cut, release)
 
-        self._later(task)
+        if not self._later(task, is_audit=True):
+            self._count("lost")
 
     def version(self, cut: Cut) -> str:
         """The version of the exit that is kept for a cut; empty without one."""
@@ -261,9 +278,10 @@ class DeviceExits:
         """Counts since the client was made.
 
         watched: photos of which an exit said something that is not released; answered: photos that
-        it answered; audited: those that were sent besides; fetched: exits and releases; refused:
-        those that could not be verified, do not fit, or are older than what was kept; dropped:
-        audits that found no room.
+        it answered; audited: those that were sent besides; lost: those that should have been, but
+        whose request failed, found no room, or still waited when the client was closed; fetched:
+        exits and releases; refused: those that could not be verified, do not fit, or are older than
+        what was kept.
         """
         with self._lock:
             return dict(self._counts)
@@ -280,6 +298,7 @@ class DeviceExits:
         """Forget what waits. A fetch or an audit under way ends with its request."""
         with self._lock:
             self._closed = True
+            self._counts["lost"] += sum(task.is_audit for task in self._tasks)
             self._tasks.clear()
 
     # ------------------------------------------------------------------------- in the background
@@ -363,21 +382,20 @@ class DeviceExits:
         with self._lock:
             self._counts[name] += 1
 
-    def _later(self, task: Callable[[], None]) -> None:
+    def _later(self, run: Callable[[], None], *, is_audit: bool = False) -> bool:
+        """Whether there is room for it."""
         with self._lock:
-            if self._closed:
-                return
-            if len(self._tasks) >= MAX_TASKS:
-                self._counts["dropped"] += 1
-                return
-            self._tasks.append(task)
+            if self._closed or len(self._tasks) >= MAX_TASKS:
+                return False
+            self._tasks.append(_Task(run, is_audit))
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="isplit-exits", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads: the next task tries again
-                    return
+                    return True
                 self._thread = thread
+            return True
 
     def _work(self) -> None:
         while True:
@@ -388,8 +406,8 @@ class DeviceExits:
                     return
                 task = self._tasks.popleft()
             try:
-                task()
-            except Exception as error:  # an audit that is lost costs no prediction
+                task.run()
+            except Exception as error:  # no exit may cost a prediction
                 _LOGGER.warning("%s: %s of an exit", self._subject.model, type(error).__name__)
 
 

@@ -17,6 +17,7 @@ from toys.polling import until
 
 from isplit_plugin.client import DeviceExits, SplitClient, Transport
 from isplit_plugin.client.exchange import LinkReport
+from isplit_plugin.client.exits import MAX_TASKS
 from isplit_plugin.client.recommendations import Subject
 from isplit_plugin.client.split import SplitNetwork
 from isplit_plugin.client.transport import Reply
@@ -170,6 +171,7 @@ def test_what_should_be_audited_and_cannot_be_is_sent(device: Device) -> None:
     assert started.wait(60)
     for _ in range(40):
         device.exits.audit(wait, CUT)
+    assert device.exits.counters()["lost"] == 40 - MAX_TASKS
     device.dice = 0.0
     assert not device.word(0).answers
     held.set()
@@ -526,7 +528,8 @@ def test_a_device_token_that_cannot_be_had_costs_the_audit_alone(
     (answer,) = network.classify([red], CUT)
     assert (answer.path, answer.class_id) == ("exit", 0)
     assert device.exits.wait(60.0)
-    assert device.exits.counters()["audited"] == 0
+    counters = device.exits.counters()
+    assert (counters["audited"], counters["lost"]) == (0, 1)
     assert server.state.seen == []
     with pytest.raises(AuthenticationError):
         network.classify([red], CUT, may_exit=False)
@@ -536,7 +539,8 @@ def test_a_device_token_that_cannot_be_had_costs_the_audit_alone(
     client._exchange.link = LinkReport(rtt_ms=9.0)
     assert answer.path == "exit"
     assert device.exits.wait(60.0)
-    assert device.exits.counters()["audited"] == 1
+    counters = device.exits.counters()
+    assert (counters["audited"], counters["lost"]) == (1, 1)
     (seen,) = server.state.seen
     request = decode_request(
         seen.body,
@@ -545,6 +549,27 @@ def test_a_device_token_that_cannot_be_had_costs_the_audit_alone(
         make_manifest(),
     )
     assert request.rtt_ms == 7.0
+
+
+def test_audits_that_wait_when_the_client_is_closed_are_lost(device: Device) -> None:
+    held, started = threading.Event(), threading.Event()
+
+    def wait() -> str:
+        started.set()
+        assert held.wait(60)
+        return ""
+
+    device.exits.audit(wait, CUT)
+    assert started.wait(60)
+    for _ in range(3):
+        device.exits.audit(wait, CUT)
+    device.exits.note(CUT, "0123456789abcdef.1")  # a fetch waits, too, and is no audit
+    device.exits.close()
+    device.exits.audit(wait, CUT)  # too late
+    held.set()
+    assert device.exits.wait(60.0)
+    counters = device.exits.counters()
+    assert (counters["audited"], counters["lost"]) == (1, 4)
 
 
 def test_a_key_that_is_none(tmp_path: Path) -> None:
