@@ -145,7 +145,7 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..serving.launcher import TorchServe
+    from ..serving.launcher import TorchServe, check_port
     from ..serving.settings import STORE_VARIABLE
 
     # Private, because it holds tokens and statistics.
@@ -153,6 +153,7 @@ def run(options: argparse.Namespace) -> int:
     if options.forward:
         options.devices = True
         check_forwarder(options)
+        check_port(options.forward_host, options.forward_port, "forward_port")
     common.note(options, "starting TorchServe ...")
     with TorchServe(
         model_store=options.model_store,

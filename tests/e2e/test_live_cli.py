@@ -125,6 +125,26 @@ def test_predict_and_recommend(packaged: Path, served: dict[str, Any]) -> None:
     assert {c["label"] for c in by_name["classes"] if c["weight"]} == {"red", "blue"}
 
 
+def test_a_taken_port_is_one_clear_line_before_java_starts(
+    packaged: Path, served: dict[str, Any]
+) -> None:
+    for name, host in (("inference", "inference_url"), ("management", "management_url")):
+        taken = served[host].rpartition(":")[2]
+        ports = {"inference": "0", "management": "0", "metrics": "0"} | {name: taken}
+        options = [word for key, port in ports.items() for word in (f"--{key}-port", port)]
+        said = isplit(packaged, "serve", "--workdir", "second", *options, code=5)
+        lines = said.splitlines()
+        assert lines[0] == "starting TorchServe ..."
+        assert len(lines) == 2, said
+        assert f"{name}_port: 127.0.0.1:{taken} is taken" in lines[1]
+        assert f"--{name}-port N" in lines[1]
+    assert not (packaged / "second" / "torchserve.log").exists()  # no server ever ran
+    forwarder = ["--forward", "--forward-port", served["inference_url"].rpartition(":")[2]]
+    said = isplit(packaged, "serve", "--workdir", "second", *forwarder, code=5)
+    assert "forward_port: 127.0.0.1:" in said
+    assert "--forward-port N" in said
+
+
 def test_wrong_names_are_told_the_right_ones(packaged: Path, served: dict[str, Any]) -> None:
     server = ("--url", served["inference_url"], "--token-file", served["key_file"])
     assert "toy" in isplit(packaged, "recommend", "tyo", *server, code=3)

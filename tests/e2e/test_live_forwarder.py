@@ -34,7 +34,7 @@ from isplit_plugin.errors import (
     WireError,
 )
 from isplit_plugin.forwarder import Forwarder, ForwarderSettings, Limits
-from isplit_plugin.serving.launcher.process import free_ports
+from isplit_plugin.serving.launcher.ports import free_ports
 from isplit_plugin.wire import http_headers
 
 

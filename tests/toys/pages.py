@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isplit_plugin.serving.launcher.process import free_ports
+from isplit_plugin.serving.launcher.ports import free_ports
 from toys.polling import until
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ from ..model_store import archive_identity, find_archives
 from .curl import curl_requests
 from .key_file import KeyFile
 from .management import ModelStatus, model_status, model_versions
+from .ports import check_port
 from .registry import curl_commands, register, scale, set_default, unregister
 from .server import TorchServe
 
@@ -16,6 +17,7 @@ __all__ = [
     "ModelStatus",
     "TorchServe",
     "archive_identity",
+    "check_port",
     "curl_commands",
     "curl_requests",
     "find_archives",

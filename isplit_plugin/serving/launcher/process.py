@@ -8,7 +8,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -170,15 +169,6 @@ class Frontend:
         for variable in ("LOG_LOCATION", "METRICS_LOCATION"):
             environment[variable] = str(self.workdir / "logs")
         return environment | self._extra_environment
-
-
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports of the loopback interface that were free a moment ago."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for unbound in sockets:
-            unbound.bind(("127.0.0.1", 0))
-        return [int(bound.getsockname()[1]) for bound in sockets]
 
 
 def read_properties(path: Path) -> dict[str, str]:

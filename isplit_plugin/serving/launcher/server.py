@@ -19,12 +19,12 @@ from ..settings import STORE_VARIABLE
 from ..settings_file import SETTINGS_VARIABLE
 from .key_file import KeyFile, TokenKind
 from .management import ModelStatus, call, describe_workers, model_status
-from .process import Frontend, free_ports, log_tail, read_properties
+from .ports import check_port, free_ports, taken_address
+from .process import Frontend, log_tail, read_properties
 from .registry import LOG_DELAY_S, load_failure, register, set_default, unregister
 from .worker_environment import check_secrets, settings_of, worker_environment
 
 _START_TRIES: Final = 3
-_PORT_TAKEN: Final = ("Address already in use", "java.net.BindException")
 _WORKER_DIED: Final = "Backend worker process died"
 # Keys of config.properties that follow from parameters of TorchServe().
 _RESERVED_KEYS: Final = frozenset(
@@ -53,7 +53,8 @@ class TorchServe:
         workdir: folder for configuration, key file and log. By default a private temporary folder,
             which is removed at the end.
         host: address to listen on. The management and metrics ports always listen on 127.0.0.1.
-        inference_port, management_port, metrics_port: 0 takes a free port.
+        inference_port, management_port, metrics_port: 0 takes a free port. Others are checked
+            before anything is started.
         store: URL of the store, given to the workers as ``ISPLIT_STORE``. Relative paths, here and
             in the environment, are relative to the current folder.
         devices: whether devices are known by device tokens. The workers get the operator's secret,
@@ -147,7 +148,8 @@ class TorchServe:
         """Start the server and wait until every model has a ready worker.
 
         Raises:
-            ServingError: the server does not start; the message ends with the end of its log.
+            ServingError: a port is taken, which the message says in one line; or the server does
+                not start, and the message ends with the end of its log.
             BundleError: a file in the model store is not an archive.
             SecretError: the file of a secret is missing, or others than its owner may read it.
         """
@@ -280,14 +282,23 @@ class TorchServe:
             try:
                 self._wait_until_ready()
             except ServingError as error:
-                port_taken = any(text in error.message for text in _PORT_TAKEN)
-                if not (tries_left and port_taken and 0 in self._ports):
+                taken = taken_address(error.message)
+                if taken is None:
                     raise
+                if not (tries_left and 0 in self._ports):
+                    raise self._taken_error(taken, error) from error
                 self._stop_frontend()
             else:
                 return
 
+    def _check_ports(self) -> None:
+        hosts = (self._host, "127.0.0.1", "127.0.0.1")
+        names = ("inference_port", "management_port", "metrics_port")
+        for host, port, name in zip(hosts, self._ports, names, strict=True):
+            check_port(host, port, name)
+
     def _start_frontend(self, workdir: Path) -> None:
+        self._check_ports()
         free = iter(free_ports(6))
         inference, management, metrics = (port or next(free) for port in self._ports)
         self.inference_url = f"http://{self._host}:{inference}"
@@ -382,6 +393,13 @@ class TorchServe:
         if failure:
             message = f"{message}: {failure}"
         return ServingError(f"{message}\n--- end of {log_path}\n{log}", reason=failure, log=log)
+
+    def _taken_error(self, address: str, error: ServingError) -> ServingError:
+        """What a user needs of a start that failed for a port; TorchServe's trace is in the log."""
+        message = f"TorchServe ended while starting: {address or 'a port'} was taken meanwhile"
+        if not self._temporary_workdir:
+            message += f"; start again, or choose other ports (log: {self.log_path})"
+        return ServingError(message, **error.details)
 
 
 def _find_archives(model_store: Path, models: Sequence[str | Path] | None) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,26 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toys.polling import until
 
 from isplit_plugin.errors import ServingError
 from isplit_plugin.serving.launcher import process
-from isplit_plugin.serving.launcher.process import Frontend, free_ports, log_tail, read_properties
-
-
-def test_free_ports_are_different_and_free() -> None:
-    def are_free() -> bool:
-        ports = free_ports(8)
-        assert len(set(ports)) == 8
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in ports:
-                s = stack.enter_context(socket.socket())
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                s.bind(("127.0.0.1", port))
-            return True
-        return False  # another process was quicker
-
-    until(are_free)
+from isplit_plugin.serving.launcher.process import Frontend, log_tail, read_properties
 
 
 def test_properties_are_read_without_comments(tmp_path: Path) -> None:
