@@ -10,7 +10,7 @@ from public_names import docstring, documented_packages
 
 import isplit_plugin
 
-PUBLIC_MODULES = ("errors", "image", "photo_codecs")
+PUBLIC_MODULES = ("image", "photo_codecs")
 """The other modules beside the packages are helpers that several of them share."""
 INTERNAL_PACKAGES = (
     *("network.correctors", "network.graphs", "network.int8", "network.transforms"),
