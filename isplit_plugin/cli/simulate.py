@@ -131,12 +131,17 @@ def run(options: argparse.Namespace) -> int:
         write_simulation(options.report, scenario, results)
         print(f"report: {options.report}", file=sys.stderr)
     if options.json:
+        undecided = _undecided(scenario, options.tolerance)
         common.emit_json(
             {
                 "link": scenario.uplink.describe(),
                 "loss": scenario.loss,
                 "deadline_ms": scenario.deadline_ms,
-                "results": [result.to_json() for result in results],
+                "tolerance": options.tolerance,
+                "results": [
+                    {**result.to_json(), "undecided": bool(undecided & result.cuts.keys())}
+                    for result in results
+                ],
             }
         )
         return 0

@@ -119,6 +119,12 @@ def test_a_cut_whose_agreement_is_not_certain_has_a_star(
     assert re.search(r"^output:none .* 1\.000 ", printed, re.MULTILINE)
     assert re.search(r"^within 1e\+06 ms at p95: input:\S+\*, ", printed, re.MULTILINE)
     assert "too few photos to tell whether by chance" in printed
+    assert main(["simulate", str(path), *options, "--no-oracle", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["tolerance"] == 0.01
+    undecided = {result["policy"]: result["undecided"] for result in answer["results"]}
+    assert undecided["output:none"] is False
+    assert any(undecided.values())
 
 
 def test_a_loss_that_the_profile_was_not_measured_under(
