@@ -105,7 +105,11 @@ class ExitRelease:
         Not where its clock is before the release was issued, by more than ``CLOCK_SKEW_S``: such a
         clock does not tell when the release ends.
         """
-        return self.issued - CLOCK_SKEW_S <= now < self.expires
+        return not self.is_ahead(now) and now < self.expires
+
+    def is_ahead(self, now: float) -> bool:
+        """Whether it was issued after ``now``, by more than ``CLOCK_SKEW_S``: one clock is wrong."""
+        return now < self.issued - CLOCK_SKEW_S
 
     def allows(self, class_id: int, bin_index: int, now: float) -> bool:
         """Whether a device may answer by itself now."""

@@ -17,7 +17,7 @@ from toys.exits import CUT, ExitTraffic
 from toys.traffic import NETWORK, manifest, profile
 
 from isplit_plugin.errors import StoreError
-from isplit_plugin.exits import ExitRelease, ExitStatement, pool, sums, unsigned
+from isplit_plugin.exits import ExitRelease, ExitStatement, pool, sign, sums, unsigned
 from isplit_plugin.schema import Cut
 from isplit_plugin.traffic import (
     ExitRecorder,
@@ -27,6 +27,7 @@ from isplit_plugin.traffic import (
     read_version,
     shadow_counts,
 )
+from isplit_plugin.traffic.aggregates.keys import DAY_S
 from isplit_plugin.traffic.exit_bounds import bounds_of
 from isplit_plugin.traffic.exit_keeper import make_version
 from isplit_plugin.traffic.rows import exit_sums, tables
@@ -107,6 +108,25 @@ def test_a_release_says_for_which_tolerance_it_was_proven_and_ends_with_it(
     assert ends.pop(before.version) == "superseded"
     assert set(ends.values()) == {""}
     assert (traffic.release().tolerance, traffic.release().classes) == (0.1, {})
+
+
+def test_a_release_of_a_clock_that_was_ahead_is_issued_again(traffic: ExitTraffic) -> None:
+    traffic.prove()
+    version = traffic.version()
+    assert version is not None
+    before = traffic.release()
+    ahead = replace(before, issued=before.issued + 2 * DAY_S, expires=before.expires + 2 * DAY_S)
+    spoilt = replace(version, release=sign(ahead.to_bytes(), traffic.key))
+    assert traffic.store.exits.replace(version, spoilt)
+    now = time.time()
+    assert not traffic.release().in_time(now)
+    traffic.look()
+    release = traffic.release()
+    assert release.in_time(now)
+    assert release.number > before.number
+    assert release.classes == before.classes
+    traffic.look()
+    assert traffic.release() == release
 
 
 def test_a_promise_for_each_class_ends_a_version_that_keeps_it_together(
