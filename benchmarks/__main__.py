@@ -36,6 +36,7 @@ NAMES = (
     "bundles",
     "transform",
     "ablation",
+    "trained_transform",
     "refinement",
     "adaptive",
     "replay",
@@ -65,14 +66,15 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="photos for `photos`, `bundles`, `transform`, `ablation`, `refinement`, `int8`, `by_class` and "
-        "`exits`; "
+        help="photos for `photos`, `bundles`, `transform`, `ablation`, `trained_transform`, `refinement`, `int8`, "
+        "`by_class` and `exits`; "
         f"default: ${photos.VARIABLE}, or those of foolbox",
     )
     parser.add_argument(
         "--cuts",
         metavar="A,B",
-        help="cuts for `transform`, `ablation`, `refinement` and `int8`, such as efficientnet-lite0:_blocks.5",
+        help="cuts for `transform`, `ablation`, `trained_transform`, `refinement` and `int8`, such as "
+        "efficientnet-lite0:_blocks.5",
     )
     parser.add_argument(
         "--study",
@@ -84,7 +86,8 @@ def main() -> int:
     parser.add_argument(
         "--photo-counts",
         metavar="N,M",
-        help="photos that `transform`, `ablation` and `int8` fit on, and others that they measure on; default: "
+        help="photos that `transform`, `ablation`, `trained_transform` and `int8` fit on, and others that they "
+        "measure on; default: "
         f"{transform.DEFAULT_COUNTS}, for `int8` 100,200",
     )
     parser.add_argument(

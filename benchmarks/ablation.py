@@ -140,13 +140,13 @@ def run(quick: bool = False) -> list[Row]:
             for name, loaded, cuts in networks(DEFAULT_CUTS):
                 for cut in cuts:
                     if not cut.startswith("input"):
-                        material = _material(loaded, cut, files[:fitted], files[fitted:])
+                        material = material_of(loaded, cut, files[:fitted], files[fitted:])
                         rows += _cut_rows(f"{name} {cut}", material)
                         print(table(rows), file=sys.stderr, flush=True)
     return rows
 
 
-def _material(
+def material_of(
     loaded: LoadedNetwork, cut: str, fitted: Sequence[Path], measured: Sequence[Path]
 ) -> Material:
     net = capture(loaded.model, loaded.example_input)
