@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .faithful import NO_PHOTOS, Sample
 from .intervals import wilson
 from .live_view import F64, I64, positions
 from .mix import Mix
+
+PARTLY_OTHER: Final = "profile (partly other classes)"
+"""The source of an agreement for classes of which the profile has no image of some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def measured_agreement(measurement: CutMeasurement, profile_ids: I64, mix: Mix) 
         low=part.weight * low,
         high=min(1.0, part.weight * high + rest),
         count=part.n,
-        source="profile" if rest < 1e-9 else "profile (partly other classes)",
+        source="profile" if rest < 1e-9 else PARTLY_OTHER,
         estimate=part.weight * leaning + rest * everything,
         whole=Sample.of(measurement),
     )

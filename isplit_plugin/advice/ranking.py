@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from ..schema import Cut, RatedCut
-from .agreement import Agreement
+from .agreement import PARTLY_OTHER, Agreement
 from .curves import number
 from .cuts import CutEstimate
 from .query import Constraints
@@ -200,6 +200,11 @@ def _inaccuracy(agreement: Agreement, tolerance: float) -> str:
         )
     if agreement.count <= 0:
         return f"agrees with the full network on {share:.4g} of images of other classes, {wanted}"
+    if agreement.source == PARTLY_OTHER:
+        return (
+            f"agrees with the full network on {share:.4g} of images, few of them of these classes "
+            f"(they count as {agreement.count:.0f}), {wanted}"
+        )
     on = f"agrees with the full network on {share:.4g} of {agreement.count:.0f} images"
     if abs(estimate - share) > 1e-3 and share >= 1 - tolerance:
         return f"{on}, too few: weighed with other classes {estimate:.4g}, {wanted}"

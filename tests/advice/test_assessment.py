@@ -515,3 +515,18 @@ def test_few_photos_of_a_class_do_not_hide_what_the_others_show() -> None:
     answer = recommend(toys.manifest(), toys.profile(measurements=measurements), NONE, query)
     rows = {str(row.cut): row for row in answer.cuts}
     assert rows["d:uint8"].verdict == "inaccurate"
+
+
+def test_an_agreement_of_mostly_other_classes_does_not_claim_their_images() -> None:
+    """One image of class 0, none of class 1: the share is that of class 2, which nobody asked for."""
+    images = (1, 0, 40)
+    measurements = (
+        toys.measure("input", "webp@90", 300, images, images),
+        toys.measure("input", "webp@75", 200, (1, 0, 20), images),
+    )
+    query = Query(classes=(0, 1))
+    profile = toys.profile(measurements=measurements)
+    answer = recommend(toys.manifest(photos=("webp@75", "webp@90")), profile, NONE, query)
+    (row,) = (row for row in answer.cuts if str(row.cut) == "input:webp@75")
+    assert row.verdict == "inaccurate"
+    assert "of images, few of them of these classes (they count as 1), below" in row.reason
