@@ -128,7 +128,8 @@ def _add_tokens(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--devices",
         action="store_true",
-        help="know devices by device tokens; the secret is WORKDIR/device.secret",
+        help="know devices by device tokens; the secret is the file that ISPLIT_SECRET_FILE "
+        "names, or WORKDIR/device.secret, which is made",
     )
     group.add_argument(
         "--token-minutes",

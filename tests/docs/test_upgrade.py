@@ -28,7 +28,7 @@ from toys.polling import until
 
 from isplit_plugin.cli import main
 from isplit_plugin.client import AdaptiveClient, SplitClient, read_key, send_labels
-from isplit_plugin.device_tokens import new_secret, read_secret
+from isplit_plugin.device_tokens import read_secret
 from isplit_plugin.errors import NetworkMismatchError, UnknownVersionError
 from isplit_plugin.files import file_sha256
 from isplit_plugin.traffic import Store
@@ -110,17 +110,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def servers(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Servers]:
     """Two servers with letters 1.0, started as the page says."""
     root = tmp_path_factory.mktemp("upgrade")
-    secret = new_secret(root / "labels.secret")
     url = f"sqlite:///{root / 'store.db'}"
     for name in ("one", "two"):
         (root / name).mkdir()
     one, two = (Reader(root / name) for name in ("one", "two"))
     for reader in (one, two):
-        reader.environment |= {
-            "ISPLIT_STORE": url,
-            "ISPLIT_LABEL_SECRET_FILE": str(secret),
-            "ISPLIT_URL": reader.url,
-        }
+        reader.environment |= {"ISPLIT_STORE": url, "ISPLIT_URL": reader.url}
+    share_secrets(one, two)
     for file in weights.glob("*.safetensors"):
         shutil.copy(file, one.folder)
     make_photos(one.folder / "photos")
@@ -131,13 +127,38 @@ def servers(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     shutil.copytree(one.folder / "model_store", two.folder / "model_store")
     with ExitStack() as running:
         (command,) = re.findall(r"started with `(isplit serve [^`]*)`", (DOCS / PAGE).read_text())
-        command = command.replace("$ISPLIT_STORE", url)
+        command = command.replace("$ISPLIT_STORE", url) + exit_options()
         with ThreadPoolExecutor() as pool:
             servers = [reader.serving(command) for reader in (one, two)]
             for server in pool.map(_entered, servers):
                 running.push(server)
         store = running.enter_context(Store(url, create=False))
-        yield Servers((one, two), store, read_secret(secret).decode())
+        secret = read_secret(one.folder / "labels.secret").decode()
+        yield Servers((one, two), store, secret)
+
+
+def share_secrets(one: Reader, two: Reader) -> None:
+    """Make the secrets as the page says, copy them, and export their names."""
+    make, export = steps("What the servers share")
+    one.run(make)
+    names = [line.split()[-1] for line in make.splitlines()]
+    assert names == ["device.secret", "labels.secret", "exit.key"]
+    for name in names:
+        shutil.copy2(one.folder / name, two.folder / name)  # what scp -p does
+    for reader in (one, two):
+        exported = reader.run(f"{export}\nenv")
+        reader.environment |= {
+            variable: value
+            for variable, _, value in (line.partition("=") for line in exported.splitlines())
+            if variable in {"ISPLIT_SECRET_FILE", "ISPLIT_LABEL_SECRET_FILE"}
+        }
+
+
+def exit_options() -> str:
+    """The options of the page for exits, without those that turn them on in the tail."""
+    (options,) = re.findall(r"start each server with `([^`]*)`", (DOCS / PAGE).read_text())
+    (key,) = re.findall(r"--set\s+endpoint\S+", options)
+    return f" {key}"
 
 
 def _entered(server: AbstractContextManager[None]) -> AbstractContextManager[None]:
@@ -213,6 +234,21 @@ def plain_questions(servers: Servers) -> list[str]:
     """The version that each server answers for where a question names none."""
     script = "isplit recommend letters --json --token-file isplit-run/key_file.json"
     return [json.loads(text)["version"] for text in servers.on_each(script)]
+
+
+def test_the_servers_take_the_same_secrets(servers: Servers) -> None:
+    """Runs first: a token issued once holds at both, and both sign exits with one key."""
+    one = servers.one
+    one.run("isplit device issue --id camera-7 --days 1 -o camera-7.token")
+    camera = (one.folder / "camera-7.token").read_text().strip()
+    for reader in servers.readers:
+        photo = reader.folder / "photos" / "red" / "0.png"
+        with servers.client(reader, "letters.head.zip", device_token=camera) as client:
+            prediction = client.predict(photo)
+        assert prediction.device == "ok"
+        script = "isplit exits letters --json --token-file isplit-run/key_file.json"
+        assert json.loads(reader.run(script))["signing"] is True
+        assert not (reader.folder / "isplit-run" / "device.secret").exists()
 
 
 def test_from_the_first_version_to_the_second_and_back(

@@ -25,8 +25,10 @@ from toys.polling import until
 from toys.serving import head_of, scores_of, tensor_request, toy_photos, whole
 
 from isplit_plugin.client import SplitClient
+from isplit_plugin.device_tokens import SECRET_VARIABLE
 from isplit_plugin.errors import (
     BundleError,
+    SecretError,
     ServerUnavailableError,
     ServingError,
     UnknownModelError,
@@ -256,6 +258,19 @@ def test_what_cannot_be_started_is_said_before_anything_runs(tmp_path: Path) -> 
     (tmp_path / "text.mar").write_text("not a zip")
     with pytest.raises(BundleError, match=r"text\.mar is not a model archive"):
         TorchServe(model_store=tmp_path).start()
+
+
+def test_the_secret_that_the_environment_names_is_no_other(
+    toy: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Servers that share a secret must not make secrets of their own."""
+    monkeypatch.setenv(SECRET_VARIABLE, str(tmp_path / "fleet.secret"))
+    server = TorchServe(
+        model_store=toy.built.archive.parent, models=["toy.mar"], workdir=tmp_path, devices=True
+    )
+    with pytest.raises(SecretError, match=r"ISPLIT_SECRET_FILE: .*fleet\.secret"):
+        server.start()
+    assert not (tmp_path / "device.secret").exists()
 
 
 def test_without_java_nothing_is_left(

@@ -57,7 +57,8 @@ class TorchServe:
             before anything is started.
         store: URL of the store, given to the workers as ``ISPLIT_STORE``. Relative paths, here and
             in the environment, are relative to the current folder.
-        devices: whether devices are known by device tokens. The workers get the operator's secret,
+        devices: whether devices are known by device tokens. The workers get the operator's secret:
+            the file that ``ISPLIT_SECRET_FILE`` names, as the servers of a fleet share one; by default
             ``workdir/device.secret``, which is made (mode 0600) if it does not exist.
         tokens: whether TorchServe requires its own tokens.
         token_minutes: how long such a token is valid.
@@ -200,7 +201,8 @@ class TorchServe:
     @property
     def secret_path(self) -> Path:
         """The operator's secret, for :func:`device_tokens.issue`. Needs ``devices=True``."""
-        return _secret_path(self._running().workdir)
+        named = self._environment.get(SECRET_VARIABLE)
+        return Path(named) if named else _secret_path(self._running().workdir)
 
     def token(self, kind: TokenKind = "inference") -> str:
         """A valid token, renewed if it is about to expire; empty if TorchServe requires none.
@@ -320,7 +322,7 @@ class TorchServe:
         )
         properties.update(self._settings)
         environment = dict(self._environment)
-        if self._devices:
+        if self._devices and not environment.get(SECRET_VARIABLE):
             environment[SECRET_VARIABLE] = str(_make_secret(workdir))
         check_secrets(environment, self._worker_settings)
         if self._worker_settings is not None:
