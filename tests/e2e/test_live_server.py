@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -280,29 +279,6 @@ def test_without_java_nothing_is_left(
     with pytest.raises(ServingError, match="needs Java 11 or newer"):
         TorchServe(model_store=toy.built.archive.parent, models=["toy.mar"]).start()
     assert list(scratch.iterdir()) == []
-
-
-def test_a_port_that_is_taken_while_it_starts_leaves_no_trace_but_in_the_log(
-    live: Live, tmp_path: Path
-) -> None:
-    """Another program was quicker: here, at a port that is not checked before."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        taken = listening.getsockname()[1]
-        server = TorchServe(
-            model_store=live.toy.built.archive.parent,
-            models=["toy.mar"],
-            workdir=tmp_path / "run",
-            settings={"grpc_inference_port": str(taken)},
-        )
-        with pytest.raises(ServingError) as caught:
-            server.start()
-    log_path = tmp_path / "run" / "torchserve.log"
-    assert f":{taken} was taken meanwhile" in caught.value.message
-    assert f"(log: {log_path})" in caught.value.message
-    assert "\n" not in caught.value.message
-    assert "\tat " in log_path.read_text()  # the whole trace
 
 
 def test_one_workdir_has_one_server(live: Live, model_store: Path) -> None:
