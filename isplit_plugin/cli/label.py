@@ -55,6 +55,11 @@ def run(options: argparse.Namespace) -> int:
         secret = read_secret(options.secret_file).decode()
     except UnicodeDecodeError as error:
         raise LabelSecretError(f"{options.secret_file}: expected text in UTF-8") from error
+    if not secret.isprintable():
+        raise LabelSecretError(
+            f"{options.secret_file}: expected the secret for labels, one line of printable text, got "
+            "several lines, or characters that cannot be printed"
+        )
     bearer = common.bearer_of(options)
     report = send_labels(options.url, labels, secret, bearer)
     early = {k for k, error in report.errors.items() if isinstance(error, UnknownRequestError)}

@@ -113,7 +113,7 @@ def bytes_curve_figure(profile: Profile) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MultipleLocator(0.05))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)  # inside it would hide marks
     return figure
 
 

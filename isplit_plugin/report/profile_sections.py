@@ -83,7 +83,7 @@ def add_measurements(page: Page, profile: Profile) -> None:
         page,
         profile,
         smallest,
-        caption="At each split point the smallest codec that agrees on 99 %, if any; and the best photo",
+        caption="At each split point the smallest codec that agrees on 99 %, or may; and the best photo",
     )
     _add_measurement_table(
         page,
@@ -122,9 +122,10 @@ def _conclusion(profile: Profile) -> str:
     first = min(profile.point_index(m.split_point) for m in smaller)
     at_first = [m for m in smaller if m.split_point == profile.split_points[first].name]
     earliest = min(at_first, key=lambda m: m.nbytes)
+    doubt = "" if photos_needed(earliest) is None else ", as far as these photos can tell,"
     return (
-        "The earliest cut that keeps at least 99 % of the answers and sends less than the best "
-        f"photo, {photo.cut.coding}, is {_description(profile, earliest)}, "
+        f"The earliest cut that keeps at least 99 % of the answers{doubt} and sends less than the "
+        f"best photo, {photo.cut.coding}, is {_description(profile, earliest)}, "
         f"{earliest.nbytes / photo.nbytes:.2f} of the photo."
     )
 

@@ -121,5 +121,5 @@ def latency_figure(results: Sequence[PolicyResult], deadline_ms: float | None = 
     axes.set_ylabel("share of photos")
     # Given by hand: labels of curves that begin with an underscore, as names of split points may,
     # are left out otherwise.
-    axes.legend(curves, names, loc="lower right")
+    figure.legend(curves, names, loc="outside lower center", ncols=4)
     return figure

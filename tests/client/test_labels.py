@@ -160,3 +160,16 @@ def test_files_without_labels(
 ) -> None:
     assert main(files(text)) == 3
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_another_secret_is_named(
+    server: Server,
+    files: Callable[[str], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = files("a,0\n")
+    (tmp_path / "secret").write_text("-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END")
+    assert main([*words, "--url", server.url]) == 3
+    assert f"{tmp_path / 'secret'}: expected the secret for labels" in capsys.readouterr().err
+    assert not server.state.seen

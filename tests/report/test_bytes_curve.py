@@ -46,3 +46,15 @@ def test_the_best_photo_is_on_the_curve() -> None:
     assert "Bytes against agreement" in profile_page(PROFILE).html()
     no_splits = toys.profile(measurements=MEASUREMENTS[:2])
     assert "Bytes against agreement" not in profile_page(no_splits).html()
+
+
+def test_the_page_does_not_say_99_percent_where_the_photos_cannot_tell() -> None:
+    images = (20, 10, 10)
+    photo = toys.measure("input", "jpeg@90", 16_000, images, images)
+    doubtful = toys.measure("b", "dct@3", 900, (19, 10, 9), images)
+    certain = toys.measure("b", "dct@4", 950, images, images)
+    claim = "keeps at least 99 % of the answers"
+    page = profile_page(toys.profile(measurements=(photo, doubtful))).html()
+    assert f"{claim}, as far as these photos can tell, and sends less" in page
+    page = profile_page(toys.profile(measurements=(photo, certain))).html()
+    assert f"{claim} and sends less" in page
