@@ -131,7 +131,6 @@ def run(options: argparse.Namespace) -> int:
         write_simulation(options.report, scenario, results)
         print(f"report: {options.report}", file=sys.stderr)
     if options.json:
-        undecided = _undecided(scenario, options.tolerance)
         common.emit_json(
             {
                 "link": scenario.uplink.describe(),
@@ -139,7 +138,10 @@ def run(options: argparse.Namespace) -> int:
                 "deadline_ms": scenario.deadline_ms,
                 "tolerance": options.tolerance,
                 "results": [
-                    {**result.to_json(), "undecided": bool(undecided & result.cuts.keys())}
+                    {
+                        **result.to_json(),
+                        "undecided": _is_undecided(scenario, result, options.tolerance),
+                    }
                     for result in results
                 ],
             }
@@ -229,7 +231,6 @@ def _progress(policy: str) -> None:
 
 
 def _table(scenario: Scenario, results: list[PolicyResult], tolerance: float) -> str:
-    undecided = _undecided(scenario, tolerance)
     header = ["policy", "mean ms", "p50 ms", "p95 ms", "bytes", "agreement", "server load"]
     if scenario.deadline_ms is not None:
         header.insert(4, "missed")
@@ -243,7 +244,7 @@ def _table(scenario: Scenario, results: list[PolicyResult], tolerance: float) ->
             f"{result.p50_ms:.0f}",
             f"{result.p95_ms:.0f}",
             kilobytes(result.mean_bytes),
-            f"{result.agreement:.3f}" + "*" * bool(undecided.intersection(result.cuts)),
+            f"{result.agreement:.3f}" + "*" * _is_undecided(scenario, result, tolerance),
             f"{result.server_load:.2f}",
         ]
         if scenario.deadline_ms is not None:
@@ -254,18 +255,13 @@ def _table(scenario: Scenario, results: list[PolicyResult], tolerance: float) ->
     return table(header, rows)
 
 
-def _undecided(scenario: Scenario, tolerance: float) -> set[str]:
-    """The cuts that take part although their agreement is below what the tolerance asks for.
+def _is_undecided(scenario: Scenario, result: PolicyResult, tolerance: float) -> bool:
+    """Whether agreement is below the tolerance, on too few photos to tell whether by chance.
 
-    The photos of the profile are then too few to tell whether by chance.
+    Cuts of which they can tell take no part. On UDP the table shows the agreement that is left,
+    whatever it is.
     """
-    if scenario.loss is not None:  # the table shows the agreement that is left, whatever it is
-        return set()
-    return {
-        str(option.cut)
-        for option in scenario.options
-        if not option.refused and option.agreement < 1 - tolerance - 1e-9
-    }
+    return scenario.loss is None and result.agreement < 1 - tolerance - 1e-9
 
 
 def _has_exits(scenario: Scenario) -> bool:
@@ -315,13 +311,13 @@ def _conclusion(scenario: Scenario, results: list[PolicyResult], tolerance: floa
         cuts = sorted(adaptive.cuts.items(), key=lambda item: -item[1])
         text += ", by " + ", ".join(f"{cut} {share:.0%}" for cut, share in cuts[:4])
     lines = [text]
-    undecided = _undecided(scenario, tolerance)
+    undecided = {r.policy for r in results if _is_undecided(scenario, r, tolerance)}
     if scenario.deadline_ms is not None:
         lines.append(_in_time(scenario.deadline_ms, results, undecided=undecided))
-    if any(undecided.intersection(result.cuts) for result in results):
+    if undecided:
         lines.append(
-            f"* takes cuts whose agreement is below {1 - tolerance:.4g}, on too few photos to tell "
-            "whether by chance: profile more photos"
+            f"* agreement below {1 - tolerance:.4g}, on too few photos to tell whether by chance: "
+            "profile more photos"
         )
     return "\n".join([*lines, *_exits_text(scenario)])
 
@@ -334,7 +330,7 @@ def _in_time(
     undecided: Set[str] = frozenset(),
 ) -> str:
     names = [
-        result.policy + "*" * bool(undecided & result.cuts.keys())
+        result.policy + "*" * (result.policy in undecided)
         for result in results
         if result.p95_ms <= deadline_ms
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import numbers
 import random
 import threading
 import time
@@ -376,7 +377,10 @@ def _check(
 
 
 def _check_deadline(deadline_ms: float | None) -> None:
-    if deadline_ms is not None and not (math.isfinite(deadline_ms) and deadline_ms > 0):
+    if deadline_ms is None:
+        return
+    is_number = isinstance(deadline_ms, numbers.Real)
+    if not (is_number and math.isfinite(deadline_ms) and deadline_ms > 0):
         raise QueryError(
             f"deadline_ms: expected a positive number, got {deadline_ms!r}", field="deadline_ms"
         )

@@ -280,6 +280,10 @@ def make_runtime(
 
     Raises BundleError.
     """
+    if isinstance(runtime, type):
+        raise BundleError(
+            f"expected an instance of a head runtime, got the class {runtime.__name__}"
+        )
     if not isinstance(runtime, str):
         return runtime
     factory = RUNTIMES.get(runtime)

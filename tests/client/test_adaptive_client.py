@@ -412,6 +412,7 @@ def test_an_impossible_deadline_gets_the_fastest_answer(
     [
         ({"deadline_ms": 0.0}, "deadline_ms: expected a positive number"),
         ({"deadline_ms": float("nan")}, "deadline_ms: expected a positive number"),
+        ({"deadline_ms": "300"}, "deadline_ms: expected a positive number, got '300'"),
         ({"objective": "luck"}, "objective: expected latency or bytes"),
         ({"tolerance": 1.5}, "tolerance: expected 0 to 1"),
         ({"refresh_s": 0.0}, "refresh_s: expected a positive number"),

@@ -288,6 +288,8 @@ def test_runtimes_by_name(opened: HeadBundle) -> None:
         BundleError, match="unknown head runtime 'tflite'; known: onnxruntime, torch"
     ):
         make_runtime("tflite", opened)
+    with pytest.raises(BundleError, match="expected an instance of a head runtime, got the class"):
+        make_runtime(OnnxHead, opened)  # type: ignore[arg-type]
 
 
 def test_a_runtime_of_ones_own(opened: HeadBundle, monkeypatch: pytest.MonkeyPatch) -> None:
