@@ -43,7 +43,7 @@ from .transform import COUNTS, DEFAULT_COUNTS, Measured, bytes_at, coded
 DEFAULT_CUTS: Final = {"efficientnet-lite0": ("_blocks.5", "_blocks.4")}
 TRAINED: Final = (1, 3, 5)
 """The qualities that transforms are trained for."""
-GAINS: Final = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7)
+GAINS: Final = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5)
 BATCH: Final = 16
 CHECKED: Final = 128
 """Photos to fit on that the slope and the gain are taken from."""
@@ -66,7 +66,7 @@ class Schedule:
     crops: int
 
 
-SCHEDULES: Final = {"efficientnet-lite0": Schedule(120, 1e-3, 2)}
+SCHEDULES: Final = {"efficientnet-lite0": Schedule(120, 3e-4, 2)}
 OTHERS: Final = Schedule(600, 1e-2, 0)
 """Of the networks of the study, which are small."""
 
