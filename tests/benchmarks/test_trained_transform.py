@@ -32,6 +32,7 @@ def transform() -> Transform:
         classes=np.full((3, 7), 20, np.int8),
         tables=fitted_tables(np.zeros((TABLES, ALPHABET), np.int64)),
         centroids=np.zeros((TABLES, 3), np.float16),
+        gains=np.ones(8, np.float32),
         step=0.5,
         spacing=1,
         low=-100.0,

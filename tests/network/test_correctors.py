@@ -40,7 +40,7 @@ from isplit_plugin.schema import Cut
 from isplit_plugin.wire import QUALITIES
 
 PHOTOS = 64
-STEPS = 40
+STEPS = 80
 
 
 def smooth_photos(count: int, seed: int = 0) -> list[tuple[np.ndarray, int | None]]:

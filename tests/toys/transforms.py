@@ -54,6 +54,7 @@ def toy_transform(
         classes=np.tile(np.arange(bands, 0, -1, dtype=np.int8), (kept, 1)),
         tables=integer_tables(),
         centroids=np.zeros((TABLES, 3), np.float16),
+        gains=np.ones(8, np.float32),
         step=step,
         spacing=2,
         low=low,

@@ -32,7 +32,7 @@ def finished_transform(
     steps: Steps,
     sample: Sample,
 ) -> Transform:
-    """The transform of a split point. ``sample``: where its tables are counted."""
+    """The transform of a split point, with gains of 1. ``sample``: where its tables are counted."""
     classes = classes_of(scales.magnitudes, steps.step)
     finest = classes.astype(np.int64) + QUALITIES[-1] * steps.spacing
     (coded,) = np.nonzero((finest > 0).any(axis=1))
@@ -50,6 +50,7 @@ def finished_transform(
         classes=classes[:kept],
         tables=fitted_tables(np.zeros((TABLES, ALPHABET), np.int64)),
         centroids=np.zeros((TABLES, 3), np.float16),
+        gains=np.ones(len(QUALITIES), np.float32),
         step=steps.step,
         spacing=steps.spacing,
         low=0.0 if statistics.low >= 0 else -_LIMIT,

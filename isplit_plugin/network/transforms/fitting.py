@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +20,12 @@ from ..execution import cpu_threads, full_precision, on_best_device, on_device
 from ..int8.heads import Int8Heads
 from ..processes import ONE_PROCESS, Processes, blocks
 from ..progress import Progress, reporter
-from .choosing import Sample, Steps, choose, scales
+from .choosing import Float32Array, Sample, Steps, choose, scales
 from .closed_form import BasisFamily, Metric
 from .collection import Collection, Kept
 from .finishing import finished_transform
 from .fitted import FOLD_LENGTH, FOLDS, FittedTransforms
+from .gains import PHOTOS, Trial, chosen_gains, gain_curves
 from .sharing import PointFit, share_counts, share_fits, share_statistics
 from .statistics import PointStatistics, centres
 
@@ -169,7 +171,35 @@ def _fit_point(collection: Collection, point: SplitPoint, network_hash: str) -> 
                 sample=sample,
             )
         )
-    return transform, tuple(without), metric
+    gains, gains_without = _gains(collection, point, kept, everything, without)
+    return (
+        replace(transform, gains=gains),
+        tuple(replace(one, gains=own) for one, own in zip(without, gains_without, strict=True)),
+        metric,
+    )
+
+
+def _gains(
+    collection: Collection,
+    point: SplitPoint,
+    kept: Kept,
+    statistics: PointStatistics,
+    without: Sequence[Transform],
+) -> tuple[Float32Array, list[Float32Array]]:
+    """The gains of the transform for all photos, and of those without each fold.
+
+    Each fold's photos try them on the transform that has not seen them. The gains of a fold's
+    transform are chosen by the other folds' photos, for it measures its own.
+    """
+    trials = []
+    for fold, transform in enumerate(without):
+        rows = [row for row, own in enumerate(kept.folds) if own == fold][:PHOTOS]
+        chosen = [row in rows for row in range(len(kept.folds))]
+        sample = _sample(collection, point.name, kept, statistics, chosen)
+        trials.append(Trial(transform, sample.values, _divergence(collection.net, point, sample)))
+    curves = gain_curves(trials)
+    others = [[*curves[:fold], *curves[fold + 1 :]] for fold in range(len(curves))]
+    return chosen_gains(curves), [chosen_gains(rest) for rest in others]
 
 
 def _finish(

@@ -55,6 +55,8 @@ class Transform:
         tables: (T, :data:`.coefficients.ALPHABET`), the frequency table of each class.
         centroids: (T, 3), the mean of what is coded as magnitude 1, 2, and 3 or more, less the
             magnitude.
+        gains: (8,), what each quality multiplies the decoded activation's deviation from its mean
+            with. It makes up for coefficients that are not coded.
         step: at quality 0.
         spacing: classes between two qualities.
         low, high: the range of the activation. What is decoded is clipped to it.
@@ -74,6 +76,7 @@ class Transform:
     classes: npt.NDArray[np.int8]
     tables: npt.NDArray[np.uint16]
     centroids: Float16Array
+    gains: FloatArray
     step: float
     spacing: int
     low: float
@@ -132,6 +135,7 @@ class Plan:
 
     Attributes:
         encoder: (K', C), of the components that are computed.
+        gain: of this quality.
     """
 
     def __init__(self, transform: Transform, quality: int) -> None:
@@ -148,6 +152,7 @@ class Plan:
         widths = transform.widths[:count, grid.bands].astype(np.float32).ravel()
         self._steps = widths[self._index] * np.float32(step)
         self._centroids = transform.centroids.astype(np.float32)
+        self.gain = np.float32(transform.gains[quality])
         encoder, decoder = transform.matrices
         self.encoder = encoder[:count]
         self._decoder = decoder[:count].T
@@ -184,19 +189,29 @@ class Plan:
     def reconstruct(self, coded: Coefficients) -> FloatArray:
         """The activation (*shape) of coefficients (n,)."""
         transform = self._transform
-        grid = transform.grid
+        activation = self.activation(self.gain * self.deviation(coded))
+        return np.ascontiguousarray(
+            channels_back(activation, transform.shape, transform.channel_axis)
+        )
+
+    def deviation(self, coded: Coefficients) -> FloatArray:
+        """The activation (C, P) of coefficients (n,) less its mean, without the gain."""
+        grid = self._transform.grid
         values = np.zeros((len(self.encoder), grid.positions), np.float32)
         (present,) = np.nonzero(coded)
         signed = coded[present]
         kind = np.minimum(np.abs(signed), 3) - 1
         offsets = np.copysign(self._centroids[self._classes[present], kind], signed)
         values.ravel()[self._index[present]] = (signed + offsets) * self._steps[present]
-        activation = self._decoder @ grid.inverse(values)
-        activation += self._means
-        np.clip(activation, transform.low, transform.high, out=activation)
-        return np.ascontiguousarray(
-            channels_back(activation, transform.shape, transform.channel_axis)
-        )
+        deviation: FloatArray = self._decoder @ grid.inverse(values)
+        return deviation
+
+    def activation(self, deviations: FloatArray) -> FloatArray:
+        """Activations (..., C, P) from their deviations from the mean, within the range."""
+        transform = self._transform
+        activations: FloatArray = deviations + self._means
+        np.clip(activations, transform.low, transform.high, out=activations)
+        return activations
 
 
 def _by_position(mean: FloatArray, grid: Grid) -> FloatArray:

@@ -26,12 +26,13 @@ from .transform import QUALITIES, Transform
 FORMAT: Final = 1
 MAX_BYTES: Final = 1024**3
 MAX_TABLES: Final = 128
+MAX_GAIN: Final = 16
 MAX_VALUES: Final = 2**27
 """The most values of an activation."""
 
 KEY: Final = "isplit_transforms"
 # name -> (dtype, shape in letters: K components, C channels, M means, B bands, T tables,
-# A symbols)
+# A symbols, Q qualities)
 _ARRAYS: Final[dict[str, tuple[type[np.generic], str]]] = {
     "encoder": (np.float16, "KC"),
     "decoder": (np.float16, "CK"),
@@ -40,6 +41,7 @@ _ARRAYS: Final[dict[str, tuple[type[np.generic], str]]] = {
     "classes": (np.int8, "KB"),
     "tables": (np.uint16, "TA"),
     "centroids": (np.float16, "T3"),
+    "gains": (np.float32, "Q"),
 }
 _NUMBERS: Final = ("step", "low", "high")
 
@@ -144,6 +146,7 @@ def _transform(raw: Mapping[str, Any], arrays: Arrays) -> Transform:
         "T": arrays["tables"].shape[0],
         "A": ALPHABET,
         "3": 3,
+        "Q": len(QUALITIES),
     }
     _require(sizes["K"] <= sizes["C"], f"encoder: {sizes['K']} components of {sizes['C']} channels")
     _require(1 < sizes["T"] <= MAX_TABLES, f"tables: expected at most {MAX_TABLES}")
@@ -161,6 +164,8 @@ def _transform(raw: Mapping[str, Any], arrays: Arrays) -> Transform:
     )
     _require(bool((arrays["widths"] > 0).all()), "widths: expected positive values")
     _require(bool((np.abs(arrays["centroids"]) <= 1).all()), "centroids: expected -1 to 1")
+    gains = arrays["gains"]
+    _require(bool(((gains > 0) & (gains <= MAX_GAIN)).all()), f"gains: expected 0 to {MAX_GAIN}")
     numbers = {name: float(raw[name]) for name in _NUMBERS}
     limit = float(np.finfo(np.float32).max)
     _require(
