@@ -53,7 +53,7 @@ class Exits:
         rows: what the device process printed of the photos after that; none where there was no
             exit in time.
         audits: of the exit's answers that were sent afterwards.
-        listing: the endpoint's, at the end.
+        listing: the endpoint's, at the end, of this cut alone.
     """
 
     cut: Cut
@@ -126,7 +126,10 @@ def answer_on_devices(
     labels = dict.fromkeys(
         row["label"] for row in rows if row["predicted_class"] == row["true_class"]
     )
-    return Exits(cut, tuple(labels), taught, later, audits, _listing(traffic))
+    everything = _listing(traffic)
+    own = [row for row in everything["exits"] if row["cut"] == str(cut)]
+    listing = {**everything, "exits": own}
+    return Exits(cut, tuple(labels), taught, later, audits, listing)
 
 
 def _surest(phase: Phase, photos: Sequence[Photo]) -> list[Photo]:
